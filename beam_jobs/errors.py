@@ -1,0 +1,51 @@
+"""What can go wrong: errors a user can act on, and rows that cannot be handled.
+
+This module imports neither Beam nor TensorFlow; the codec, the preprocessing and the model use it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class UserError(Exception):
+    """An error whose one-line message names the field or address, the value and the remedy.
+
+    Commands print the message alone and exit with status 2 (a stack trace only with ``--verbose``).
+    """
+
+
+@dataclass(frozen=True)
+class RowErrors:
+    """Rows of one block that could not be handled; the other rows go on.
+
+    The three sequences have one entry per bad row, in ascending row order.
+    """
+
+    rows: NDArray[np.int64]  # indexes into the block that was handed in, ascending, unique
+    reasons: Sequence[str]  # stable machine names, snake_case: "bad_magic_byte", "out_of_range", ...
+    errors: Sequence[str]  # one sentence for a person: the field, the value, what was expected
+
+    def __post_init__(self) -> None:
+        if not len(self.rows) == len(self.reasons) == len(self.errors):
+            raise ValueError(
+                f"RowErrors: {len(self.rows)} rows, {len(self.reasons)} reasons, {len(self.errors)} errors"
+            )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @staticmethod
+    def none() -> RowErrors:
+        """No bad row."""
+        return RowErrors(np.empty(0, np.int64), (), ())
+
+    def good_rows(self, num_rows: int) -> NDArray[np.int64]:
+        """Indexes of the rows that are not in error, ascending, int64 [num_rows - len(self)]."""
+        keep = np.ones(num_rows, np.bool_)
+        keep[self.rows] = False
+        return np.flatnonzero(keep)

