@@ -1,0 +1,51 @@
+"""What every command shares: errors a person can read, exit codes, Ctrl-C."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from beam_jobs.errors import UserError
+
+EXIT_FAILED = 1  # the command ran and failed: a bug, or a runner that gave up
+EXIT_USAGE = 2  # the user can mend it: the message says how
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, the shell's convention
+
+
+def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs ``main(argv)`` and exits with its status.
+
+    A ``UserError``, wherever in the chain of causes it sits, is printed as one line on stderr with status 2; any
+    other exception as one line with status 1. ``--verbose`` among the arguments adds the stack trace.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = main(args) or 0
+    except KeyboardInterrupt:
+        status = EXIT_INTERRUPTED
+    except Exception as error:
+        if "--verbose" in args:
+            traceback.print_exc()
+        user_error = find_user_error(error)
+        if user_error is not None:
+            print(f"error: {user_error}", file=sys.stderr)
+            status = EXIT_USAGE
+        else:
+            summary = " ".join(str(error).split())[:500]
+            hint = "" if "--verbose" in args else " (--verbose shows the stack trace)"
+            print(f"error: {type(error).__name__}: {summary}{hint}", file=sys.stderr)
+            status = EXIT_FAILED
+    sys.exit(status)
+
+
+def find_user_error(error: BaseException | None) -> UserError | None:
+    """The first ``UserError`` in the chain of causes; runners wrap what a worker raised."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, UserError):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
