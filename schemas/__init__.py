@@ -1,0 +1,28 @@
+"""The Avro schemas that ship with Highbeam: the contract of its topics, for other tools as well.
+
+Besides what Avro asks for, a field may carry
+
+* ``unit``: unit of the value, such as "psi";
+* ``min``, ``max``: physical limits; a value outside is an error of the sensor, so the record is a dead letter;
+* ``pii``: "direct" (identifies a person) or "quasi" (does so together with other data);
+* ``label``: true for the truth a model is judged by, which is never an input of a model.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any
+
+from beam_jobs.errors import UserError
+
+
+def load(name: str) -> dict[str, Any]:
+    """The shipped schema ``name``, such as "car_sensor", as a fresh dict; UserError if there is none."""
+    folder = resources.files(__name__)
+    path = folder / f"{name}.avsc"
+    if "/" in name or not path.is_file():
+        names = sorted(entry.name.removesuffix(".avsc") for entry in folder.iterdir() if entry.name.endswith(".avsc"))
+        raise UserError(f"schema {name!r} does not ship with Highbeam; it is one of {', '.join(names)}")
+    schema: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return schema
