@@ -43,9 +43,7 @@ from apache_beam import coders
 from apache_beam.utils.timestamp import Timestamp
 from numpy.typing import NDArray
 
-HEADERS_TYPE = pa.list_(
-    pa.struct([pa.field("key", pa.string(), nullable=False), pa.field("value", pa.binary())])
-)
+HEADERS_TYPE = pa.list_(pa.struct([pa.field("key", pa.string(), nullable=False), pa.field("value", pa.binary())]))
 
 RAW_SCHEMA = pa.schema(
     [
@@ -108,11 +106,12 @@ def raw_block(
 
 
 def with_source(rows: Block, raw: Block, raw_rows: Sequence[int] | NDArray[np.int64] | None = None) -> Block:
-    """Puts the raw columns beside ``rows``; row i of ``rows`` came from row ``raw_rows[i]`` of ``raw`` (None: row i)."""
+    """Puts the raw columns beside ``rows``.
+
+    Row i of ``rows`` came from row ``raw_rows[i]`` of ``raw``; ``raw_rows`` ascends and has no duplicates (None: row i).
+    """
     source = raw if raw_rows is None or len(raw_rows) == raw.num_rows else take(raw, raw_rows)
-    return pa.RecordBatch.from_arrays(
-        [*rows.columns, *source.columns], names=[*rows.schema.names, *SOURCE_COLUMNS]
-    )
+    return pa.RecordBatch.from_arrays([*rows.columns, *source.columns], names=[*rows.schema.names, *SOURCE_COLUMNS])
 
 
 def source_of(events: Block) -> Block:

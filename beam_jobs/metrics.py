@@ -7,6 +7,7 @@ of this process, which the progress line and the closing summary read while the 
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter as TallyCounter
 
 import numpy as np
@@ -20,6 +21,8 @@ RECORDS_SCORED = "records_scored"  # records with a finite score
 RECORDS_FILTERED = "records_filtered"  # records removed by the WHERE of the preprocessing
 ALERTS = "alerts"  # scored records above the threshold
 DEAD_LETTERS = "dead_letters"  # records no step could handle; by reason as "dead_letters.<reason>"
+REDRIVEN = "redriven"  # dead letters put back; by reason as "redriven.<reason>"
+UNREADABLE = "unreadable_dead_letters"  # records of a dead-letter topic that are no dead letters; left where they are
 RECORDS_WRITTEN = "records_written"  # records acknowledged by a sink; by topic as "records_written.<topic>"
 OFFSETS_COMMITTED = "offset_commits"  # successful offset commits
 COMMIT_FAILURES = "offset_commit_failures"  # offset commits refused or timed out (retried with the next bundle)
@@ -38,23 +41,30 @@ class _Totals:
 
     def reset(self) -> None:
         self.counts: TallyCounter[str] = TallyCounter()
+        self.first_read = self.last_output = 0.0  # time.time()
         self.latency = np.zeros(len(_LATENCY_EDGES_MS) + 1, np.int64)
 
     def add(self, name: str, n: int) -> None:
         with self._lock:
             self.counts[name] += n
+            if name == RECORDS_READ and not self.first_read:
+                self.first_read = time.time()
 
     def observe(self, values_ms: NDArray[np.float64]) -> None:
-        buckets = np.bincount(
-            np.searchsorted(_LATENCY_EDGES_MS, values_ms), minlength=len(_LATENCY_EDGES_MS) + 1
-        )
+        buckets = np.bincount(np.searchsorted(_LATENCY_EDGES_MS, values_ms), minlength=len(_LATENCY_EDGES_MS) + 1)
         with self._lock:
             self.latency += buckets
+            self.last_output = time.time()
 
     def snapshot(self) -> tuple[TallyCounter[str], NDArray[np.int64]]:
         """A consistent copy: (counts by name, latency histogram)."""
         with self._lock:
             return TallyCounter(self.counts), self.latency.copy()
+
+    def active_span(self) -> tuple[float, float]:
+        """``time.time()`` of the first record read and of the last block's output; equal when there was none."""
+        with self._lock:
+            return self.first_read, max(self.first_read, self.last_output)
 
 
 TOTALS = _Totals()

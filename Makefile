@@ -1,0 +1,52 @@
+# Highbeam. `make help` explains the targets.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BROKER ?= embedded
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo train test test-integration bench lint type docs clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  Variables: BROKER=apache or a kafka:// address (demo), DEMO_ARGS, PYTEST_ARGS, PYTHON"
+
+setup: $(VENV)/.installed ## make .venv with everything the other targets need (Python 3.11 or newer, nothing else)
+
+$(VENV)/.installed: setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[registry,train,demo,dev]'
+	@touch $@
+
+demo: setup ## a simulated fleet, a broker, a model trained in under a minute, live anomalies (Ctrl-C ends it)
+	$(BIN)/python -m demo --broker $(BROKER) $(DEMO_ARGS)
+
+train: setup ## train the car_sensors model on a simulated history into ./runs/models
+	$(BIN)/python -m demo.history --rows 120000 --output runs/history.parquet
+	$(BIN)/python -m model.train --use_case car_sensors --data runs/history.parquet --registry runs/models
+
+test: setup ## every test; what needs Java or Go is skipped with the reason where they are missing
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+
+test-integration: setup ## only the tests on Apache Kafka and Prism
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m integration $(PYTEST_ARGS)
+
+bench: setup ## the measurements of docs/measurements.md (Java needed, about 15 minutes)
+	$(BIN)/python -m bench
+
+lint: setup ## ruff: style and mistakes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: setup ## mypy --strict
+	$(BIN)/mypy
+
+docs: setup ## regenerate the generated pages and check every link and command of the documentation
+	$(BIN)/python -m pytest tests/unit/test_docs.py $(PYTEST_ARGS)
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist runs *.egg-info

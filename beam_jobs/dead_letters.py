@@ -1,0 +1,217 @@
+"""Dead letters: every record that could not be handled, with the reason, the original bytes and where it came from."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+import schemas
+from beam_jobs import metrics
+from beam_jobs.block import RAW_SCHEMA, Block, raw_block, take
+from beam_jobs.codec.avro import AvroDecoder, AvroEncoder
+from beam_jobs.codec.schema import arrow_schema
+from beam_jobs.errors import RowErrors, UserError
+from beam_jobs.io.kafka import WriteToKafka
+from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.uri import KafkaAddress
+
+T = TypeVar("T")
+
+TAG = "dead_letters"  # the tagged output of every step that can refuse a record
+_MIN_WINDOW = 1_000  # records; a smaller sample says little about a rate
+_MAX_WINDOW = 100_000  # records; then the rate is taken afresh, so that a good past cannot hide a bad present
+REDRIVES_HEADER = "highbeam.redrives"  # how often a record was put back, a decimal number
+
+
+def dead_letter_block(raw: Block, errors: RowErrors, stage: str, job: str) -> Block:
+    """Makes dead letters of the rows of ``raw`` that are in error.
+
+    Args:
+      raw: a raw block; ``errors.rows`` are indexes into it.
+      stage: the step that refused them: "decode", "preprocess" or "score".
+      job: the name of the job and its use case, "score/car_sensors".
+
+    Returns:
+      A block of ``dead_letter.avsc`` rows; the id is "topic-partition-offset", the same on every replay.
+    """
+    source = take(raw, errors.rows)
+    n = source.num_rows
+    topics, partitions, offsets = (source.column(name).to_pylist() for name in ("topic", "partition", "offset"))
+    now = int(time.time() * 1000)
+    columns = {
+        **{name: source.column(name) for name in RAW_SCHEMA.names},
+        "topic": source.column("topic").cast(pa.string()),
+        "id": pa.array([f"{t}-{p}-{o}" for t, p, o in zip(topics, partitions, offsets, strict=True)]),
+        "stage": pa.array([stage] * n, pa.string()),
+        "reason": pa.array(errors.reasons, pa.string()),
+        "error": pa.array(errors.errors, pa.string()),
+        "failed_at": pa.array(np.full(n, now)).cast(pa.timestamp("ms", "UTC")),
+        "job": pa.array([job] * n, pa.string()),
+    }
+    schema = arrow_schema(schemas.load("dead_letter"))
+    return pa.RecordBatch.from_arrays([columns[f.name].cast(f.type) for f in schema], schema=schema)
+
+
+def isolate(function: Callable[[Block], T], block: Block) -> tuple[list[tuple[int, Block, T]], RowErrors]:
+    """Applies ``function`` to ``block``; where it raises, to its halves, down to the single rows that make it raise.
+
+    Returns:
+      The parts that went through as (first row, part, result), in order, and the rows that did not
+      (reason "unexpected_error"). A ``UserError`` is about the job, not about a row, and is raised.
+    """
+    try:
+        return [(0, block, function(block))], RowErrors.none()
+    except UserError:
+        raise
+    except Exception as error:  # whatever a bug or a bad row raises: the neighbours go on
+        if block.num_rows <= 1:
+            text = f"{type(error).__name__}: {error}"
+            return [], RowErrors(np.zeros(block.num_rows, np.int64), ("unexpected_error",), (text[:500],))
+    half = block.num_rows // 2
+    left, bad_left = isolate(function, block.slice(0, half))
+    right, bad_right = isolate(function, block.slice(half))
+    return (
+        [*left, *((half + start, part, result) for start, part, result in right)],
+        RowErrors(
+            np.concatenate([bad_left.rows, bad_right.rows + half]),
+            (*bad_left.reasons, *bad_right.reasons),
+            (*bad_left.errors, *bad_right.errors),
+        ),
+    )
+
+
+def count(errors: RowErrors) -> None:
+    """Adds refused records to the metrics, in all and by reason."""
+    metrics.inc(metrics.DEAD_LETTERS, len(errors))
+    for reason in set(errors.reasons):
+        metrics.inc(f"{metrics.DEAD_LETTERS}.{reason}", errors.reasons.count(reason))
+
+
+class DeadLetterLimit:
+    """Says when so much is bad that something else must be wrong: a wrong topic, a wrong registry, a wrong schema."""
+
+    def __init__(self, max_rate: float) -> None:
+        self._max_rate = max_rate
+        self._read, self._bad = self._totals()
+
+    @staticmethod
+    def _totals() -> tuple[int, int]:
+        counts, _ = metrics.TOTALS.snapshot()
+        return counts[metrics.RECORDS_READ], counts[metrics.DEAD_LETTERS]
+
+    def check(self, example: str) -> None:
+        """Raises UserError when the share of dead letters among the records read since the last reset is too high."""
+        read, bad = self._totals()
+        window, bad_window = read - self._read, bad - self._bad
+        if window < _MIN_WINDOW:
+            return
+        if bad_window > self._max_rate * window:
+            raise UserError(
+                f"stopped: {bad_window:,} of the last {window:,} records went to dead letters, more than "
+                f"--max_dead_letter_rate {self._max_rate:g}; the newest says: {example}"
+            )
+        if window >= _MAX_WINDOW:
+            self._read, self._bad = read, bad
+
+
+class _EncodeDeadLetters(beam.DoFn):
+    """Dead letters to records for the topic; stops the job when nearly everything is bad."""
+
+    def __init__(self, schema_id: int, max_rate: float) -> None:
+        self._schema_id = schema_id
+        self._max_rate = max_rate
+
+    def setup(self) -> None:
+        self._encoder = AvroEncoder(schemas.load("dead_letter"), self._schema_id)
+        self._limit = DeadLetterLimit(self._max_rate)
+
+    def process(self, letters: Block) -> Iterator[Block]:
+        # Before this block's own letters: those of every earlier bundle are in the topic by now.
+        self._limit.check(letters.column("error")[letters.num_rows - 1].as_py())
+        yield pa.RecordBatch.from_arrays([letters.column("key"), self._encoder.encode(letters)], names=["key", "value"])
+
+
+class WriteDeadLetters(beam.PTransform):
+    """Writes blocks of dead letters to a topic, keyed as the original records were."""
+
+    def __init__(self, address: KafkaAddress, config: KafkaConfig, schema_id: int, max_rate: float) -> None:
+        super().__init__()
+        self._address = address
+        self._config = config
+        self._schema_id = schema_id
+        self._max_rate = max_rate
+
+    def expand(self, letters: beam.PCollection[pa.RecordBatch]) -> beam.PCollection:
+        return (
+            letters
+            | "Encode" >> beam.ParDo(_EncodeDeadLetters(self._schema_id, self._max_rate)).with_output_types(Block)
+            | "Write" >> WriteToKafka(self._address, self._config)
+        )
+
+
+class Redrive(beam.DoFn):
+    """Raw blocks of a dead-letter topic to the records they were, ready for a sink.
+
+    Args:
+      reasons: only dead letters with one of these reasons; all when empty.
+      writer_schema: schemas of the dead letters by id, whatever version wrote them.
+    """
+
+    def __init__(self, reasons: Sequence[str], writer_schema: Callable[[int], dict[str, Any]]) -> None:
+        self._reasons = tuple(reasons)
+        self._writer_schema = writer_schema
+
+    def setup(self) -> None:
+        self._decoder = AvroDecoder(schemas.load("dead_letter"), self._writer_schema)
+
+    def process(self, raw: Block) -> Iterator[Block]:
+        decoded = self._decoder.decode(raw.column("value"))
+        metrics.inc(metrics.UNREADABLE, len(decoded.errors))
+        letters = decoded.rows
+        if self._reasons:
+            wanted = pc.is_in(letters.column("reason"), pa.array(self._reasons, pa.string()))
+            letters = letters.filter(wanted)
+        metrics.inc(metrics.RECORDS_FILTERED, decoded.rows.num_rows - letters.num_rows)
+        for reason in pc.value_counts(letters.column("reason")).to_pylist():
+            metrics.inc(f"{metrics.REDRIVEN}.{reason['values']}", reason["counts"])
+        metrics.inc(metrics.REDRIVEN, letters.num_rows)
+        yield original_records(letters)
+
+
+def original_records(letters: Block) -> Block:
+    """The records as they were before they became dead letters, with one more redrive counted in their headers.
+
+    Args:
+      letters: a block of ``dead_letter.avsc`` rows.
+
+    Returns:
+      A block with key, value, headers and timestamp columns, ready for a sink.
+    """
+    headers = []
+    for old in letters.column("headers").to_pylist():
+        kept = [(h["key"], h["value"]) for h in old or [] if h["key"] != REDRIVES_HEADER]
+        before = [h["value"] for h in old or [] if h["key"] == REDRIVES_HEADER]
+        headers.append([*kept, (REDRIVES_HEADER, json.dumps(_number(before) + 1).encode())])
+    return raw_block(
+        "",
+        letters.column("partition"),
+        letters.column("offset"),
+        letters.column("timestamp").view(pa.int64()),
+        letters.column("key"),
+        letters.column("value"),
+        headers,
+    ).select(["key", "value", "headers", "timestamp"])
+
+
+def _number(values: list[bytes | None]) -> int:
+    try:
+        return max(int(value or b"0") for value in values)
+    except ValueError:  # none, or a header of somebody else's making
+        return 0

@@ -1,0 +1,95 @@
+"""From scored blocks to the rows of ``score.avsc`` and ``alert.avsc``. No Beam here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+import schemas
+from beam_jobs.block import SOURCE_PREFIX, Block, take
+from beam_jobs.codec.schema import arrow_schema
+from beam_jobs.errors import RowErrors
+from beam_jobs.inference import handler as h
+
+MAX_FEATURES = 5  # an alert names the features that made it, at most this many, largest share first
+
+
+def unscored(scored: Block) -> RowErrors:
+    """Rows whose score is not a finite number."""
+    score = scored.column(h.SCORE).to_numpy(zero_copy_only=False)
+    bad = np.flatnonzero(~np.isfinite(score))
+    text = "the model's score is {}, expected a finite number"
+    return RowErrors(bad, ("score_not_finite",) * len(bad), tuple(text.format(value) for value in score[bad].tolist()))
+
+
+def is_anomaly(scored: Block) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """bool [n]: the score is above its version's threshold."""
+    score = scored.column(h.SCORE).to_numpy(zero_copy_only=False)
+    return score > scored.column(h.THRESHOLD).to_numpy(zero_copy_only=False)
+
+
+def score_rows(scored: Block, key: str, event_time: str) -> Block:
+    """Every row of a scored block as ``score.avsc``."""
+    return _rows("score", scored, key, event_time, {"is_anomaly": pa.array(is_anomaly(scored))})
+
+
+def alert_rows(
+    scored: Block, key: str, event_time: str, features: Sequence[str], units: Mapping[str, str | None]
+) -> Block:
+    """The anomalies of a scored block as ``alert.avsc``; possibly no row.
+
+    The id is "topic-partition-offset" of the event: the same on every replay, whatever model made the alert.
+    """
+    anomalies = take(scored, np.flatnonzero(is_anomaly(scored)))
+    topics, partitions, offsets = (
+        anomalies.column(SOURCE_PREFIX + name).to_pylist() for name in ("topic", "partition", "offset")
+    )
+    ids = pa.array([f"{t}-{p}-{o}" for t, p, o in zip(topics, partitions, offsets, strict=True)], pa.string())
+    made_by = _features(anomalies, features, units)
+    return _rows("alert", anomalies, key, event_time, {"id": ids, "features": made_by})
+
+
+def _features(anomalies: Block, features: Sequence[str], units: Mapping[str, str | None]) -> pa.Array:
+    """For each row the features with the largest share of the error: list<struct> [n]."""
+    n, width = anomalies.num_rows, len(features)
+    top = min(MAX_FEATURES, width)
+    observed = h.feature_matrix(anomalies, features)
+    expected = _matrix(anomalies.column(h.EXPECTED), n, width)
+    error = _matrix(anomalies.column(h.FEATURE_ERROR), n, width)
+    share = error / np.maximum(error.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    order = np.argsort(-share, axis=1, kind="stable")[:, :top]
+    rows = np.arange(n)[:, None]
+    item = _field_type("alert", "features").value_type
+    columns = {
+        "name": pa.array(np.asarray(features, object)[order.reshape(-1)], pa.string()),
+        "observed": pa.array(observed[rows, order].reshape(-1)),
+        "expected": pa.array(expected[rows, order].reshape(-1)),
+        "unit": pa.array([units.get(features[i]) for i in order.reshape(-1)], pa.string()),
+        "share": pa.array(share[rows, order].reshape(-1)),
+    }
+    structs = pa.StructArray.from_arrays([columns[f.name].cast(f.type) for f in item], fields=list(item))
+    return pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32) * top), structs)
+
+
+def _matrix(column: pa.Array, n: int, width: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(n, width)
+
+
+def _rows(name: str, scored: Block, key: str, event_time: str, own: Mapping[str, pa.Array]) -> Block:
+    """Puts together the columns that scores and alerts share and their own, in the order of the schema."""
+    renamed = {
+        "key": key,
+        "event_time": event_time,
+        **{column: SOURCE_PREFIX + column for column in ("topic", "partition", "offset")},
+    }
+    schema = arrow_schema(schemas.load(name))
+    columns = [own[f.name] if f.name in own else scored.column(renamed.get(f.name, f.name)) for f in schema]
+    return pa.RecordBatch.from_arrays(
+        [column.cast(f.type) for column, f in zip(columns, schema, strict=True)], schema=schema
+    )
+
+
+def _field_type(schema: str, field: str) -> pa.DataType:
+    return arrow_schema(schemas.load(schema)).field(field).type

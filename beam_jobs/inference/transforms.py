@@ -1,0 +1,57 @@
+"""Features to scores, scores to records for the topics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+
+from beam_jobs import dead_letters, metrics
+from beam_jobs.block import Block, source_of, take
+from beam_jobs.codec.avro import AvroEncoder
+from beam_jobs.inference import alerts
+
+
+class CheckScores(beam.DoFn):
+    """Passes scored rows on; a row without a finite score goes to the tagged output as a dead letter."""
+
+    def __init__(self, job: str) -> None:
+        self._job = job
+
+    def process(self, scored: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
+        bad = alerts.unscored(scored)
+        if len(bad):
+            dead_letters.count(bad)
+            letters = dead_letters.dead_letter_block(source_of(scored), bad, "score", self._job)
+            yield beam.pvalue.TaggedOutput(dead_letters.TAG, letters)
+            scored = take(scored, bad.good_rows(scored.num_rows))
+        metrics.inc(metrics.RECORDS_SCORED, scored.num_rows)
+        if scored.num_rows:
+            yield scored
+
+
+class ToRecords(beam.DoFn):
+    """Scored blocks to records (key, value), as ``rows`` makes and ``schema`` encodes them.
+
+    A block without rows is passed on: the sink measures the latency of every block, alerts or none.
+    """
+
+    def __init__(
+        self, rows: Callable[[Block], Block], schema: dict[str, Any], schema_id: int, count_as: str | None = None
+    ) -> None:
+        self._rows = rows
+        self._schema = schema
+        self._schema_id = schema_id
+        self._count_as = count_as
+
+    def setup(self) -> None:
+        self._encoder = AvroEncoder(self._schema, self._schema_id)
+
+    def process(self, scored: Block) -> Iterator[Block]:
+        rows = self._rows(scored)
+        if self._count_as:
+            metrics.inc(self._count_as, rows.num_rows)
+        key = rows.column("key").cast(pa.binary())
+        yield pa.RecordBatch.from_arrays([key, self._encoder.encode(rows)], names=["key", "value"])

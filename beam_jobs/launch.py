@@ -1,0 +1,227 @@
+"""From a parsed command line to a running job: checks before the start, the runner, Ctrl-C, the closing summary."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+
+import schemas
+import use_cases
+from beam_jobs import metrics, options
+from beam_jobs.errors import UserError
+from beam_jobs.io.kafka import check_topic, ensure_topic, request_drain, reset_drain
+from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.offsets import OffsetSpec
+from beam_jobs.io.uri import KafkaAddress, parse
+from beam_jobs.preprocessing.sql import Preprocessor
+from beam_jobs.report import Progress
+from model.registry import ModelVersion, resolve
+from schemas.client import SchemaSource, for_registry
+from use_cases import UseCase
+
+IN_PROCESS = ("DirectRunner", "FnApiRunner")
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """Everything the wiring of ``score`` needs, checked."""
+
+    name: str  # "score/USE_CASE": in dead letters and in the consumer group's name
+    live: bool  # runs until it is stopped
+    use_case: UseCase
+    preprocessor: Preprocessor
+    model: ModelVersion
+    source: dict[str, Any]  # arguments of ReadFromKafka
+    config: KafkaConfig
+    writers: SchemaSource  # writer schemas by id
+    alerts: KafkaAddress
+    scores: KafkaAddress | None
+    dead_letters: KafkaAddress
+    max_dead_letter_rate: float
+    schema_ids: dict[str, int]  # of the outputs, by the schema's file name
+
+
+def score_job(parsed: PipelineOptions) -> ScoreJob:
+    """Checks the options of ``score``, and that what they name is there and fits together.
+
+    Raises:
+      UserError: the first thing that is wrong, with its remedy.
+    """
+    options.require(parsed, "use_case", "input", "model", "alerts", "dead_letters")
+    wanted = parsed.view_as(options.ScoreOptions)
+    bad = parsed.view_as(options.DeadLetterOptions)
+    if not 0 <= bad.max_dead_letter_rate <= 1:
+        raise UserError(f"--max_dead_letter_rate {bad.max_dead_letter_rate}: a share between 0 and 1")
+    use_case = use_cases.load(wanted.use_case)
+    preprocessor = use_case.preprocessor()
+    model = resolve(wanted.model, use_case.name)
+    check_fingerprint(model, preprocessor)
+    outputs = {"alert": parse(wanted.alerts), "dead_letter": parse(bad.dead_letters)}
+    if wanted.scores:
+        outputs["score"] = parse(wanted.scores)
+    name = f"score/{use_case.name}"
+    config, source, live = kafka_source(parsed, name)
+    prepare_outputs(parsed, config, outputs.values(), source["address"])
+    registry = parsed.view_as(options.ConnectionOptions).schema_registry
+    writers = for_registry(registry, use_case.schema, config)
+    writers.check()
+    say(writers.describe())
+    return ScoreJob(
+        name=name,
+        live=live,
+        use_case=use_case,
+        preprocessor=preprocessor,
+        model=model,
+        source=source,
+        config=config,
+        writers=writers,
+        alerts=outputs["alert"],
+        scores=outputs.get("score"),
+        dead_letters=outputs["dead_letter"],
+        max_dead_letter_rate=bad.max_dead_letter_rate,
+        schema_ids={n: writers.register(f"{to.topic}-value", schemas.load(n)) for n, to in outputs.items()},
+    )
+
+
+@dataclass(frozen=True)
+class RedriveJob:
+    """Everything the wiring of ``redrive`` needs, checked."""
+
+    source: dict[str, Any]  # arguments of ReadFromKafka
+    config: KafkaConfig
+    writers: SchemaSource  # schemas of the dead letters by id
+    output: KafkaAddress | None  # None: a dry run
+    reasons: tuple[str, ...]  # empty: all
+
+
+def redrive_job(parsed: PipelineOptions) -> RedriveJob:
+    """Checks the options of ``redrive``.
+
+    Raises:
+      UserError: the first thing that is wrong, with its remedy.
+    """
+    wanted = parsed.view_as(options.RedriveOptions)
+    options.require(parsed, "input", *([] if wanted.dry_run else ["output"]))
+    given = parsed.view_as(options.InputOptions)
+    given.until = given.until or "latest"  # what is put back may fail again: never chase it
+    config, source, _ = kafka_source(parsed, "redrive")
+    output = None if wanted.dry_run else parse(wanted.output)
+    if output:
+        prepare_outputs(parsed, config, [output], source["address"])
+        source["group_id"] = source["group_id"] or "highbeam.redrive"  # nothing is put back twice
+    writers = for_registry(
+        parsed.view_as(options.ConnectionOptions).schema_registry, schemas.load("dead_letter"), config
+    )
+    writers.check()
+    return RedriveJob(source, config, writers, output, tuple(wanted.reason or ()))
+
+
+def check_fingerprint(model: ModelVersion, preprocessor: Preprocessor) -> None:
+    """Refuses a model that was trained on the output of another preprocessing."""
+    if model.manifest.preprocessing_fingerprint != preprocessor.fingerprint:
+        raise UserError(
+            f"model {model.manifest.name} {model.manifest.version} was trained on preprocessing "
+            f"{model.manifest.preprocessing_fingerprint[:12]}, but the use case is now "
+            f"{preprocessor.fingerprint[:12]}; train a new version with python -m model.train, or restore the old SQL"
+        )
+
+
+def kafka_source(parsed: PipelineOptions, name: str) -> tuple[KafkaConfig, dict[str, Any], bool]:
+    """The client configuration, the arguments of ``ReadFromKafka``, and whether the job runs until it is stopped."""
+    given = parsed.view_as(options.InputOptions)
+    config = KafkaConfig.from_file(parsed.view_as(options.ConnectionOptions).kafka_config)
+    address = parse(given.input)
+    check_topic(address, config)
+    live = given.until is None
+    if not 1 <= given.block_rows <= 1_000_000:
+        raise UserError(f"--block_rows {given.block_rows}: expected 1 to 1000000")
+    group_id = given.group_id or (f"highbeam.{name.replace('/', '.')}" if live else None)
+    source = {
+        "address": address,
+        "config": config,
+        "group_id": group_id,
+        "start": OffsetSpec.parse(given.start_from or ("latest" if live else "earliest")),
+        "until": None if live else OffsetSpec.parse(given.until),
+        "fetch": given.fetch,
+        "block_rows": given.block_rows,
+    }
+    return config, source, live
+
+
+def prepare_outputs(parsed: PipelineOptions, config: KafkaConfig, outputs: Any, source: KafkaAddress | None) -> None:
+    """Checks the output topics, or makes those that are missing where ``--create_topics`` allows it."""
+    create = parsed.view_as(options.ConnectionOptions).create_topics
+    for address in outputs:
+        if address == source:
+            raise UserError(f"{address.topic} is the input as well as an output: the job would feed itself")
+        if create:
+            ensure_topic(address, config)
+        try:
+            check_topic(address, config)
+        except UserError as error:
+            hint = "" if create or "does not exist" not in str(error) else " (--create_topics creates it)"
+            raise UserError(f"{error}{hint}") from error
+
+
+def run_job(
+    parsed: PipelineOptions, wire: Callable[[beam.Pipeline], Any], live: bool, conclude: Callable[[float], None]
+) -> int:
+    """Runs the pipeline that ``wire`` builds; ``conclude(start time)`` then says what came of it.
+
+    Locally, bounded and streaming jobs of one fused stateless stage run in this process on the FnApiRunner, whatever
+    ``--runner=DirectRunner`` might pick (docs/decisions.md); ``--runner=PrismRunner`` runs them on Prism.
+    """
+    reporting = parsed.view_as(options.ReportOptions)
+    level = logging.INFO if reporting.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(message)s")
+    standard = parsed.view_as(StandardOptions)
+    standard.streaming = live
+    runner = standard.runner or "DirectRunner"
+    metrics.TOTALS.reset()
+    reset_drain()
+    pipeline = beam.Pipeline(runner=FnApiRunner() if runner in IN_PROCESS else runner, options=parsed)
+    wire(pipeline)
+    started = time.time()
+    finished = False
+    try:
+        with Progress(reporting.progress, started), drain_on_signal():
+            pipeline.run().wait_until_finish()
+        finished = True
+    finally:
+        if finished or metrics.TOTALS.snapshot()[0][metrics.RECORDS_READ]:
+            conclude(started)
+    return 0
+
+
+@contextmanager
+def drain_on_signal() -> Iterator[None]:
+    """SIGINT and SIGTERM let the job finish what it has read and commit; a second one ends it at once."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+        say("stopping: finishing what was read (Ctrl-C again to stop at once)")
+        request_drain()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def say(text: str) -> None:
+    """One line for the person at the terminal, on stderr."""
+    print(text, file=sys.stderr, flush=True)

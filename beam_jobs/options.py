@@ -1,0 +1,199 @@
+"""The options of the jobs, one class a concern, and the one place where command lines are parsed and checked.
+
+Beam walks direct subclasses of ``PipelineOptions`` only and drops what it does not know without a word; :func:`parse`
+refuses unknown flags instead, with the nearest known one as the remedy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from beam_jobs.errors import UserError
+
+OptionsT = TypeVar("OptionsT", bound=PipelineOptions)
+
+
+class InputOptions(PipelineOptions):
+    """Where events come from and which part of it."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--input", metavar="URI", help="events: kafka://host:9092[,host2:9092]/topic")
+        parser.add_argument(
+            "--from",
+            dest="start_from",
+            metavar="WHERE",
+            help="start at: earliest, latest, a time (2026-11-22T07:00:00Z or epoch milliseconds) or "
+            "partition:offset pairs (0:100,1:250). Offsets committed for --group_id win over it. "
+            "Default: latest; earliest when --until is given",
+        )
+        parser.add_argument(
+            "--until",
+            metavar="WHERE",
+            help="stop there (same forms; latest = the end as of now) and exit; without it the job runs on",
+        )
+        parser.add_argument(
+            "--group_id",
+            metavar="ID",
+            help="consumer group: its offsets are committed, and a restarted job resumes from them. "
+            "Default: highbeam.JOB.USE_CASE when streaming, none for a bounded run",
+        )
+        parser.add_argument(
+            "--fetch",
+            choices=["auto", "client", "native"],
+            default="auto",
+            help="how records leave librdkafka: the client's API, or its batch call without a Python object a "
+            "record; auto takes the second where it can",
+        )
+        parser.add_argument("--block_rows", type=int, default=8192, metavar="N", help="most records in one block")
+
+
+class ConnectionOptions(PipelineOptions):
+    """How brokers and the Schema Registry are reached."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--kafka_config",
+            metavar="FILE",
+            help="client.properties with the client's own names (security.protocol, sasl.*, ssl.*); "
+            "secrets as env:NAME or file:PATH",
+        )
+        parser.add_argument(
+            "--schema_registry",
+            metavar="URL",
+            help="Confluent Schema Registry; without it the shipped schema is taken for every schema id",
+        )
+        parser.add_argument(
+            "--create_topics", action="store_true", help="create missing output topics (1 partition) instead of failing"
+        )
+
+
+class ScoreOptions(PipelineOptions):
+    """What scores events, and where the results go."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--use_case", metavar="NAME", help="a shipped use case (car_sensors) or a folder with use_case.yaml"
+        )
+        parser.add_argument(
+            "--model",
+            metavar="DIR[@WHICH]",
+            help="a model registry folder, with an alias or a version: models@champion (the default alias)",
+        )
+        parser.add_argument("--alerts", metavar="URI", help="topic for alerts")
+        parser.add_argument("--scores", metavar="URI", help="topic for every score (optional)")
+
+
+class DeadLetterOptions(PipelineOptions):
+    """Where records go that no step can handle."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--dead_letters", metavar="URI", help="topic for records that cannot be handled")
+        parser.add_argument(
+            "--max_dead_letter_rate",
+            type=float,
+            default=0.9,
+            metavar="SHARE",
+            help="stop the job when more than this share of the last 1,000 or more records is bad (default 0.9; "
+            "1 never stops)",
+        )
+
+
+class ReportOptions(PipelineOptions):
+    """What the job says while it runs and at its end."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--progress",
+            choices=["auto", "line", "json", "none"],
+            default="auto",
+            help="once a second on stderr: a status line (auto: only on a terminal) or one JSON object",
+        )
+        parser.add_argument("--report", metavar="FILE", help="write the closing summary as JSON")
+        parser.add_argument("--verbose", action="store_true", help="log more; show stack traces")
+
+
+class RedriveOptions(PipelineOptions):
+    """Which dead letters go back, and where."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--output", metavar="URI", help="topic the original records are put back on")
+        parser.add_argument(
+            "--reason",
+            action="append",
+            metavar="NAME",
+            help="only dead letters with this reason (may be repeated; default: all)",
+        )
+        parser.add_argument("--dry_run", action="store_true", help="count by reason, write and commit nothing")
+
+
+def parse(
+    prog: str, description: str, argv: Sequence[str], *concerns: type[PipelineOptions], epilog: str = ""
+) -> PipelineOptions:
+    """Parses a job's command line; ``--help`` prints the job's own options and exits.
+
+    Args:
+      prog: as the user types it, "python -m beam_jobs.score".
+      concerns: the option classes of this job.
+
+    Raises:
+      UserError: an unknown flag, or a value its type or choices refuse.
+    """
+    parser = _Parser(
+        prog=prog,
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=(epilog + "\n\n" if epilog else "")
+        + "Every Beam option works as well: --runner=DataflowRunner --project=…, --runner=PrismRunner, …",
+    )
+    for concern in concerns:
+        title = (concern.__doc__ or "").strip().splitlines()[0]
+        concern._add_argparse_args(parser.add_argument_group(title))
+    _, rest = parser.parse_known_args(list(argv))
+    _refuse_unknown(rest, parser)
+    return PipelineOptions(list(argv))
+
+
+def require(options: PipelineOptions, *names: str) -> None:
+    """Checks that each of the named options has a value.
+
+    Raises:
+      UserError: naming every missing flag.
+    """
+    values = options.get_all_options()
+    missing = [f"--{name}" for name in names if values.get(name) in (None, "")]
+    if missing:
+        raise UserError(f"missing {', '.join(missing)}; --help explains {'it' if len(missing) == 1 else 'them'}")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise UserError(f"{message}; --help lists the options")
+
+
+def _refuse_unknown(rest: Sequence[str], parser: argparse.ArgumentParser) -> None:
+    flags = [word.split("=", 1)[0] for word in rest if word.startswith("-")]
+    if not flags:
+        if rest:
+            raise UserError(f"{rest[0]!r} is not an option; options start with --, as in --use_case car_sensors")
+        return
+    beam = _Parser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
+    for concern in PipelineOptions.__subclasses__():
+        concern._add_argparse_args(beam)
+    known = set(beam._option_string_actions)
+    for flag in flags:
+        if flag not in known:
+            near = difflib.get_close_matches(flag, [*parser._option_string_actions, *known], 1)
+            hint = f"did you mean {near[0]}?" if near else "--help lists the options"
+            raise UserError(f"unknown option {flag}; {hint}")

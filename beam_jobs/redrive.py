@@ -1,0 +1,43 @@
+"""Puts dead letters back on a topic as the records they were, with their keys, bytes and headers.
+
+    python -m beam_jobs.redrive --input kafka://localhost:9092/dead-letters \\
+        --output kafka://localhost:9092/sensor-data --reason unknown_schema_id
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import apache_beam as beam
+
+from beam_jobs import launch, options
+from beam_jobs.block import Block
+from beam_jobs.cli import run
+from beam_jobs.dead_letters import Redrive
+from beam_jobs.io.kafka import ReadFromKafka, WriteToKafka
+from beam_jobs.report import conclude_redrive
+
+CONCERNS = (options.RedriveOptions, options.InputOptions, options.ConnectionOptions, options.ReportOptions)
+
+
+def build(pipeline: beam.Pipeline, job: launch.RedriveJob) -> None:
+    """Wires the job into ``pipeline``."""
+    records = (
+        pipeline
+        | "Read" >> ReadFromKafka(**job.source)
+        | "Restore" >> beam.ParDo(Redrive(job.reasons, job.writers.writer_schema)).with_output_types(Block)
+    )
+    if job.output:
+        records | "Write" >> WriteToKafka(job.output, job.config)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses, checks, puts back what is there now, and says how much that was."""
+    parsed = options.parse("python -m beam_jobs.redrive", (__doc__ or "").splitlines()[0], argv, *CONCERNS)
+    job = launch.redrive_job(parsed)
+    return launch.run_job(parsed, partial(build, job=job), False, partial(conclude_redrive, dry_run=job.output is None))
+
+
+if __name__ == "__main__":
+    run(main)

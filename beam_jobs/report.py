@@ -1,0 +1,207 @@
+"""What a job tells the person who started it: a line a second while it runs, one summary at its end."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.table import Table
+
+from beam_jobs import metrics
+from beam_jobs.errors import UserError
+
+_REASON_PREFIX = metrics.DEAD_LETTERS + "."
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of every record; the counts of one process or of the runner's committed metrics."""
+
+    read: int  # records handed out by the source
+    scored: int
+    filtered: int  # removed by the WHERE of the preprocessing
+    alerts: int  # among the scored
+    dead_letters: int
+    reasons: dict[str, int] = field(default_factory=dict)  # dead letters by reason
+    seconds: float = 0.0  # from the start of the pipeline
+    reading_seconds: float = 0.0  # from the first record read to the last output acknowledged
+    latency_ms: dict[str, float | None] = field(default_factory=dict)  # p50, p99: slowest record of each block
+
+    @property
+    def unaccounted(self) -> int:
+        """Records read that are neither scored nor filtered nor a dead letter; 0 unless something is wrong."""
+        return self.read - self.scored - self.filtered - self.dead_letters
+
+    @property
+    def events_per_second(self) -> float:
+        """Records read, over the time from the first record to the last output."""
+        return self.read / self.reading_seconds if self.reading_seconds > 0 else 0.0
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {
+                **asdict(self),
+                "unaccounted": self.unaccounted,
+                "events_per_second": round(self.events_per_second, 1),
+            },
+            indent=2,
+        )
+
+
+def conclude(started: float, live: bool, path: str | None) -> None:
+    """Prints the summary of a scoring job and writes it to ``path``, where one is given."""
+    summary = summarize(started, live)
+    print_summary(summary)
+    if path:
+        write_report(summary, path)
+
+
+def conclude_redrive(started: float, dry_run: bool) -> None:
+    """Prints what became of the dead letters."""
+    counts, _ = metrics.TOTALS.snapshot()
+    table = Table(
+        title="Dry run: nothing was written" if dry_run else "Redrive", show_header=False, title_justify="left"
+    )
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("dead letters read", f"{counts[metrics.RECORDS_READ]:,}")
+    table.add_row("would be put back" if dry_run else "put back", f"{counts[metrics.REDRIVEN]:,}")
+    prefix = metrics.REDRIVEN + "."
+    for name in sorted(counts):
+        if name.startswith(prefix):
+            table.add_row(f"  {name.removeprefix(prefix)}", f"{counts[name]:,}")
+    table.add_row("left: another reason", f"{counts[metrics.RECORDS_FILTERED]:,}")
+    table.add_row("left: not a dead letter", f"{counts[metrics.UNREADABLE]:,}")
+    table.add_row("time", f"{time.time() - started:,.1f} s")
+    Console(soft_wrap=True).print(table)
+
+
+def summarize(started: float, live: bool) -> Summary:
+    """The summary of what this process has counted.
+
+    Args:
+      started: ``time.time()`` at the start of the pipeline.
+      live: whether latencies mean something; in a replay they are the age of the records.
+    """
+    counts, histogram = metrics.TOTALS.snapshot()
+    first, last = metrics.TOTALS.active_span()
+    return Summary(
+        read=counts[metrics.RECORDS_READ],
+        scored=counts[metrics.RECORDS_SCORED],
+        filtered=counts[metrics.RECORDS_FILTERED],
+        alerts=counts[metrics.ALERTS],
+        dead_letters=counts[metrics.DEAD_LETTERS],
+        reasons={
+            name.removeprefix(_REASON_PREFIX): n
+            for name, n in sorted(counts.items(), key=lambda item: -item[1])
+            if name.startswith(_REASON_PREFIX)
+        },
+        seconds=round(time.time() - started, 3),
+        reading_seconds=round(last - first, 3),
+        latency_ms={
+            "p50": metrics.latency_quantile(histogram, 0.5) if live else None,
+            "p99": metrics.latency_quantile(histogram, 0.99) if live else None,
+        },
+    )
+
+
+def print_summary(summary: Summary) -> None:
+    """Prints the closing summary on stdout."""
+    table = Table(title="Summary", show_header=False, title_justify="left")
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    table.add_row("read", f"{summary.read:,}")
+    table.add_row("scored", f"{summary.scored:,}")
+    table.add_row("filtered", f"{summary.filtered:,}")
+    table.add_row("dead letters", f"{summary.dead_letters:,}")
+    for reason, n in summary.reasons.items():
+        table.add_row(f"  {reason}", f"{n:,}")
+    table.add_row("alerts (of the scored)", f"{summary.alerts:,}")
+    table.add_row("rate", f"{summary.events_per_second:,.0f} records/s")
+    p50, p99 = summary.latency_ms.get("p50"), summary.latency_ms.get("p99")
+    if p50 is not None and p99 is not None:
+        table.add_row("latency of a block's slowest record, p50 / p99", f"{p50:,.0f} / {p99:,.0f} ms")
+    table.add_row("time", f"{summary.seconds:,.1f} s")
+    console = Console(soft_wrap=True)
+    console.print(table)
+    if summary.unaccounted:
+        console.print(
+            f"[bold]{summary.unaccounted:,} records are not accounted for[/bold]: they were read but the job ended "
+            "before their bundle was done; their offsets are not committed and the next run reads them again"
+        )
+    else:
+        console.print("read = scored + filtered + dead letters: every record is accounted for")
+
+
+def write_report(summary: Summary, path: str) -> None:
+    """Writes the summary as JSON.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    try:
+        Path(path).write_text(summary.to_json() + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--report {path}: {error.strerror}; name a file in a folder you may write to") from error
+
+
+class Progress:
+    """Prints the state once a second on stderr until it is left; use as a context manager.
+
+    Args:
+      how: "line" (one line, overwritten), "json" (one object a line), "none", or "auto": "line" on a terminal.
+    """
+
+    def __init__(self, how: str, started: float) -> None:
+        self._how = ("line" if sys.stderr.isatty() else "none") if how == "auto" else how
+        self._started = started
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+
+    def __enter__(self) -> Progress:
+        if self._how != "none":
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+            if self._how == "line":
+                print(file=sys.stderr)
+
+    def _run(self) -> None:
+        read, histogram, then = 0, metrics.TOTALS.snapshot()[1], time.monotonic()
+        while not self._stop.wait(1.0):
+            counts, all_latencies = metrics.TOTALS.snapshot()
+            now = time.monotonic()
+            state = {
+                "seconds": round(time.time() - self._started, 1),
+                "read": counts[metrics.RECORDS_READ],
+                "scored": counts[metrics.RECORDS_SCORED],
+                "filtered": counts[metrics.RECORDS_FILTERED],
+                "alerts": counts[metrics.ALERTS],
+                "dead_letters": counts[metrics.DEAD_LETTERS],
+                "events_per_second": round((counts[metrics.RECORDS_READ] - read) / (now - then)),
+                "latency_ms_p50": metrics.latency_quantile(all_latencies - histogram, 0.5),
+                "latency_ms_p99": metrics.latency_quantile(all_latencies - histogram, 0.99),
+            }
+            read, histogram, then = counts[metrics.RECORDS_READ], all_latencies, now
+            if self._how == "json":
+                print(json.dumps(state), file=sys.stderr, flush=True)
+            else:
+                p99 = state["latency_ms_p99"]
+                line = (
+                    f"read {state['read']:,} ({state['events_per_second']:,}/s)  alerts {state['alerts']:,}  "
+                    f"filtered {state['filtered']:,}  dead letters {state['dead_letters']:,}"
+                    + (f"  latency p99 {p99:,.0f} ms" if p99 is not None else "")
+                )
+                print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,88 @@
+"""Scores events and raises alerts: Kafka -> decode -> preprocess -> RunInference -> alerts.
+
+    python -m beam_jobs.score --use_case car_sensors --input kafka://localhost:9092/sensor-data \\
+        --model models --alerts kafka://localhost:9092/alerts --dead_letters kafka://localhost:9092/dead-letters
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import apache_beam as beam
+from apache_beam.ml.inference.base import RunInference
+
+import schemas
+from beam_jobs import dead_letters, launch, metrics, options
+from beam_jobs.block import Block
+from beam_jobs.cli import run
+from beam_jobs.dead_letters import WriteDeadLetters
+from beam_jobs.inference.alerts import alert_rows, score_rows
+from beam_jobs.inference.handler import BlockModelHandler
+from beam_jobs.inference.transforms import CheckScores, ToRecords
+from beam_jobs.io.kafka import ReadFromKafka, WriteToKafka
+from beam_jobs.preprocessing.transforms import DecodeEvents, Preprocess
+from beam_jobs.report import conclude
+
+CONCERNS = (
+    options.ScoreOptions,
+    options.InputOptions,
+    options.ConnectionOptions,
+    options.DeadLetterOptions,
+    options.ReportOptions,
+)
+
+
+def build(pipeline: beam.Pipeline, job: launch.ScoreJob) -> None:
+    """Wires the job into ``pipeline``. One fused stage, source to sinks: offsets are committed after the outputs."""
+    use_case, preprocessor = job.use_case, job.preprocessor
+
+    def step(name: str, fn: beam.DoFn, blocks: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
+        out = blocks | name >> beam.ParDo(fn).with_outputs(dead_letters.TAG, main="good").with_output_types(Block)
+        return out.good, out[dead_letters.TAG]
+
+    raw = pipeline | "Read" >> ReadFromKafka(**job.source)
+    decode = DecodeEvents(use_case.schema, preprocessor.input_columns, job.writers.writer_schema, job.name)
+    events, undecodable = step("Decode", decode, raw)
+    features, refused = step("Preprocess", Preprocess(preprocessor, job.name), events)
+    inferred = features | "RunInference" >> RunInference(BlockModelHandler(job.model, preprocessor.features))
+    scored, unscored = step("CheckScores", CheckScores(job.name), inferred)
+
+    alerts = partial(
+        alert_rows,
+        key=use_case.key,
+        event_time=use_case.event_time,
+        features=preprocessor.features,
+        units=preprocessor.units,
+    )
+    to_alerts = ToRecords(alerts, schemas.load("alert"), job.schema_ids["alert"], metrics.ALERTS)
+    (
+        scored
+        | "Alerts" >> beam.ParDo(to_alerts).with_output_types(Block)
+        | "WriteAlerts" >> WriteToKafka(job.alerts, job.config, record_latency=True)
+    )
+    if job.scores:
+        scores = partial(score_rows, key=use_case.key, event_time=use_case.event_time)
+        to_scores = ToRecords(scores, schemas.load("score"), job.schema_ids["score"])
+        (
+            scored
+            | "Scores" >> beam.ParDo(to_scores).with_output_types(Block)
+            | "WriteScores" >> WriteToKafka(job.scores, job.config)
+        )
+    # One sink a step: a Flatten would end the fused stage, and with it the order of output and commit.
+    for name, bad in {"Decode": undecodable, "Preprocess": refused, "CheckScores": unscored}.items():
+        bad | f"DeadLetters{name}" >> WriteDeadLetters(
+            job.dead_letters, job.config, job.schema_ids["dead_letter"], job.max_dead_letter_rate
+        )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses, checks everything that can be checked before the start, runs, sums up."""
+    parsed = options.parse("python -m beam_jobs.score", (__doc__ or "").splitlines()[0], argv, *CONCERNS)
+    job = launch.score_job(parsed)
+    report = parsed.view_as(options.ReportOptions).report
+    return launch.run_job(parsed, partial(build, job=job), job.live, partial(conclude, live=job.live, path=report))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,199 @@
+"""A simulated fleet: sensor events of many cars, some of which fail, and the truth about which did.
+
+The failures and their size are those of the reference simulator:
+
+=============== ================================================== ===============================
+kind            what the sensors show                              published rate per car and step
+=============== ================================================== ===============================
+tire            one tire at 20-25 instead of 30-35 psi             0.5 %
+shock_absorber  one accelerometer at 3-4 instead of 0-1 m/s²,      1 %
+                on bumps 5-7 instead of 2-3 m/s²
+drive_shaft     vibration 150 instead of 100 times the speed       1 %
+overheating     current 2.5 instead of 0.5 times the speed;        0.2 %
+                the coolant slowly follows
+firmware        control unit back at version 1000 instead of 2000  4 %
+=============== ================================================== ===============================
+
+Bumps (5 % of the steps of every car) are no failure. A failure stays.
+
+At those rates nearly every car has failed after a few dozen steps, which no fleet does, so the number of failures is a
+parameter instead: ``prevalence`` is the share of cars that fail within ``span``. Kinds get shares in proportion to the
+*square root* of their published rate: the order of the rates stays, and the rarest kind (overheating, 3 % in direct
+proportion) still gets 9 % of the failures. Car counts are rounded by largest remainder and every kind gets at least one
+car as soon as five cars fail. A car fails at most once, at a time drawn uniformly from the first 80 % of the span.
+
+Everything is columnar: one step of the whole fleet is a few dozen numpy operations, whatever its size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+import schemas
+from beam_jobs.codec.schema import arrow_schema
+
+Floats = NDArray[np.float64]
+
+PUBLISHED_RATES: Mapping[str, float] = MappingProxyType(
+    {"tire": 0.005, "shock_absorber": 0.01, "drive_shaft": 0.01, "overheating": 0.002, "firmware": 0.04}
+)
+"""Kind of failure to its published probability per car and step."""
+
+FAILURE_KINDS = tuple(PUBLISHED_RATES)
+BUMP_RATE = 0.05  # share of steps in which a car passes a bump
+LAST_FAILURE = 0.8  # of the span: a car that fails sends events for at least the last fifth of it
+
+WHEELS = ("1_1", "1_2", "2_1", "2_2")  # front left, front right, rear left, rear right
+
+# One letter per digit or letter a VIN may hold (no I, O, Q).
+_VIN_ALPHABET = np.array(list("0123456789ABCDEFGHJKLMNPRSTUVWXYZ"))
+_FIRST_NAMES = ("Ada", "Björn", "Chloé", "Deniz", "Emil", "Fatou", "Giulia", "Hana", "Ivo", "Jun", "Kaya", "Liv")
+_LAST_NAMES = ("Abe", "Bauer", "Costa", "Diallo", "Eriksen", "Fischer", "García", "Huang", "Ito", "Jansen", "Kaur")
+
+_SPEED_MEMORY_S = 60.0  # s; how long a car keeps about the same speed
+_SPEED_MEAN, _SPEED_STD = 24.0, 9.0  # m/s
+_COOLANT_MEMORY_S = 45.0  # s
+_RANGE_S = 4 * 3600.0  # s; a full battery lasts about four hours
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The one failure of one car: from ``time_ms`` on, it stays."""
+
+    car_id: str
+    kind: str  # one of FAILURE_KINDS
+    time_ms: int  # milliseconds since the epoch; events at or after it show the failure
+    features: tuple[str, ...]  # sensors that show it
+
+
+class Fleet:
+    """Cars that send one event each per step.
+
+    The same arguments give the same events, whatever the numbers of steps they are taken in.
+
+    Args:
+      cars: number of cars.
+      seed: of everything random.
+      prevalence: share of the cars, 0..1, that fail within the span.
+      start_time: time of the first step, milliseconds since the epoch.
+      interval: seconds between two events of one car.
+      span: seconds of simulated time within which ``prevalence`` of the cars fail; nobody fails later.
+      label: what ``failure_occurred`` says of a failed car: "true", as the devices do, or the "kind" of the failure.
+    """
+
+    def __init__(
+        self,
+        cars: int,
+        seed: int = 0,
+        prevalence: float = 0.1,
+        start_time: int = 1_700_000_000_000,
+        interval: float = 0.1,
+        span: float = 60.0,
+        label: Literal["true", "kind"] = "true",
+    ) -> None:
+        if cars < 1 or not 0 <= prevalence <= 1 or interval <= 0 or span <= 0:
+            raise ValueError(f"Fleet(cars={cars}, prevalence={prevalence}, interval={interval}, span={span})")
+        self.cars, self.interval, self.start_time = cars, interval, start_time
+        self.step_count = 0
+        self._schema = arrow_schema(schemas.load("car_sensor"))
+        plan, drivers, self._motion, self._noise = (
+            np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(4)
+        )
+        self._plan_failures(plan, prevalence, span)
+        self._describe_cars(drivers, label)
+        self._start_cars(drivers)
+
+    @property
+    def failures(self) -> Mapping[str, Failure]:
+        """The truth: car_id to its failure, also of those still to come; cars that never fail are not in it."""
+        return self._failures
+
+    def has_failed(self, car_id: str, time_ms: int) -> bool:
+        """Whether the car shows a failure at that event time."""
+        failure = self._failures.get(car_id)
+        return failure is not None and failure.time_ms <= time_ms
+
+    @property
+    def time_ms(self) -> int:
+        """Time of the next step's first event, milliseconds since the epoch."""
+        return self.start_time + round(self.step_count * self.interval * 1000)
+
+    def step(self, steps: int = 1) -> pa.RecordBatch:
+        """The next events: ``steps`` x ``cars`` rows of the CarSensor schema, in order of event time.
+
+        The cars are spread evenly over the interval, so the load has no beat.
+        """
+        shape = (steps, self.cars)
+        index = self.step_count + np.arange(steps)
+        times = (
+            self.start_time + np.rint((index[:, None] + self._phase) * (self.interval * 1000)).astype(np.int64)
+        )
+        failed = times >= self._failure_time
+        speed, coolant = self._move(steps, failed)
+        battery = np.clip(self._battery - index[:, None] * (self.interval / _RANGE_S * 100), 0, 100)
+        self.step_count += steps
+
+        # One draw per step keeps the numbers independent of how many steps are taken at once.
+        noise = np.empty((steps, 8, self.cars))
+        uniform = np.empty((steps, 9, self.cars))
+        for i in range(steps):
+            self._noise.standard_normal(out=noise[i])
+            self._noise.random(out=uniform[i])
+
+        def is_kind(kind: str) -> NDArray[np.bool_]:
+            return failed & (self._kind == FAILURE_KINDS.index(kind))
+
+        throttle = np.clip(0.05 + 0.85 * speed / 50 + 0.02 * noise[:, 0], 0, 1)
+        air_flow = np.clip(3 + 1.6 * speed + 40 * throttle + 1.5 * noise[:, 1], 0, None)
+        amperes = np.where(is_kind("overheating"), 2.5, 0.5)
+        current = np.clip(amperes * speed + 0.5 * noise[:, 2], 0, None)
+        gain = np.where(is_kind("drive_shaft"), 150.0, 100.0)
+        vibration = np.clip(gain * speed * (1 + 0.02 * noise[:, 3]) + 10 * noise[:, 4], 0, 7500)
+        voltage = np.clip(206 + 0.52 * battery - 0.05 * current + 0.4 * noise[:, 5], 204, 260)
+        air_temp = np.clip(self._air_temp + 0.3 * noise[:, 6], 15, 40)
+        coolant = np.clip(coolant + 0.4 * noise[:, 7], 23, 102)
+
+        columns: dict[str, pa.Array] = {
+            "car_id": _repeat(self._car_ids, steps),
+            "event_time": pa.array(times.ravel()).cast(pa.timestamp("ms", "UTC")),
+            "coolant_temp": coolant,
+            "intake_air_temp": air_temp,
+            "intake_air_flow_speed": air_flow,
+            "battery_percentage": battery,
+            "battery_voltage": voltage,
+            "current_draw": current,
+            "speed": speed,
+            "engine_vibration_amplitude": vibration,
+            "throttle_pos": throttle,
+            "control_unit_firmware": np.where(is_kind("firmware"), 1000, 2000),
+            "vin": _repeat(self._vins, steps),
+            "driver_name": _repeat(self._drivers, steps),
+        }
+        bump = uniform[:, 8] < BUMP_RATE
+        for i, wheel in enumerate(WHEELS):
+            flat = is_kind("tire") & (self._wheel == i)
+            worn = is_kind("shock_absorber") & (self._wheel == i)
+            # Sound tires stay near the car's own pressure; a flat one is anywhere in 20..25.
+            sound = np.clip(np.rint(self._tire[i] + uniform[:, i] - 0.5), 30, 35)
+            columns[f"tire_pressure_{wheel}"] = np.where(flat, np.floor(20 + 6 * uniform[:, i]), sound)
+            low = np.where(worn, np.where(bump, 5, 3), np.where(bump, 2, 0))
+            width = np.where(worn & bump, 2, 1)
+            columns[f"accelerometer_{wheel}_value"] = low + width * uniform[:, 4 + i]
+        degrees = self.interval * 1e-5 * index[:, None]  # about 1 m per second of driving
+        columns["latitude"] = self._latitude + degrees * np.cos(self._heading)
+        columns["longitude"] = self._longitude + degrees * np.sin(self._heading)
+        columns["failure_occurred"] = self._labels.take(pa.array(np.where(failed, self._label, 0).ravel()))
+
+        order = pa.array(np.arange(steps)[:, None] * self.cars + self._order).flatten() if False else None
+        del order, shape
+        return pa.RecordBatch.from_arrays(
+            [_column(columns[field.name], field.type) for field in self._schema], schema=self._schema
+        )
