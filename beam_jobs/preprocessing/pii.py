@@ -1,0 +1,75 @@
+"""Personal data: what counts as handled, and the keyed pseudonyms.
+
+A field tagged ``pii`` leaves the preprocessing only through one of two functions of the SQL:
+
+* ``pseudonymize(vin)``: HMAC-SHA256 of the text under a secret key, 64 hexadecimal digits. Equal values have equal
+  pseudonyms, so events can still be joined; without the key nobody can recompute them from a list of candidates.
+* ``generalize(latitude, 1)``: the number rounded to so many decimals (at most 2), or the first characters of a text
+  (at most 3). For quasi-identifiers only: a shortened vehicle identification number still identifies.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import pyarrow as pa
+
+from beam_jobs.errors import UserError
+
+MAX_DECIMALS = 2  # of generalize: 0.01 degrees are 1.1 km
+MAX_CHARACTERS = 3  # of generalize: the first three of a postal code name a region, not a street
+MIN_KEY_BYTES = 16  # shorter keys can be guessed
+
+
+@dataclass(frozen=True)
+class PiiPolicy:
+    """How personal data is handled; holds no secret, so it may be pickled and printed."""
+
+    key: str | None = None  # reference to the HMAC key: "env:NAME" or "file:PATH"
+
+    def __post_init__(self) -> None:
+        if self.key is not None and not self.key.startswith(("env:", "file:")):
+            # The value is not shown: it may be the secret itself.
+            raise UserError("pii.key is not a reference; use env:NAME or file:PATH, never the key itself")
+
+    def secret(self) -> bytes:
+        """The key, read now; at least MIN_KEY_BYTES bytes. UserError if it can't be had."""
+        if self.key is None:
+            raise UserError("pii.key is missing; pseudonymize() needs one, such as `pii: {key: env:HIGHBEAM_PII_KEY}`")
+        return _read(self.key)
+
+
+@lru_cache(maxsize=8)  # a worker reads a file once, not once a block
+def _read(reference: str) -> bytes:
+    scheme, _, where = reference.partition(":")
+    if scheme == "env":
+        text = os.environ.get(where)
+        if text is None:
+            raise UserError(f"pii.key is {reference} but the variable {where} is not set; export it on every worker")
+        secret = text.encode()
+    else:
+        try:
+            secret = Path(where).read_bytes().strip()
+        except OSError as error:
+            raise UserError(
+                f"pii.key is {reference} but the file can't be read ({error.strerror}); mount it"
+            ) from error
+    if len(secret) < MIN_KEY_BYTES:
+        raise UserError(
+            f"pii.key {reference} has {len(secret)} bytes; use {MIN_KEY_BYTES} or more, such as `openssl rand -hex 32`"
+        )
+    return secret
+
+
+def pseudonymize(values: pa.Array, secret: bytes) -> pa.Array:
+    """Pseudonyms of a string array, string [n]; null stays null. Each distinct value is hashed once."""
+    encoded = values if isinstance(values, pa.DictionaryArray) else values.dictionary_encode()
+    digests = [
+        None if value is None else hmac.digest(secret, value.encode(), "sha256").hex()
+        for value in encoded.dictionary.to_pylist()
+    ]
+    return pa.array(digests, pa.string()).take(encoded.indices)

@@ -1,0 +1,200 @@
+"""A compiled query at work: event blocks in; features, the count of filtered rows and row errors out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from beam_jobs.errors import RowErrors
+from beam_jobs.preprocessing import checks
+from beam_jobs.preprocessing.expressions import Compiled, pseudonym_column
+from beam_jobs.preprocessing.fields import Field
+from beam_jobs.preprocessing.pii import PiiPolicy, pseudonymize
+
+_EVENT_TIME_TYPE = pa.timestamp("ms", "UTC")
+_WHERE = "where:"  # beside the output columns in one frame; their names have no colon
+
+
+@dataclass(frozen=True)
+class Output:
+    """One column of the result."""
+
+    name: str
+    value: Compiled
+    field: Field | None  # the field it is, unchanged; None: computed
+    is_feature: bool  # a number for the model; else the key, the event time or an attribute
+
+
+@dataclass(frozen=True)
+class Preprocessed:
+    """What became of the n rows of a block; ``len(kept) + filtered + len(errors) == n``."""
+
+    rows: pa.RecordBatch  # Preprocessor.output_schema
+    kept: NDArray[np.int64]  # input row of each output row, ascending, int64 [rows.num_rows]
+    filtered: int  # rows the WHERE removed
+    errors: RowErrors  # reasons: out_of_range, not_finite, null_feature, null_key, null_event_time
+
+
+class Preprocessor:
+    """The preprocessing of a use case; made by compile_sql.
+
+    Attributes:
+      input_columns: fields the query reads; nothing else needs to be decoded.
+      output_schema: key (string), event time (timestamp ms UTC), features (float32), attributes (string, nullable),
+        in the order of the SELECT.
+      features: the numeric columns, in order; the input of the model.
+      attributes: text columns beside the key: carried along, never a model's input.
+      units: unit of each feature that is a field unchanged, else None.
+      fingerprint: sha256 (hexadecimal) of all that decides which values come out; no secret goes into it.
+    """
+
+    def __init__(
+        self,
+        *,
+        outputs: Sequence[Output],
+        where: Compiled | None,
+        inputs: Sequence[Field],
+        pseudonyms: frozenset[str],
+        policy: PiiPolicy,
+        key: str,
+        event_time: str,
+        fingerprint: str,
+        recipe: Callable[[], Preprocessor],
+    ) -> None:
+        self.key = key
+        self.event_time = event_time
+        self.fingerprint = fingerprint
+        self.input_columns = tuple(field.name for field in inputs)
+        self.features = tuple(output.name for output in outputs if output.is_feature)
+        self.attributes = tuple(
+            output.name for output in outputs if not output.is_feature and output.name not in (key, event_time)
+        )
+        self.units = {o.name: o.field.unit if o.field else None for o in outputs if o.is_feature}
+        self.output_schema = pa.schema([self._arrow_field(output) for output in outputs])
+        self._outputs = tuple(outputs)
+        self._policy = policy
+        self._pseudonyms = sorted(pseudonyms)
+        self._recipe = recipe
+        self._where = where
+        self._exprs = [
+            o.value.expr.cast(pl.Float32 if o.is_feature else pl.String).alias(o.name) for o in outputs if not o.field
+        ]
+        if where is not None:
+            self._exprs.append(where.expr.fill_null(False).alias(_WHERE))
+        computed = [o.value for o in outputs if not o.field] + ([where] if where else [])
+        self._frame_fields = [f for f in inputs if any(f.name in value.columns for value in computed)]
+        self._ranged = [f for f in inputs if f.kind == "number" and (f.floating or _has_limit(f))]
+        # A field that is never null and stays inside float32 by its limits was checked before the query.
+        self._checked_features = [o.name for o in outputs if o.is_feature and not (o.field and _always_finite(o.field))]
+        self._may_lack_key = any(f.nullable for f in inputs if f.name in (key, event_time))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._recipe, ()
+
+    def _arrow_field(self, output: Output) -> pa.Field:
+        if output.name == self.event_time:
+            return pa.field(output.name, _EVENT_TIME_TYPE, nullable=False)
+        if output.is_feature:
+            return pa.field(output.name, pa.float32(), nullable=False)
+        return pa.field(output.name, pa.string(), nullable=output.name != self.key)
+
+    def check_secrets(self) -> None:
+        """UserError if the query needs the key of the pseudonyms and it can't be read here; for the start of a job."""
+        if self._pseudonyms:
+            self._policy.secret()
+
+    def apply(self, events: pa.RecordBatch) -> Preprocessed:
+        """Checks the rows, filters them and computes their features.
+
+        A row is checked before the WHERE sees it: a broken record is an error, never silently filtered.
+
+        Args:
+          events: at least ``input_columns``, of the Arrow types the codec gives their Avro types, any number of rows.
+        """
+        n = events.num_rows
+        if n == 0:
+            return Preprocessed(pa.RecordBatch.from_pylist([], self.output_schema), _rows(0), 0, RowErrors.none())
+        errors = checks.check_ranges(events, self._ranged)
+        if self._may_lack_key:
+            errors = checks.merge(errors, checks.check_present(events, self.key, self.event_time))
+        computed = self._evaluate(events)
+        keep = None if self._where is None else computed.pop(_WHERE)
+        if len(errors):
+            keep = np.ones(n, np.bool_) if keep is None else keep.copy()
+            keep[errors.rows] = False
+        columns = [
+            computed[o.name] if o.field is None else _converted(events.column(o.field.name), t)
+            for o, t in zip(self._outputs, self.output_schema.types, strict=True)
+        ]
+        kept = _rows(n)
+        if keep is not None and not keep.all():
+            kept = np.flatnonzero(keep)
+            mask = pa.array(keep)
+            columns = [column.filter(mask) for column in columns]
+        filtered = n - len(errors) - len(kept)
+        rows = pa.RecordBatch.from_arrays(columns, schema=self.output_schema)
+        if not len(kept):
+            return Preprocessed(rows, kept, filtered, errors)
+        late = checks.check_features(rows, self._checked_features)
+        if len(late):
+            good = late.good_rows(len(kept))
+            errors = checks.merge(errors, RowErrors(kept[late.rows], late.reasons, late.errors))
+            rows, kept = rows.take(pa.array(good)), kept[good]
+        return Preprocessed(rows, kept, filtered, errors)
+
+    def _evaluate(self, events: pa.RecordBatch) -> dict[str, Any]:
+        """The computed columns (Arrow arrays) by name, and the WHERE as a boolean numpy array."""
+        if not self._exprs:
+            return {}
+        arrays = {field.name: _plain(events.column(field.name), field) for field in self._frame_fields}
+        for name in self._pseudonyms:
+            arrays[pseudonym_column(name)] = pseudonymize(events.column(name), self._policy.secret())
+        frame: Any = pl.from_arrow(pa.RecordBatch.from_pydict(arrays), rechunk=False)
+        result = frame.select(self._exprs)
+        columns: dict[str, Any] = {
+            o.name: _converted(result.get_column(o.name).to_arrow(), t)
+            for o, t in zip(self._outputs, self.output_schema.types, strict=True)
+            if o.field is None
+        }
+        if self._where is not None:
+            columns[_WHERE] = result.get_column(_WHERE).to_numpy()
+        return columns
+
+
+def _rows(n: int) -> NDArray[np.int64]:
+    return np.arange(n, dtype=np.int64)
+
+
+def _has_limit(field: Field) -> bool:
+    return field.minimum is not None or field.maximum is not None
+
+
+def _always_finite(field: Field) -> bool:
+    """Whether a value that passed the check of its range is a finite float32."""
+    if field.nullable or field.kind == "boolean":
+        return not field.nullable
+    if not field.floating:
+        return isinstance(field.type, str)  # int and long; a decimal may be larger
+    largest = float(np.finfo(np.float32).max)
+    return (
+        field.minimum is not None and field.maximum is not None and -largest < field.minimum <= field.maximum < largest
+    )
+
+
+def _plain(array: pa.Array, field: Field) -> pa.Array:
+    """The array as the expressions expect it: enums as text, decimals as doubles."""
+    if isinstance(array, pa.DictionaryArray):
+        return array.cast(pa.string())
+    return array.cast(pa.float64()) if pa.types.is_decimal(array.type) else array
+
+
+def _converted(array: pa.Array, type_: pa.DataType) -> pa.Array:
+    """The array in an output type; what float32 can't hold becomes infinite, microseconds are cut off."""
+    return array if array.type == type_ else pc.cast(array, type_, safe=False)

@@ -1,0 +1,214 @@
+"""A use case is a folder: an event schema, the preprocessing SQL and the settings of the model; no Python.
+
+    use_case.yaml    what is what; see SETTINGS and MODEL_SETTINGS
+    preprocess.sql   features and filter
+    *.avsc           the event schema, unless it is one that ships with Highbeam
+
+>>> car_sensors = load("car_sensors")
+>>> car_sensors.key, car_sensors.label, len(car_sensors.preprocessor().features)
+('car_id', 'failure_occurred', 19)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import schemas
+from beam_jobs.errors import UserError
+from beam_jobs.preprocessing import PiiPolicy, Preprocessor, compile_sql
+from beam_jobs.preprocessing.fields import fields_of
+
+SETTINGS = ("name", "schema", "sql", "key", "event_time", "pii", "model")
+"""Keys of use_case.yaml:
+name: what jobs and models are called; default: the folder's name.
+schema: a shipped schema (car_sensor) or an .avsc file in the folder.
+sql: SQL file in the folder; default: preprocess.sql.
+key, event_time: fields of the schema.
+pii: {key: env:NAME or file:PATH}, needed by pseudonymize().
+model: MODEL_SETTINGS.
+"""
+
+MODEL_SETTINGS: dict[str, Any] = {
+    "hidden": [14, 7, 14],  # units of the hidden layers; the middle one is the bottleneck
+    "l1": 1e-7,  # activity regularisation of the first layer, at least 0
+    "learning_rate": 1e-3,  # of Adam, above 0
+    "epochs": 20,  # passes over the training data
+    "batch_size": 256,  # rows a step
+    "alert_budget": 1e-3,  # share of sound events that may raise an alert, between 0 and 1
+    "seed": 7,  # of weights and shuffling
+}
+"""Keys of the section ``model`` with their defaults."""
+
+
+@dataclass(frozen=True)
+class UseCase:
+    """Everything the jobs know about one kind of event; picklable, holds no secret."""
+
+    name: str
+    schema: dict[str, Any]  # the reader's Avro record schema
+    sql: str
+    key: str  # field that names the device or account
+    event_time: str  # field with the time of the event
+    label: str | None  # field tagged "label" in the schema, None: there is none
+    pii: PiiPolicy = field(default_factory=PiiPolicy)
+    model: Mapping[str, Any] = field(default_factory=lambda: dict(MODEL_SETTINGS))  # complete: defaults filled in
+    source: str = "SQL"  # what errors call the SQL
+
+    def preprocessor(self) -> Preprocessor:
+        """The compiled SQL, the same object on each call; UserError if it can't be compiled."""
+        return self._compiled
+
+    @cached_property
+    def _compiled(self) -> Preprocessor:
+        return compile_sql(
+            self.sql, self.schema, self.pii, key=self.key, event_time=self.event_time, source=self.source
+        )
+
+
+def shipped() -> list[str]:
+    """Names of the use cases that ship with Highbeam."""
+    return sorted(folder.name for folder in resources.files(__name__).iterdir() if _is_use_case(folder))
+
+
+def load(name_or_folder: str) -> UseCase:
+    """A shipped use case by name, or one of your own by the path of its folder.
+
+    Raises:
+      UserError: no such use case, or a setting that is missing, unknown or wrong. The SQL is compiled, and judged,
+        by ``preprocessor()``.
+    """
+    folder: Traversable
+    if name_or_folder in shipped():
+        folder = resources.files(__name__) / name_or_folder
+    else:
+        folder = Path(name_or_folder)
+        if not _is_use_case(folder):
+            raise UserError(
+                f"use case {name_or_folder!r} is neither one that ships ({', '.join(shipped())}) "
+                "nor a folder with a use_case.yaml"
+            )
+    where = f"{name_or_folder}/use_case.yaml"
+    settings = _settings(_read(folder, "use_case.yaml", where), where)
+    schema = _schema(folder, settings, where)
+    fields = fields_of(schema)
+    for setting in ("key", "event_time"):
+        if settings[setting] not in fields:
+            raise UserError(
+                f"{where}: {setting} is {settings[setting]!r}, not a field of the schema; it has {', '.join(fields)}"
+            )
+    labels = [f.name for f in fields.values() if f.label]
+    if len(labels) > 1:
+        raise UserError(f"{where}: the schema has the labels {', '.join(labels)}; tag one field with label")
+    sql = settings.get("sql", "preprocess.sql")
+    return UseCase(
+        name=settings.get("name") or Path(folder.name or ".").resolve().name,
+        schema=schema,
+        sql=_read(folder, sql, f"{where}: sql"),
+        key=settings["key"],
+        event_time=settings["event_time"],
+        label=labels[0] if labels else None,
+        pii=_pii(settings.get("pii"), where),
+        model=_model(settings.get("model"), where),
+        source=f"{name_or_folder}/{sql}",
+    )
+
+
+def _is_use_case(folder: Traversable) -> bool:
+    return folder.is_dir() and (folder / "use_case.yaml").is_file()
+
+
+def _read(folder: Traversable, name: str, what: str) -> str:
+    try:
+        return (folder / name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{what}: {name} can't be read ({error}); put the file into the use case's folder") from error
+
+
+def _settings(text: str, where: str) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
+    settings = _mapping(settings, SETTINGS, where)
+    for name in ("schema", "key", "event_time"):
+        if name not in settings:
+            raise UserError(f"{where}: {name} is missing; it needs schema, key and event_time")
+    for name in ("name", "schema", "sql", "key", "event_time"):
+        if name in settings and not (isinstance(settings[name], str) and settings[name]):
+            raise UserError(f"{where}: {name} is {settings[name]!r}; use a text")
+    return settings
+
+
+def _mapping(value: Any, allowed: tuple[str, ...], where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: is {value!r}; use `key: value` lines with {', '.join(allowed)}")
+    for key in value:
+        if key not in allowed:
+            raise UserError(f"{where}: unknown key {key!r}; it is one of {', '.join(allowed)}")
+    return value
+
+
+def _schema(folder: Traversable, settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+    name = settings["schema"]
+    if not name.endswith(".avsc"):
+        try:
+            return schemas.load(name)
+        except UserError as error:
+            raise UserError(f"{where}: {error}, or name an .avsc file in the folder") from error
+    try:
+        schema: dict[str, Any] = json.loads(_read(folder, name, f"{where}: schema"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: schema {name} is not JSON: {error}") from error
+    return schema
+
+
+def _pii(section: Any, where: str) -> PiiPolicy:
+    if section is None:
+        return PiiPolicy()
+    key = _mapping(section, ("key",), f"{where}: pii").get("key")
+    if key is not None and not isinstance(key, str):
+        raise UserError(f"{where}: pii.key is not a reference; use env:NAME or file:PATH")
+    try:
+        return PiiPolicy(key)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _model(section: Any, where: str) -> dict[str, Any]:
+    settings = dict(MODEL_SETTINGS)
+    if section is not None:
+        settings.update(_mapping(section, tuple(MODEL_SETTINGS), f"{where}: model"))
+    rules = {
+        "hidden": (_is_layers, "a list of whole numbers above 0, such as [14, 7, 14]"),
+        "l1": (lambda x: _is_number(x) and x >= 0, "a number of at least 0"),
+        "learning_rate": (lambda x: _is_number(x) and x > 0, "a number above 0"),
+        "epochs": (_is_count, "a whole number above 0"),
+        "batch_size": (_is_count, "a whole number above 0"),
+        "alert_budget": (lambda x: _is_number(x) and 0 < x < 1, "a share between 0 and 1, such as 0.001"),
+        "seed": (lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= 0, "a whole number of at least 0"),
+    }
+    for name, (right, wanted) in rules.items():
+        if not right(settings[name]):
+            raise UserError(f"{where}: model.{name} is {settings[name]!r}; use {wanted}")
+    return settings
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_layers(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(_is_count(units) for units in value)
