@@ -1,0 +1,157 @@
+"""Whole blocks of Confluent-framed Avro values to Arrow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from beam_jobs.codec import avro_ops as op
+from beam_jobs.codec.avro_bytes import read_headers
+from beam_jobs.codec.avro_errors import row_errors
+from beam_jobs.codec.avro_layout import Arenas, Layout
+from beam_jobs.codec.avro_program import Program, UnresolvableError
+from beam_jobs.codec.avro_vm import run
+from beam_jobs.codec.decoded import Decoded
+from beam_jobs.codec.schema import AvroType, parse_record, parse_schema
+from beam_jobs.errors import UserError
+
+HEADER_BYTES = 5  # 0, then the schema id
+ITEMS_PER_ROW = 4  # first guess of a list's length; doubled until it fits, and remembered
+_NO_FLAGS = np.empty(0, np.bool_)
+
+WriterSchema = Callable[[int], Mapping[str, Any]]
+
+
+class AvroDecoder:
+    """Decodes blocks of Avro values, each with Confluent's header, into columns of the reader schema.
+
+    Args:
+      reader_schema: a record schema.
+      writer_schema: gives the schema of an id; LookupError for an id it does not know. Called once per id whose
+        schema is found, and once per block for each id that is not.
+      columns: the fields wanted, in that order (None: all). Others are stepped over, not decoded.
+
+    Raises:
+      UserError: no column can hold a wanted field (see ``arrow_schema``), or ``columns`` names an unknown field.
+    """
+
+    def __init__(
+        self,
+        reader_schema: Mapping[str, Any],
+        writer_schema: WriterSchema,
+        columns: Sequence[str] | None = None,
+    ) -> None:
+        self._machine = Machine(parse_record(reader_schema), columns)
+        self._writer_schema = writer_schema
+        self._entries: dict[int, int] = {}
+        self._unresolvable: dict[int, str] = {}
+        self.schema: pa.Schema = self._machine.layout.schema
+
+    def decode(self, values: pa.BinaryArray) -> Decoded:
+        """Decodes a block; bad rows are reported, never raised.
+
+        Args:
+          values: n values; null is a tombstone and an error here.
+        """
+        n = len(values)
+        data, offsets, valid = binary_buffers(values)
+        ids = np.empty(n, np.int64)
+        status = np.zeros(n, np.int32)
+        detail = np.zeros((n, 3), np.int64)
+        read_headers(data, offsets, valid, ids, status, detail)
+        entries = np.full(n, -1, np.int64)
+        unknown: dict[int, str] = {}
+        first = int(ids[0]) if n else -1
+        for schema_id in [first] if n and (ids == first).all() else np.unique(ids).tolist():
+            if schema_id < 0:
+                continue
+            entry = self._entry(schema_id, unknown)
+            here = ids == schema_id
+            entries[here] = entry
+            if entry < 0:
+                status[here] = op.UNKNOWN_ID if schema_id in unknown else op.UNRESOLVABLE_SCHEMA
+                detail[here, 2] = schema_id
+        rows = self._machine.run(data, offsets[:-1] + HEADER_BYTES, offsets[1:], entries, status, detail)
+        if not status.any():
+            return Decoded(rows, row_errors(self._machine.program, status, detail, {}, HEADER_BYTES))
+        sentences = self._unresolvable | unknown
+        return Decoded(rows, row_errors(self._machine.program, status, detail, sentences, HEADER_BYTES))
+
+    def _entry(self, schema_id: int, unknown: dict[int, str]) -> int:
+        if schema_id in self._entries:
+            return self._entries[schema_id]
+        if schema_id in self._unresolvable:
+            return -1
+        try:
+            writer = parse_schema(self._writer_schema(schema_id))
+        except LookupError:
+            unknown[schema_id] = f"schema id {schema_id} is not in the schema registry"
+            return -1
+        except UserError as e:
+            self._unresolvable[schema_id] = f"schema id {schema_id}: {e}"
+            return -1
+        try:
+            self._entries[schema_id] = self._machine.program.add_writer(writer)
+        except UnresolvableError as e:
+            self._unresolvable[schema_id] = f"schema id {schema_id}: {e}"
+            return -1
+        return self._entries[schema_id]
+
+
+class Machine:
+    """The program of one reader schema and the arenas it runs in."""
+
+    def __init__(self, record: AvroType, columns: Sequence[str] | None) -> None:
+        self.layout = Layout(record, columns)
+        self.program = Program(self.layout)
+        self._items_per_row = np.full(len(self.layout.slots), ITEMS_PER_ROW, np.int64)
+
+    def run(
+        self,
+        data: NDArray[np.uint8],
+        starts: NDArray[np.int64],
+        ends: NDArray[np.int64],
+        entries: NDArray[np.int64],
+        status: NDArray[np.int32],
+        detail: NDArray[np.int64],
+        contiguous: bool = False,
+    ) -> pa.RecordBatch:
+        """The rows that decode; for the arguments see ``avro_vm.run``."""
+        n = len(starts)
+        capacity = self._items_per_row * n + 16
+        capacity[0] = n
+        pool = np.frombuffer(bytes(self.program.pool) or b"\0", np.uint8)
+        before = status.copy()
+        while True:
+            counts = np.zeros(len(capacity), np.int64)
+            cell_starts = Arenas.starts(self.layout.slots, capacity)
+            valid_starts = Arenas.starts(self.layout.valids, capacity)
+            cells = np.empty(cell_starts[-1], np.int64)
+            valid = np.empty(valid_starts[-1], np.uint8)
+            ops = self.program.patched(capacity, cell_starts, valid_starts)
+            full = run(ops, data, starts, ends, entries, contiguous, cells, valid, capacity, counts, status, detail)
+            if full < 0:
+                break
+            capacity[full] *= 2
+            self._items_per_row[full] = min(capacity[full] // max(n, 1) + 1, 1 << 16)
+            status[:] = before
+        return Arenas(self.layout, data, pool, cells, valid, capacity, counts).record_batch()
+
+
+def binary_buffers(values: pa.BinaryArray) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
+    """(bytes, offsets int64 [n + 1], validity bool [n] or empty when nothing is null) of an array, without a copy."""
+    n = len(values)
+    if not pa.types.is_binary(values.type) and not pa.types.is_string(values.type):
+        values = values.cast(pa.binary())
+    _, offset_buffer, data_buffer = values.buffers()
+    data = np.frombuffer(data_buffer if data_buffer is not None and data_buffer.size else b"\0", np.uint8)
+    data.flags.writeable = False  # one numba signature whatever owns the memory
+    if offset_buffer is None or not offset_buffer.size:
+        return data, np.zeros(n + 1, np.int64), _NO_FLAGS
+    offsets = np.frombuffer(offset_buffer, np.int32, n + 1, values.offset * 4).astype(np.int64)
+    valid = values.is_valid().to_numpy(zero_copy_only=False) if values.null_count else _NO_FLAGS
+    return data, offsets, valid

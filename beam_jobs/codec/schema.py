@@ -1,0 +1,364 @@
+"""Avro schemas as the codec reads them, and their Arrow form.
+
+=====================================  ==========================================
+Avro                                   Arrow
+=====================================  ==========================================
+int, long, float, double, boolean      int32, int64, float32, float64, bool
+string, string (uuid)                  string
+bytes, fixed(n)                        binary, fixed_size_binary(n)
+enum                                   dictionary(int32, string)
+timestamp-millis, -micros, -nanos      timestamp(ms | us | ns, UTC)
+local-timestamp-...                    timestamp without a zone
+date, time-millis, time-micros         date32, time32(ms), time64(us)
+decimal(p, s) in bytes or fixed        decimal128(p, s)
+array, map, record                     list, map, struct
+["null", T], [T, "null"]               nullable T
+=====================================  ==========================================
+
+    >>> arrow_schema({"type": "record", "name": "R", "fields": [{"name": "speed", "type": ["null", "double"]}]})
+    speed: double
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from beam_jobs.errors import UserError
+
+PRIMITIVES = ("null", "boolean", "int", "long", "float", "double", "bytes", "string")
+MAX_DECIMAL_PRECISION = 38  # digits that 128 bits hold
+
+LOGICAL_ARROW: Mapping[tuple[str, str], pa.DataType] = {
+    ("int", "date"): pa.date32(),
+    ("int", "time-millis"): pa.time32("ms"),
+    ("long", "time-micros"): pa.time64("us"),
+    ("long", "timestamp-millis"): pa.timestamp("ms", "UTC"),
+    ("long", "timestamp-micros"): pa.timestamp("us", "UTC"),
+    ("long", "timestamp-nanos"): pa.timestamp("ns", "UTC"),
+    ("long", "local-timestamp-millis"): pa.timestamp("ms"),
+    ("long", "local-timestamp-micros"): pa.timestamp("us"),
+    ("long", "local-timestamp-nanos"): pa.timestamp("ns"),
+}
+PLAIN_ARROW: Mapping[str, pa.DataType] = {
+    "null": pa.null(),
+    "boolean": pa.bool_(),
+    "int": pa.int32(),
+    "long": pa.int64(),
+    "float": pa.float32(),
+    "double": pa.float64(),
+    "bytes": pa.binary(),
+    "string": pa.string(),
+}
+FINGERPRINTED = ("unit", "min", "max")  # field properties that change what a value means; docs and aliases do not
+NO_DEFAULT = object()
+
+
+@dataclass(frozen=True)
+class AvroField:
+    """A field of a record."""
+
+    name: str
+    type: AvroType
+    default: Any  # as in the schema's JSON; NO_DEFAULT where there is none
+    aliases: tuple[str, ...]
+    properties: Mapping[str, Any]  # everything else the schema says of the field: unit, min, max, pii, ...
+
+
+@dataclass(eq=False)
+class AvroType:
+    """A node of a parsed schema. Named types that refer to themselves make it a graph: compare with ``is``."""
+
+    kind: str  # a primitive's name, or fixed, enum, array, map, record, union
+    name: str = ""  # full name of a fixed, enum or record
+    logical: str | None = None  # a logical type this codec knows and that fits the kind
+    aliases: tuple[str, ...] = ()  # full names
+    fields: list[AvroField] = field(default_factory=list)
+    symbols: tuple[str, ...] = ()
+    symbol_default: str | None = None
+    branches: list[AvroType] = field(default_factory=list)  # of a union
+    items: AvroType | None = None  # of an array, or the values of a map
+    size: int = 0  # bytes of a fixed
+    precision: int = 0  # decimal digits
+    scale: int = 0
+
+    @property
+    def label(self) -> str:
+        """What to call the type in a sentence."""
+        return f"{self.kind} {self.name}" if self.name else self.logical or self.kind
+
+    @property
+    def item(self) -> AvroType:
+        """The element type of an array, the value type of a map."""
+        assert self.items is not None
+        return self.items
+
+    def non_null(self) -> tuple[AvroType, bool] | None:
+        """(T, nullable) of T, [T] or [null, T]; None for a union with more branches."""
+        if self.kind != "union":
+            return self, self.kind == "null"
+        values = [branch for branch in self.branches if branch.kind != "null"]
+        if len(values) > 1 or not self.branches:
+            return None
+        nullable = len(values) < len(self.branches)
+        return (values[0] if values else self.branches[0]), nullable
+
+
+def parse_schema(schema: Mapping[str, Any] | Sequence[Any] | str) -> AvroType:
+    """Parses an Avro schema: a dict, a list (union), the JSON text of either, or the name of a primitive.
+
+    Raises:
+      UserError: the schema is not valid Avro; the message names the type or field.
+    """
+    if isinstance(schema, str) and schema not in PRIMITIVES:
+        try:
+            schema = json.loads(schema)
+        except ValueError as e:
+            raise UserError(f"Avro schema is not valid JSON ({e}); pass the text of an .avsc file") from None
+    return _Parser().parse(schema, "", "schema")
+
+
+def parse_record(schema: Mapping[str, Any] | str) -> AvroType:
+    """The parsed schema of events: a record.
+
+    Raises:
+      UserError: the schema is not a record, or not valid Avro.
+    """
+    parsed = parse_schema(schema)
+    if parsed.kind != "record":
+        raise UserError(f"Avro schema of events is {parsed.label!r}; make it a record")
+    return parsed
+
+
+class _Parser:
+    def __init__(self) -> None:
+        self.named: dict[str, AvroType] = {}
+
+    def parse(self, schema: Any, namespace: str, where: str) -> AvroType:
+        if isinstance(schema, str):
+            return self.reference(schema, namespace, where)
+        if isinstance(schema, Sequence):
+            branches = [self.parse(branch, namespace, where) for branch in schema]
+            keys = [branch.name or branch.kind for branch in branches]
+            if len(set(keys)) < len(keys) or "union" in keys:
+                raise UserError(f"Avro schema: {where} has the union {keys}; branches must differ and not be unions")
+            return AvroType("union", branches=branches)
+        if not isinstance(schema, Mapping) or "type" not in schema:
+            raise UserError(
+                f"Avro schema: {where} is {schema!r}; expected a type name, a list or an object with 'type'"
+            )
+        kind = schema["type"]
+        if kind == "error":
+            kind = "record"
+        if not isinstance(kind, str):  # {"type": {"type": ...}}: an extra pair of braces is common
+            return self.parse(kind, namespace, where)
+        if kind in PRIMITIVES:
+            return _with_logical(AvroType(kind), schema, where)
+        if kind in ("array", "map"):
+            key = "items" if kind == "array" else "values"
+            if key not in schema:
+                raise UserError(f"Avro schema: {where} is a {kind} without {key!r}; add it")
+            return AvroType(kind, items=self.parse(schema[key], namespace, f"{where}.{key}"))
+        if kind in ("record", "enum", "fixed"):
+            return self.define(kind, schema, namespace, where)
+        return self.reference(kind, namespace, where)
+
+    def reference(self, name: str, namespace: str, where: str) -> AvroType:
+        if name in PRIMITIVES:
+            return AvroType(name)
+        for full in (_full_name(name, namespace), name):
+            if full in self.named:
+                return self.named[full]
+        raise UserError(f"Avro schema: {where} has the type {name!r}, which is not defined before it; define it there")
+
+    def define(self, kind: str, schema: Mapping[str, Any], namespace: str, where: str) -> AvroType:
+        if not isinstance(schema.get("name"), str):
+            raise UserError(f"Avro schema: {where} is a {kind} without a name; add 'name'")
+        name = _full_name(schema["name"], schema.get("namespace", namespace) or "")
+        if name in self.named:
+            raise UserError(f"Avro schema: {where} defines {name!r} a second time; refer to it by its name")
+        inner = name.rpartition(".")[0]
+        aliases = tuple(_full_name(alias, inner) for alias in schema.get("aliases", ()))
+        parsed = self.named[name] = AvroType(kind, name=name, aliases=aliases)
+        if kind == "record":
+            if not isinstance(schema.get("fields"), Sequence):
+                raise UserError(f"Avro schema: record {name!r} has no list 'fields'; add it")
+            parsed.fields.extend(self.field(entry, inner, name) for entry in schema["fields"])
+            names = [entry.name for entry in parsed.fields]
+            if len(set(names)) < len(names):
+                raise UserError(f"Avro schema: record {name!r} has a field twice in {names}; rename one")
+        elif kind == "enum":
+            parsed.symbols = tuple(schema.get("symbols", ()))
+            parsed.symbol_default = schema.get("default")
+            if parsed.symbol_default is not None and parsed.symbol_default not in parsed.symbols:
+                raise UserError(
+                    f"Avro schema: enum {name!r} has the default {parsed.symbol_default!r}; use one of {parsed.symbols}"
+                )
+        else:
+            parsed.size = schema.get("size", -1)
+            if not isinstance(parsed.size, int) or parsed.size < 0:
+                raise UserError(
+                    f"Avro schema: fixed {name!r} has the size {schema.get('size')!r}; use a number of bytes"
+                )
+            _with_logical(parsed, schema, where)
+        return parsed
+
+    def field(self, entry: Mapping[str, Any], namespace: str, record: str) -> AvroField:
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str) or "type" not in entry:
+            raise UserError(f"Avro schema: record {record!r} has the field {entry!r}; expected 'name' and 'type'")
+        name = entry["name"]
+        parsed = self.parse(entry["type"], namespace, f"field {name!r}")
+        known = ("name", "type", "default", "aliases", "doc", "order")
+        return AvroField(
+            name=name,
+            type=parsed,
+            default=entry.get("default", NO_DEFAULT),
+            aliases=tuple(entry.get("aliases", ())),
+            properties={key: value for key, value in entry.items() if key not in known},
+        )
+
+
+def _full_name(name: str, namespace: str) -> str:
+    return name if "." in name or not namespace else f"{namespace}.{name}"
+
+
+def _with_logical(parsed: AvroType, schema: Mapping[str, Any], where: str) -> AvroType:
+    logical = schema.get("logicalType")
+    if (parsed.kind, logical) in LOGICAL_ARROW or (parsed.kind == "string" and logical == "uuid"):
+        parsed.logical = logical
+    elif logical == "decimal" and parsed.kind in ("bytes", "fixed"):
+        precision, scale = schema.get("precision"), schema.get("scale", 0)
+        if not isinstance(precision, int) or not isinstance(scale, int) or not 0 <= scale <= precision or not precision:
+            return parsed  # by the specification an invalid logical type is ignored
+        parsed.logical, parsed.precision, parsed.scale = "decimal", precision, scale
+    return parsed
+
+
+def arrow_type(avro: AvroType, where: str) -> tuple[pa.DataType, bool]:
+    """(type, nullable) of a parsed type; ``where`` names it in errors.
+
+    Raises:
+      UserError: Arrow columns cannot hold it: a union of several types, a recursive record, more than 38 digits.
+    """
+    return _arrow_type(avro, where, ())
+
+
+def _arrow_type(avro: AvroType, where: str, inside: tuple[AvroType, ...]) -> tuple[pa.DataType, bool]:
+    plain = avro.non_null()
+    if plain is None:
+        kinds = [branch.label for branch in avro.branches]
+        raise UserError(f"field {where!r} is a union of {kinds}, a column holds one type; keep 'null' and one of them")
+    value, nullable = plain
+    if value.kind == "record":
+        if value in inside:
+            raise UserError(
+                f"field {where!r} is the recursive record {value.name!r}; leave it out of the reader schema"
+            )
+        fields = []
+        for entry in value.fields:
+            inner, inner_nullable = _arrow_type(entry.type, f"{where}.{entry.name}", (*inside, value))
+            fields.append(pa.field(entry.name, inner, nullable=inner_nullable))
+        return pa.struct(fields), nullable
+    if value.kind in ("array", "map"):
+        inner, inner_nullable = _arrow_type(value.item, f"{where}[]", inside)
+        if value.kind == "array":
+            return pa.list_(pa.field("item", inner, nullable=inner_nullable)), nullable
+        return pa.map_(pa.string(), pa.field("value", inner, nullable=inner_nullable)), nullable
+    if value.kind == "enum":
+        return pa.dictionary(pa.int32(), pa.string()), nullable
+    if value.logical == "decimal":
+        if value.precision > MAX_DECIMAL_PRECISION:
+            raise UserError(
+                f"field {where!r} is a decimal of {value.precision} digits; use at most {MAX_DECIMAL_PRECISION}"
+            )
+        return pa.decimal128(value.precision, value.scale), nullable
+    if value.kind == "fixed":
+        return pa.binary(value.size), nullable
+    if value.logical in (None, "uuid"):
+        return PLAIN_ARROW[value.kind], nullable
+    return LOGICAL_ARROW[value.kind, value.logical], nullable
+
+
+def selected_fields(record: AvroType, columns: Sequence[str] | None) -> list[AvroField]:
+    """The fields of a record that ``columns`` names, in the order of ``columns`` (None: all fields).
+
+    Raises:
+      UserError: a column is not a field of the record.
+    """
+    if columns is None:
+        return list(record.fields)
+    by_name = {entry.name: entry for entry in record.fields}
+    for name in columns:
+        if name not in by_name:
+            raise UserError(f"column {name!r} is not a field of {record.name!r}; its fields are {', '.join(by_name)}")
+    return [by_name[name] for name in dict.fromkeys(columns)]
+
+
+def arrow_schema(avro: Mapping[str, Any] | str, columns: Sequence[str] | None = None) -> pa.Schema:
+    """The Arrow schema of decoded rows.
+
+    Args:
+      avro: a record schema.
+      columns: the fields wanted, in that order (None: all, in the schema's order).
+
+    Raises:
+      UserError: the schema is invalid, has a type no column can hold among the wanted fields, or lacks a column.
+    """
+    record = parse_record(avro)
+    fields = []
+    for entry in selected_fields(record, columns):
+        inner, nullable = _arrow_type(entry.type, entry.name, (record,))
+        fields.append(pa.field(entry.name, inner, nullable=nullable))
+    return pa.schema(fields)
+
+
+def fingerprint(schema: Mapping[str, Any] | str) -> str:
+    """SHA-256, hex, of what the schema says about values: names, types, order, defaults, logical types, unit, min, max.
+
+    Docs, aliases and tags such as ``pii`` change nothing in the values and are left out.
+    """
+    described = _describe(parse_schema(schema), set())
+    text = json.dumps(described, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _describe(avro: AvroType, seen: set[str]) -> Any:
+    if avro.kind == "union":
+        return [_describe(branch, seen) for branch in avro.branches]
+    if avro.name in seen:
+        return avro.name
+    out: dict[str, Any] = {"type": avro.kind}
+    if avro.name:
+        seen.add(avro.name)
+        out["name"] = avro.name
+    if avro.logical:
+        out["logicalType"] = avro.logical
+    if avro.logical == "decimal":
+        out |= {"precision": avro.precision, "scale": avro.scale}
+    if avro.kind == "fixed":
+        out["size"] = avro.size
+    if avro.kind == "enum":
+        out |= {"symbols": list(avro.symbols), "default": avro.symbol_default}
+    if avro.items is not None:
+        out["items"] = _describe(avro.items, seen)
+    if avro.kind == "record":
+        out["fields"] = [_describe_field(entry, seen) for entry in avro.fields]
+    return out
+
+
+def _describe_field(entry: AvroField, seen: set[str]) -> dict[str, Any]:
+    out = {"name": entry.name, "type": _describe(entry.type, seen)}
+    if entry.default is not NO_DEFAULT:
+        out["default"] = entry.default
+    return out | {key: entry.properties[key] for key in FINGERPRINTED if key in entry.properties}
+
+
+def walk_names(entry: AvroField) -> Iterator[str]:
+    """The names a field goes by: its own, then its aliases."""
+    yield entry.name
+    yield from entry.aliases
