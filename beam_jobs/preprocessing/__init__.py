@@ -1,6 +1,6 @@
 """From decoded events to features: one SQL query, one implementation for every job (no Beam but in transforms.py)."""
 
-from beam_jobs.preprocessing.expressions import WindowFeature
+from beam_jobs.preprocessing.compiler import WindowFeature
 from beam_jobs.preprocessing.pii import PiiPolicy
 from beam_jobs.preprocessing.preprocessor import Preprocessed, Preprocessor
 from beam_jobs.preprocessing.sql import compile_sql

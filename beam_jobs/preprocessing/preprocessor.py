@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from beam_jobs.errors import RowErrors
 from beam_jobs.preprocessing import checks
-from beam_jobs.preprocessing.expressions import Compiled, pseudonym_column
+from beam_jobs.preprocessing.compiler import Compiled, pseudonym_column
 from beam_jobs.preprocessing.fields import Field
 from beam_jobs.preprocessing.pii import PiiPolicy, pseudonymize
 
@@ -78,6 +78,7 @@ class Preprocessor:
         )
         self.units = {o.name: o.field.unit if o.field else None for o in outputs if o.is_feature}
         self.output_schema = pa.schema([self._arrow_field(output) for output in outputs])
+        self._no_rows = pa.RecordBatch.from_pylist([], self.output_schema)
         self._outputs = tuple(outputs)
         self._policy = policy
         self._pseudonyms = sorted(pseudonyms)
@@ -120,7 +121,7 @@ class Preprocessor:
         """
         n = events.num_rows
         if n == 0:
-            return Preprocessed(pa.RecordBatch.from_pylist([], self.output_schema), _rows(0), 0, RowErrors.none())
+            return Preprocessed(self._no_rows, _rows(0), 0, RowErrors.none())
         errors = checks.check_ranges(events, self._ranged)
         if self._may_lack_key:
             errors = checks.merge(errors, checks.check_present(events, self.key, self.event_time))
@@ -130,7 +131,7 @@ class Preprocessor:
             keep = np.ones(n, np.bool_) if keep is None else keep.copy()
             keep[errors.rows] = False
         columns = [
-            computed[o.name] if o.field is None else _converted(events.column(o.field.name), t)
+            computed[o.name] if o.field is None else _converted(_plain(events.column(o.field.name)), t)
             for o, t in zip(self._outputs, self.output_schema.types, strict=True)
         ]
         kept = _rows(n)
@@ -153,7 +154,7 @@ class Preprocessor:
         """The computed columns (Arrow arrays) by name, and the WHERE as a boolean numpy array."""
         if not self._exprs:
             return {}
-        arrays = {field.name: _plain(events.column(field.name), field) for field in self._frame_fields}
+        arrays = {field.name: _plain(events.column(field.name)) for field in self._frame_fields}
         for name in self._pseudonyms:
             arrays[pseudonym_column(name)] = pseudonymize(events.column(name), self._policy.secret())
         frame: Any = pl.from_arrow(pa.RecordBatch.from_pydict(arrays), rechunk=False)
@@ -188,7 +189,7 @@ def _always_finite(field: Field) -> bool:
     )
 
 
-def _plain(array: pa.Array, field: Field) -> pa.Array:
+def _plain(array: pa.Array) -> pa.Array:
     """The array as the expressions expect it: enums as text, decimals as doubles."""
     if isinstance(array, pa.DictionaryArray):
         return array.cast(pa.string())
@@ -197,4 +198,9 @@ def _plain(array: pa.Array, field: Field) -> pa.Array:
 
 def _converted(array: pa.Array, type_: pa.DataType) -> pa.Array:
     """The array in an output type; what float32 can't hold becomes infinite, microseconds are cut off."""
-    return array if array.type == type_ else pc.cast(array, type_, safe=False)
+    if array.type == type_:
+        return array
+    if type_ == pa.float32() and not array.null_count and not pa.types.is_boolean(array.type):
+        with np.errstate(over="ignore"):
+            return pa.array(array.to_numpy().astype(np.float32))  # a third of the time of Arrow's cast
+    return pc.cast(array, type_, safe=False)

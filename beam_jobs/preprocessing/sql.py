@@ -39,7 +39,8 @@ from sqlglot import exp
 from sqlglot.errors import ParseError, SqlglotError
 
 from beam_jobs.errors import UserError
-from beam_jobs.preprocessing.expressions import SEMANTICS_VERSION, Compiled, Compiler, WindowFeature
+from beam_jobs.preprocessing.compiler import Compiled, Compiler, WindowFeature
+from beam_jobs.preprocessing.expressions import HANDLERS, SEMANTICS_VERSION
 from beam_jobs.preprocessing.fields import Field, fields_of
 from beam_jobs.preprocessing.pii import PiiPolicy
 from beam_jobs.preprocessing.preprocessor import Output, Preprocessor
@@ -119,7 +120,7 @@ def compile_sql(
 
 def parse_query(sql: str, fields: Mapping[str, Field], key: str, event_time: str, source: str) -> Query:
     """The checked query; UserError as in compile_sql."""
-    compiler = Compiler(fields, sql, source, key, event_time)
+    compiler = Compiler(HANDLERS, fields, sql, source, key, event_time)
     select = _parse(sql, source, compiler)
     outputs = [_output(compiler, item) for item in select.expressions]
     names: set[str] = set()

@@ -1,0 +1,205 @@
+"""The walk over the syntax tree of a query: each node goes to its handler, what has none is refused with the reason."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, NoReturn
+
+import polars as pl
+from sqlglot import exp
+
+from beam_jobs.errors import UserError
+from beam_jobs.preprocessing.fields import Field, Kind
+
+_NONE: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One expression, ready to run."""
+
+    expr: pl.Expr
+    kind: Kind
+    text: str  # canonical form, independent of spelling and of sqlglot's version; goes into the fingerprint
+    columns: frozenset[str] = _NONE  # fields it reads
+    raw_pii: frozenset[str] = _NONE  # tagged fields it reads outside pseudonymize() and generalize()
+
+
+@dataclass(frozen=True)
+class WindowFeature:
+    """``function(argument) OVER (PARTITION BY key ORDER BY event_time RANGE …)``: recognised, not computed yet."""
+
+    function: str  # "avg", "sum", "min", "max", "count"
+    argument: str  # canonical text of the expression it aggregates
+    preceding: timedelta  # length of the window, which ends at the row itself
+
+
+def pseudonym_column(field: str) -> str:
+    """Column of the frame that holds the pseudonyms of a field; no Avro name has a colon."""
+    return f"pseudonym:{field}"
+
+
+class Compiler:
+    """Compiles the expressions of one query; collects the windows and the pseudonymised fields it meets."""
+
+    def __init__(
+        self, handlers: Handlers, fields: Mapping[str, Field], sql: str, source: str, key: str, event_time: str
+    ) -> None:
+        self.handlers = handlers
+        self.fields = fields
+        self.sql = sql
+        self.source = source
+        self.key = key
+        self.event_time = event_time
+        self.tables = {"events"}
+        self.windows: list[WindowFeature] = []
+        self.pseudonyms: set[str] = set()
+
+    def compile(self, node: Any) -> Compiled:
+        entry = self.handlers.get(type(node))
+        if entry is None:
+            self.refuse(node)
+        handler, allowed = entry
+        for name, value in node.args.items():
+            if value and name not in allowed:  # even a flag: NOT LIKE is LIKE with one
+                self.fail(node, f"{name.rstrip('_').upper()} is not supported in {_name(node)}")
+        return handler(self, node)
+
+    def fail(self, node: Any, message: str) -> NoReturn:
+        """Raises the UserError ``message`` with the place of ``node`` in the SQL in front, if it is known."""
+        starts = [part.meta["start"] for part in node.walk() if "start" in part.meta] if node is not None else []
+        raise UserError(f"{place(self.source, self.sql, min(starts, default=None))}: {message}")
+
+    def number(self, node: Any) -> Compiled:
+        """The operand as float64: all arithmetic is done in double precision."""
+        return self._typed(node, "number", "a number")
+
+    def string(self, node: Any) -> Compiled:
+        return self._typed(node, "string", "a text")
+
+    def boolean(self, node: Any) -> Compiled:
+        return self._typed(node, "boolean", "true or false (a comparison)")
+
+    def _typed(self, node: Any, kind: Kind, wanted: str) -> Compiled:
+        operand = self.compile(node)
+        if operand.kind not in (kind, "null"):
+            self.fail(node, f"{sql_of(node)} is a {operand.kind}; {sql_of(node.parent)} needs {wanted}")
+        return replace(operand, expr=operand.expr.cast(DTYPES[kind]), kind=kind)
+
+    def same_kind(self, nodes: Sequence[Any]) -> list[Compiled]:
+        """Operands that must have one type, brought to it."""
+        operands = [self.compile(node) for node in nodes]
+        kinds = dict.fromkeys(operand.kind for operand in operands if operand.kind != "null")
+        if len(kinds) > 1:
+            parts = ", ".join(f"{sql_of(n)} is a {o.kind}" for n, o in zip(nodes, operands, strict=True))
+            self.fail(nodes[0], f"{sql_of(nodes[0].parent)} mixes types: {parts}; use CAST")
+        kind: Kind = next(iter(kinds), "null")
+        if kind == "other":
+            self.fail(nodes[0], f"{sql_of(nodes[0].parent)} uses a field whose type the SQL can't handle")
+        dtype = DTYPES.get(kind)
+        return [replace(o, expr=o.expr if dtype is None else o.expr.cast(dtype), kind=kind) for o in operands]
+
+    def whole_number(self, node: Any, what: str, low: int, high: int, default: int | None = None) -> int:
+        """A literal argument such as the decimals of ROUND."""
+        if node is None and default is not None:
+            return default
+        text = node.sql().replace(" ", "") if node is not None else "nothing"
+        if not re.fullmatch(r"-?\d+", text) or not low <= int(text) <= high:
+            self.fail(node, f"{what} got {text}; it needs a whole number from {low} to {high}")
+        return int(text)
+
+    def column(self, node: exp.Column) -> Field:
+        """The field a column names; without quotes the case may differ, as in SQL."""
+        if node.args.get("table") and node.table.lower() not in self.tables:
+            self.fail(node, f"{sql_of(node)}: nested fields are not supported; use top-level fields of the schema")
+        field = self.fields.get(node.name)
+        if field is None and not node.this.args.get("quoted"):
+            matches = [f for name, f in self.fields.items() if name.lower() == node.name.lower()]
+            field = matches[0] if len(matches) == 1 else None
+        if field is None:
+            self.fail(node, f"unknown column {node.name}{did_you_mean(node.name, self.fields)}")
+        if field.label:
+            self.fail(node, f"{field.name} is the label: unknown when an event is scored; remove it from the SQL")
+        return field
+
+    def refuse(self, node: Any) -> NoReturn:
+        name = _name(node)
+        function = node.name.lower() if isinstance(node, exp.Anonymous) else name.lower()
+        if isinstance(node, exp.Query | exp.Subquery | exp.Exists):
+            self.fail(node, "a subquery is not supported: a row must be computed from its own fields")
+        if isinstance(node, exp.Star):
+            self.fail(node, "* is not supported: name each feature, their order is the model's contract")
+        if _UNSTABLE.fullmatch(function) or name.startswith("Current"):
+            self.fail(node, f"{sql_of(node)} gives another value on each replay; use the fields of the event")
+        if isinstance(node, exp.AggFunc | exp.IgnoreNulls | exp.RespectNulls | exp.Filter) or _ORDERED.fullmatch(
+            function
+        ):
+            self.fail(
+                node,
+                f"{sql_of(node)} depends on other rows, so on how they were cut into blocks; "
+                "only OVER (PARTITION BY key ORDER BY event_time RANGE ...) defines which rows are meant",
+            )
+        if isinstance(node, exp.Anonymous):
+            self.fail(node, f"unknown function {node.name}{did_you_mean(node.name.lower(), FUNCTIONS)}")
+        if isinstance(node, exp.Func) and not isinstance(node, exp.Binary):
+            self.fail(node, f"{sql_of(node)}: this function is not supported; use one of {', '.join(FUNCTIONS)}")
+        self.fail(node, f"{sql_of(node)} is not supported; see docs/preprocessing.md for the SQL that is")
+
+
+Handler = Callable[[Compiler, Any], Compiled]
+Handlers = Mapping[type[Any], tuple[Handler, Sequence[str]]]
+"""By node type: the handler and the arguments of the node it reads."""
+
+
+def place(source: str, sql: str, start: int | None) -> str:
+    """ "preprocess.sql line 2, column 8" of a character of the SQL; only the source if it is not known."""
+    if start is None:
+        return source
+    line = sql.count("\n", 0, start) + 1
+    return f"{source} line {line}, column {start - (sql.rfind(chr(10), 0, start) + 1) + 1}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {next(n for n in names if n.lower() == close[0])}?"
+    return f"; use one of {', '.join(names)}"
+
+
+def _name(node: Any) -> str:
+    return type(node).__name__
+
+
+def sql_of(node: Any) -> str:
+    text = str(node.sql(dialect="duckdb", comments=False))
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+DTYPES: dict[Kind, Any] = {"number": pl.Float64, "string": pl.String, "boolean": pl.Boolean}
+
+
+def join(name: str, kind: Kind, expr: pl.Expr, *operands: Compiled) -> Compiled:
+    return Compiled(
+        expr,
+        kind,
+        f"({name} {' '.join(o.text for o in operands)})",
+        frozenset().union(*(o.columns for o in operands)),
+        frozenset().union(*(o.raw_pii for o in operands)),
+    )
+
+
+FUNCTIONS = (
+    *("abs", "sqrt", "exp", "ln", "log", "log10", "power", "sign", "floor", "ceil", "round", "mod"),
+    *("least", "greatest", "coalesce", "nullif", "cast", "extract", "lower", "upper", "length", "substring", "concat"),
+    *("pseudonymize", "generalize"),
+)
+"""Functions the SQL may use, beside operators, CASE, BETWEEN, IN, LIKE and IS."""
+
+# Only for the wording of the refusal: whatever has no handler is refused.
+_UNSTABLE = re.compile(r"(gen_)?rand.*|.*uuid.*|setseed|now|today|local.*|.*timestamp|txid_current|nextval|currval")
+_ORDERED = re.compile(r"row_?number|(dense|percent)?_?rank|cume_?dist|ntile|lag|lead|(first|last|nth)_?(value)?")
