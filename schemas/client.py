@@ -1,0 +1,428 @@
+"""Where writer schemas come from: a Schema Registry, or the schemas that ship with Highbeam.
+
+:func:`for_registry` picks. A source travels to the workers inside a pickled function, so it holds settings only:
+secrets are references (``env:NAME``, ``file:PATH``) that are resolved where a connection is made.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+from confluent_kafka.schema_registry.error import OAuthTokenError, SchemaRegistryError
+
+from beam_jobs.errors import UserError
+
+REQUEST_SECONDS = 10.0  # a request without an answer for so long has failed
+UNKNOWN_SECONDS = 30.0  # an id the registry does not know is asked for again after that
+MAX_UNKNOWN = 10_000  # ids remembered as unknown: garbage must not fill the memory
+FLOOD = 20  # unknown ids within UNKNOWN_SECONDS, after which ids far above the registry's largest are not asked for
+HEADROOM = 1_000  # ids above the largest that may have been registered since it was read
+BACKOFF_SECONDS = (0.2, 10.0)  # first and longest pause while the registry is away
+MAX_ID = (1 << 31) - 1  # registries count in 32 bits with a sign
+
+SHIPPED_IDS = {"highbeam.Score": 1, "highbeam.Alert": 2, "highbeam.DeadLetter": 3}  # ids written without a registry
+OTHER_ID = 4  # for any other schema without a registry
+
+PREFIX = "schema.registry."
+_SHARED = ("basic.auth.", "bearer.auth.")  # taken without the prefix as well: Kafka has no properties of that name
+_SECRETS = ("basic.auth.user.info", "bearer.auth.token", "bearer.auth.client.secret", "ssl.key.password")
+_KNOWN = (
+    *_SECRETS,
+    "bearer.auth.credentials.source",
+    "bearer.auth.logical.cluster",
+    "bearer.auth.identity.pool.id",
+    "bearer.auth.client.id",
+    "bearer.auth.scope",
+    "bearer.auth.issuer.endpoint.url",
+    "bearer.auth.issuer.endpoint.query",
+    "ssl.ca.location",
+    "ssl.certificate.location",
+    "ssl.key.location",
+    "proxy",
+)
+_REMEDIES = {  # what Java's clients say otherwise
+    "ssl.truststore.location": "export it as PEM and set schema.registry.ssl.ca.location",
+    "ssl.keystore.location": "export it as PEM and set schema.registry.ssl.certificate.location and ssl.key.location",
+}
+
+_HTTP_LIBRARIES = [
+    import_module(name) for name in ("httpx2", "httpx") if find_spec(name)
+]  # the client's choice differs
+_HTTP_ERRORS: tuple[type[Exception], ...] = tuple(library.HTTPError for library in _HTTP_LIBRARIES)
+_TIMEOUTS: tuple[type[Exception], ...] = tuple(library.TimeoutException for library in _HTTP_LIBRARIES)
+_OUTAGES = (*_HTTP_ERRORS, OAuthTokenError, OSError, ValueError)  # ValueError: an answer that is not JSON
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+_ending = threading.Event()
+
+
+def interrupt_waits() -> None:
+    """Ends every wait for a registry in this process, for a job that is to stop: they raise InterruptedWaitError."""
+    _ending.set()
+
+
+def resume_waits() -> None:
+    """Allows waits again, for the next job of this process."""
+    _ending.clear()
+
+
+class InterruptedWaitError(RuntimeError):
+    """The process is ending while the registry is away; the block at hand was not handled and will be read again."""
+
+
+class SchemaSource(ABC):
+    """Gives the schema that a record was written with, by the id in its first five bytes. Picklable."""
+
+    @abstractmethod
+    def writer_schema(self, schema_id: int) -> dict[str, Any]:
+        """The Avro schema of an id; the same object each time, not to be changed.
+
+        Raises:
+          LookupError: no schema has this id; the message is fit for a dead letter.
+        """
+
+    @abstractmethod
+    def register(self, subject: str, schema: Mapping[str, Any]) -> int:
+        """The id for records of ``schema`` in ``subject`` (``<topic>-value``), registered if need be.
+
+        Raises:
+          UserError: the registry cannot be reached, or refuses the schema.
+        """
+
+    @abstractmethod
+    def check(self) -> None:
+        """Tries the connection, once.
+
+        Raises:
+          UserError: the registry cannot be reached, or refuses us.
+        """
+
+    @abstractmethod
+    def describe(self) -> str:
+        """One line for the job to print at its start."""
+
+
+def for_registry(url: str | None, shipped: Mapping[str, Any], config: Mapping[str, str] | None = None) -> SchemaSource:
+    """The source of writer schemas.
+
+    Args:
+      url: of the registry (several with commas: the others are tried when one fails); None takes
+        ``schema.registry.url`` of ``config``, and without that the shipped schema for every id.
+      shipped: the schema of the use case.
+      config: client properties, those of Kafka among them. ``schema.registry.NAME``, ``basic.auth.*`` and
+        ``bearer.auth.*`` are the registry's; all others are left to Kafka.
+
+    Raises:
+      UserError: a property that is not known, a secret that is not a reference, or a URL that is none.
+    """
+    settings = registry_settings(config or {})
+    url = url or settings.pop("url", None)
+    settings.pop("url", None)
+    return RegistrySchemas(url, settings) if url else ShippedSchemas(shipped)
+
+
+def registry_settings(config: Mapping[str, str]) -> dict[str, str]:
+    """The registry's properties among ``config``, in confluent-kafka's names, secrets unresolved.
+
+    Raises:
+      UserError: a property that is not known, or a secret that is not a reference.
+    """
+    settings = {}
+    for key, value in sorted(config.items()):  # "schema.registry.basic.auth..." comes last and wins
+        name = key.removeprefix(PREFIX)
+        if name == key and not key.startswith(_SHARED):
+            continue
+        if name == "basic.auth.credentials.source":  # Java's switch; ours follows from what is given
+            if value not in ("USER_INFO", "URL"):
+                raise UserError(f"{key} is {value!r}: use USER_INFO with {PREFIX}basic.auth.user.info=env:NAME")
+            continue
+        if name != "url" and name not in _KNOWN:
+            remedy = _REMEDIES.get(name, f"use one of {', '.join(_KNOWN)}")
+            raise UserError(f"{key} is not a property of the Schema Registry client: {remedy}")
+        if name in _SECRETS and not _is_reference(_secret_part(name, value)):
+            raise UserError(f"{key} holds a secret in clear: write env:NAME or file:PATH instead")
+        settings[name] = value
+    return settings
+
+
+def _is_reference(value: str) -> bool:
+    return value.startswith(("env:", "file:"))
+
+
+def _secret_part(name: str, value: str) -> str:
+    """The part that must be a reference: all of it, or in USER:env:NAME what follows the user."""
+    if name == "basic.auth.user.info" and not _is_reference(value):
+        return value.partition(":")[2]
+    return value
+
+
+def _resolve(name: str, value: str) -> str:
+    """The value behind a reference, here and now.
+
+    Raises:
+      UserError: the variable or the file is missing.
+    """
+    if name not in _SECRETS:
+        return value
+    reference = _secret_part(name, value)
+    kind, _, where = reference.partition(":")
+    if kind == "env":
+        secret = os.environ.get(where)
+        if secret is None:
+            raise UserError(f"{name} refers to the environment variable {where!r}, which is not set: set it here")
+    else:
+        try:
+            secret = Path(where).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as e:
+            raise UserError(f"{name} refers to the file {where!r}, which cannot be read ({e}): put it here") from None
+    return value.removesuffix(reference) + secret
+
+
+class ShippedSchemas(SchemaSource):
+    """Without a registry: every id stands for one schema."""
+
+    def __init__(self, shipped: Mapping[str, Any]) -> None:
+        self._shipped = dict(shipped)
+
+    def writer_schema(self, schema_id: int) -> dict[str, Any]:
+        return self._shipped
+
+    def register(self, subject: str, schema: Mapping[str, Any]) -> int:
+        return SHIPPED_IDS.get(f"{schema.get('namespace', '')}.{schema.get('name', '')}", OTHER_ID)
+
+    def check(self) -> None:
+        pass  # nothing can be missing
+
+    def describe(self) -> str:
+        name = self._shipped.get("name", "schema")
+        return f"no --schema_registry: the shipped schema {name} is taken for every schema id"
+
+
+class RegistrySchemas(SchemaSource):
+    """Schemas of a Confluent Schema Registry; safe with threads."""
+
+    def __init__(self, url: str, settings: Mapping[str, str]) -> None:
+        """``settings`` are those of :func:`registry_settings`; no connection is made yet."""
+        for part in url.split(","):
+            parsed = urlsplit(part.strip())
+            if parsed.scheme not in ("http", "https") or not parsed.hostname:
+                raise UserError(f"--schema_registry {part.strip()!r} is no URL: write http://HOST:PORT or https://HOST")
+            if parsed.username or parsed.password:
+                raise UserError(
+                    f"--schema_registry has a password in its URL: write it as {parsed.scheme}://{parsed.hostname} "
+                    f"and put {PREFIX}basic.auth.user.info=USER:env:NAME into the file of --kafka_config"
+                )
+        self._url = url
+        self._settings = dict(settings)
+        self._start()
+
+    def _start(self) -> None:
+        self._lock = threading.Lock()
+        self._client: SchemaRegistryClient | None = None
+        self._schemas: dict[int, dict[str, Any]] = {}
+        self._unknown: dict[int, tuple[float, str]] = {}  # by id: monotonic time it is asked again, why it is unknown
+        self._asked_in_vain: deque[float] = deque(maxlen=FLOOD)  # monotonic times
+        self._ceiling: tuple[float, int] | None = None  # monotonic time it is read again, largest id that may exist
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_url": self._url, "_settings": self._settings}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+    def __repr__(self) -> str:
+        return f"RegistrySchemas({self._url!r})"
+
+    def describe(self) -> str:
+        return f"schemas of {self._url}"
+
+    def writer_schema(self, schema_id: int) -> dict[str, Any]:
+        """As declared above. While the registry is away this waits, with one log line an outage: nothing may be lost.
+
+        Raises:
+          LookupError: no Avro schema has this id.
+          InterruptedWaitError: :func:`interrupt_waits` was called, or the main thread has ended, while waiting.
+        """
+        schema = self._schemas.get(schema_id)
+        if schema is not None:
+            return schema
+        with self._lock:  # one request an id, whoever asks
+            schema = self._schemas.get(schema_id)
+            if schema is None:
+                self._refuse_unknown(schema_id)
+                try:
+                    schema = self._schemas[schema_id] = self._wait_for(lambda client: _fetch(client, schema_id))
+                except LookupError as e:
+                    self._remember_unknown(schema_id, str(e))
+                    raise
+            return schema
+
+    def register(self, subject: str, schema: Mapping[str, Any]) -> int:
+        wanted = Schema(json.dumps(schema), "AVRO")
+        client = self._connect()
+        try:
+            try:
+                return int(client.lookup_schema(subject, wanted).schema_id)  # enough where we may only read
+            except SchemaRegistryError as e:
+                if e.http_status_code != 404:
+                    raise
+            return int(client.register_schema(subject, wanted))
+        except SchemaRegistryError as e:
+            if e.http_status_code in (409, 422):
+                message = " ".join(e.error_message.split())
+                raise UserError(
+                    f"{self._url} refuses the schema of {subject!r}: {message}; "
+                    "use another topic, or change the subject's schema or compatibility level"
+                ) from e
+            raise self._unusable(e) from e
+        except _OUTAGES as e:
+            raise self._unusable(e) from e
+
+    def check(self) -> None:
+        try:
+            self._connect().get_schema_types()
+        except (SchemaRegistryError, *_OUTAGES) as e:
+            raise self._unusable(e) from e
+
+    def _connect(self) -> SchemaRegistryClient:
+        if self._client is None:
+            conf: dict[str, Any] = {name: _resolve(name, value) for name, value in self._settings.items()}
+            if "bearer.auth.token" in conf:
+                conf.setdefault("bearer.auth.credentials.source", "STATIC_TOKEN")
+            if "bearer.auth.credentials.source" in conf:
+                conf.setdefault("bearer.auth.logical.cluster", "")  # Confluent Cloud's only
+            # Its own retries sleep where no signal reaches them; the waiting is done here.
+            conf |= {"url": self._url, "timeout": REQUEST_SECONDS, "max.retries": 0}
+            try:
+                self._client = SchemaRegistryClient(conf)
+            except (OSError, ValueError, TypeError) as e:  # files of ssl.*, combinations the client refuses
+                raise UserError(f"Schema Registry {self._url}: {e}; mend the {PREFIX}* properties") from e
+        return self._client
+
+    def _unusable(self, error: Exception) -> UserError:
+        return UserError(f"--schema_registry {self._url} {_reason(error)}")
+
+    def _refuse_unknown(self, schema_id: int) -> None:
+        """Raises LookupError for an id that the registry need not be asked for."""
+        now = time.monotonic()
+        until, why = self._unknown.get(schema_id, (0.0, ""))
+        if now < until:
+            raise LookupError(why)
+        if not 0 < schema_id <= MAX_ID:
+            raise LookupError(f"schema id {schema_id} cannot be one of a registry (1 to {MAX_ID})")
+        if len(self._asked_in_vain) < FLOOD or now - self._asked_in_vain[0] > UNKNOWN_SECONDS:
+            return
+        if self._ceiling is None or now >= self._ceiling[0]:
+            self._ceiling = (now + UNKNOWN_SECONDS, self._largest_id() + HEADROOM)
+        if schema_id > self._ceiling[1]:
+            raise LookupError(f"schema id {schema_id} is far above the largest of {self._url}")
+
+    def _largest_id(self) -> int:
+        """The registry's largest id; MAX_ID where it does not say, so that every id is asked for."""
+        if not self._schemas:
+            return MAX_ID
+        path = f"schemas/ids/{next(iter(self._schemas))}"
+        try:  # the client has no public call for it
+            answer = self._connect()._rest_client.get(path, {"fetchMaxId": "true"})
+            return int(answer["maxId"])
+        except (SchemaRegistryError, *_OUTAGES, AttributeError, KeyError, TypeError, ValueError):
+            return MAX_ID
+
+    def _remember_unknown(self, schema_id: int, why: str) -> None:
+        now = time.monotonic()
+        self._asked_in_vain.append(now)
+        if len(self._unknown) >= MAX_UNKNOWN:
+            self._unknown = {id_: entry for id_, entry in self._unknown.items() if entry[0] > now}
+            if len(self._unknown) >= MAX_UNKNOWN:
+                self._unknown.clear()
+        self._unknown[schema_id] = (now + UNKNOWN_SECONDS, why)
+
+    def _wait_for(self, ask: Callable[[SchemaRegistryClient], T]) -> T:
+        """The registry's answer, however long it takes."""
+        pause, longest = BACKOFF_SECONDS
+        away_since = None
+        if not self._schemas:
+            self._connect()  # a secret that is missing here would be waited for in vain: UserError
+        while True:
+            try:
+                answer = ask(self._connect())
+            except (SchemaRegistryError, UserError, *_OUTAGES) as e:
+                self._client = None  # a rotated secret is read again
+                if away_since is None:
+                    away_since = time.monotonic()
+                    logger.warning("Schema Registry %s %s. The job waits; it is tried again.", self._url, _reason(e))
+                _pause(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads the workers' retries
+                pause = min(longest, pause * 2)
+                continue
+            if away_since is not None:
+                logger.warning(
+                    "Schema Registry %s answers again after %.0f s", self._url, time.monotonic() - away_since
+                )
+            return answer
+
+
+def _fetch(client: SchemaRegistryClient, schema_id: int) -> dict[str, Any]:
+    """The schema of an id; LookupError if there is none that Avro records can be read with."""
+    try:
+        found = client.get_schema(schema_id)
+    except SchemaRegistryError as e:
+        if e.http_status_code == 404 and e.error_code == 40403:
+            raise LookupError(f"the registry has no schema with id {schema_id}") from None
+        raise
+    if found.schema_type != "AVRO":
+        raise LookupError(f"schema id {schema_id} is {found.schema_type}, not AVRO")
+    if found.references:
+        raise LookupError(f"schema id {schema_id} refers to other schemas, which is not supported: register it whole")
+    try:
+        schema = json.loads(found.schema_str)
+    except (ValueError, TypeError, RecursionError):
+        schema = None
+    if not isinstance(schema, dict):
+        raise LookupError(f"schema id {schema_id} is not a record")
+    return schema
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong and what to do, to follow the address."""
+    if isinstance(error, SchemaRegistryError):
+        message = " ".join(str(error.error_message).split())[:200]
+        if error.http_status_code in (401, 403):
+            return (
+                f"refuses us (HTTP {error.http_status_code}: {message}); set or mend "
+                f"{PREFIX}basic.auth.user.info=USER:env:NAME in the file of --kafka_config"
+            )
+        return f"answers HTTP {error.http_status_code} ({message}); check that the URL is the registry's own"
+    if isinstance(error, OAuthTokenError):
+        return f"cannot be used: no token ({error.message}); check bearer.auth.* in the file of --kafka_config"
+    if isinstance(error, _TIMEOUTS):
+        return f"gives no answer within {REQUEST_SECONDS:.0f} s; check the address and the network"
+    if isinstance(error, (*_HTTP_ERRORS, OSError)):
+        return f"cannot be reached ({error}); start it, or correct the address"
+    if isinstance(error, UserError):
+        return f"cannot be used: {error}"
+    return "answers, but not as a Schema Registry; check that the URL is the registry's own"
+
+
+def _pause(seconds: float) -> None:
+    """Waits, unless the process is ending."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        # Beam's worker threads keep a process alive; the end of the main thread is a reason to stop waiting.
+        if _ending.wait(min(left, 0.2)) or not threading.main_thread().is_alive():
+            raise InterruptedWaitError("the job ends while the Schema Registry is away; its block will be read again")

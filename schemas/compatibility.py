@@ -1,0 +1,229 @@
+"""Can readers of one Avro schema read what writers of another wrote? BACKWARD, FORWARD, FULL, each also TRANSITIVE.
+
+    >>> old = {"type": "record", "name": "Car", "fields": [{"name": "id", "type": "string"}]}
+    >>> new = {"type": "record", "name": "Car", "fields": old["fields"] + [{"name": "speed", "type": "double"}]}
+    >>> check(new, [old], "BACKWARD")
+    ["field 'speed' was added without a default: give it a default"]
+    >>> check(new, [old], "FORWARD")
+    []
+
+The rules are those of the Avro specification's "Schema Resolution". The ``avro`` package's ``avro.compatibility`` is
+not used because it is wrong in both directions, and its messages do not say what to do:
+
+* decimals of another precision or scale pass, though the specification says they do not match and 1.23 would be read
+  as 0.123; so do two different units of time (timestamp-millis as timestamp-micros), refused here for the same reason;
+* an alias may take a field that another field already reads by its name, which no reader can do;
+* inside a union any branch may save the day, where readers take the first that matches and then fail.
+
+This module is stricter than Confluent's server in these three points only. ``python -m schemas.compatibility NEW OLD``
+runs the check on files.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from beam_jobs.cli import run
+from beam_jobs.codec.schema import NO_DEFAULT, AvroField, AvroType, parse_schema
+from beam_jobs.errors import UserError
+
+LEVELS = ("BACKWARD", "BACKWARD_TRANSITIVE", "FORWARD", "FORWARD_TRANSITIVE", "FULL", "FULL_TRANSITIVE", "NONE")
+
+_PROMOTIONS = {  # writer's type: the reader's types that can take it
+    "int": ("long", "float", "double"),
+    "long": ("float", "double"),
+    "float": ("double",),
+    "string": ("bytes",),
+    "bytes": ("string",),
+}
+_NAMED = ("record", "enum", "fixed")
+
+Schema = Mapping[str, Any] | Sequence[Any] | str
+T = TypeVar("T")
+
+
+def check(new: Schema, earlier: Sequence[Schema], level: str = "BACKWARD") -> list[str]:
+    """What forbids ``new`` as the next schema after ``earlier``; empty if nothing does.
+
+    Args:
+      new: a dict, a list (union) or JSON text.
+      earlier: the schemas before it, oldest first.
+      level: one of ``LEVELS``; without _TRANSITIVE only the newest of ``earlier`` counts.
+
+    Returns:
+      One sentence a reason, newest earlier schema first, each naming the field and what to do.
+
+    Raises:
+      UserError: a schema is not valid Avro, or the level is unknown.
+    """
+    if level not in LEVELS:
+        raise UserError(f"compatibility level {level!r} is unknown; use one of {', '.join(LEVELS)}")
+    candidate = parse_schema(new)
+    problems: list[str] = []
+    for schema in compared(earlier, level):
+        problems += incompatibilities(candidate, parse_schema(schema), level)
+    return list(dict.fromkeys(problems))
+
+
+def compared(earlier: Sequence[T], level: str) -> list[T]:
+    """The part of ``earlier`` (oldest first) that ``level`` compares with, newest first."""
+    if level == "NONE":
+        return []
+    return list(reversed(earlier if level.endswith("_TRANSITIVE") else earlier[-1:]))
+
+
+def incompatibilities(new: AvroType, earlier: AvroType, level: str) -> list[str]:
+    """What forbids ``new`` beside one earlier schema, one sentence a reason."""
+    direction = level.removesuffix("_TRANSITIVE")
+    problems: list[str] = []
+    if direction in ("BACKWARD", "FULL"):
+        problems += _Comparison(new_reads=True).run(new, earlier)
+    if direction in ("FORWARD", "FULL"):
+        problems += _Comparison(new_reads=False).run(earlier, new)
+    return list(dict.fromkeys(problems))
+
+
+class _Comparison:
+    """One reader against one writer. All conditions must hold, so every pair of types is looked at once."""
+
+    def __init__(self, new_reads: bool) -> None:
+        self.new_reads = new_reads  # True: the new schema reads data of the earlier one; False: the other way round
+        self.problems: list[str] = []
+        self.seen: set[tuple[int, int]] = set()
+
+    def run(self, reader: AvroType, writer: AvroType) -> list[str]:
+        self.compare(reader, writer, "")
+        return self.problems
+
+    def compare(self, reader: AvroType, writer: AvroType, path: str) -> None:
+        if (id(reader), id(writer)) in self.seen:
+            return
+        self.seen.add((id(reader), id(writer)))
+        if writer.kind == "union":
+            for branch in writer.branches:
+                self.compare(reader, branch, path)
+        elif reader.kind == "union":
+            self.compare_branches(reader, writer, path)
+        elif not _may_match(reader, writer):
+            self.type_mismatch(reader, writer, path)
+        elif reader.logical and writer.logical and _logical(reader) != _logical(writer):
+            new, old = self.sides(_logical(reader), _logical(writer))
+            self.add(path, f"is {new} where the earlier schema has {old}: keep it, its values would be misread")
+        elif reader.kind == "record":
+            self.compare_fields(reader, writer, path)
+        elif reader.kind == "enum":
+            self.compare_symbols(reader, writer, path)
+        elif reader.kind == "fixed" and reader.size != writer.size:
+            new_size, old_size = self.sides(reader.size, writer.size)
+            self.add(path, f"is a fixed of {new_size} bytes where the earlier schema has {old_size}: keep the size")
+        elif reader.kind in ("array", "map"):
+            self.compare(reader.item, writer.item, path + ("[]" if reader.kind == "array" else "{}"))
+
+    def compare_branches(self, reader: AvroType, writer: AvroType, path: str) -> None:
+        # Readers differ in which of several matching branches they take: each of them has to do.
+        candidates = [branch for branch in reader.branches if _may_match(branch, writer)]
+        for branch in candidates:
+            self.compare(branch, writer, path)
+        if not candidates:
+            branches = ", ".join(branch.label for branch in reader.branches)
+            if self.new_reads:
+                text = f"no longer takes {writer.label} (it takes {branches}): keep {writer.label} in the union"
+            else:
+                text = f"now takes {writer.label}, which readers of the earlier schema cannot read: leave it out"
+            self.add(path, text)
+
+    def compare_fields(self, reader: AvroType, writer: AvroType, path: str) -> None:
+        for entry, source in _pair_fields(reader, writer):
+            inner = f"{path}.{entry.name}" if path else entry.name
+            if source is not None:
+                self.compare(entry.type, source.type, inner)
+            elif entry.default is NO_DEFAULT:
+                if self.new_reads:
+                    self.add(inner, "was added without a default: give it a default")
+                else:
+                    self.add(inner, "was removed, and the earlier schema has no default for it: keep it")
+
+    def compare_symbols(self, reader: AvroType, writer: AvroType, path: str) -> None:
+        unknown = [symbol for symbol in writer.symbols if symbol not in reader.symbols]
+        if unknown and reader.symbol_default is None:
+            names = ", ".join(unknown)
+            if self.new_reads:
+                self.add(path, f"lost the enum symbols {names}: keep them, or give the enum a default")
+            else:
+                self.add(path, f"has new enum symbols {names}, and the earlier enum has no default: leave them out")
+
+    def type_mismatch(self, reader: AvroType, writer: AvroType, path: str) -> None:
+        new, old = self.sides(reader, writer)
+        if reader.kind == writer.kind and reader.kind in _NAMED:
+            remedy = f"keep the name, or give it the alias {old.name!r}" if self.new_reads else "keep the name"
+        elif self.new_reads:
+            wider = ", ".join(_PROMOTIONS.get(old.kind, ()))
+            remedy = f"keep {old.label}" + (f", or widen it to {wider}" if wider else "")
+        else:
+            remedy = f"keep {old.label}, which readers of the earlier schema expect"
+        self.add(path, f"is {new.label} where the earlier schema has {old.label}: {remedy}")
+
+    def sides(self, reader: T, writer: T) -> tuple[T, T]:
+        """(of the new schema, of the earlier one)."""
+        return (reader, writer) if self.new_reads else (writer, reader)
+
+    def add(self, path: str, text: str) -> None:
+        self.problems.append(f"field {path!r} {text}" if path else f"the schema {text}")
+
+
+def _pair_fields(reader: AvroType, writer: AvroType) -> list[tuple[AvroField, AvroField | None]]:
+    """Each field of the reader with the writer's field it takes: by name, then by alias among those left."""
+    by_name = {entry.name: entry for entry in writer.fields}
+    taken = {entry.name for entry in reader.fields} & by_name.keys()
+    pairs: list[tuple[AvroField, AvroField | None]] = []
+    for entry in reader.fields:
+        source = by_name.get(entry.name)
+        if source is None:
+            alias = next((name for name in entry.aliases if name in by_name and name not in taken), None)
+            if alias is not None:
+                taken.add(alias)
+                source = by_name[alias]
+        pairs.append((entry, source))
+    return pairs
+
+
+def _may_match(reader: AvroType, writer: AvroType) -> bool:
+    """True if the two types match by themselves, whatever is inside them."""
+    if reader.kind != writer.kind:
+        return reader.kind in _PROMOTIONS.get(writer.kind, ())
+    if reader.kind not in _NAMED:
+        return True
+    same = reader.name.rpartition(".")[2] == writer.name.rpartition(".")[2]
+    return same or writer.name in reader.aliases
+
+
+def _logical(avro: AvroType) -> str | None:
+    return f"decimal({avro.precision}, {avro.scale})" if avro.logical == "decimal" else avro.logical
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m schemas.compatibility",
+        description="Checks whether an Avro schema may follow others; exit status 1 and one line a reason if not.",
+    )
+    parser.add_argument("new", type=Path, metavar="NEW.avsc")
+    parser.add_argument("earlier", type=Path, nargs="+", metavar="EARLIER.avsc", help="oldest first")
+    parser.add_argument("--level", choices=LEVELS, default="BACKWARD")
+    args = parser.parse_args(argv)
+    texts = []
+    for path in (args.new, *args.earlier):
+        try:
+            texts.append(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as e:
+            raise UserError(f"schema file {path} cannot be read ({e}); give the path of an .avsc file") from e
+    problems = check(texts[0], texts[1:], args.level)
+    for problem in problems:
+        print(problem)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    run(main)
