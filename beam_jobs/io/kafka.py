@@ -1,0 +1,133 @@
+"""Kafka in and out of a pipeline, a block at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.io.unbounded_source import ReadFromUnboundedSource
+
+from beam_jobs.block import MAX_BLOCK_ROWS
+from beam_jobs.io.kafka_client import FetchPath, KafkaTransport, check_topic, ensure_topic
+from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.kafka_offsets import EARLIEST, OffsetSpec
+from beam_jobs.io.kafka_sink import OnTooLarge, WriteBlocks
+from beam_jobs.io.kafka_source import KafkaSource, OnLost, request_drain, reset_drain
+from beam_jobs.io.uri import KafkaAddress
+
+__all__ = [
+    "ReadFromKafka",
+    "WriteToKafka",
+    "OffsetSpec",
+    "check_topic",
+    "ensure_topic",
+    "request_drain",
+    "reset_drain",
+]
+
+# Bundle length decides between latency and overhead (docs/measurements.md).
+LIVE_BLOCKS_PER_BUNDLE = 1
+REPLAY_BLOCKS_PER_BUNDLE = 40
+
+
+class ReadFromKafka(beam.PTransform):
+    """Reads one topic as raw blocks (``beam_jobs.block``), at least once, in offset order within each partition.
+
+    Offsets are committed to ``group_id`` when a bundle is final. With ``until`` the read is bounded: the end of every
+    partition is decided when the job starts.
+
+    Args:
+      address, config: the topic and the client's settings.
+      group_id: where offsets are committed, and looked up first at a new start; None: neither.
+      start: where to start where the group has no offset.
+      until: the first record not read; None: read for ever.
+      fetch: "native" (librdkafka's batch call), "client" (the public Python API) or "auto" (native where possible).
+      shards: readers that share the partitions; more than one only where nothing downstream needs windows.
+      block_rows: rows of a block at most.
+      max_blocks_per_bundle: None: 1 for a live read (latency), 40 for a bounded one (throughput).
+      max_bundle_s: a bundle ends at the latest after this many seconds.
+      poll_interval_s: pause of a reader that found nothing, in seconds.
+      out_of_order_s: how far, in seconds, a record's timestamp may lie behind the newest of its partition without
+        being late.
+      idle_s: a partition read to its end that stays quiet for this many seconds no longer holds the watermark.
+      discover_s: how often new partitions are looked for, in seconds.
+      on_lost: what to do where retention has passed our offset: go on at "earliest" or "latest", with a warning that
+        names the loss, or "fail".
+    """
+
+    def __init__(
+        self,
+        address: KafkaAddress,
+        config: KafkaConfig | None = None,
+        group_id: str | None = None,
+        start: OffsetSpec = EARLIEST,
+        until: OffsetSpec | None = None,
+        *,
+        fetch: FetchPath = "auto",
+        shards: int = 1,
+        block_rows: int = MAX_BLOCK_ROWS,
+        max_blocks_per_bundle: int | None = None,
+        max_bundle_s: float = 1.0,
+        poll_interval_s: float = 0.05,
+        out_of_order_s: float = 10.0,
+        idle_s: float = 2.0,
+        discover_s: float = 10.0,
+        on_lost: OnLost = "earliest",
+    ) -> None:
+        super().__init__()
+        self._source = KafkaSource(
+            KafkaTransport(address, config or KafkaConfig(), group_id, fetch),
+            start,
+            until,
+            shards=shards,
+            block_rows=block_rows,
+            wait_s=poll_interval_s,
+            out_of_order_s=out_of_order_s,
+            idle_s=idle_s,
+            discover_s=discover_s,
+            on_lost=on_lost,
+        )
+        self._max_blocks = max_blocks_per_bundle or (
+            LIVE_BLOCKS_PER_BUNDLE if until is None else REPLAY_BLOCKS_PER_BUNDLE
+        )
+        self._max_bundle_s = max_bundle_s
+        self._poll_interval_s = poll_interval_s
+
+    def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection[pa.RecordBatch]:
+        return pbegin | "Read" >> ReadFromUnboundedSource(
+            self._source,
+            poll_interval=self._poll_interval_s,
+            max_records_per_bundle=self._max_blocks,
+            max_read_time_seconds=self._max_bundle_s,
+        )
+
+
+class WriteToKafka(beam.PTransform):
+    """Writes each row of each block as one record; a bundle ends when all its records are acknowledged.
+
+    Blocks have the columns ``key`` and ``value`` (binary, nullable) and may have ``headers`` (``block.HEADERS_TYPE``),
+    ``timestamp`` (timestamp[ms]) and ``partition`` (int32). The producer is idempotent. A cluster that is away is
+    waited for; any other failed delivery fails the bundle, so that its input is read again and nothing is lost.
+
+    Args:
+      address, config: the topic and the client's settings.
+      on_too_large: what to write instead of rows that exceed the topic's ``max.message.bytes``; picklable. Without
+        it such a row fails the bundle with a ``UserError``.
+      record_latency: adds ``now - element timestamp`` of each element, empty ones too, to the latency metric once the
+        bundle is acknowledged.
+    """
+
+    def __init__(
+        self,
+        address: KafkaAddress,
+        config: KafkaConfig | None = None,
+        *,
+        on_too_large: OnTooLarge | None = None,
+        record_latency: bool = False,
+    ) -> None:
+        super().__init__()
+        self._write = WriteBlocks(address, config or KafkaConfig(), on_too_large, record_latency)
+
+    def expand(self, blocks: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[Any]:
+        return blocks | "Write" >> beam.ParDo(self._write)

@@ -1,0 +1,235 @@
+"""Kafka client settings from a properties file, with every secret kept out of the pipeline.
+
+The file is in librdkafka's own names; the Java client's spellings are translated where they mean exactly the same.
+A value may be a reference, ``env:NAME`` or ``file:/path``, which is resolved on the worker that opens the client.
+
+What travels with the pipeline (pickles, logs, the runner's UI): plain settings and references. A secret written out
+in the file does not travel: in its place stands the file's path, and the worker reads the file again. So literal
+secrets suit local runners, and remote workers need references (or the file at the same path).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from beam_jobs.errors import UserError
+
+_LOGGER = logging.getLogger(__name__)
+
+# Names whose values are secret although they say neither "password" nor "secret".
+_SECRET_NAMES = frozenset(
+    {
+        "basic.auth.user.info",
+        "sasl.jaas.config",
+        "sasl.oauthbearer.config",
+        "ssl.key.pem",
+        "ssl.keystore.key",
+    }
+)
+_REFERENCE = re.compile(r"(env|file|secret):.+", re.DOTALL)
+_LITERAL_IN = "properties:"  # our own reference: the value stands in the properties file on the worker
+
+# Settings the source and the sink decide themselves; a shared client.properties often carries them.
+_OURS = frozenset(
+    {
+        "auto.offset.reset",
+        "bootstrap.servers",
+        "enable.auto.commit",
+        "enable.auto.offset.store",
+        "enable.partition.eof",
+        "group.id",
+        "transactional.id",
+    }
+)
+# Settings of the Java client that have no meaning for bytes in and bytes out.
+_JAVA_ONLY = frozenset(
+    {
+        "key.deserializer",
+        "key.serializer",
+        "value.deserializer",
+        "value.serializer",
+        "max.poll.records",
+        "ssl.keystore.type",
+        "ssl.truststore.type",
+    }
+)
+_JAVA_SAME_MEANING = {
+    "sasl.mechanism": "sasl.mechanisms",
+    "ssl.truststore.certificates": "ssl.ca.pem",
+    "ssl.keystore.certificate.chain": "ssl.certificate.pem",
+    "ssl.keystore.key": "ssl.key.pem",
+}
+_JAAS_MODULE = re.compile(r"\s*[\w.]*\.(PlainLoginModule|ScramLoginModule)\s+required\b(.*);\s*", re.DOTALL)
+_JAAS_OPTION = re.compile(r"""(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|(\S+))""")
+
+
+@dataclass(frozen=True)
+class KafkaConfig:
+    """Client settings without any secret value; picklable, comparable, safe to print."""
+
+    settings: tuple[tuple[str, str], ...] = ()  # (librdkafka name, value or reference), ascending names
+
+    @staticmethod
+    def from_file(path: str | os.PathLike[str] | None) -> KafkaConfig:
+        """The settings of a properties file; no settings for None.
+
+        Raises:
+          UserError: the file cannot be read, a line is no ``name=value``, or a Java setting has no equivalent.
+        """
+        if path is None:
+            return KafkaConfig()
+        where = str(Path(path).absolute())
+        settings = _translate(_read(where), where)
+        for name, value in settings.items():
+            if _is_secret(name) and not _REFERENCE.fullmatch(value):
+                settings[name] = _LITERAL_IN + where
+        return KafkaConfig(tuple(sorted(settings.items())))
+
+    @staticmethod
+    def from_mapping(settings: Mapping[str, str]) -> KafkaConfig:
+        """Settings given in code, in librdkafka's names.
+
+        Raises:
+          UserError: a secret that is not a reference.
+        """
+        for name, value in settings.items():
+            if _is_secret(name) and not _REFERENCE.fullmatch(value):
+                raise UserError(
+                    f"Kafka setting {name}: give a reference (env:NAME or file:/path), not the secret itself"
+                )
+        return KafkaConfig(tuple(sorted(_translate(dict(settings), "settings").items())))
+
+    def resolved(self) -> dict[str, str]:
+        """The settings with every reference replaced by its value; call it on the worker, never pickle the result.
+
+        Raises:
+          UserError: a reference that leads nowhere here.
+        """
+        return {name: _resolve(name, value) for name, value in self.settings}
+
+    def get(self, name: str, default: str = "") -> str:
+        """A setting as written (references unresolved)."""
+        return dict(self.settings).get(name, default)
+
+
+def _is_secret(name: str) -> bool:
+    return name in _SECRET_NAMES or "password" in name or "secret" in name or "private.key" in name
+
+
+def _resolve(name: str, value: str) -> str:
+    kind, separator, target = value.partition(":")
+    if value.startswith(_LITERAL_IN):
+        settings = _translate(_read(target), target)
+        if name not in settings:
+            raise UserError(f"Kafka setting {name}: no longer in {target}")
+        return settings[name]
+    if not separator or kind not in ("env", "file", "secret"):
+        return value
+    if kind == "env":
+        if target not in os.environ:
+            raise UserError(f"Kafka setting {name}: environment variable {target} is not set on this worker")
+        return os.environ[target]
+    if kind == "file":
+        path = target.removeprefix("//")
+        try:
+            return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+        except OSError as error:
+            raise UserError(f"Kafka setting {name}: cannot read {path} on this worker ({error.strerror})") from None
+    raise UserError(
+        f"Kafka setting {name}: {value.split('/')[0]}//… is not yet supported here; use env:NAME or file:/path"
+    )
+
+
+def _read(path: str) -> dict[str, str]:
+    """The name=value lines of a properties file; ``#`` and ``!`` start comments, a final ``\\`` continues a line."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"Kafka properties {path}: cannot be read ({error.strerror}); check --kafka_config") from None
+    except UnicodeDecodeError:
+        raise UserError(f"Kafka properties {path}: not a UTF-8 text file; check --kafka_config") from None
+    settings: dict[str, str] = {}
+    pending = ""
+    for number, raw in enumerate(text.splitlines(), start=1):
+        line = raw.strip()
+        if not pending and (not line or line[0] in "#!"):
+            continue
+        if line.endswith("\\") and not line.endswith("\\\\"):
+            pending += line[:-1].rstrip() + " "
+            continue
+        name, separator, value = (pending + line).partition("=")
+        pending = ""
+        if not separator or not name.strip():
+            # The line itself is not shown: it may hold a secret.
+            raise UserError(f"Kafka properties {path}, line {number}: expected name=value")
+        settings[name.strip()] = value.strip()
+    if pending:
+        raise UserError(f"Kafka properties {path}: the last line ends in a backslash; expected name=value")
+    return settings
+
+
+def _translate(settings: dict[str, str], where: str) -> dict[str, str]:
+    """Java client spellings in librdkafka's names; drops what the source and the sink decide themselves."""
+    out: dict[str, str] = {}
+    for name, value in settings.items():
+        if name in _OURS or name in _JAVA_ONLY:
+            if name in _OURS:
+                _LOGGER.debug("Kafka setting %s in %s is ignored: the job decides it", name, where)
+        elif name == "sasl.jaas.config":
+            out.update(_jaas(value, where))
+        elif name in ("ssl.truststore.location", "ssl.truststore.password"):
+            out.update(_truststore(name, value, settings.get("ssl.truststore.type", "JKS"), where))
+        elif name == "ssl.keystore.location":
+            out.update(_keystore(value, settings.get("ssl.keystore.type"), where))
+        elif name == "ssl.endpoint.identification.algorithm":
+            out[name] = value or "none"  # Java switches the check off with an empty value
+        else:
+            out[_JAVA_SAME_MEANING.get(name, name)] = value
+    return out
+
+
+def _jaas(value: str, where: str) -> dict[str, str]:
+    if _REFERENCE.fullmatch(value):
+        raise UserError(
+            f"{where}: sasl.jaas.config cannot be a reference; set sasl.username and sasl.password=env:NAME instead"
+        )
+    module = _JAAS_MODULE.fullmatch(value)
+    options = (
+        {
+            name: re.sub(r"\\(.)", r"\1", quoted) or single or bare
+            for name, quoted, single, bare in _JAAS_OPTION.findall(module[2])
+        }
+        if module
+        else {}
+    )
+    if "username" not in options or "password" not in options:
+        raise UserError(
+            f"{where}: sasl.jaas.config is understood for PlainLoginModule and ScramLoginModule with username and "
+            "password; otherwise set sasl.mechanisms, sasl.username and sasl.password"
+        )
+    return {"sasl.username": options["username"], "sasl.password": options["password"]}
+
+
+def _truststore(name: str, value: str, store_type: str, where: str) -> dict[str, str]:
+    if store_type.upper() != "PEM":
+        raise UserError(
+            f"{where}: {name}: a {store_type} trust store is Java's own format; export it with "
+            "'keytool -exportcert -rfc' and set ssl.ca.location=FILE.pem"
+        )
+    return {"ssl.ca.location": value} if name == "ssl.truststore.location" else {}
+
+
+def _keystore(value: str, store_type: str | None, where: str) -> dict[str, str]:
+    if store_type is None or store_type.upper() == "PKCS12":  # what librdkafka means by the same name
+        return {"ssl.keystore.location": value}
+    if store_type.upper() == "PEM":  # one file holds the chain and the key
+        return {"ssl.certificate.location": value, "ssl.key.location": value}
+    raise UserError(
+        f"{where}: ssl.keystore.location: a {store_type} key store is Java's own format; convert it with "
+        "'keytool -importkeystore -deststoretype PKCS12' and set ssl.keystore.type=PKCS12"
+    )

@@ -1,0 +1,209 @@
+"""What the Kafka source needs of a cluster: a control connection and a fetcher, behind two small protocols.
+
+Two fetchers read the same records: :class:`ClientFetcher` here, on the public ``confluent_kafka`` API, and
+``kafka_native.NativeFetcher``, which makes no Python object a record. ``tests/contract`` runs both, and an in-memory
+fake, through one suite.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import confluent_kafka
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+from beam_jobs.block import Block, raw_block
+
+_LOGGER = logging.getLogger(__name__)
+
+# A binary Arrow column counts in int32: blocks stop far below 2 GiB. A single record may be larger than the cap.
+MAX_BLOCK_BYTES = 64 << 20
+
+# Measured (docs/measurements.md): the default back-off of a full queue, 1 s, costs most of the replay rate.
+CONSUMER_DEFAULTS = {
+    "fetch.queue.backoff.ms": "5",
+    "queued.max.messages.kbytes": "65536",
+    "queued.min.messages": "100000",
+    "max.partition.fetch.bytes": "4000000",
+    "fetch.wait.max.ms": "100",
+    "reconnect.backoff.max.ms": "1000",  # a broker that comes back is found within a second
+    "socket.keepalive.enable": "true",
+    "client.id": "highbeam",
+}
+# What the source relies on; no properties file changes it.
+CONSUMER_RULES = {
+    "enable.auto.commit": "false",
+    "enable.auto.offset.store": "false",
+    "enable.partition.eof": "true",
+    "auto.offset.reset": "error",
+    "allow.auto.create.topics": "false",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something the client library reported instead of a record."""
+
+    partition: int  # -1: the whole client
+    code: int  # librdkafka's error code (``KafkaError.code()``)
+    text: str
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What one call of ``Fetcher.fetch`` found."""
+
+    block: Block | None = None  # raw, at least one row; None: no record
+    next_offsets: Mapping[int, int] = field(default_factory=dict)  # partition -> 1 + offset of its last row
+    ends: Mapping[int, int] = field(default_factory=dict)  # partition -> offset of the end it reached
+    problems: Sequence[Problem] = ()
+
+
+class Fetcher(Protocol):
+    """Reads the records of some partitions of one topic. One thread at a time."""
+
+    def assign(self, positions: Mapping[int, int]) -> None:
+        """Reads exactly these partitions (partition -> offset of the next record) from now on."""
+
+    def stop(self, partitions: Iterable[int]) -> None:
+        """No longer fetches these partitions; rows already fetched may still come."""
+
+    def fetch(self, max_rows: int, wait_s: float, linger_s: float) -> Fetched:
+        """Waits up to ``wait_s`` for the first record, then up to ``linger_s`` for more, up to ``max_rows``.
+
+        Rows are in offset order within a partition. Never raises for the network.
+        """
+
+    def close(self) -> None:
+        """Releases the sockets."""
+
+
+class Control(Protocol):
+    """Questions and commits to one cluster, apart from the data. One thread at a time.
+
+    The methods raise ``KafkaException`` when the cluster does not answer in ``timeout_s``.
+    """
+
+    def partitions(self, timeout_s: float) -> list[int]:
+        """The topic's partitions, ascending."""
+
+    def bounds(self, partitions: Iterable[int], timeout_s: float) -> dict[int, tuple[int, int]]:
+        """Partition -> (first offset, offset after the last that may be read)."""
+
+    def at_time(self, timestamp_ms: int, partitions: Iterable[int], timeout_s: float) -> dict[int, int | None]:
+        """Partition -> offset of the first record at or after the time; None: there is none."""
+
+    def committed(self, partitions: Iterable[int], timeout_s: float) -> dict[int, int]:
+        """Partition -> the group's committed offset; partitions without one are left out."""
+
+    def commit(self, positions: Mapping[int, int], wait_s: float) -> None:
+        """Commits the next offsets for the group, never going back; never raises.
+
+        What the cluster does not acknowledge within ``wait_s`` goes out again with the next call.
+        """
+
+
+class Transport(Protocol):
+    """Opens connections to one topic; picklable, without secrets."""
+
+    def control(self) -> AbstractContextManager[Control]:
+        """The process's control connection, for this thread alone while inside."""
+
+    def fetcher(self) -> Fetcher:
+        """A new fetcher."""
+
+    def __str__(self) -> str: ...
+
+
+class DebugLog:
+    """Takes librdkafka's log lines; what a user must know the source says itself, once."""
+
+    def log(self, level: int, message: str, *arguments: object) -> None:
+        _LOGGER.debug(message, *arguments)
+
+
+class ClientFetcher:
+    """A fetcher on ``confluent_kafka.Consumer``: one Python object a record, then columns."""
+
+    def __init__(self, topic: str, properties: Mapping[str, str]) -> None:
+        self._topic = topic
+        self._problems: list[Problem] = []
+        self._consumer = Consumer(
+            {**properties, "error_cb": self._on_error, "logger": DebugLog()},
+        )
+        self._ready: list[Any] = []  # messages in hand that no block has held yet, oldest first
+
+    def _on_error(self, error: KafkaError) -> None:
+        self._problems.append(Problem(-1, error.code(), error.str()))
+
+    def assign(self, positions: Mapping[int, int]) -> None:
+        self._ready = []
+        self._consumer.assign([TopicPartition(self._topic, p, offset) for p, offset in positions.items()])
+
+    def stop(self, partitions: Iterable[int]) -> None:
+        self._consumer.pause([TopicPartition(self._topic, p) for p in partitions])
+
+    def fetch(self, max_rows: int, wait_s: float, linger_s: float) -> Fetched:
+        if not self._ready:
+            self._ready = self._consumer.consume(max_rows, 0)
+            if not self._ready and wait_s > 0:
+                self._ready = self._consumer.consume(1, wait_s)
+            missing = max_rows - len(self._ready)
+            if self._ready and missing:
+                self._ready += self._consumer.consume(missing, linger_s)
+        return self._cut(max_rows)
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def _cut(self, max_rows: int) -> Fetched:
+        """Takes messages off the front of ``_ready``, up to the row and byte caps."""
+        rows: list[Any] = []
+        ends: dict[int, int] = {}
+        problems, self._problems = self._problems, []
+        size = taken = 0
+        for message in self._ready:
+            error = message.error()
+            if error is None:
+                size += len(message)
+                if rows and (size > MAX_BLOCK_BYTES or len(rows) == max_rows):
+                    break
+                rows.append(message)
+            elif error.code() == KafkaError._PARTITION_EOF:
+                ends[message.partition()] = message.offset()
+            else:
+                problems.append(
+                    Problem(-1 if message.partition() is None else message.partition(), error.code(), error.str())
+                )
+            taken += 1
+        self._ready = self._ready[taken:]
+        if not rows:
+            return Fetched(ends=ends, problems=problems)
+        block, next_offsets = self._block(rows)
+        return Fetched(block, next_offsets, ends, problems)
+
+    def _block(self, rows: list[Any]) -> tuple[Block, dict[int, int]]:
+        headers = [message.headers() for message in rows]
+        partitions = [message.partition() for message in rows]
+        offsets = [message.offset() for message in rows]
+        block = raw_block(
+            self._topic,
+            partitions,
+            offsets,
+            [_timestamp(message) for message in rows],
+            [message.key() for message in rows],
+            [message.value() for message in rows],
+            headers if any(headers) else None,
+        )
+        return block, {p: offset + 1 for p, offset in zip(partitions, offsets, strict=True)}
+
+
+def _timestamp(message: Any) -> int:
+    kind, millis = message.timestamp()
+    # Records older than Kafka 0.10 carry none: the time of reading is the nearest there is.
+    return int(time.time() * 1000) if kind == confluent_kafka.TIMESTAMP_NOT_AVAILABLE else int(millis)

@@ -1,0 +1,240 @@
+"""The Kafka sink's DoFn: rows out through an idempotent producer, flushed with every bundle."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from beam_jobs import metrics
+from beam_jobs.block import HEADERS_TYPE, Block
+from beam_jobs.errors import UserError
+from beam_jobs.io.kafka_client import client_errors, user_error
+from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.kafka_fetch import DebugLog
+from beam_jobs.io.kafka_source import drain_requested
+from beam_jobs.io.uri import KafkaAddress
+
+_LOGGER = logging.getLogger(__name__)
+
+OnTooLarge = Callable[[Block], Block | None]
+"""Given the rows a broker finds too large (:data:`ROW_SCHEMA`), the rows to write in their place; None: no row."""
+
+ROW_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.binary()),
+        pa.field("value", pa.binary()),
+        pa.field("headers", HEADERS_TYPE),
+    ]
+)
+
+DRAIN_TIMEOUT_S = 30.0  # how long an ending job waits for a cluster that is away before its bundle fails
+_SAY_AWAY_AFTER_S = 2.0  # a broker that is merely slow is not reported
+
+PRODUCER_DEFAULTS = {
+    "linger.ms": "5",
+    "queue.buffering.max.messages": "500000",
+    "message.max.bytes": "100000000",  # the topic's own limit decides, not the client's
+    "message.timeout.ms": "0",  # a cluster that is away is waited for: a timeout would only fail the bundle
+    "reconnect.backoff.max.ms": "1000",
+    "client.id": "highbeam",
+}
+_PRODUCER_RULES = {
+    "enable.idempotence": "true",
+    "delivery.report.only.error": True,  # no Python call a record; an empty queue means all are acknowledged
+}
+
+
+class WriteBlocks(beam.DoFn):
+    """See ``kafka.WriteToKafka``. Each instance has its own producer, so that its flush waits for its own rows only."""
+
+    def __init__(
+        self, address: KafkaAddress, config: KafkaConfig, on_too_large: OnTooLarge | None, record_latency: bool
+    ) -> None:
+        self._address = address
+        self._config = config
+        self._on_too_large = on_too_large
+        self._record_latency = record_latency
+        self._producer: Producer | None = None
+
+    def setup(self) -> None:
+        self._producer = self._connect()
+
+    def _connect(self) -> Producer:
+        with client_errors(self._address):
+            return Producer(
+                {
+                    **PRODUCER_DEFAULTS,
+                    **self._config.resolved(),
+                    **_PRODUCER_RULES,
+                    "bootstrap.servers": self._address.bootstrap_servers,
+                    "error_cb": self._on_error,
+                    "on_delivery": self._on_delivery,
+                    "logger": DebugLog(),
+                }
+            )
+
+    def start_bundle(self) -> None:
+        if self._producer is None:  # the last bundle failed and took its producer along
+            self._producer = self._connect()
+        self._failed: list[tuple[KafkaError, dict[str, Any]]] = []
+        self._last_error = ""
+        self._waiting_since: float | None = None
+        self._said_away = False
+        self._rows = 0
+        self._timestamps_ms: list[float] = []
+
+    def process(self, block: pa.RecordBatch, timestamp: Any = beam.DoFn.TimestampParam) -> None:
+        if self._record_latency:
+            self._timestamps_ms.append(timestamp.micros / 1000)
+        if block.num_rows:
+            self._produce(block)
+            self._rows += block.num_rows
+
+    def finish_bundle(self) -> None:
+        try:
+            self._flush()
+            if self._failed:
+                self._mend()
+        except BaseException:
+            self.teardown()  # what is still queued belongs to a bundle that will come again
+            raise
+        metrics.inc(metrics.RECORDS_WRITTEN, self._rows)
+        metrics.inc(f"{metrics.RECORDS_WRITTEN}.{self._address.topic}", self._rows)
+        if self._timestamps_ms:
+            metrics.observe_latency(time.time() * 1000 - np.asarray(self._timestamps_ms))
+
+    def teardown(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.purge()
+            producer.flush(0)
+
+    def _on_error(self, error: KafkaError) -> None:
+        self._last_error = error.str()
+
+    def _on_delivery(self, error: KafkaError | None, message: Any) -> None:
+        if error is not None:
+            row = {"value": message.value(), "key": message.key(), "headers": message.headers()}
+            self._failed.append((error, {**row, "partition": message.partition(), "timestamp": message.timestamp()[1]}))
+
+    def _produce(self, block: Block) -> None:
+        assert self._producer is not None
+        produce, topic = self._producer.produce, self._address.topic
+        columns = _columns(block)
+        if len(columns) == 2:
+            for value, key in zip(columns["value"], columns["key"], strict=True):
+                try:
+                    produce(topic, value, key)
+                except (BufferError, KafkaException) as error:
+                    self._produce_one(error, {"value": value, "key": key})
+        else:
+            for row in zip(*columns.values(), strict=True):
+                arguments = dict(zip(columns, row, strict=True))
+                try:
+                    produce(topic, **arguments)
+                except (BufferError, KafkaException) as error:
+                    self._produce_one(error, arguments)
+        self._producer.poll(0)
+
+    def _produce_one(self, error: BufferError | KafkaException, row: dict[str, Any]) -> None:
+        """A row the producer did not take at once: its queue is full, or it refuses the row."""
+        assert self._producer is not None
+        while isinstance(error, BufferError):
+            self._producer.poll(0.1)
+            self._watch()
+            try:
+                self._producer.produce(self._address.topic, **row)
+                return
+            except (BufferError, KafkaException) as again:
+                error = again
+        self._failed.append((error.args[0], row))
+
+    def _flush(self) -> None:
+        assert self._producer is not None
+        while self._producer.flush(0.2):
+            self._watch()
+        if self._said_away and self._waiting_since is not None:
+            _LOGGER.warning("%s: back after %.1f s", self._address, time.monotonic() - self._waiting_since)
+        self._waiting_since, self._said_away = None, False
+
+    def _watch(self) -> None:
+        """Called while rows wait: says once that the cluster is away; gives up when the job is to end."""
+        now = time.monotonic()
+        if self._waiting_since is None:
+            self._waiting_since = now
+        waited = now - self._waiting_since
+        if self._last_error and waited > _SAY_AWAY_AFTER_S and not self._said_away:
+            self._said_away = True
+            _LOGGER.warning("%s: no broker takes records (%s); waiting", self._address, self._last_error)
+        if drain_requested() and waited > DRAIN_TIMEOUT_S:
+            raise UserError(
+                f"{self._address}: ended while records waited for a broker ({self._last_error}); "
+                "their input is not committed and will be read again"
+            )
+
+    def _mend(self) -> None:
+        """Deals with refused rows: too large ones go through ``on_too_large``, any other failure is raised."""
+        # A whole batch is refused for one large row: each row gets its own chance.
+        too_large = [row for row in self._take_failed() if self._too_large_alone(row)]
+        if not too_large:
+            return
+        if self._on_too_large is None:
+            largest = max(len(row["value"] or b"") for row in too_large)
+            raise UserError(
+                f"{self._address}: a record of {largest} bytes is larger than the topic takes; "
+                "raise its max.message.bytes"
+            )
+        rows = [{**row, "headers": [{"key": k, "value": v} for k, v in row.get("headers") or ()]} for row in too_large]
+        replacement = self._on_too_large(pa.RecordBatch.from_pylist(rows, schema=ROW_SCHEMA))
+        self._rows -= len(too_large)
+        if replacement is None or replacement.num_rows == 0:
+            return
+        self._rows += replacement.num_rows
+        self._produce(replacement)
+        self._flush()
+        for row in self._take_failed():
+            if self._too_large_alone(row):
+                raise UserError(
+                    f"{self._address}: even the {len(row['value'] or b'')} bytes that stand in for a larger record are "
+                    "more than the topic takes; raise its max.message.bytes"
+                )
+
+    def _take_failed(self) -> list[dict[str, Any]]:
+        """The rows refused as too large so far; raises for any other failure."""
+        failed, self._failed = self._failed, []
+        for error, _ in failed:
+            if error.code() != KafkaError.MSG_SIZE_TOO_LARGE:
+                raise user_error(self._address, error) or KafkaException(error)
+        return [row for _, row in failed]
+
+    def _too_large_alone(self, row: dict[str, Any]) -> bool:
+        """Writes the row by itself; whether the topic refuses it even so."""
+        assert self._producer is not None
+        try:
+            self._producer.produce(self._address.topic, **{k: v for k, v in row.items() if v is not None})
+        except KafkaException as refused:
+            self._failed.append((refused.args[0], row))
+        self._flush()
+        return bool(self._take_failed())
+
+
+def _columns(block: Block) -> dict[str, list[Any]]:
+    """The arguments of ``Producer.produce`` as lists, one entry a row; value and key first."""
+    columns = {"value": block.column("value").to_pylist(), "key": block.column("key").to_pylist()}
+    names = block.schema.names
+    if "headers" in names and block.column("headers").null_count < block.num_rows:
+        columns["headers"] = [
+            [(header["key"], header["value"]) for header in row or ()] for row in block.column("headers").to_pylist()
+        ]
+    if "timestamp" in names:
+        columns["timestamp"] = block.column("timestamp").cast(pa.timestamp("ms", "UTC")).view(pa.int64()).to_pylist()
+    if "partition" in names:
+        columns["partition"] = block.column("partition").to_pylist()
+    return columns

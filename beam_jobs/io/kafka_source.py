@@ -1,0 +1,445 @@
+"""The Kafka source: blocks of records over Beam's ``UnboundedSource``.
+
+A reader owns no connection between bundles: at each checkpoint it parks its live *session* (fetcher, positions,
+watermark) in this process under its checkpoint mark, and whichever reader resumes from that mark, the same one or one
+the runner has built anew, takes it from there. A session nobody takes is closed after half a minute.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from apache_beam import coders
+from apache_beam.io.unbounded_source import CheckpointMark, UnboundedReader, UnboundedSource
+from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
+from confluent_kafka import KafkaError, KafkaException
+
+from beam_jobs import metrics
+from beam_jobs.block import MAX_BLOCK_ROWS, Block, BlockCoder, min_timestamp
+from beam_jobs.errors import UserError
+from beam_jobs.io.idle import IdleCache
+from beam_jobs.io.kafka_client import DENIED, user_error
+from beam_jobs.io.kafka_fetch import Fetched, Fetcher, Problem, Transport
+from beam_jobs.io.kafka_offsets import EARLIEST, OffsetKind, OffsetSpec
+
+_LOGGER = logging.getLogger(__name__)
+
+OnLost = Literal["earliest", "latest", "fail"]
+
+_QUESTION_TIMEOUT_S = 10.0  # one question to the cluster; asked again while it is away
+_FINAL_COMMIT_S = 10.0  # how long the end of a job waits for its last commit
+_OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
+_AWAY = frozenset({KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError._RESOLVE})
+
+_DRAIN = threading.Event()
+
+T = TypeVar("T")
+
+
+def request_drain() -> None:
+    """Ends all Kafka reading in this process in good order: no new block, the last offsets committed, the job done."""
+    _DRAIN.set()
+
+
+def reset_drain() -> None:
+    """Takes ``request_drain`` back, for the next job of this process."""
+    _DRAIN.clear()
+
+
+def drain_requested() -> bool:
+    """Whether ``request_drain`` was called."""
+    return _DRAIN.is_set()
+
+
+@dataclass(frozen=True)
+class KafkaMark(CheckpointMark):
+    """The next offset of each partition, and in bounded mode the offset to stop at."""
+
+    positions: Mapping[int, int]
+    ends: Mapping[int, int] | None = None
+    transport: Transport | None = field(default=None, compare=False, repr=False)  # commits; not part of the position
+    final: bool = field(default=False, compare=False)  # the last mark of a reader: its commit is waited for
+
+    def to_json(self) -> bytes:
+        """Deterministic, without any setting or secret."""
+        return json.dumps({"next": _items(self.positions), "end": self.ends and _items(self.ends)}).encode()
+
+    @staticmethod
+    def from_json(data: bytes, transport: Transport | None = None) -> KafkaMark:
+        """The inverse of ``to_json``."""
+        parsed = json.loads(data)
+        ends = parsed["end"]
+        return KafkaMark(dict(parsed["next"]), ends if ends is None else dict(ends), transport)
+
+    def finalize_checkpoint(self) -> None:
+        if self.transport is not None:
+            with self.transport.control() as control:
+                control.commit(self.positions, _FINAL_COMMIT_S if self.final else 0.0)
+
+
+def _items(offsets: Mapping[int, int]) -> list[tuple[int, int]]:
+    return [(int(partition), int(offset)) for partition, offset in sorted(offsets.items())]
+
+
+class KafkaMarkCoder(coders.Coder):
+    """Marks as JSON; a decoded mark commits through ``transport``."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def encode(self, value: KafkaMark) -> bytes:
+        return value.to_json()
+
+    def decode(self, encoded: bytes) -> KafkaMark:
+        return KafkaMark.from_json(encoded, self._transport)
+
+    def is_deterministic(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class KafkaSource(UnboundedSource):
+    """Blocks of one topic; see ``kafka.ReadFromKafka`` for the settings."""
+
+    transport: Transport
+    start: OffsetSpec = EARLIEST
+    until: OffsetSpec | None = None
+    shards: int = 1
+    block_rows: int = MAX_BLOCK_ROWS
+    wait_s: float = 0.05
+    linger_s: float = 0.02
+    out_of_order_s: float = 10.0
+    idle_s: float = 2.0
+    discover_s: float = 10.0
+    on_lost: OnLost = "earliest"
+    shard: int = 0
+    positions: Mapping[int, int] | None = None  # decided by split(), so that a retried first bundle starts there again
+    ends: Mapping[int, int] | None = None
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)  # tells the sessions of two sources apart
+
+    def split(self, desired_num_splits: int, options: Any = None) -> list[UnboundedSource]:
+        if self.positions is not None:
+            return [self]
+        positions, ends = resolve(self)
+        return [
+            replace(
+                self,
+                shard=shard,
+                positions={p: offset for p, offset in positions.items() if p % self.shards == shard},
+                ends=None if ends is None else {p: end for p, end in ends.items() if p % self.shards == shard},
+                name=uuid.uuid4().hex,
+            )
+            for shard in range(self.shards)
+        ]
+
+    def create_reader(self, options: Any, checkpoint_mark: KafkaMark | None) -> UnboundedReader:
+        if checkpoint_mark is None:
+            positions, ends = (self.positions, self.ends) if self.positions is not None else resolve(self)
+            checkpoint_mark = KafkaMark(positions, ends)
+        return KafkaReader(self, checkpoint_mark)
+
+    def get_checkpoint_mark_coder(self) -> coders.Coder:
+        return KafkaMarkCoder(self.transport)
+
+    def default_output_coder(self) -> coders.Coder:
+        return BlockCoder()
+
+
+def resolve(source: KafkaSource) -> tuple[dict[int, int], dict[int, int] | None]:
+    """Asks the cluster where ``source`` starts and ends; waits for a cluster that is away.
+
+    Returns:
+      Partition -> first offset to read, and partition -> offset to stop before (None: never).
+
+    Raises:
+      UserError: the topic or a named partition does not exist, access is denied, or the job was ended meanwhile.
+    """
+    with source.transport.control() as control:
+
+        def ask(question: Callable[[float], T]) -> T:
+            return _patiently(source.transport, question)
+
+        partitions = ask(control.partitions)
+        for spec in (source.start, source.until):
+            if spec is not None and spec.kind is OffsetKind.OFFSETS:
+                partitions = _named(source.transport, spec, partitions)
+        bounds = ask(lambda timeout: control.bounds(partitions, timeout))
+
+        def locate(spec: OffsetSpec) -> dict[int, int]:
+            if spec.kind is OffsetKind.OFFSETS:
+                wanted = dict(spec.offsets)
+                return {p: min(max(wanted[p], low), high) for p, (low, high) in bounds.items()}
+            if spec.kind is OffsetKind.TIMESTAMP:
+                millis = spec.timestamp_ms or 0
+                at = ask(lambda timeout: control.at_time(millis, partitions, timeout))
+                return {p: high if (found := at[p]) is None else found for p, (_, high) in bounds.items()}
+            earliest = spec.kind is OffsetKind.EARLIEST
+            return {p: low if earliest else high for p, (low, high) in bounds.items()}
+
+        positions = locate(source.start)
+        positions.update(ask(lambda timeout: control.committed(partitions, timeout)))
+        return positions, None if source.until is None else locate(source.until)
+
+
+def _named(transport: Transport, spec: OffsetSpec, partitions: list[int]) -> list[int]:
+    named = dict(spec.offsets)
+    unknown = sorted(named.keys() - set(partitions))
+    if unknown:
+        raise UserError(
+            f"{transport}: position {spec}: the topic has no partition {unknown[0]} (it has {len(partitions)})"
+        )
+    left_out = sorted(set(partitions) - named.keys())
+    if left_out:
+        _LOGGER.warning(
+            "%s: position %s names no offset for partitions %s: they are not read", transport, spec, left_out
+        )
+    return [p for p in partitions if p in named]
+
+
+def _patiently(transport: Transport, question: Callable[[float], T]) -> T:
+    outage = _Outage(transport)
+    while True:
+        try:
+            answer = question(_QUESTION_TIMEOUT_S)
+            outage.over()
+            return answer
+        except KafkaException as error:
+            lasting = user_error(str(transport), error.args[0])
+            if lasting is not None:
+                raise lasting from None
+            if _DRAIN.wait(0.2):
+                raise UserError(f"{transport}: ended before the cluster answered ({error.args[0].str()})") from None
+            outage.seen(error.args[0].str())
+
+
+class _Outage:
+    """Says once that the cluster is away, and once that it is back."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._since: float | None = None
+
+    def seen(self, text: str) -> None:
+        if self._since is None:
+            self._since = time.monotonic()
+            _LOGGER.warning("%s: no broker answers (%s); waiting", self._transport, text)
+
+    def over(self) -> None:
+        if self._since is not None:
+            _LOGGER.warning("%s: back after %.1f s", self._transport, time.monotonic() - self._since)
+            self._since = None
+
+
+class _Session:
+    """A fetcher with everything a reader knows about its partitions; handed from reader to reader."""
+
+    def __init__(self, source: KafkaSource, mark: KafkaMark) -> None:
+        self.fetcher: Fetcher = source.transport.fetcher()
+        self.positions = dict(mark.positions)
+        self.ends = None if mark.ends is None else dict(mark.ends)
+        self.newest_ms: dict[int, int] = {}  # partition -> largest record timestamp seen
+        self.current: set[int] = set()  # partitions read to their end at the moment
+        self.last_row = dict.fromkeys(mark.positions, time.time())  # partition -> clock at its last record
+        self.next_discovery = time.monotonic() + source.discover_s
+        self.outage = _Outage(source.transport)
+        self.fetcher.assign({p: offset for p, offset in self.positions.items() if not self.ended(p)})
+        metrics.inc(metrics.READERS_CREATED)
+
+    def ended(self, partition: int) -> bool:
+        return self.ends is not None and self.positions[partition] >= self.ends[partition]
+
+    def close(self) -> None:
+        self.fetcher.close()
+
+
+SESSIONS: IdleCache[_Session] = IdleCache(_Session.close)
+
+
+class KafkaReader(UnboundedReader):
+    """Reads blocks from ``mark`` on. Beam drives it: one ``start``, then ``advance`` until a checkpoint."""
+
+    def __init__(self, source: KafkaSource, mark: KafkaMark) -> None:
+        self._source = source
+        self._mark = mark
+        self._session: _Session | None = None
+        self._parked: tuple[object, _Session] | None = None
+        self._block: Block | None = None
+        self._timestamp = MIN_TIMESTAMP
+        self._watermark = MIN_TIMESTAMP
+
+    def start(self) -> bool:
+        return self.advance()
+
+    def advance(self) -> bool:
+        if drain_requested() or self._finished():
+            self._watermark = MAX_TIMESTAMP
+            return False
+        session = self._open()
+        fetched = session.fetcher.fetch(self._source.block_rows, self._source.wait_s, self._source.linger_s)
+        block = self._account(session, fetched)
+        if self._source.until is None:
+            self._discover(session)
+        self._mark = replace(self._mark, positions=dict(session.positions), ends=session.ends)
+        self._watermark = self._compute_watermark(session)
+        if block is None:
+            if self._finished():
+                self._watermark = MAX_TIMESTAMP
+            return False
+        self._block = block
+        self._timestamp = min_timestamp(block)
+        metrics.inc(metrics.RECORDS_READ, block.num_rows)
+        return True
+
+    def get_current(self) -> Block:
+        assert self._block is not None
+        return self._block
+
+    def get_current_timestamp(self) -> Timestamp:
+        return self._timestamp
+
+    def get_watermark(self) -> Timestamp:
+        return self._watermark
+
+    def get_checkpoint_mark(self) -> KafkaMark:
+        session, self._session = self._session, None
+        self._block = None
+        if session is not None:
+            self._parked = (self._key(), session)
+            SESSIONS.park(*self._parked)
+        return replace(self._mark, transport=self._source.transport, final=self._watermark >= MAX_TIMESTAMP)
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        if self._parked is not None:
+            SESSIONS.discard(*self._parked)
+            self._parked = None
+
+    def _key(self) -> object:
+        return self._source.name, self._mark.to_json()
+
+    def _open(self) -> _Session:
+        if self._session is None:
+            self._parked = None
+            self._session = SESSIONS.take(self._key()) or _Session(self._source, self._mark)
+        return self._session
+
+    def _finished(self) -> bool:
+        ends = self._mark.ends
+        return ends is not None and all(offset >= ends[p] for p, offset in self._mark.positions.items())
+
+    def _account(self, session: _Session, fetched: Fetched) -> Block | None:
+        """Moves the positions on; returns the rows before the end."""
+        if fetched.block is not None or fetched.ends:
+            session.outage.over()
+        now = time.time()
+        block = fetched.block
+        over = [p for p, offset in fetched.next_offsets.items() if session.ends and offset > session.ends[p]]
+        if block is not None and over and session.ends:
+            block = _before(block, session.ends)
+        if block is not None:
+            _max_timestamps(block, session.newest_ms)
+        for p, offset in fetched.next_offsets.items():
+            session.positions[p] = offset
+            session.last_row[p] = now
+            session.current.discard(p)
+        for p, offset in fetched.ends.items():
+            session.positions[p] = max(offset, session.positions[p])
+            if offset >= session.positions[p]:
+                session.current.add(p)
+        reached = [p for p in fetched.next_offsets if session.ended(p)]
+        if reached:
+            session.fetcher.stop(reached)
+        for problem in fetched.problems:
+            self._handle(session, problem)
+        return block
+
+    def _handle(self, session: _Session, problem: Problem) -> None:
+        if problem.code in _OUT_OF_RANGE:
+            self._out_of_range(session, problem.partition)
+        elif problem.code in DENIED:
+            raise UserError(
+                f"{self._source.transport}: access denied ({problem.text}); grant this user the right to read"
+            )
+        elif problem.code in _AWAY:
+            session.outage.seen(problem.text)
+        else:  # one broker of several, an election, a topic not yet known everywhere: the client retries by itself
+            _LOGGER.debug("%s: %s", self._source.transport, problem.text)
+
+    def _out_of_range(self, session: _Session, partition: int) -> None:
+        """The records at our position are gone: retention was faster, or the topic was made anew."""
+        transport, position = self._source.transport, session.positions[partition]
+        with transport.control() as control:
+            low, high = _patiently(transport, lambda timeout: control.bounds([partition], timeout))[partition]
+        lost = f"{low - position} records are lost" if low > position else "the topic was truncated or made anew"
+        what = f"{transport}: partition {partition}: offset {position} is no longer there (now {low} to {high}): {lost}"
+        if self._source.on_lost == "fail":
+            raise UserError(f"{what}; choose another start, or let the source go on at the earliest record")
+        session.positions[partition] = high if self._source.on_lost == "latest" else low
+        if session.ends is not None:
+            session.ends[partition] = min(session.ends[partition], max(high, low))
+        _LOGGER.warning("%s; going on at offset %d", what, session.positions[partition])
+        session.fetcher.assign({p: offset for p, offset in session.positions.items() if not session.ended(p)})
+
+    def _discover(self, session: _Session) -> None:
+        """Takes on partitions that were added to the topic since the last look."""
+        if self._source.start.kind is OffsetKind.OFFSETS or time.monotonic() < session.next_discovery:
+            return
+        session.next_discovery = time.monotonic() + self._source.discover_s
+        try:
+            with self._source.transport.control() as control:
+                mine = [p for p in control.partitions(1.0) if p % self._source.shards == self._source.shard]
+                new = [p for p in mine if p not in session.positions]
+                bounds = control.bounds(new, 1.0) if new else {}
+        except KafkaException as error:
+            _LOGGER.debug("%s: looking for new partitions: %s", self._source.transport, error)
+            return
+        session.outage.over()
+        if new:
+            _LOGGER.info("%s: new partitions %s", self._source.transport, new)
+            for p in new:
+                session.positions[p] = bounds[p][0]
+                session.last_row[p] = time.time()
+            session.fetcher.assign(session.positions)
+
+    def _compute_watermark(self, session: _Session) -> Timestamp:
+        """The smallest over the partitions; one that has been read to its end and stays quiet follows the clock."""
+        now = time.time()
+        marks = []
+        for p in session.positions:
+            if session.ended(p):
+                continue
+            if p in session.current and now - session.last_row[p] > self._source.idle_s:
+                marks.append(int((now - self._source.idle_s - self._source.out_of_order_s) * 1000))
+            elif p in session.newest_ms:
+                marks.append(session.newest_ms[p] - int(self._source.out_of_order_s * 1000))
+            else:
+                return self._watermark  # nothing is known about this partition yet
+        return max(self._watermark, Timestamp(micros=min(marks) * 1000)) if marks else self._watermark
+
+
+def _before(block: Block, ends: Mapping[int, int]) -> Block | None:
+    """The rows before their partition's end."""
+    limit = np.zeros(max(ends) + 1, np.int64)
+    limit[list(ends)] = list(ends.values())
+    keep = block.column("offset").to_numpy() < limit[block.column("partition").to_numpy()]
+    return block.filter(pa.array(keep)) if keep.any() else None
+
+
+def _max_timestamps(block: Block, newest_ms: dict[int, int]) -> None:
+    partitions = block.column("partition").to_numpy()
+    millis = block.column("timestamp").view(pa.int64()).to_numpy()
+    newest = np.full(partitions.max() + 1, np.iinfo(np.int64).min)
+    np.maximum.at(newest, partitions, millis)
+    for p in np.flatnonzero(newest > np.iinfo(np.int64).min).tolist():
+        newest_ms[p] = max(int(newest[p]), newest_ms.get(p, int(newest[p])))

