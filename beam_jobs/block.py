@@ -34,9 +34,8 @@ module is imported.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
-import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam import coders
@@ -64,7 +63,7 @@ SOURCE_COLUMNS = tuple(SOURCE_PREFIX + name for name in RAW_SCHEMA.names)
 
 MAX_BLOCK_ROWS = 8192  # rows; larger gains nothing (docs/measurements.md), smaller costs Beam overhead
 
-Block = pa.RecordBatch
+Block: TypeAlias = pa.RecordBatch
 
 
 def raw_block(
@@ -108,7 +107,7 @@ def raw_block(
 def with_source(rows: Block, raw: Block, raw_rows: Sequence[int] | NDArray[np.int64] | None = None) -> Block:
     """Puts the raw columns beside ``rows``.
 
-    Row i of ``rows`` came from row ``raw_rows[i]`` of ``raw``; ``raw_rows`` ascends and has no duplicates (None: row i).
+    Row i of ``rows`` came from row ``raw_rows[i]`` of ``raw``; ``raw_rows`` ascends, without duplicates (None: row i).
     """
     source = raw if raw_rows is None or len(raw_rows) == raw.num_rows else take(raw, raw_rows)
     return pa.RecordBatch.from_arrays([*rows.columns, *source.columns], names=[*rows.schema.names, *SOURCE_COLUMNS])
@@ -179,5 +178,3 @@ class BlockCoder(coders.Coder):
 
 
 coders.registry.register_coder(pa.RecordBatch, BlockCoder)
-
-BlockCollection = beam.PCollection[pa.RecordBatch]

@@ -23,9 +23,9 @@ from beam_jobs import metrics, options
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka import check_topic, ensure_topic, request_drain, reset_drain
 from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.offsets import OffsetSpec
+from beam_jobs.io.kafka_offsets import OffsetSpec
 from beam_jobs.io.uri import KafkaAddress, parse
-from beam_jobs.preprocessing.sql import Preprocessor
+from beam_jobs.preprocessing.preprocessor import Preprocessor
 from beam_jobs.report import Progress
 from model.registry import ModelVersion, resolve
 from schemas.client import SchemaSource, for_registry
@@ -113,11 +113,11 @@ def redrive_job(parsed: PipelineOptions) -> RedriveJob:
       UserError: the first thing that is wrong, with its remedy.
     """
     wanted = parsed.view_as(options.RedriveOptions)
-    options.require(parsed, "input", *([] if wanted.dry_run else ["output"]))
+    options.require(parsed, "input", *([] if wanted.count_only else ["output"]))
     given = parsed.view_as(options.InputOptions)
     given.until = given.until or "latest"  # what is put back may fail again: never chase it
     config, source, _ = kafka_source(parsed, "redrive")
-    output = None if wanted.dry_run else parse(wanted.output)
+    output = None if wanted.count_only else parse(wanted.output)
     if output:
         prepare_outputs(parsed, config, [output], source["address"])
         source["group_id"] = source["group_id"] or "highbeam.redrive"  # nothing is put back twice

@@ -134,7 +134,7 @@ class RedriveOptions(PipelineOptions):
             metavar="NAME",
             help="only dead letters with this reason (may be repeated; default: all)",
         )
-        parser.add_argument("--dry_run", action="store_true", help="count by reason, write and commit nothing")
+        parser.add_argument("--count_only", action="store_true", help="count by reason, write and commit nothing")
 
 
 def parse(

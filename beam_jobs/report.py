@@ -185,6 +185,7 @@ class Progress:
             now = time.monotonic()
             state = {
                 "seconds": round(time.time() - self._started, 1),
+                "readers": counts[metrics.READERS_CREATED],
                 "read": counts[metrics.RECORDS_READ],
                 "scored": counts[metrics.RECORDS_SCORED],
                 "filtered": counts[metrics.RECORDS_FILTERED],

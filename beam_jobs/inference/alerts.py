@@ -66,7 +66,7 @@ def _features(anomalies: Block, features: Sequence[str], units: Mapping[str, str
         "name": pa.array(np.asarray(features, object)[order.reshape(-1)], pa.string()),
         "observed": pa.array(observed[rows, order].reshape(-1)),
         "expected": pa.array(expected[rows, order].reshape(-1)),
-        "unit": pa.array([units.get(features[i]) for i in order.reshape(-1)], pa.string()),
+        "unit": pa.array([units.get(features[i]) for i in order.reshape(-1).tolist()], pa.string()),
         "share": pa.array(share[rows, order].reshape(-1)),
     }
     structs = pa.StructArray.from_arrays([columns[f.name].cast(f.type) for f in item], fields=list(item))
@@ -82,7 +82,7 @@ def _rows(name: str, scored: Block, key: str, event_time: str, own: Mapping[str,
     renamed = {
         "key": key,
         "event_time": event_time,
-        **{column: SOURCE_PREFIX + column for column in ("topic", "partition", "offset")},
+        **{f"source_{column}": SOURCE_PREFIX + column for column in ("topic", "partition", "offset")},
     }
     schema = arrow_schema(schemas.load(name))
     columns = [own[f.name] if f.name in own else scored.column(renamed.get(f.name, f.name)) for f in schema]

@@ -11,7 +11,7 @@ import apache_beam as beam
 from beam_jobs import dead_letters, metrics
 from beam_jobs.block import Block, source_of, with_source
 from beam_jobs.codec.decoder import EventDecoder
-from beam_jobs.preprocessing.sql import Preprocessor
+from beam_jobs.preprocessing.preprocessor import Preprocessor
 
 Writers = Callable[[int], dict[str, Any]]
 

@@ -1,0 +1,70 @@
+"""What the measurements share: Apache Kafka, a topic with a million car_sensor records, a trained model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from confluent_kafka import Producer
+
+import schemas
+from beam_jobs.codec.avro import AvroEncoder
+from beam_jobs.io.kafka import ensure_topic
+from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.uri import KafkaAddress, parse
+from demo.fleet import Fleet
+from demo.history import write_history
+
+CARS = 1000
+SCHEMA_ID = 1  # without a registry the shipped schema is taken for every id
+
+
+def topic(servers: str, name: str, partitions: int = 1) -> KafkaAddress:
+    """Creates a topic with a name of its own for this run."""
+    address = parse(f"kafka://{servers}/{name}-{time.time_ns()}")
+    ensure_topic(address, KafkaConfig.from_file(None), partitions=partitions)
+    return address
+
+
+def fill(address: KafkaAddress, rows: int, prevalence: float = 0.05, seed: int = 11) -> None:
+    """Puts ``rows`` events of a fleet of 1,000 cars on the topic, keyed by car."""
+    producer = Producer({"bootstrap.servers": address.bootstrap_servers, "linger.ms": 50, "batch.size": 1_000_000})
+    encoder = AvroEncoder(schemas.load("car_sensor"), SCHEMA_ID)
+    fleet = Fleet(CARS, seed=seed, prevalence=prevalence, interval=1.0, span=rows / CARS)
+    left = rows
+    while left:
+        block = fleet.step(10).slice(0, left)
+        left -= block.num_rows
+        values = encoder.encode(block).to_pylist()
+        for key, value in zip(block.column("car_id").to_pylist(), values, strict=True):
+            while True:
+                try:
+                    producer.produce(address.topic, value, key)
+                    break
+                except BufferError:
+                    producer.poll(0.1)
+        producer.poll(0)
+    producer.flush()
+
+
+def train(folder: Path, rows: int = 100_000) -> Path:
+    """Trains a model; returns the registry folder."""
+    history = folder / "history.parquet"
+    write_history(history, rows, seed=2)
+    registry = folder / "models"
+    command = [sys.executable, "-m", "model.train", "--use_case", "car_sensors", "--data", str(history)]
+    subprocess.run([*command, "--registry", str(registry), "--no-baseline"], check=True)
+    return registry
+
+
+def score_command(
+    model: Path, source: KafkaAddress, alerts: KafkaAddress, dead: KafkaAddress, *more: str
+) -> list[str]:
+    """The bounded scoring job over the whole topic, as a user would start it."""
+    return [
+        *(sys.executable, "-m", "beam_jobs.score", "--use_case", "car_sensors", "--model", str(model)),
+        *("--input", str(source), "--from", "earliest", "--until", "latest"),
+        *("--alerts", str(alerts), "--dead_letters", str(dead), *more),
+    ]

@@ -1,0 +1,43 @@
+import pytest
+
+from beam_jobs.cli import find_user_error, run
+from beam_jobs.errors import UserError
+
+
+def status_of(error: BaseException | None, argv: list[str]) -> int | str | None:
+    def main(args: object) -> int:
+        if error:
+            raise error
+        return 0
+
+    with pytest.raises(SystemExit) as end:
+        run(main, argv)
+    return end.value.code
+
+
+def test_user_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(UserError("topic x is missing; create it"), []) == 2
+    assert capsys.readouterr().err == "error: topic x is missing; create it\n"
+
+
+def test_user_error_inside_a_runner_error_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    wrapped = RuntimeError("bundle failed")
+    wrapped.__cause__ = UserError("the reason")
+    assert find_user_error(wrapped) is wrapped.__cause__
+    assert status_of(wrapped, []) == 2
+    assert capsys.readouterr().err == "error: the reason\n"
+
+
+def test_other_errors_are_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(ValueError("a\nb"), []) == 1
+    assert capsys.readouterr().err == "error: ValueError: a b (--verbose shows the stack trace)\n"
+
+
+def test_verbose_adds_the_stack_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(ValueError("x"), ["--verbose"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_success_and_ctrl_c() -> None:
+    assert status_of(None, []) == 0
+    assert status_of(KeyboardInterrupt(), []) == 130
