@@ -131,11 +131,8 @@ class Fleet:
 
         The cars are spread evenly over the interval, so the load has no beat.
         """
-        shape = (steps, self.cars)
-        index = self.step_count + np.arange(steps)
-        times = (
-            self.start_time + np.rint((index[:, None] + self._phase) * (self.interval * 1000)).astype(np.int64)
-        )
+        index = self.step_count + np.arange(steps, dtype=np.int64)
+        times = self.start_time + np.rint((index[:, None] + self._phase) * (self.interval * 1000)).astype(np.int64)
         failed = times >= self._failure_time
         speed, coolant = self._move(steps, failed)
         battery = np.clip(self._battery - index[:, None] * (self.interval / _RANGE_S * 100), 0, 100)
@@ -187,13 +184,128 @@ class Fleet:
             low = np.where(worn, np.where(bump, 5, 3), np.where(bump, 2, 0))
             width = np.where(worn & bump, 2, 1)
             columns[f"accelerometer_{wheel}_value"] = low + width * uniform[:, 4 + i]
-        degrees = self.interval * 1e-5 * index[:, None]  # about 1 m per second of driving
-        columns["latitude"] = self._latitude + degrees * np.cos(self._heading)
-        columns["longitude"] = self._longitude + degrees * np.sin(self._heading)
+        metres = 1e-5 * self.interval * index[:, None]  # degrees; about one metre a second
+        columns["latitude"] = self._latitude + metres * np.cos(self._heading)
+        columns["longitude"] = self._longitude + metres * np.sin(self._heading)
         columns["failure_occurred"] = self._labels.take(pa.array(np.where(failed, self._label, 0).ravel()))
-
-        order = pa.array(np.arange(steps)[:, None] * self.cars + self._order).flatten() if False else None
-        del order, shape
         return pa.RecordBatch.from_arrays(
-            [_column(columns[field.name], field.type) for field in self._schema], schema=self._schema
+            [_as_array(columns[field.name], field.type) for field in self._schema], schema=self._schema
         )
+
+    def _plan_failures(self, rng: np.random.Generator, prevalence: float, span: float) -> None:
+        """Chooses which car fails when, of what and at which wheel."""
+        self._car_ids = pa.array([f"car-{i:06d}" for i in range(self.cars)], pa.string())
+        self._phase = np.arange(self.cars) / self.cars
+        counts = _share_out(round(self.cars * prevalence))
+        kinds = np.repeat(np.arange(len(FAILURE_KINDS)), counts)
+        failing = rng.permutation(self.cars)[: len(kinds)]
+        self._kind = np.full(self.cars, -1)
+        self._kind[failing] = kinds
+        self._wheel = rng.integers(0, len(WHEELS), self.cars)
+        delay_ms = np.floor(rng.random(self.cars) * LAST_FAILURE * span * 1000).astype(np.int64)
+        never = np.iinfo(np.int64).max
+        self._failure_time = np.where(self._kind >= 0, self.start_time + delay_ms, never)
+        failures: dict[str, Failure] = {}
+        for car in np.sort(failing).tolist():
+            kind = FAILURE_KINDS[self._kind[car]]
+            wheel = WHEELS[self._wheel[car]]
+            features = {
+                "tire": (f"tire_pressure_{wheel}",),
+                "shock_absorber": (f"accelerometer_{wheel}_value",),
+                "drive_shaft": ("engine_vibration_amplitude",),
+                "overheating": ("current_draw", "coolant_temp"),
+                "firmware": ("control_unit_firmware",),
+            }[kind]
+            car_id = self._car_ids[car].as_py()
+            failures[car_id] = Failure(car_id, kind, int(self._failure_time[car]), features)
+        self._failures: Mapping[str, Failure] = MappingProxyType(failures)
+
+    def _describe_cars(self, rng: np.random.Generator, label: str) -> None:
+        """Made-up owners and places, and what the label column may say."""
+        letters = _VIN_ALPHABET[rng.integers(0, len(_VIN_ALPHABET), (self.cars, 17))]
+        self._vins = pa.array(["".join(row) for row in letters], pa.string())
+        first = rng.integers(0, len(_FIRST_NAMES), self.cars)
+        last = rng.integers(0, len(_LAST_NAMES), self.cars)
+        self._drivers = pa.array(
+            [f"{_FIRST_NAMES[f]} {_LAST_NAMES[n]}" for f, n in zip(first, last, strict=True)], pa.string()
+        )
+        self._latitude = rng.uniform(47.5, 54.5, self.cars)
+        self._longitude = rng.uniform(7.0, 14.0, self.cars)
+        self._heading = rng.uniform(0, 2 * math.pi, self.cars)
+        names = FAILURE_KINDS if label == "kind" else ("true",) * len(FAILURE_KINDS)
+        self._labels = pa.array(["false", *names], pa.string())
+        self._label = self._kind + 1
+
+    def _start_cars(self, rng: np.random.Generator) -> None:
+        """State of each car at the first step, drawn from what it would be in the long run."""
+        self._speed = np.clip(rng.normal(_SPEED_MEAN, _SPEED_STD, self.cars), 0, 50)
+        warm = rng.normal(88, 2, self.cars)
+        cold_start = rng.random(self.cars) < 0.1
+        self._coolant = np.where(cold_start, rng.uniform(23, 80, self.cars), warm)
+        self._battery = rng.uniform(10, 100, self.cars)
+        self._air_temp = rng.uniform(17, 38, self.cars)
+        self._tire = rng.uniform(30.0, 35.0, (len(WHEELS), self.cars))
+
+    def _move(self, steps: int, failed: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        """Speed and coolant temperature, float64 [steps, cars]: what depends on the step before."""
+        keep = math.exp(-self.interval / _SPEED_MEMORY_S)
+        jolt = _SPEED_STD * math.sqrt(1 - keep * keep)
+        warm = 1 - math.exp(-self.interval / _COOLANT_MEMORY_S)
+        hot = failed & (self._kind == FAILURE_KINDS.index("overheating"))
+        speed, coolant = np.empty((steps, self.cars)), np.empty((steps, self.cars))
+        for i in range(steps):
+            drift = _SPEED_MEAN + keep * (self._speed - _SPEED_MEAN) + jolt * self._motion.standard_normal(self.cars)
+            # Reflected at both ends: clipping would park cars at exactly 0 and 50 m/s.
+            self._speed = np.clip(50 - np.abs(50 - np.abs(drift)), 0, 50)
+            target = np.where(hot[i], 101.0, 86 + 0.08 * self._speed)
+            self._coolant = self._coolant + warm * (target - self._coolant)
+            speed[i], coolant[i] = self._speed, self._coolant
+        return speed, coolant
+
+
+def history(
+    rows: int,
+    seed: int = 1,
+    prevalence: float = 0.2,
+    cars: int | None = None,
+    start_time: int = 1_690_000_000_000,
+    interval: float = 1.0,
+    label: Literal["true", "kind"] = "kind",
+) -> Iterator[pa.RecordBatch]:
+    """Training data: ``rows`` events of a fleet in blocks, oldest first.
+
+    The fleet is large (``cars`` defaults to one per 50 rows, 20 to 2,000), so that a model sees many cars rather than
+    many events of a few; failed cars are labelled by kind, so that it can be judged by kind.
+    """
+    cars = cars or min(2000, max(20, rows // 50))
+    steps = max(1, math.ceil(rows / cars))
+    fleet = Fleet(cars, seed, prevalence, start_time, interval, span=steps * interval, label=label)
+    at_once = max(1, 32_768 // cars)
+    left = rows
+    while left > 0:
+        block = fleet.step(at_once).slice(0, left)
+        left -= block.num_rows
+        yield block
+
+
+def _share_out(failing: int) -> NDArray[np.int64]:
+    """How many of ``failing`` cars fail of each kind, int64 [kinds]: by square root of the rate, largest remainder."""
+    weights = np.sqrt(np.array(list(PUBLISHED_RATES.values())))
+    least = 1 if failing >= len(FAILURE_KINDS) else 0
+    exact = weights / weights.sum() * failing
+    counts = np.maximum(np.floor(exact).astype(np.int64), least)
+    while (missing := failing - int(counts.sum())) != 0:
+        # Both ways, because the least of one car may have given out too many.
+        gap = exact - counts
+        counts[int(gap.argmax() if missing > 0 else np.where(counts > least, gap, np.inf).argmin())] += np.sign(missing)
+    return counts
+
+
+def _repeat(per_car: pa.Array, steps: int) -> pa.Array:
+    return pa.concat_arrays([per_car] * steps)
+
+
+def _as_array(values: pa.Array | NDArray[np.generic], type_: pa.DataType) -> pa.Array:
+    if isinstance(values, pa.Array):
+        return values if values.type == type_ else values.cast(type_)
+    return pa.array(values.ravel()).cast(type_, safe=False)

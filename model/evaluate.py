@@ -1,0 +1,86 @@
+"""How good scores are, judged by labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of labelled held-out rows against their labels; None where a class of rows is missing."""
+
+    rows: int
+    failures: int  # rows labelled as failures
+    roc_auc: float | None  # probability that a failure scores above a normal row
+    average_precision: float | None  # area under precision over recall
+    recall: float | None  # share of failure rows above the threshold
+    precision: float | None  # share of failure rows among those above the threshold; None: nothing is above it
+    false_alert_share: float | None  # share of normal rows above the threshold; the alert budget, as it turned out
+    recall_by_kind: Mapping[str, float]  # kind of failure to the share of its rows above the threshold
+    keys_caught_by_kind: Mapping[str, float]  # kind to the share of failed keys (cars) with a failure row above it
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON types."""
+        return {**asdict(self), "recall_by_kind": dict(self.recall_by_kind)}
+
+
+def evaluate(scores: NDArray[Any], threshold: float, failed: Bools, kinds: pa.Array, keys: pa.Array) -> Evaluation:
+    """Judges scores.
+
+    Args:
+      scores: float [n].
+      threshold: rows with a score above it are alerts.
+      failed: [n], true for rows labelled as failures.
+      kinds: string [n], what the label says of a failure: its kind, or just "true".
+      keys: string [n], whose row it is.
+    """
+    alerts = scores > threshold
+    kind_names, key_codes = np.asarray(kinds.to_numpy(zero_copy_only=False), object), _codes(keys)
+    recall, caught = {}, {}
+    for kind in sorted(set(kind_names[failed].tolist())):
+        rows = failed & (kind_names == kind)
+        recall[kind] = float(alerts[rows].mean())
+        caught[kind] = len(np.unique(key_codes[rows & alerts])) / len(np.unique(key_codes[rows]))
+    any_failed, any_normal = bool(failed.any()), bool((~failed).any())
+    both = any_failed and any_normal
+    return Evaluation(
+        rows=len(scores),
+        failures=int(failed.sum()),
+        roc_auc=roc_auc(scores, failed) if both else None,
+        average_precision=average_precision(scores, failed) if both else None,
+        recall=float(alerts[failed].mean()) if any_failed else None,
+        precision=float(failed[alerts].mean()) if any_failed and alerts.any() else None,
+        false_alert_share=float(alerts[~failed].mean()) if any_normal else None,
+        recall_by_kind=recall,
+        keys_caught_by_kind=caught,
+    )
+
+
+def roc_auc(scores: NDArray[Any], failed: Bools) -> float:
+    """Area under the ROC curve; ties count half. Both classes must be there."""
+    _, position, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[position]
+    positives, negatives = int(failed.sum()), int((~failed).sum())
+    return float((ranks[failed].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def average_precision(scores: NDArray[Any], failed: Bools) -> float:
+    """Sum of precision times the step of recall over falling thresholds; rows with one score fall together."""
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(failed[order])
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    precision, recall = hits[last] / (last + 1), hits[last] / hits[-1]
+    return float(np.sum(precision * np.diff(recall, prepend=0.0)))
+
+
+def _codes(keys: pa.Array) -> NDArray[np.int64]:
+    codes = keys.dictionary_encode().indices
+    return np.asarray(codes.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)

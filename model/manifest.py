@@ -1,0 +1,97 @@
+"""What a model version says about itself: ``manifest.json``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from beam_jobs.errors import UserError
+
+FILE_NAME = "manifest.json"
+FORMAT = 1  # of the file; raised when a reader of the old one would go wrong
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """The data a model was trained on."""
+
+    files: tuple[str, ...]  # file names, sorted
+    sha256: str  # of the files' own sha256, in that order
+    rows: int  # events read
+    training_rows: int  # normal rows the network saw
+    first_event_time: str  # of the rows that could be used; ISO 8601, UTC
+    last_event_time: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a job must know before it lets a model score its rows."""
+
+    name: str  # of the model: the folder in the registry
+    version: str
+    created_at: str  # ISO 8601, UTC
+    use_case: str
+    features: tuple[str, ...]  # order of the network's inputs
+    units: tuple[str | None, ...]  # of the features; None: no unit
+    preprocessing_fingerprint: str  # Preprocessor.fingerprint of the rows it was trained on
+    schema_fingerprint: str  # of the event schema
+    threshold: float  # scores above it are alerts
+    alert_budget: float  # share of normal rows expected above it
+    score_quantiles: tuple[tuple[float, float], ...]  # (level, score) of normal rows; model.threshold.percentile
+    data: DataSummary
+    network: Mapping[str, Any]  # settings of the network and its training
+    metrics: Mapping[str, Any]  # "autoencoder" and, where it was trained, "baseline": Evaluation.to_json
+    libraries: Mapping[str, str]  # name to version, of what trained it
+    files: Mapping[str, str]  # path in the version's folder to sha256, of all that is loaded
+
+    def to_json(self) -> str:
+        """The text of ``manifest.json``."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Raises ValueError, saying what is wrong, for a text that is no manifest of this format."""
+        value = json.loads(text)
+        if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
+            raise ValueError(f"not a manifest of format {FORMAT}")
+        missing = [f.name for f in fields(cls) if f.name not in value]
+        if missing:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+        known = {f.name: value[f.name] for f in fields(cls)}
+        try:
+            known["data"] = DataSummary(**{**known["data"], "files": tuple(known["data"]["files"])})
+            known["features"], known["units"] = tuple(known["features"]), tuple(known["units"])
+            known["score_quantiles"] = tuple((float(a), float(b)) for a, b in known["score_quantiles"])
+        except (TypeError, KeyError) as error:
+            raise ValueError(str(error)) from error
+        return cls(**known)
+
+
+def read(folder: Path) -> Manifest:
+    """The manifest of a version's folder; UserError if it can't be read."""
+    path = folder / FILE_NAME
+    try:
+        return Manifest.from_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror}; name a model version's folder, or its registry with @version or @alias"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; train the model again") from error
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """sha256 of what is loaded from a version's folder: everything but the manifest, the report and the logs."""
+    skipped = {FILE_NAME, "report", "logs"}
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).parts[0] not in skipped)
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+
+
+def sha256(path: Path) -> str:
+    """Of one file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
