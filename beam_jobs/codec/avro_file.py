@@ -1,0 +1,164 @@
+"""Avro container files ⇄ blocks, through the same machines as Kafka's values."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import fastavro
+import numpy as np
+import pyarrow as pa
+
+from beam_jobs.codec.avro import Machine
+from beam_jobs.codec.avro_encoder import AvroEncoder
+from beam_jobs.codec.avro_errors import row_errors
+from beam_jobs.codec.avro_program import UnresolvableError
+from beam_jobs.codec.schema import parse_record, parse_schema
+from beam_jobs.errors import UserError
+
+MAGIC = b"Obj\x01"
+SYNC_BYTES = 16
+MAX_EMPTY_RECORDS = 1 << 20  # records of no bytes a block may have; more is a broken count
+MAX_BLOCK_BYTES = (1 << 31) - 1  # a position in the machine has 31 bits
+
+Source = str | os.PathLike[str] | IO[bytes]
+
+
+def read_avro(
+    source: Source, reader_schema: Mapping[str, Any], columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a container file, a batch a block of the file.
+
+    Args:
+      source: a path, or a binary file open for reading.
+      reader_schema: a record schema; the file's own is resolved into it.
+      columns: the fields wanted, in that order (None: all).
+
+    Raises:
+      UserError: the file cannot be read, is broken, or its schema does not resolve; the message names the file.
+    """
+    machine = Machine(parse_record(reader_schema), columns)
+    if not isinstance(source, str | os.PathLike):
+        yield from _read(source, str(getattr(source, "name", "the stream")), machine)
+        return
+    try:
+        file = Path(source).open("rb")  # noqa: SIM115
+    except OSError as e:
+        raise UserError(f"Avro file {os.fspath(source)!r} cannot be opened: {e.strerror}; check the path") from None
+    with file:
+        yield from _read(file, os.fspath(source), machine)
+
+
+def _read(file: IO[bytes], name: str, machine: Machine) -> Iterator[pa.RecordBatch]:
+    try:
+        blocks = fastavro.block_reader(file)
+        writer = parse_schema(blocks.metadata["avro.schema"])
+        entry = machine.program.add_writer(writer)
+    except UnresolvableError as e:
+        raise UserError(f"Avro file {name!r} does not fit the reader schema: {e}") from None
+    except Exception as e:  # fastavro raises whatever its parsing stumbles on
+        raise UserError(f"Avro file {name!r} has no readable header ({_one_line(e)}); is it an Avro file?") from None
+    number = 0
+    while True:
+        try:
+            block = next(blocks, None)
+            body = b"" if block is None else block.bytes_.getvalue()
+        except Exception as e:
+            raise UserError(
+                f"Avro file {name!r} is broken in block {number} ({_one_line(e)}); fetch it again"
+            ) from None
+        if block is None:
+            return
+        if block.num_records < 0 or len(body) > MAX_BLOCK_BYTES:
+            size = f"{block.num_records} records in {len(body)} bytes"
+            raise UserError(f"Avro file {name!r}, block {number}: {size}; write smaller blocks")
+        if block.num_records:
+            yield _block(body, block.num_records, entry, machine, f"Avro file {name!r}, block {number}")
+        number += 1
+
+
+def _block(body: bytes, records: int, entry: int, machine: Machine, where: str) -> pa.RecordBatch:
+    if records > len(body) + MAX_EMPTY_RECORDS:
+        raise UserError(f"{where}: {records} records in {len(body)} bytes; the file is broken, fetch it again")
+    data = np.frombuffer(body or b"\0", np.uint8)
+    starts = np.zeros(records, np.int64)
+    ends = np.full(records, len(body), np.int64)
+    status = np.zeros(records, np.int32)
+    detail = np.zeros((records, 3), np.int64)
+    rows = machine.run(data, starts, ends, np.full(records, entry, np.int64), status, detail, contiguous=True)
+    errors = row_errors(machine.program, status, detail, {}, 0)
+    if len(errors):
+        raise UserError(f"{where}, record {errors.rows[0]}: {errors.errors[0]}; the file is broken, fetch it again")
+    return rows
+
+
+def write_avro(
+    target: Source, schema: Mapping[str, Any], batches: Iterable[pa.RecordBatch], codec: str = "deflate"
+) -> int:
+    """Writes a container file, a block a batch; returns the number of rows.
+
+    Args:
+      target: a path (written beside it, then renamed: a reader never sees half a file), or a binary file.
+      schema: a record schema.
+      codec: "deflate" or "null".
+
+    Raises:
+      UserError: the file cannot be written, or a row does not fit the schema.
+    """
+    if codec not in ("deflate", "null"):
+        raise UserError(f"Avro codec {codec!r} is not supported for writing; use 'deflate' or 'null'")
+    encoder = AvroEncoder(schema, None)
+    if not isinstance(target, str | os.PathLike):
+        return _write(target, schema, encoder, batches, codec)
+    path = Path(target)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            rows = _write(file, schema, encoder, batches, codec)
+        part.replace(path)
+    except OSError as e:
+        raise UserError(
+            f"Avro file {os.fspath(target)!r} cannot be written: {e.strerror}; check folder and rights"
+        ) from e
+    finally:
+        part.unlink(missing_ok=True)
+    return rows
+
+
+def _write(
+    file: IO[bytes], schema: Mapping[str, Any], encoder: AvroEncoder, batches: Iterable[pa.RecordBatch], codec: str
+) -> int:
+    sync = os.urandom(SYNC_BYTES)
+    header = {"avro.schema": json.dumps(schema).encode(), "avro.codec": codec.encode()}
+    file.write(MAGIC + _long(len(header)))
+    for key, value in header.items():
+        file.write(_long(len(key)) + key.encode() + _long(len(value)) + value)
+    file.write(_long(0) + sync)
+    rows = 0
+    for batch in batches:
+        if not batch.num_rows:
+            continue
+        body = encoder.encode_buffer(batch)[0].tobytes()
+        if codec == "deflate":
+            packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)  # raw deflate, as the specification says
+            body = packer.compress(body) + packer.flush()
+        file.write(_long(batch.num_rows) + _long(len(body)) + body + sync)
+        rows += batch.num_rows
+    return rows
+
+
+def _long(value: int) -> bytes:
+    """A non-negative number as Avro writes it."""
+    rest, out = value << 1, bytearray()
+    while rest >= 0x80:
+        out.append((rest & 0x7F) | 0x80)
+        rest >>= 7
+    return bytes([*out, rest])
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
