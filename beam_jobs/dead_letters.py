@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import apache_beam as beam
@@ -15,7 +16,8 @@ import pyarrow.compute as pc
 import schemas
 from beam_jobs import metrics
 from beam_jobs.block import RAW_SCHEMA, Block, raw_block, take
-from beam_jobs.codec.avro import AvroDecoder, AvroEncoder
+from beam_jobs.codec.avro import AvroDecoder
+from beam_jobs.codec.avro_encoder import AvroEncoder
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import RowErrors, UserError
 from beam_jobs.io.kafka import WriteToKafka
@@ -138,6 +140,23 @@ class _EncodeDeadLetters(beam.DoFn):
         yield pa.RecordBatch.from_arrays([letters.column("key"), self._encoder.encode(letters)], names=["key", "value"])
 
 
+def without_payload(schema_id: int, records: Block) -> Block:
+    """Dead letters that are larger than their topic takes, without the original value; the error says so."""
+    schema = schemas.load("dead_letter")
+    letters = AvroDecoder(schema, lambda _: schema).decode(records.column("value")).rows
+    sizes = pc.fill_null(pc.binary_length(letters.column("value")), 0).to_pylist()
+    errors = [
+        f"{error} (the value of {size:,} bytes is left out: larger than the dead-letter topic takes)"
+        for error, size in zip(letters.column("error").to_pylist(), sizes, strict=True)
+    ]
+    short = letters.set_column(
+        letters.schema.get_field_index("value"), letters.schema.field("value"), pa.nulls(letters.num_rows, pa.binary())
+    ).set_column(letters.schema.get_field_index("error"), letters.schema.field("error"), pa.array(errors, pa.string()))
+    return pa.RecordBatch.from_arrays(
+        [letters.column("key"), AvroEncoder(schema, schema_id).encode(short)], names=["key", "value"]
+    )
+
+
 class WriteDeadLetters(beam.PTransform):
     """Writes blocks of dead letters to a topic, keyed as the original records were."""
 
@@ -152,7 +171,8 @@ class WriteDeadLetters(beam.PTransform):
         return (
             letters
             | "Encode" >> beam.ParDo(_EncodeDeadLetters(self._schema_id, self._max_rate)).with_output_types(Block)
-            | "Write" >> WriteToKafka(self._address, self._config)
+            | "Write"
+            >> WriteToKafka(self._address, self._config, on_too_large=partial(without_payload, self._schema_id))
         )
 
 

@@ -28,7 +28,7 @@ from beam_jobs.io.uri import KafkaAddress, parse
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from beam_jobs.report import Progress
 from model.registry import ModelVersion, resolve
-from schemas.client import SchemaSource, for_registry
+from schemas.client import SchemaSource, for_registry, interrupt_waits, resume_waits
 from use_cases import UseCase
 
 IN_PROCESS = ("DirectRunner", "FnApiRunner")
@@ -66,6 +66,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
         raise UserError(f"--max_dead_letter_rate {bad.max_dead_letter_rate}: a share between 0 and 1")
     use_case = use_cases.load(wanted.use_case)
     preprocessor = use_case.preprocessor()
+    preprocessor.check_secrets()
     model = resolve(wanted.model, use_case.name)
     check_fingerprint(model, preprocessor)
     outputs = {"alert": parse(wanted.alerts), "dead_letter": parse(bad.dead_letters)}
@@ -75,7 +76,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     config, source, live = kafka_source(parsed, name)
     prepare_outputs(parsed, config, outputs.values(), source["address"])
     registry = parsed.view_as(options.ConnectionOptions).schema_registry
-    writers = for_registry(registry, use_case.schema, config)
+    writers = for_registry(registry, use_case.schema, dict(config.settings))
     writers.check()
     say(writers.describe())
     return ScoreJob(
@@ -122,7 +123,7 @@ def redrive_job(parsed: PipelineOptions) -> RedriveJob:
         prepare_outputs(parsed, config, [output], source["address"])
         source["group_id"] = source["group_id"] or "highbeam.redrive"  # nothing is put back twice
     writers = for_registry(
-        parsed.view_as(options.ConnectionOptions).schema_registry, schemas.load("dead_letter"), config
+        parsed.view_as(options.ConnectionOptions).schema_registry, schemas.load("dead_letter"), dict(config.settings)
     )
     writers.check()
     return RedriveJob(source, config, writers, output, tuple(wanted.reason or ()))
@@ -191,6 +192,7 @@ def run_job(
     runner = standard.runner or "DirectRunner"
     metrics.TOTALS.reset()
     reset_drain()
+    resume_waits()
     pipeline = beam.Pipeline(runner=FnApiRunner() if runner in IN_PROCESS else runner, options=parsed)
     wire(pipeline)
     started = time.time()
@@ -213,6 +215,7 @@ def drain_on_signal() -> Iterator[None]:
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))
         say("stopping: finishing what was read (Ctrl-C again to stop at once)")
         request_drain()
+        interrupt_waits()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

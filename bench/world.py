@@ -10,7 +10,7 @@ from pathlib import Path
 from confluent_kafka import Producer
 
 import schemas
-from beam_jobs.codec.avro import AvroEncoder
+from beam_jobs.codec.avro_encoder import AvroEncoder
 from beam_jobs.io.kafka import ensure_topic
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.uri import KafkaAddress, parse

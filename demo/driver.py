@@ -12,8 +12,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from numpy.typing import NDArray
 
 import schemas
-from beam_jobs.codec.avro import AvroDecoder, AvroEncoder
-from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.codec.avro import AvroDecoder
+from beam_jobs.codec.avro_encoder import AvroEncoder
 from beam_jobs.io.uri import KafkaAddress
 from demo.fleet import Fleet
 from demo.live import State, alert_cells
@@ -37,7 +37,7 @@ class EventProducer:
         self._bad_rate = bad_rate
         self._random = np.random.default_rng(seed)
         schema = schemas.load("car_sensor")
-        registry = for_registry(registry_url, schema, KafkaConfig.from_file(None))
+        registry = for_registry(registry_url, schema)
         self._encoder = AvroEncoder(schema, registry.register(f"{address.topic}-value", schema))
         self._producer = Producer({"bootstrap.servers": address.bootstrap_servers, "linger.ms": 5})
         self._stop = threading.Event()
@@ -102,7 +102,7 @@ class AlertWatch:
         self._alerts = alerts.topic
         self._state = state
         self._referee = referee
-        registry = for_registry(registry_url, schemas.load("alert"), KafkaConfig.from_file(None))
+        registry = for_registry(registry_url, schemas.load("alert"))
         self._alert_decoder = AvroDecoder(schemas.load("alert"), registry.writer_schema)
         self._score_decoder = AvroDecoder(schemas.load("score"), registry.writer_schema, ["score"])
         self._consumer = Consumer({"bootstrap.servers": alerts.bootstrap_servers, "group.id": "highbeam-demo"})

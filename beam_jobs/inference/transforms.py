@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from beam_jobs import dead_letters, metrics
 from beam_jobs.block import Block, source_of, take
-from beam_jobs.codec.avro import AvroEncoder
+from beam_jobs.codec.avro_encoder import AvroEncoder
 from beam_jobs.inference import alerts
 
 

@@ -14,7 +14,7 @@ import schemas
 import use_cases
 from beam_jobs import dead_letters
 from beam_jobs.block import Block, raw_block
-from beam_jobs.codec.avro import AvroEncoder
+from beam_jobs.codec.avro_encoder import AvroEncoder
 from beam_jobs.preprocessing.transforms import DecodeEvents, Preprocess
 from demo.fleet import Fleet
 

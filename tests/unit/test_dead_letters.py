@@ -5,7 +5,8 @@ import pytest
 import schemas
 from beam_jobs import dead_letters, metrics
 from beam_jobs.block import Block, raw_block
-from beam_jobs.codec.avro import AvroDecoder, AvroEncoder
+from beam_jobs.codec.avro import AvroDecoder
+from beam_jobs.codec.avro_encoder import AvroEncoder
 from beam_jobs.errors import RowErrors, UserError
 
 
@@ -37,10 +38,20 @@ def test_dead_letters_keep_position_reason_and_bytes() -> None:
 
 def test_dead_letters_survive_the_topic() -> None:
     schema = schemas.load("dead_letter")
-    values = AvroEncoder(schema, 3).encode(letters())
-    decoded = AvroDecoder(schema, lambda _: schema).decode(values)
+    written = letters()
+    decoded = AvroDecoder(schema, lambda _: schema).decode(AvroEncoder(schema, 3).encode(written))
     assert len(decoded.errors) == 0
-    assert decoded.rows.to_pylist() == letters().to_pylist()
+    assert decoded.rows.to_pylist() == written.to_pylist()
+
+
+def test_a_dead_letter_larger_than_its_topic_leaves_the_payload_out() -> None:
+    schema = schemas.load("dead_letter")
+    records = pa.record_batch({"key": letters().column("key"), "value": AvroEncoder(schema, 3).encode(letters())})
+    short = dead_letters.without_payload(3, records)
+    first = AvroDecoder(schema, lambda _: schema).decode(short.column("value")).rows.to_pylist()[0]
+    assert first["value"] is None
+    assert first["id"] == "events-1-20"
+    assert first["error"].startswith("first byte is 0xff (the value of 7 bytes is left out")
 
 
 def test_original_records_count_their_redrives() -> None:

@@ -3,7 +3,8 @@ import pyarrow as pa
 
 import schemas
 from beam_jobs.block import Block, raw_block, with_source
-from beam_jobs.codec.avro import AvroDecoder, AvroEncoder
+from beam_jobs.codec.avro import AvroDecoder
+from beam_jobs.codec.avro_encoder import AvroEncoder
 from beam_jobs.inference import alerts
 
 FEATURES = ("speed", "temp", "ratio")
