@@ -9,6 +9,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from beam_jobs.errors import UserError
 
 FILE_NAME = "manifest.json"
@@ -41,12 +44,17 @@ class Manifest:
     schema_fingerprint: str  # of the event schema
     threshold: float  # scores above it are alerts
     alert_budget: float  # share of normal rows expected above it
-    score_quantiles: tuple[tuple[float, float], ...]  # (level, score) of normal rows; model.threshold.percentile
+    score_quantiles: tuple[tuple[float, float], ...]  # (level, score) of normal rows, both ascending
     data: DataSummary
     network: Mapping[str, Any]  # settings of the network and its training
     metrics: Mapping[str, Any]  # "autoencoder" and, where it was trained, "baseline": Evaluation.to_json
     libraries: Mapping[str, str]  # name to version, of what trained it
     files: Mapping[str, str]  # path in the version's folder to sha256, of all that is loaded
+
+    def percentile(self, score: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """Per cent of normal rows that score lower, float32 [n], 0..100; beyond 1 in 10 million it reads 99.99999."""
+        levels, scores = np.array(self.score_quantiles, np.float64).T
+        return (np.interp(score, scores, levels) * 100).astype(np.float32)
 
     def to_json(self) -> str:
         """The text of ``manifest.json``."""

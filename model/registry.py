@@ -31,6 +31,7 @@ from pathlib import Path
 from beam_jobs import cli
 from beam_jobs.errors import UserError
 from model import manifest
+from model.manifest import Manifest
 
 CHAMPION = "champion"  # what jobs score with unless they are told otherwise
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -44,6 +45,7 @@ class ModelVersion:
     version: str
     path: Path  # folder of the version
     alias: str | None  # it was asked for by this alias
+    manifest: Manifest
 
 
 def resolve(spec: str, use_case: str | None = None) -> ModelVersion:
@@ -64,11 +66,10 @@ def resolve(spec: str, use_case: str | None = None) -> ModelVersion:
     if (path / manifest.FILE_NAME).is_file():
         if wanted and wanted != path.resolve().name:
             raise UserError(f"--model {spec}: {folder} already is one version; leave out @{wanted}")
-        version = path.resolve()
-        return ModelVersion(version.parent.parent.name, version.name, version, None)
+        return _version(path.resolve(), None)
     model = _model_folder(path, use_case)
     if wanted in versions(model):
-        return ModelVersion(model.name, wanted, model / "versions" / wanted, None)
+        return _version(model / "versions" / wanted, None)
     alias = wanted or CHAMPION
     known = aliases(model)
     if alias not in known:
@@ -77,7 +78,12 @@ def resolve(spec: str, use_case: str | None = None) -> ModelVersion:
     version = model / "versions" / known[alias]
     if not version.is_dir():
         raise UserError(f"--model {spec}: {alias} is version {known[alias]}, which is missing in {version.parent}")
-    return ModelVersion(model.name, version.name, version, alias)
+    return _version(version, alias)
+
+
+def _version(path: Path, alias: str | None) -> ModelVersion:
+    described = manifest.read(path)
+    return ModelVersion(described.name, described.version, path, alias, described)
 
 
 def versions(model: Path) -> list[str]:
@@ -246,7 +252,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"promote {args.dir}: say which version, as in {args.dir}@VERSION")
     found = resolve(args.dir, args.use_case)
     if args.command == "show":
-        print(manifest.read(found.path).to_json(), end="")
+        print(found.manifest.to_json(), end="")
         return
     before = promote(found.path.parent.parent, found.version, args.alias)
     print(f"{found.name}: {args.alias} is {found.version} now" + (f", was {before}" if before else ""))

@@ -1,13 +1,13 @@
-"""From an alert budget to a threshold, and from a score to a percentile.
+"""From an alert budget to a threshold.
 
-An alert budget is the share of normal rows one is willing to be alerted about: 0.0001 is one false alert in 10,000 rows.
-The threshold is the (1 - budget) quantile of the scores of held-out normal rows. With 20,000 such rows that quantile
-rests on two rows, so the tail is modelled instead of counted: the excesses over a high score follow a generalised Pareto
-distribution (Pickands 1975; Balkema and de Haan 1974; "peaks over threshold", as in Siffer et al., "Anomaly detection in
-streams with extreme value theory", KDD 2017). Its two parameters come from probability-weighted moments (Hosking and
-Wallis 1987), which have a closed form and are steadier than maximum likelihood for a few hundred excesses.
+An alert budget is the share of normal rows one is willing to be alerted about: 0.0001 is one in 10,000 rows. The
+threshold is the (1 - budget) quantile of the scores of held-out normal rows. With 20,000 such rows that quantile rests
+on two rows, so the tail is modelled instead of counted: the excesses over a high score follow a generalised Pareto
+distribution (Pickands 1975; Balkema and de Haan 1974; "peaks over threshold", as in Siffer et al., "Anomaly detection
+in streams with extreme value theory", KDD 2017). Its two parameters come from probability-weighted moments (Hosking
+and Wallis 1987), which have a closed form and are steadier than maximum likelihood for a few hundred excesses.
 
-Below the tail (a share of more than TAIL_ROWS rows) quantiles are plain order statistics; both parts meet where the tail
+Where more than TAIL_ROWS rows are above it, a quantile is a plain order statistic; both parts meet where the tail
 begins, so a smaller budget never gives a smaller threshold.
 """
 
@@ -72,15 +72,9 @@ class ScoreDistribution:
         return self.quantile(1 - alert_budget)
 
     def quantiles(self) -> tuple[tuple[float, float], ...]:
-        """(level, score) pairs, both ascending, up to 1 in 10 million: what the manifest stores for ``percentile``."""
+        """(level, score) pairs, both ascending, up to 1 in 10 million: for ``Manifest.percentile``."""
         scores = np.maximum.accumulate([self.quantile(float(level)) for level in _LEVELS])
         return tuple(zip(_LEVELS.tolist(), scores.tolist(), strict=True))
-
-
-def percentile(scores: NDArray[Any], quantiles: tuple[tuple[float, float], ...]) -> NDArray[np.float64]:
-    """Per cent of normal rows below each score, float64 [n], 0..100, by the quantiles of a manifest."""
-    levels, values = np.array(quantiles, np.float64).reshape(-1, 2).T
-    return np.interp(scores, values, levels) * 100
 
 
 def _fit_pareto(excesses: NDArray[np.float64]) -> tuple[float, float]:
