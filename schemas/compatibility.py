@@ -15,8 +15,8 @@ not used because it is wrong in both directions, and its messages do not say wha
 * an alias may take a field that another field already reads by its name, which no reader can do;
 * inside a union any branch may save the day, where readers take the first that matches and then fail.
 
-This module is stricter than Confluent's server in these three points only. ``python -m schemas.compatibility NEW OLD``
-runs the check on files.
+So it may refuse what a registry built on Java's checker lets in, never the other way round as far as the tests see
+(``tests/unit/schemas``, fastavro as the oracle). ``python -m schemas.compatibility NEW OLD`` runs it on files.
 """
 
 from __future__ import annotations

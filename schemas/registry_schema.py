@@ -37,14 +37,12 @@ def parse_text(text: str) -> ParsedSchema:
     try:
         schema = json.loads(text, parse_constant=_refuse_constant)
         _check_depth(schema, MAX_DEPTH)
-        text.encode()  # a lone surrogate cannot be sent back
         avro = parse_schema([schema]).branches[0] if isinstance(schema, str) else parse_schema(schema)
         _check(avro, set())
-        return ParsedSchema(
-            text=json.dumps(schema, separators=(",", ":"), ensure_ascii=False),
-            canonical=json.dumps(_normal(schema), separators=(",", ":"), sort_keys=True),
-            avro=avro,
-        )
+        compact = json.dumps(schema, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        compact.encode()  # a lone surrogate could not be sent back
+        canonical = json.dumps(_normal(schema), separators=(",", ":"), sort_keys=True)
+        return ParsedSchema(compact, canonical, avro)
     except InvalidSchemaError:
         raise
     except UserError as e:
