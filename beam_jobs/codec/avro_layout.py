@@ -166,8 +166,8 @@ class Arenas:
         self, column: Column, cells: NDArray[np.int64], text: NDArray[np.uint8], bitmap: pa.Buffer | None, nulls: int
     ) -> pa.Array:
         size, n = column.avro.size, len(cells)
-        if nulls:  # a null takes its size in Arrow but none in the arena
+        if len(text) < n * size:  # a null (or what is inside one) takes its size in Arrow but none in the arena
             full = np.zeros((n, size), np.uint8)
-            full[(cells & 0xFFFFFFFF) == size] = text.reshape(-1, size) if size else full[:0]
+            full[(cells & 0xFFFFFFFF) == size] = text.reshape(-1, size)
             text = full
         return pa.Array.from_buffers(column.arrow, n, [bitmap, pa.py_buffer(text)], nulls)

@@ -1,0 +1,169 @@
+"""The JSON codec: both of its paths give the same, and so do blocks cut anywhere."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from unittest import mock
+
+import pyarrow as pa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from beam_jobs.codec import EventDecoder, JsonDecoder, JsonEncoder
+from beam_jobs.codec.avro_encoder import AvroEncoder
+
+checked = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+SCHEMA: dict[str, Any] = {
+    "type": "record",
+    "name": "Event",
+    "fields": [
+        {"name": "key", "type": "string", "aliases": ["KEY", "id"]},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        {"name": "x", "type": "double"},
+        {"name": "y", "type": ["null", "float"]},
+        {"name": "n", "type": ["int", "null"], "default": 7},
+        {"name": "kind", "type": {"type": "enum", "name": "Kind", "symbols": ["A", "B"]}},
+        {"name": "time", "type": ["null", {"type": "int", "logicalType": "time-millis"}]},
+        {
+            "name": "inner",
+            "type": [
+                "null",
+                {
+                    "type": "record",
+                    "name": "Inner",
+                    "fields": [
+                        {"name": "flag", "type": "boolean", "default": True},
+                        {"name": "items", "type": {"type": "array", "items": ["null", "long"]}, "aliases": ["list"]},
+                    ],
+                },
+            ],
+        },
+    ],
+}
+ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=3),
+    st.just([]),
+    st.just({}),
+    st.sampled_from([10**400, 2**31, 2**63, -(2**63), "\ud800", 1e39, 86_400_000]),
+)
+
+
+def objects(odd: st.SearchStrategy[Any] | None) -> st.SearchStrategy[dict[str, Any]]:
+    def maybe(value: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+        return value if odd is None else st.one_of(value, value, value, value, value, odd)
+
+    inner = st.fixed_dictionaries(
+        {"items": maybe(st.lists(maybe(st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1))), max_size=3))},
+        optional={"flag": maybe(st.booleans())},
+    )
+    return st.fixed_dictionaries(
+        {
+            "key": maybe(st.text(max_size=5)),
+            "at": maybe(st.integers(-(10**12), 10**12)),
+            "x": maybe(st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.integers(-5, 2**70))),
+            "kind": maybe(st.sampled_from("AB")),
+        },
+        optional={
+            "y": maybe(st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False, width=32))),
+            "n": maybe(st.integers(-5, 5)),
+            "time": maybe(st.integers(0, 86_399_999)),
+            "inner": maybe(st.one_of(st.none(), inner)),
+        }
+        | ({} if odd is None else {"id": maybe(st.text(max_size=2)), "other": odd}),
+    )
+
+
+def texts(odd: bool) -> st.SearchStrategy[bytes]:
+    layout = st.sampled_from([None, 2])
+    dumped = st.builds(
+        lambda value, indent, ascii_only: json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode(
+            errors="surrogatepass"
+        ),
+        objects(ODD if odd else None),
+        layout,
+        st.booleans(),
+    )
+    if not odd:
+        return dumped
+    damaged = st.builds(
+        lambda text, at, char: text[: at % len(text)] + char + text[at % len(text) + 1 :],
+        dumped,
+        st.integers(0, 400),
+        st.sampled_from([b"", b'"', b"{", b"}", b",", b"\n", b"\xff", b"0", b"N", b"{}", b"\x00"]),
+    )
+    fixed = st.sampled_from([b"", b" ", b"{}", b"null", b"[{}]", b'{"key":1,"key":2}', b'{"x":Inf}', b'{"x":-NaN}'])
+    return st.one_of(dumped, dumped, damaged, fixed, st.binary(max_size=6))
+
+
+def slow(decoder: JsonDecoder) -> JsonDecoder:
+    decoder._fast = False
+    return decoder
+
+
+@given(st.lists(st.one_of(texts(True), texts(False), st.none()), max_size=12))
+@checked
+def test_fast_and_row_by_row_agree(values: list[bytes | None]) -> None:
+    array = pa.array(values, pa.binary())
+    with mock.patch("beam_jobs.codec.json.ROWS_ONE_BY_ONE", 1):  # so that every row has its chance in the reader
+        fast = JsonDecoder(SCHEMA).decode(array)
+    exact = slow(JsonDecoder(SCHEMA)).decode(array)
+    fast.rows.validate(full=True)
+    assert fast.rows.equals(exact.rows), (fast.rows.to_pylist(), exact.rows.to_pylist())
+    assert fast.errors.rows.tolist() == exact.errors.rows.tolist()
+    assert list(fast.errors.errors) == list(exact.errors.errors)
+    assert fast.rows.num_rows + len(fast.errors) == len(values)
+
+
+@given(st.lists(st.one_of(texts(False), texts(True)), max_size=12), st.data())
+@checked
+def test_split_and_projection_change_nothing(values: list[bytes], data: st.DataObject) -> None:
+    array = pa.array(values, pa.binary())
+    decoder = JsonDecoder(SCHEMA)
+    whole = decoder.decode(array)
+    cut = data.draw(st.integers(0, len(values)))
+    first, second = decoder.decode(array.slice(0, cut)), decoder.decode(array.slice(cut))
+    assert pa.concat_batches([first.rows, second.rows]).equals(whole.rows)
+    assert [*first.errors.errors, *second.errors.errors] == list(whole.errors.errors)
+    names = data.draw(st.lists(st.sampled_from(whole.rows.schema.names), min_size=1, unique=True))
+    good = array.take(pa.array(whole.errors.good_rows(len(values))))
+    some = JsonDecoder(SCHEMA, names).decode(good)
+    assert len(some.errors) == 0
+    assert some.rows.equals(whole.rows.select(names))
+
+
+@given(st.lists(texts(False), max_size=8))
+@checked
+def test_good_values_come_back(values: list[bytes]) -> None:
+    decoded = JsonDecoder(SCHEMA).decode(pa.array(values, pa.binary()))
+    assert len(decoded.errors) == 0, decoded.errors.errors
+    again = JsonDecoder(SCHEMA).decode(JsonEncoder(SCHEMA).encode(decoded.rows))
+    assert len(again.errors) == 0, again.errors.errors
+    assert again.rows.equals(decoded.rows)
+    for row, value in zip(decoded.rows.to_pylist(), values, strict=True):
+        given_value = json.loads(value)
+        assert row["key"] == given_value["key"]
+        assert row["x"] == float(given_value["x"])
+        assert row["n"] == given_value.get("n", 7)
+
+
+@given(st.lists(st.one_of(texts(False), texts(True), st.none()), max_size=10), st.data())
+@checked
+def test_avro_and_json_in_one_block_keep_their_order(values: list[bytes | None], data: st.DataObject) -> None:
+    plain = JsonDecoder(SCHEMA)
+    rows = plain.decode(pa.array([v for v in values if v], pa.binary())).rows
+    framed = AvroEncoder(SCHEMA, 3).encode(rows).to_pylist()
+    mixed = data.draw(st.permutations([*values, *framed]))
+    decoder = EventDecoder(SCHEMA, {3: SCHEMA}.__getitem__)
+    decoded = decoder.decode(pa.array(mixed, pa.binary()))
+    assert decoded.rows.num_rows + len(decoded.errors) == len(mixed)
+    one_by_one = [decoder.decode(pa.array([value], pa.binary())) for value in mixed]
+    if one_by_one:
+        assert pa.concat_batches([d.rows for d in one_by_one]).equals(decoded.rows)
+    assert [i for i, d in enumerate(one_by_one) if len(d.errors)] == decoded.errors.rows.tolist()
+    assert [e for d in one_by_one for e in d.errors.reasons] == list(decoded.errors.reasons)
