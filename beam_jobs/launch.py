@@ -27,6 +27,8 @@ from beam_jobs.io.kafka_offsets import OffsetSpec
 from beam_jobs.io.uri import KafkaAddress, parse
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from beam_jobs.report import Progress
+from model import manifest
+from model.manifest import Manifest
 from model.registry import ModelVersion, resolve
 from schemas.client import SchemaSource, for_registry, interrupt_waits, resume_waits
 from use_cases import UseCase
@@ -68,7 +70,8 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     preprocessor = use_case.preprocessor()
     preprocessor.check_secrets()
     model = resolve(wanted.model, use_case.name)
-    check_fingerprint(model, preprocessor)
+    described = manifest.read(model.path)
+    check_fingerprint(described, preprocessor)
     outputs = {"alert": parse(wanted.alerts), "dead_letter": parse(bad.dead_letters)}
     if wanted.scores:
         outputs["score"] = parse(wanted.scores)
@@ -79,6 +82,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     writers = for_registry(registry, use_case.schema, dict(config.settings))
     writers.check()
     say(writers.describe())
+    say(f"model {described.name} {described.version}, alerts above a score of {described.threshold:.4g}")
     return ScoreJob(
         name=name,
         live=live,
@@ -129,13 +133,13 @@ def redrive_job(parsed: PipelineOptions) -> RedriveJob:
     return RedriveJob(source, config, writers, output, tuple(wanted.reason or ()))
 
 
-def check_fingerprint(model: ModelVersion, preprocessor: Preprocessor) -> None:
+def check_fingerprint(model: Manifest, preprocessor: Preprocessor) -> None:
     """Refuses a model that was trained on the output of another preprocessing."""
-    if model.manifest.preprocessing_fingerprint != preprocessor.fingerprint:
+    if model.preprocessing_fingerprint != preprocessor.fingerprint:
         raise UserError(
-            f"model {model.manifest.name} {model.manifest.version} was trained on preprocessing "
-            f"{model.manifest.preprocessing_fingerprint[:12]}, but the use case is now "
-            f"{preprocessor.fingerprint[:12]}; train a new version with python -m model.train, or restore the old SQL"
+            f"model {model.name} {model.version} was trained on preprocessing {model.preprocessing_fingerprint[:12]}, "
+            f"but the SQL, schema and PII policy of the use case are now {preprocessor.fingerprint[:12]}; "
+            "train a new version with python -m model.train, or restore the old SQL"
         )
 
 

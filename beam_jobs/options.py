@@ -158,7 +158,7 @@ def parse(
         + "Every Beam option works as well: --runner=DataflowRunner --project=…, --runner=PrismRunner, …",
     )
     for concern in concerns:
-        title = (concern.__doc__ or "").strip().splitlines()[0]
+        title = (concern.__doc__ or "").strip().splitlines()[0].rstrip(".")
         concern._add_argparse_args(parser.add_argument_group(title))
     _, rest = parser.parse_known_args(list(argv))
     _refuse_unknown(rest, parser)

@@ -29,6 +29,7 @@ from demo.fleet import Fleet
 from demo.history import write_history
 from demo.live import State, render
 from demo.referee import Referee, Verdict
+from model import manifest
 from model.registry import resolve
 from schemas.registry import RegistryServer
 
@@ -89,7 +90,7 @@ def run_demo(settings: Settings) -> int:
         job = stack.enter_context(_ScoreJob(settings, topics, registry.url, model, folder, console))
         if not job.wait_until_reading(stop):
             return job.failed()
-        version = resolve(model, "car_sensors")
+        described = manifest.read(resolve(model, "car_sensors").path)
         fleet = Fleet(
             settings.cars,
             seed=settings.seed,
@@ -99,8 +100,8 @@ def run_demo(settings: Settings) -> int:
             span=settings.seconds or _SPAN_SECONDS,
         )
         producer = EventProducer(topics["events"], registry.url, fleet, settings.bad_rate, settings.seed)
-        title = f"Highbeam: {settings.cars:,} cars, {settings.rate:,.0f} events/s, {version.manifest.version}"
-        state = State(title, version.manifest.threshold)
+        title = f"Highbeam: {settings.cars:,} cars, {settings.rate:,.0f} events/s, {described.version}"
+        state = State(title, described.threshold)
         referee = Referee(fleet.failures)
         watch = stack.enter_context(AlertWatch(topics["alerts"], topics["scores"], registry.url, state, referee))
         producer.start()

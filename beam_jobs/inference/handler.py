@@ -20,7 +20,7 @@ _LOGGER = logging.getLogger(__name__)
 
 SCORE = "score"  # float32
 THRESHOLD = "threshold"  # float32, of the version that made the score
-PERCENTILE = "percentile"  # float32, 0..100, of the score among the held-out scores of its version
+PERCENTILE = "percentile"  # float32, per cent of normal scores below; NaN where the score is no anomaly
 MODEL = "model"  # dictionary<string>
 VERSION = "version"  # dictionary<string>
 EXPECTED = "expected"  # fixed_size_list<float32>[F], what the model expected, physical units
@@ -93,11 +93,14 @@ def score_block(block: Block, model: LoadedModel, features: Sequence[str]) -> Bl
     if len(failed):
         _LOGGER.error("model %s failed on %d of %d rows: %s", model.manifest.version, len(failed), n, failed.errors[0])
     score, expected, error = _join(parts, n, width)
+    percentiles = np.full(n, np.nan, np.float32)
+    anomalies = np.flatnonzero(score > model.manifest.threshold)  # few: only alerts name their percentile
+    percentiles[anomalies] = model.manifest.percentile(score[anomalies])
     constant = pa.array(np.zeros(n, np.int32))
     added = {
         SCORE: pa.array(score),
         THRESHOLD: pa.array(np.full(n, model.manifest.threshold, np.float32)),
-        PERCENTILE: pa.array(model.manifest.percentile(score)),
+        PERCENTILE: pa.array(percentiles),
         MODEL: pa.DictionaryArray.from_arrays(constant, pa.array([model.manifest.name])),
         VERSION: pa.DictionaryArray.from_arrays(constant, pa.array([model.manifest.version])),
         EXPECTED: pa.FixedSizeListArray.from_arrays(pa.array(expected.reshape(-1)), width),

@@ -1,0 +1,280 @@
+"""The scoring job as a user runs it, on Apache Kafka: bad input, a kill, a redrive, Prism."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+import schemas
+from beam_jobs.codec.avro import AvroDecoder
+from beam_jobs.codec.avro_encoder import AvroEncoder
+from demo.broker import ApacheKafka
+from demo.fleet import Fleet
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+
+CAR_SENSOR = schemas.load("car_sensor")
+HUGE = 5_000_000  # bytes of one value
+
+
+class Topics:
+    """Topics of one test on the shared broker."""
+
+    def __init__(self, broker: ApacheKafka) -> None:
+        self.servers = broker.bootstrap_servers
+        self._run = uuid.uuid4().hex[:8]
+        admin = AdminClient({"bootstrap.servers": self.servers})
+        large = {"max.message.bytes": str(8_000_000)}
+        wanted = [
+            NewTopic(self.name("events"), 4, 1, config=large),
+            *(NewTopic(self.name(n), 1, 1, config=large) for n in ("alerts", "scores")),
+            NewTopic(self.name("dead"), 1, 1),  # takes a megabyte: less than the largest record
+        ]
+        for done in admin.create_topics(wanted).values():
+            done.result(30)
+
+    def name(self, short: str) -> str:
+        return f"{short}-{self._run}"
+
+    def uri(self, short: str) -> str:
+        return f"kafka://{self.servers}/{self.name(short)}"
+
+    def send(self, short: str, values: list[bytes | None], keys: list[bytes | None] | None = None) -> None:
+        producer = Producer({"bootstrap.servers": self.servers, "message.max.bytes": 10_000_000})
+        failed: list[object] = []
+        for i, value in enumerate(values):
+            producer.produce(
+                self.name(short),
+                value,
+                keys[i] if keys else b"car-%d" % (i % 50),
+                on_delivery=lambda error, _: failed.append(error) if error else None,
+            )
+            producer.poll(0)
+        producer.flush()
+        assert not failed
+
+    def read(self, short: str, schema: str | None = None) -> list[dict[str, Any]]:
+        """Everything on a topic of one partition: decoded rows, or value and headers without a schema."""
+        consumer = Consumer({"bootstrap.servers": self.servers, "group.id": "test"})
+        found, rows = 0, []
+        for partition in consumer.list_topics(self.name(short), 10).topics[self.name(short)].partitions:
+            where = TopicPartition(self.name(short), partition, 0)
+            low, end = consumer.get_watermark_offsets(where, 10)
+            consumer.assign([where])
+            found = low
+            while found < end:
+                for message in consumer.consume(10_000, 1.0):
+                    assert message.error() is None
+                    rows.append({"value": message.value(), "headers": message.headers() or []})
+                    found = message.offset() + 1
+        consumer.close()
+        if schema is None:
+            return rows
+        reader = schemas.load(schema)
+        decoded = AvroDecoder(reader, lambda _: reader).decode(pa.array([r["value"] for r in rows], pa.binary()))
+        assert len(decoded.errors) == 0
+        return list(decoded.rows.to_pylist())
+
+
+@pytest.fixture
+def topics(apache_kafka: ApacheKafka) -> Topics:
+    return Topics(apache_kafka)
+
+
+@pytest.fixture
+def score(topics: Topics, trained_model: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    def command(*more: str) -> list[str]:
+        return [
+            *(sys.executable, "-m", "beam_jobs.score", "--use_case", "car_sensors", "--model", str(trained_model)),
+            *("--input", topics.uri("events"), "--from", "earliest", "--until", "latest"),
+            *("--alerts", topics.uri("alerts"), "--scores", topics.uri("scores")),
+            *("--dead_letters", topics.uri("dead"), "--report", str(tmp_path / "report.json"), *more),
+        ]
+
+    return command
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def report(tmp_path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((tmp_path / "report.json").read_text())
+    return found
+
+
+def events(n: int, seed: int = 5) -> pa.RecordBatch:
+    return pa.Table.from_batches([Fleet(50, seed=seed, prevalence=0.2, span=n / 500).step(-(-n // 50))]).slice(
+        0, n
+    ).combine_chunks().to_batches()[0]
+
+
+def framed(rows: pa.RecordBatch) -> list[bytes]:
+    return list(AvroEncoder(CAR_SENSOR, 1).encode(rows).to_pylist())
+
+
+def with_column(rows: pa.RecordBatch, name: str, value: Any) -> pa.RecordBatch:
+    i = rows.schema.get_field_index(name)
+    return rows.set_column(i, rows.schema.field(i), pa.array([value] * rows.num_rows, rows.schema.field(i).type))
+
+
+def as_json(row: dict[str, Any], **changes: Any) -> bytes:
+    row = {**row, "event_time": int(row["event_time"].timestamp() * 1000), **changes}
+    return json.dumps({k: v for k, v in row.items() if v is not ...}).encode()
+
+
+def bad_records() -> dict[str, list[tuple[bytes | None, str]]]:
+    """What the issue tracker of any such system is full of: (value, reason the dead letter must name)."""
+    one = events(1)
+    row, good = one.to_pylist()[0], framed(one)[0]
+    nan, inf = (framed(with_column(one, "speed", v))[0] for v in (float("nan"), float("inf")))
+    vin_at = good.index(row["car_id"].encode())
+    return {
+        "wrong magic byte": [(b"\x01" + good[1:], "bad_magic_byte"), (b"plain text", "bad_magic_byte")],
+        "truncated": [(good[:-1], "truncated"), (good[:40], "truncated"), (good[:3], "truncated_header")],
+        "over-long": [(good + b"\x00", "trailing_bytes")],
+        "not a number": [(nan, "not_finite"), (inf, "not_finite")],
+        "out of range": [(framed(with_column(one, "tire_pressure_1_1", 250))[0], "out_of_range")],
+        "null": [(None, "null_value")],
+        "empty": [(b"", "empty_value")],
+        "invalid utf-8": [(good[:vin_at] + b"\xff" + good[vin_at + 1 :], "invalid_utf8")],
+        "json missing field": [(as_json(row, speed=...), "missing_field")],
+        "json extra field": [(as_json(row, colour="red"), "unknown_field")],
+        "json wrong type": [(as_json(row, speed="fast"), "wrong_type")],
+        "no json": [(b'{"speed": ', "invalid_json")],
+        "5 MB": [(b"\x00\x00\x00\x00\x01" + b"\x7f" * HUGE, "")],
+    }
+
+
+def test_bad_records_are_dead_letters_and_every_good_neighbour_is_scored(
+    topics: Topics, score: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    good = framed(events(3000))
+    bad = [pair for kind in bad_records().values() for pair in kind]
+    values: list[bytes | None] = list(good)
+    for i, (value, _) in enumerate(bad):
+        values.insert(100 * i, value)
+    values.append(as_json(events(1).to_pylist()[0]))  # JSON of the same schema is as good as Avro
+    topics.send("events", values)
+    run(score())
+    counted = report(tmp_path)
+    assert (counted["read"], counted["unaccounted"]) == (len(values), 0)
+    assert (counted["scored"], counted["dead_letters"]) == (len(good) + 1, len(bad))
+    letters = topics.read("dead", "dead_letter")
+    assert len(topics.read("scores", "score")) == len(good) + 1
+    by_value = {letter["value"]: letter for letter in letters if letter["reason"] != "null_value"}
+    for value, reason in bad:
+        if value is not None and len(value) < HUGE:
+            assert by_value[value]["reason"] == reason
+            assert len(by_value[value]["error"]) > 15
+    huge = [letter for letter in letters if letter["value"] is None and letter["reason"] != "null_value"]
+    assert len(huge) == 1
+    assert "is left out" in huge[0]["error"]
+    assert sum(letter["reason"] == "null_value" for letter in letters) == 1
+
+
+def test_unknown_schema_ids_are_dead_letters_with_a_registry(
+    topics: Topics, score: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    from schemas.client import for_registry
+    from schemas.registry import RegistryServer
+
+    with RegistryServer() as registry:
+        schema_id = for_registry(registry.url, CAR_SENSOR).register(topics.name("events") + "-value", CAR_SENSOR)
+        good = [v[:1] + struct.pack(">I", schema_id) + v[5:] for v in framed(events(500))]
+        topics.send("events", [*good, good[0][:1] + struct.pack(">I", 4711) + good[0][5:]])
+        run(score("--schema_registry", registry.url))
+    letters = topics.read("dead", "dead_letter")
+    assert [letter["reason"] for letter in letters] == ["unknown_schema_id"]
+    assert "4711" in letters[0]["error"]
+    assert report(tmp_path)["scored"] == 500
+
+
+def test_killed_and_resumed_nothing_is_lost(topics: Topics, score: Callable[..., list[str]]) -> None:
+    n = 60_000
+    topics.send("events", framed(events(n)))  # type: ignore[arg-type]
+    command = score("--group_id", topics.name("group"), "--progress", "json", "--block_rows", "500")
+    job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert job.stderr is not None
+    consumer = Consumer({"bootstrap.servers": topics.servers, "group.id": "watch"})
+    consumer.assign([TopicPartition(topics.name("scores"), 0, 0)])
+    seen = 0
+    while seen < 5_000 and job.poll() is None:
+        seen += len(consumer.consume(1000, 0.2))
+    consumer.close()
+    job.kill()
+    job.wait()
+    run(command)
+    scores = topics.read("scores", "score")
+    positions = {(s["source_partition"], s["source_offset"]) for s in scores}
+    assert len(positions) == n
+    alerts = topics.read("alerts", "alert")
+    anomalies = {(s["source_partition"], s["source_offset"]) for s in scores if s["is_anomaly"]}
+    assert {(a["source_partition"], a["source_offset"]) for a in alerts} == anomalies
+    assert {a["id"] for a in alerts} == {f"{topics.name('events')}-{p}-{o}" for p, o in anomalies}
+
+
+def test_too_many_dead_letters_stop_the_job(topics: Topics, score: Callable[..., list[str]]) -> None:
+    topics.send("events", [b"\x01nothing we know"] * 20_000)
+    command = score("--max_dead_letter_rate", "0.5", "--block_rows", "1000")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: stopped: ")
+    assert "--max_dead_letter_rate 0.5" in last
+    assert "Traceback" not in done.stderr
+
+
+def test_redrive_puts_dead_letters_back(topics: Topics, score: Callable[..., list[str]], tmp_path: Path) -> None:
+    good = framed(events(200))
+    topics.send("events", [*good, good[0][:-1], b""])
+    run(score())
+    redrive = [
+        *(sys.executable, "-m", "beam_jobs.redrive", "--input", topics.uri("dead"), "--output", topics.uri("events")),
+        *("--from", "earliest", "--group_id", topics.name("redrive"), "--reason", "truncated"),
+    ]
+    assert "truncated" in run(redrive).stdout
+    back = topics.read("events")
+    assert len(back) == 203
+    again = [record for record in back if record["headers"]]
+    assert again == [{"value": good[0][:-1], "headers": [("highbeam.redrives", b"1")]}]
+    run(redrive)
+    assert len(topics.read("events")) == 203  # nothing is put back twice
+
+
+def test_ctrl_c_ends_a_live_job_in_order(topics: Topics, score: Callable[..., list[str]], tmp_path: Path) -> None:
+    topics.send("events", framed(events(1000)))  # type: ignore[arg-type]
+    command = [word for word in score("--progress", "json") if word not in ("--until", "latest")]
+    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert job.stderr is not None
+    for line in job.stderr:
+        if line.startswith("{") and json.loads(line)["scored"] == 1000:
+            break
+    os.kill(job.pid, signal.SIGINT)
+    out, _ = job.communicate(timeout=60)
+    assert job.returncode == 0
+    assert "every record is accounted for" in out
+    assert report(tmp_path)["scored"] == 1000
+    assert report(tmp_path)["latency_ms"]["p99"] is not None
+
+
+def test_the_same_job_on_prism(topics: Topics, score: Callable[..., list[str]], prism_binary: Path) -> None:
+    topics.send("events", framed(events(5000)))  # type: ignore[arg-type]
+    run(score("--runner", "PrismRunner", "--prism_location", str(prism_binary)))
+    scores = topics.read("scores", "score")
+    assert len({(s["source_partition"], s["source_offset"]) for s in scores}) == 5000
