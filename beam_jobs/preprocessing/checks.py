@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,9 @@ NOT_FINITE = "not_finite"
 NULL_FEATURE = "null_feature"
 NULL_KEY = "null_key"
 NULL_EVENT_TIME = "null_event_time"
+
+_YEAR_1 = -62_135_596_800  # seconds from 1970-01-01
+_YEAR_10000 = 253_402_300_800
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,9 @@ def check_ranges(events: pa.RecordBatch, fields: Sequence[Field]) -> RowErrors:
         array = events.column(field.name)
         if array.null_count == len(array):
             continue
-        low, high = _limits(field)
+        low, high = _limits(field, array.type)
         known = array if array.null_count == 0 else array.drop_null()
-        values = known.to_numpy(zero_copy_only=False)
+        values = _values(known)
         # NaN is the smallest and the largest value of its column, and inside no limits.
         if not (values.min() >= low and values.max() <= high):
             findings.append(_out_of_range(field, array, low, high))
@@ -104,13 +108,26 @@ def _merge(findings: Sequence[_Finding]) -> RowErrors:
 
 def _out_of_range(field: Field, array: pa.Array, low: float, high: float) -> _Finding:
     nulls = array.is_null().to_numpy(zero_copy_only=False)
-    values = (array.fill_null(0) if array.null_count else array).to_numpy(zero_copy_only=False)
+    values = _values(array)
     bad = np.flatnonzero(~((values >= low) & (values <= high)) & ~nulls)
     reasons = [OUT_OF_RANGE if math.isfinite(values[row]) else NOT_FINITE for row in bad]
-    return _Finding(bad, reasons, [_sentence(field, values[row]) for row in bad])
+    return _Finding(bad, reasons, [_sentence(field, values[row], array.type) for row in bad])
 
 
-def _limits(field: Field) -> tuple[float, float]:
+def _values(array: pa.Array) -> NDArray[Any]:
+    """Numbers as they are, timestamps as integers; nulls as anything."""
+    if pa.types.is_timestamp(array.type):
+        array = array.view(pa.int64())
+    elif pa.types.is_decimal(array.type):
+        array = array.cast(pa.float64())
+    return array.to_numpy() if array.null_count == 0 else array.fill_null(0).to_numpy()
+
+
+def _limits(field: Field, type_: pa.DataType) -> tuple[float, float]:
+    if field.kind == "timestamp":
+        # The years 1 to 9999: calendars of other tools, Python's too, end there.
+        per_second = {"ms": 1_000, "us": 1_000_000}[type_.unit]
+        return _YEAR_1 * per_second, _YEAR_10000 * per_second - 1
     largest = float(np.finfo(np.float64).max) if field.floating else math.inf
     return (
         -largest if field.minimum is None else field.minimum,
@@ -118,7 +135,7 @@ def _limits(field: Field) -> tuple[float, float]:
     )
 
 
-def _sentence(field: Field, value: float) -> str:
+def _sentence(field: Field, value: float, type_: pa.DataType) -> str:
     low, high = field.minimum, field.maximum
     if low is not None and high is not None:
         expected = f"{_number(low)} to {_number(high)}"
@@ -128,6 +145,8 @@ def _sentence(field: Field, value: float) -> str:
         expected = f"at most {_number(high)}"
     else:
         expected = "a finite number"
+    if field.kind == "timestamp":
+        return f"{field.name} is {_number(value)} {type_.unit} after 1970, expected a time in the years 1 to 9999"
     # Errors are logged and shown: they must not carry personal data.
     shown = "outside its limits (value withheld: personal data)" if field.pii else _number(value)
     unit = f" {field.unit}" if field.unit and math.isfinite(value) and not field.pii else ""

@@ -91,7 +91,7 @@ class Preprocessor:
             self._exprs.append(where.expr.fill_null(False).alias(_WHERE))
         computed = [o.value for o in outputs if not o.field] + ([where] if where else [])
         self._frame_fields = [f for f in inputs if any(f.name in value.columns for value in computed)]
-        self._ranged = [f for f in inputs if f.kind == "number" and (f.floating or _has_limit(f))]
+        self._ranged = [f for f in inputs if f.kind == "timestamp" or f.floating or _has_limit(f)]
         # A field that is never null and stays inside float32 by its limits was checked before the query.
         self._checked_features = [o.name for o in outputs if o.is_feature and not (o.field and _always_finite(o.field))]
         self._may_lack_key = any(f.nullable for f in inputs if f.name in (key, event_time))
@@ -125,48 +125,41 @@ class Preprocessor:
         errors = checks.check_ranges(events, self._ranged)
         if self._may_lack_key:
             errors = checks.merge(errors, checks.check_present(events, self.key, self.event_time))
-        computed = self._evaluate(events)
-        keep = None if self._where is None else computed.pop(_WHERE)
+        kept = _rows(n)
         if len(errors):
-            keep = np.ones(n, np.bool_) if keep is None else keep.copy()
-            keep[errors.rows] = False
+            kept = errors.good_rows(n)
+            events = events.take(pa.array(kept))  # the query never meets a value outside the limits
+        computed, where = self._evaluate(events)
         columns = [
             computed[o.name] if o.field is None else _converted(_plain(events.column(o.field.name)), t)
             for o, t in zip(self._outputs, self.output_schema.types, strict=True)
         ]
-        kept = _rows(n)
-        if keep is not None and not keep.all():
-            kept = np.flatnonzero(keep)
-            mask = pa.array(keep)
-            columns = [column.filter(mask) for column in columns]
-        filtered = n - len(errors) - len(kept)
         rows = pa.RecordBatch.from_arrays(columns, schema=self.output_schema)
-        if not len(kept):
-            return Preprocessed(rows, kept, filtered, errors)
-        late = checks.check_features(rows, self._checked_features)
+        if where is not None and not where.all():
+            rows, kept = rows.filter(pa.array(where)), kept[where]
+        filtered = n - len(errors) - len(kept)
+        late = checks.check_features(rows, self._checked_features) if len(kept) else RowErrors.none()
         if len(late):
             good = late.good_rows(len(kept))
             errors = checks.merge(errors, RowErrors(kept[late.rows], late.reasons, late.errors))
             rows, kept = rows.take(pa.array(good)), kept[good]
         return Preprocessed(rows, kept, filtered, errors)
 
-    def _evaluate(self, events: pa.RecordBatch) -> dict[str, Any]:
-        """The computed columns (Arrow arrays) by name, and the WHERE as a boolean numpy array."""
+    def _evaluate(self, events: pa.RecordBatch) -> tuple[dict[str, pa.Array], NDArray[np.bool_] | None]:
+        """The computed columns by name, and the rows the WHERE lets through (None: there is no WHERE)."""
         if not self._exprs:
-            return {}
+            return {}, None
         arrays = {field.name: _plain(events.column(field.name)) for field in self._frame_fields}
         for name in self._pseudonyms:
             arrays[pseudonym_column(name)] = pseudonymize(events.column(name), self._policy.secret())
         frame: Any = pl.from_arrow(pa.RecordBatch.from_pydict(arrays), rechunk=False)
         result = frame.select(self._exprs)
-        columns: dict[str, Any] = {
+        columns = {
             o.name: _converted(result.get_column(o.name).to_arrow(), t)
             for o, t in zip(self._outputs, self.output_schema.types, strict=True)
             if o.field is None
         }
-        if self._where is not None:
-            columns[_WHERE] = result.get_column(_WHERE).to_numpy()
-        return columns
+        return columns, result.get_column(_WHERE).to_numpy() if self._where is not None else None
 
 
 def _rows(n: int) -> NDArray[np.int64]:

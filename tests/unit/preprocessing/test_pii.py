@@ -1,0 +1,110 @@
+"""Personal data: pseudonyms, generalisation, and keys that stay out of everything."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from beam_jobs.errors import UserError
+from beam_jobs.preprocessing import PiiPolicy, compile_sql
+from beam_jobs.preprocessing.pii import pseudonymize
+
+KEY = b"0123456789abcdef0123456789abcdef"
+
+
+def test_a_pseudonym_is_the_hmac_of_the_text() -> None:
+    values = pa.array(["Müller", None, "Meier", "Müller"])
+    digest = hmac.new(KEY, "Müller".encode(), hashlib.sha256).hexdigest()
+    result = pseudonymize(values, KEY).to_pylist()
+    assert result[0] == result[3] == digest
+    assert result[1] is None
+    assert result[2] not in (None, digest)
+    assert pseudonymize(values.slice(1, 2), KEY).to_pylist() == result[1:3]
+    assert pseudonymize(values.dictionary_encode(), KEY).to_pylist() == result
+
+
+def test_keys_by_reference(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(KEY + b"\n")
+    assert PiiPolicy(f"file:{path}").secret() == KEY
+    monkeypatch.setenv("HIGHBEAM_TEST_PII", KEY.decode())
+    assert PiiPolicy("env:HIGHBEAM_TEST_PII").secret() == KEY
+
+
+def test_keys_that_do_not_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a reference") as caught:
+        PiiPolicy("s3cret")
+    assert "s3cret" not in str(caught.value)
+    with pytest.raises(UserError, match="HIGHBEAM_TEST_UNSET is not set"):
+        PiiPolicy("env:HIGHBEAM_TEST_UNSET").secret()
+    with pytest.raises(UserError, match="can't be read"):
+        PiiPolicy(f"file:{tmp_path}/nothing").secret()
+    monkeypatch.setenv("HIGHBEAM_TEST_SHORT", "abc")
+    with pytest.raises(UserError, match="16 or more"):
+        PiiPolicy("env:HIGHBEAM_TEST_SHORT").secret()
+    with pytest.raises(UserError, match=r"pii\.key is missing"):
+        PiiPolicy().secret()
+
+
+def test_in_a_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIGHBEAM_TEST_PII2", KEY.decode())
+    schema = {
+        "type": "record",
+        "name": "E",
+        "fields": [
+            {"name": "card", "type": "string", "pii": "direct"},
+            {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+            {"name": "zip", "type": "string", "pii": "quasi"},
+            {"name": "latitude", "type": "double", "pii": "quasi", "min": -90, "max": 90},
+            {"name": "amount", "type": "double"},
+        ],
+    }
+    query = compile_sql(
+        "SELECT pseudonymize(card) AS card, at, amount, generalize(zip, 2) AS region, generalize(latitude, 1) AS lat "
+        "FROM events WHERE zip LIKE '8%' AND pseudonymize(card) <> 'x'",
+        schema,
+        PiiPolicy("env:HIGHBEAM_TEST_PII2"),
+        key="card",
+        event_time="at",
+    )
+    query.check_secrets()
+    result = query.apply(
+        pa.record_batch(
+            {
+                "card": ["1234", "1234", "9"],
+                "at": pa.array([0, 1, 2], pa.timestamp("ms", "UTC")),
+                "zip": ["80331", "10115", "85748"],
+                "latitude": [48.1374, 52.5, 1234.5],
+                "amount": [1.0, 2.0, 3.0],
+            }
+        )
+    )
+    (row,) = result.rows.to_pylist()
+    assert row["card"] == hmac.new(KEY, b"1234", hashlib.sha256).hexdigest()
+    assert row["region"] == "80"
+    assert row["lat"] == pytest.approx(48.1)
+    assert query.attributes == ("region",)
+    assert query.features == ("amount", "lat")
+    assert result.filtered == 1
+    # A dead letter's sentence is logged: it must not carry what is protected.
+    assert result.errors.reasons == ["out_of_range"]
+    assert "1234.5" not in result.errors.errors[0]
+    assert "expected -90 to 90" in result.errors.errors[0]
+
+
+def test_the_key_column_must_be_handled_too() -> None:
+    schema = {
+        "type": "record",
+        "name": "E",
+        "fields": [
+            {"name": "card", "type": {"type": "string", "pii": "direct"}},
+            {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+            {"name": "amount", "type": "double"},
+        ],
+    }
+    with pytest.raises(UserError, match="card shows card, personal data"):
+        compile_sql("SELECT card, at, amount FROM events", schema, key="card", event_time="at")
