@@ -12,6 +12,7 @@ import os
 import random
 import threading
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -233,7 +234,8 @@ class RegistrySchemas(SchemaSource):
 
     def _start(self) -> None:
         self._lock = threading.Lock()
-        self._client: SchemaRegistryClient | None = None
+        self._kept: tuple[SchemaRegistryClient, weakref.finalize[..., RegistrySchemas]] | None = None
+        self._away_since: float | None = None  # monotonic time of the first failure of an outage
         self._schemas: dict[int, dict[str, Any]] = {}
         self._unknown: dict[int, tuple[float, str]] = {}  # by id: monotonic time it is asked again, why it is unknown
         self._asked_in_vain: deque[float] = deque(maxlen=FLOOD)  # monotonic times
@@ -275,14 +277,14 @@ class RegistrySchemas(SchemaSource):
 
     def register(self, subject: str, schema: Mapping[str, Any]) -> int:
         wanted = Schema(json.dumps(schema), "AVRO")
-        client = self._connect()
         try:
-            try:
-                return int(client.lookup_schema(subject, wanted).schema_id)  # enough where we may only read
-            except SchemaRegistryError as e:
-                if e.http_status_code != 404:
-                    raise
-            return int(client.register_schema(subject, wanted))
+            with self._connect() as client:
+                try:
+                    return int(client.lookup_schema(subject, wanted).schema_id)  # enough where we may only read
+                except SchemaRegistryError as e:
+                    if e.http_status_code != 404:
+                        raise
+                return int(client.register_schema(subject, wanted))
         except SchemaRegistryError as e:
             if e.http_status_code in (409, 422):
                 message = " ".join(e.error_message.split())
@@ -296,24 +298,36 @@ class RegistrySchemas(SchemaSource):
 
     def check(self) -> None:
         try:
-            self._connect().get_schema_types()
+            with self._connect() as client:
+                client.get_schema_types()
         except (SchemaRegistryError, *_OUTAGES) as e:
             raise self._unusable(e) from e
 
     def _connect(self) -> SchemaRegistryClient:
-        if self._client is None:
-            conf: dict[str, Any] = {name: _resolve(name, value) for name, value in self._settings.items()}
-            if "bearer.auth.token" in conf:
-                conf.setdefault("bearer.auth.credentials.source", "STATIC_TOKEN")
-            if "bearer.auth.credentials.source" in conf:
-                conf.setdefault("bearer.auth.logical.cluster", "")  # Confluent Cloud's only
-            # Its own retries sleep where no signal reaches them; the waiting is done here.
-            conf |= {"url": self._url, "timeout": REQUEST_SECONDS, "max.retries": 0}
-            try:
-                self._client = SchemaRegistryClient(conf)
-            except (OSError, ValueError, TypeError) as e:  # files of ssl.*, combinations the client refuses
-                raise UserError(f"Schema Registry {self._url}: {e}; mend the {PREFIX}* properties") from e
-        return self._client
+        """A new client, to be closed; making one takes about 0.1 s."""
+        conf: dict[str, Any] = {name: _resolve(name, value) for name, value in self._settings.items()}
+        if "bearer.auth.token" in conf:
+            conf.setdefault("bearer.auth.credentials.source", "STATIC_TOKEN")
+        if "bearer.auth.credentials.source" in conf:
+            conf.setdefault("bearer.auth.logical.cluster", "")  # Confluent Cloud's only
+        # Its own retries sleep where no signal reaches them; the waiting is done here.
+        conf |= {"url": self._url, "timeout": REQUEST_SECONDS, "max.retries": 0}
+        try:
+            return SchemaRegistryClient(conf)
+        except (OSError, ValueError, TypeError) as e:  # files of ssl.*, combinations the client refuses
+            raise UserError(f"Schema Registry {self._url}: {e}; mend the {PREFIX}* properties") from e
+
+    def _client(self) -> SchemaRegistryClient:
+        """The client for schemas by id, kept until the registry fails or this object goes."""
+        if self._kept is None:
+            client = self._connect()
+            self._kept = client, weakref.finalize(self, client.close)
+        return self._kept[0]
+
+    def _drop_client(self) -> None:
+        if self._kept is not None:
+            self._kept[1]()  # closes it
+            self._kept = None
 
     def _unusable(self, error: Exception) -> UserError:
         return UserError(f"--schema_registry {self._url} {_reason(error)}")
@@ -339,8 +353,7 @@ class RegistrySchemas(SchemaSource):
             return MAX_ID
         path = f"schemas/ids/{next(iter(self._schemas))}"
         try:  # the client has no public call for it
-            answer = self._connect()._rest_client.get(path, {"fetchMaxId": "true"})
-            return int(answer["maxId"])
+            return int(self._client()._rest_client.get(path, {"fetchMaxId": "true"})["maxId"])
         except (SchemaRegistryError, *_OUTAGES, AttributeError, KeyError, TypeError, ValueError):
             return MAX_ID
 
@@ -356,25 +369,31 @@ class RegistrySchemas(SchemaSource):
     def _wait_for(self, ask: Callable[[SchemaRegistryClient], T]) -> T:
         """The registry's answer, however long it takes."""
         pause, longest = BACKOFF_SECONDS
-        away_since = None
         if not self._schemas:
-            self._connect()  # a secret that is missing here would be waited for in vain: UserError
+            self._client()  # UserError: a secret that is missing here would be waited for in vain
         while True:
-            try:
-                answer = ask(self._connect())
-            except (SchemaRegistryError, UserError, *_OUTAGES) as e:
-                self._client = None  # a rotated secret is read again
-                if away_since is None:
-                    away_since = time.monotonic()
-                    logger.warning("Schema Registry %s %s. The job waits; it is tried again.", self._url, _reason(e))
+            if self._away_since is not None:
                 _pause(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads the workers' retries
                 pause = min(longest, pause * 2)
-                continue
-            if away_since is not None:
-                logger.warning(
-                    "Schema Registry %s answers again after %.0f s", self._url, time.monotonic() - away_since
-                )
-            return answer
+            try:
+                answer = ask(self._client())
+            except (SchemaRegistryError, UserError, *_OUTAGES) as e:
+                self._drop_client()  # a rotated secret is read again
+                if self._away_since is None:
+                    self._away_since = time.monotonic()
+                    logger.warning("Schema Registry %s %s. The job waits; it is tried again.", self._url, _reason(e))
+            except LookupError:
+                self._back()
+                raise
+            else:
+                self._back()
+                return answer
+
+    def _back(self) -> None:
+        if self._away_since is not None:
+            seconds = time.monotonic() - self._away_since
+            logger.warning("Schema Registry %s answers again after %.0f s", self._url, seconds)
+            self._away_since = None
 
 
 def _fetch(client: SchemaRegistryClient, schema_id: int) -> dict[str, Any]:
