@@ -156,7 +156,10 @@ def registry_settings(config: Mapping[str, str]) -> dict[str, str]:
             remedy = _REMEDIES.get(name, f"use one of {', '.join(_KNOWN)}")
             raise UserError(f"{key} is not a property of the Schema Registry client: {remedy}")
         if name in _SECRETS and not _is_reference(_secret_part(name, value)):
-            raise UserError(f"{key} holds a secret in clear: write env:NAME or file:PATH instead")
+            example = (
+                "env:NAME, file:PATH or USER:env:NAME" if name == "basic.auth.user.info" else "env:NAME or file:PATH"
+            )
+            raise UserError(f"{key} holds a secret in clear: write {PREFIX}{name}={example}")
         settings[name] = value
     return settings
 
