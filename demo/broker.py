@@ -281,8 +281,7 @@ class ApacheKafka(_Process):
             "group.initial.rebalance.delay.ms": "0",
             "broker.session.timeout.ms": "2000",  # a killed broker may come back this soon
             "broker.heartbeat.interval.ms": "500",
-            "log.retention.check.interval.ms": "1000",
-            "log.initial.task.delay.ms": "500",
+            "log.retention.ms": "-1",  # simulated events may be older than any retention
         }
         if self._sasl_users:
             listeners.append(f"SASL://{self.sasl_servers}")

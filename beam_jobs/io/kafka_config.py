@@ -46,6 +46,8 @@ _OURS = frozenset(
         "transactional.id",
     }
 )
+# Settings of the Schema Registry client (schemas.client); librdkafka refuses names it does not know.
+_REGISTRYS = ("schema.registry.", "basic.auth.", "bearer.auth.")
 # Settings of the Java client that have no meaning for bytes in and bytes out.
 _JAVA_ONLY = frozenset(
     {
@@ -105,12 +107,12 @@ class KafkaConfig:
         return KafkaConfig(tuple(sorted(_translate(dict(settings), "settings").items())))
 
     def resolved(self) -> dict[str, str]:
-        """The settings with every reference replaced by its value; call it on the worker, never pickle the result.
+        """Kafka's settings with every reference replaced by its value; call it on the worker, never pickle the result.
 
         Raises:
           UserError: a reference that leads nowhere here.
         """
-        return {name: _resolve(name, value) for name, value in self.settings}
+        return {name: _resolve(name, value) for name, value in self.settings if not name.startswith(_REGISTRYS)}
 
     def get(self, name: str, default: str = "") -> str:
         """A setting as written (references unresolved)."""

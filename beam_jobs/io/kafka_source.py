@@ -206,7 +206,7 @@ def _named(transport: Transport, spec: OffsetSpec, partitions: list[int]) -> lis
 
 
 def _patiently(transport: Transport, question: Callable[[float], T]) -> T:
-    outage = _Outage(transport)
+    outage = _Outage(transport, patience_s=2.0)  # an election after the topic was made takes a moment
     while True:
         try:
             answer = question(_QUESTION_TIMEOUT_S)
@@ -222,21 +222,26 @@ def _patiently(transport: Transport, question: Callable[[float], T]) -> T:
 
 
 class _Outage:
-    """Says once that the cluster is away, and once that it is back."""
+    """Says once that the cluster is away, and once that it is back; a hiccup shorter than ``patience_s`` is not told."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, patience_s: float = 0.0) -> None:
         self._transport = transport
+        self._patience_s = patience_s
         self._since: float | None = None
+        self._told = False
 
     def seen(self, text: str) -> None:
+        now = time.monotonic()
         if self._since is None:
-            self._since = time.monotonic()
+            self._since = now
+        if not self._told and now - self._since >= self._patience_s:
+            self._told = True
             _LOGGER.warning("%s: no broker answers (%s); waiting", self._transport, text)
 
     def over(self) -> None:
-        if self._since is not None:
+        if self._since is not None and self._told:
             _LOGGER.warning("%s: back after %.1f s", self._transport, time.monotonic() - self._since)
-            self._since = None
+        self._since, self._told = None, False
 
 
 class _Session:

@@ -1,0 +1,105 @@
+"""What the contract suite asks of a Kafka cluster beside the source under test, and the real ones' answers."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewPartitions
+
+from beam_jobs.io.kafka_client import FetchPath, KafkaTransport, ensure_topic
+from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.kafka_fetch import Transport
+from beam_jobs.io.uri import KafkaAddress
+
+CONFIG = KafkaConfig()
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record to be written."""
+
+    value: bytes | None
+    key: bytes | None = None
+    partition: int = 0
+    timestamp_ms: int = 1_700_000_000_000
+    headers: Sequence[tuple[str, bytes | None]] = field(default=())
+
+
+class Cluster(Protocol):
+    def create(self, partitions: int = 1) -> str:
+        """A new topic's name."""
+
+    def add_partitions(self, topic: str, total: int) -> None: ...
+
+    def write(self, topic: str, records: Sequence[Record]) -> None:
+        """Writes the records; each partition's in order, acknowledged on return."""
+
+    def write_transaction(self, topic: str, records: Sequence[Record], commit: bool) -> None: ...
+
+    def delete_before(self, topic: str, partition: int, offset: int) -> None:
+        """What retention does."""
+
+    def transport(self, topic: str, group_id: str | None = None) -> Transport: ...
+
+
+class RealCluster:
+    """A broker by its address, read through one of the two fetch paths."""
+
+    def __init__(self, servers: str, fetch: FetchPath) -> None:
+        self._servers = servers
+        self._fetch = fetch
+        self._settings = {"bootstrap.servers": servers, "log_level": 2}
+        self._admin = AdminClient(self._settings)
+
+    def _address(self, topic: str) -> KafkaAddress:
+        return KafkaAddress(self._servers, topic)
+
+    def create(self, partitions: int = 1) -> str:
+        topic = f"contract-{uuid.uuid4().hex[:12]}"
+        ensure_topic(self._address(topic), CONFIG, partitions, {"max.message.bytes": "20000000"})
+        return topic
+
+    def add_partitions(self, topic: str, total: int) -> None:
+        self._admin.create_partitions([NewPartitions(topic, total)])[topic].result()
+        ensure_topic(self._address(topic), CONFIG, total)
+
+    def write(self, topic: str, records: Sequence[Record]) -> None:
+        producer = Producer({**self._settings, "message.max.bytes": 20_000_000, "linger.ms": 1})
+        _produce(producer, topic, records)
+        assert producer.flush(30) == 0
+
+    def write_transaction(self, topic: str, records: Sequence[Record], commit: bool) -> None:
+        producer = Producer({**self._settings, "transactional.id": uuid.uuid4().hex})
+        producer.init_transactions(30)
+        producer.begin_transaction()
+        _produce(producer, topic, records)
+        assert producer.flush(30) == 0
+        if commit:
+            producer.commit_transaction(30)
+        else:
+            producer.abort_transaction(30)
+
+    def delete_before(self, topic: str, partition: int, offset: int) -> None:
+        self._admin.delete_records([TopicPartition(topic, partition, offset)])[
+            TopicPartition(topic, partition, offset)
+        ].result()
+
+    def transport(self, topic: str, group_id: str | None = None) -> Transport:
+        return KafkaTransport(self._address(topic), CONFIG, group_id, self._fetch)
+
+
+def _produce(producer: Producer, topic: str, records: Sequence[Record]) -> None:
+    for record in records:
+        producer.produce(
+            topic,
+            record.value,
+            record.key,
+            partition=record.partition,
+            timestamp=record.timestamp_ms,
+            headers=list(record.headers) or None,
+        )
+        producer.poll(0)

