@@ -87,16 +87,13 @@ class AvroDecoder:
         if schema_id in self._unresolvable:
             return -1
         try:
-            writer = parse_schema(self._writer_schema(schema_id))
+            schema = self._writer_schema(schema_id)  # other errors, such as a registry that is down, are the caller's
         except LookupError:
             unknown[schema_id] = f"schema id {schema_id} is not in the schema registry"
             return -1
-        except UserError as e:
-            self._unresolvable[schema_id] = f"schema id {schema_id}: {e}"
-            return -1
         try:
-            self._entries[schema_id] = self._machine.program.add_writer(writer)
-        except UnresolvableError as e:
+            self._entries[schema_id] = self._machine.program.add_writer(parse_schema(schema))
+        except (UserError, UnresolvableError) as e:
             self._unresolvable[schema_id] = f"schema id {schema_id}: {e}"
             return -1
         return self._entries[schema_id]
@@ -108,6 +105,7 @@ class Machine:
     def __init__(self, record: AvroType, columns: Sequence[str] | None) -> None:
         self.layout = Layout(record, columns)
         self.program = Program(self.layout)
+        self.program.check_defaults()
         self._items_per_row = np.full(len(self.layout.slots), ITEMS_PER_ROW, np.int64)
 
     def run(

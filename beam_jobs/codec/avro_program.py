@@ -68,6 +68,25 @@ class Program:
             raise
         return entry
 
+    def check_defaults(self) -> None:
+        """Compiles every default for nothing, so that a wrong one is found before the first row that needs it.
+
+        Raises:
+          UserError: a default does not fit its field.
+        """
+        self._check_defaults(self.layout.fields, self.layout.columns)
+        self.ops.clear()
+
+    def _check_defaults(self, fields: list[AvroField], columns: list[Column]) -> None:
+        for entry, column in zip(fields, columns, strict=True):
+            if entry.default is not NO_DEFAULT:
+                self._default(column, entry.default)
+            inner = column
+            while inner.items_level >= 0:
+                inner = inner.parts[-1]
+            if inner.avro.kind == "record":
+                self._check_defaults(inner.avro.fields, inner.parts)
+
     def patched(self, capacity: NDArray[np.int64], cell_starts: Any, valid_starts: Any) -> NDArray[np.int64]:
         """The instructions with cell positions for the given arenas, int64 [k, WIDTH]."""
         ops = np.array(self.ops, np.int64).reshape(-1, op.WIDTH)
@@ -145,7 +164,7 @@ class Program:
                         f"field {columns[i].path!r} is not in the writer's schema {writer.name!r} and has no default"
                     )
                 self._in_field(columns[i].path)
-                self._default(columns[i], entry.default, entry.type)
+                self._default(columns[i], entry.default)
 
     def _value(self, writer: AvroType, column: Column) -> None:
         if writer.kind == "union":
@@ -259,8 +278,11 @@ class Program:
         self._here()
         loop = self._emit(op.NEXT, level=inner)
         if writer.kind == "map":
+            self._in_field(column.parts[0].path)
             self._value(AvroType("string"), column.parts[0])
+        self._in_field(column.parts[-1].path)
         self._value(writer.item, column.parts[-1])
+        self._in_field(column.path)
         self._emit(op.ITEM, level=inner, a=loop)
         self.ops[loop][op.A] = self._here()
         self._emit(op.LIST_END, column.slot, column.level, inner)
@@ -293,7 +315,7 @@ class Program:
         for i in range(cells):
             self._emit(op.CONST, column.slot + i, column.level, _signed(values[i] if i < len(values) else 0))
 
-    def _default(self, column: Column, default: Any, avro: AvroType) -> None:
+    def _default(self, column: Column, default: Any) -> None:
         """A default as the schema's JSON has it: bytes as ISO-8859-1 text, a union's in any of its branches."""
         if default is None:
             if not column.nullable:
@@ -307,7 +329,7 @@ class Program:
                 for entry, part in zip(column.avro.fields, column.parts, strict=True):
                     if entry.name not in default and entry.default is NO_DEFAULT:
                         raise ValueError(f"no {entry.name!r}")
-                    self._default(part, default.get(entry.name, entry.default), entry.type)
+                    self._default(part, default.get(entry.name, entry.default))
             elif kind in ("array", "map"):
                 self._default_items(column, default)
             elif column.avro.logical == "decimal":
@@ -335,7 +357,7 @@ class Program:
             self._emit(op.ITEM_ROOM, level=column.items_level)
             if is_map:
                 self._constant(column.parts[0], self._pooled(item.encode()))
-            self._default(column.parts[-1], default[item] if is_map else item, column.avro.item)
+            self._default(column.parts[-1], default[item] if is_map else item)
             self._emit(op.ITEM, level=column.items_level, a=len(self.ops) + 1)
         self._emit(op.LIST_END, column.slot, column.level, column.items_level)
 

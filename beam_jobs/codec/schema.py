@@ -120,7 +120,10 @@ def parse_schema(schema: Mapping[str, Any] | Sequence[Any] | str) -> AvroType:
             schema = json.loads(schema)
         except ValueError as e:
             raise UserError(f"Avro schema is not valid JSON ({e}); pass the text of an .avsc file") from None
-    return _Parser().parse(schema, "", "schema")
+    try:
+        return _Parser().parse(schema, "", "schema")
+    except (TypeError, AttributeError, RecursionError) as e:
+        raise UserError(f"Avro schema is malformed ({e}); check it against the Avro specification") from None
 
 
 def parse_record(schema: Mapping[str, Any] | str) -> AvroType:
