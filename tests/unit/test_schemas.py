@@ -45,7 +45,7 @@ def test_unknown_schema() -> None:
 
 def test_inputs_are_the_18_of_the_reference() -> None:
     assert len(INPUTS) == 18
-    assert [field["name"] for field in INPUTS if field["type"] == "int"] == [
+    assert [field["name"] for field in INPUTS if field["type"] == "long"] == [
         *(f"tire_pressure_{i}_{j}" for i in (1, 2) for j in (1, 2)),
         "control_unit_firmware",
     ]
