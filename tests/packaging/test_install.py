@@ -1,0 +1,91 @@
+"""The package as pip installs it: everything it needs is in it, and it works away from the checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+import beam_jobs
+
+CHECKOUT = Path(beam_jobs.__file__).resolve().parent.parent
+DEPENDENCIES = sysconfig.get_paths()["purelib"]
+
+USE = """
+import importlib, pkgutil
+import beam_jobs, demo, model, schemas, use_cases
+
+checkout = {checkout!r}
+for package in (beam_jobs, demo, model, schemas, use_cases):
+    assert not package.__file__.startswith(checkout), package.__file__
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+for name in ("car_sensor", "score", "alert", "dead_letter"):
+    assert schemas.load(name)["type"] == "record"
+assert "coolant_temp" in use_cases.load("car_sensors").preprocessor().features
+print("imported", beam_jobs.__version__)
+"""
+
+
+def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(
+        [str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with nothing but the wheel made from the sdist; the dependencies come by PYTHONPATH."""
+    folder = tmp_path_factory.mktemp("install")
+    # From a copy, because setuptools leaves build/ and egg-info in the folder it builds.
+    source = folder / "source"
+    files = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=CHECKOUT).split()
+    for name in files:
+        if (CHECKOUT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((CHECKOUT / name).read_bytes())
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, source, cwd=folder)
+    venv.create(folder / "venv", with_pip=False)
+    (wheel,) = folder.glob("highbeam-*.whl")
+    site = next((folder / "venv" / "lib").glob("python*/site-packages"))
+    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wheel, cwd=folder)
+    return folder / "venv" / "bin" / "python"
+
+
+def environment() -> dict[str, str]:
+    # A folder on PYTHONPATH has its .pth files ignored: the editable install of the checkout is not seen.
+    return {**os.environ, "PYTHONPATH": DEPENDENCIES, "PYTHONWARNINGS": "ignore"}
+
+
+def test_every_module_imports_and_every_resource_is_there(installed: Path, tmp_path: Path) -> None:
+    out = run(installed, "-c", USE.format(checkout=str(CHECKOUT)), cwd=tmp_path, env=environment())
+    assert out.strip() == f"imported {beam_jobs.__version__}"
+
+
+def test_commands_explain_themselves(installed: Path, tmp_path: Path) -> None:
+    commands = ("beam_jobs.score", "beam_jobs.redrive", "model.train", "model.registry", "schemas.registry", "demo")
+    for command in commands:
+        assert f"python -m {command}" in run(installed, "-m", command, "--help", cwd=tmp_path, env=environment())
+
+
+def test_the_version_is_one(tmp_path: Path) -> None:
+    assert f'VERSION = "{beam_jobs.__version__}"' in (CHECKOUT / "setup.py").read_text()
+
+
+def test_help_does_not_import_tensorflow(tmp_path: Path) -> None:
+    code = (
+        "import sys, runpy\n"
+        "sys.argv = ['score', '--help']\n"
+        "try: runpy.run_module('beam_jobs.score', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print('tensorflow' in sys.modules)"
+    )
+    assert run(sys.executable, "-c", code, cwd=CHECKOUT).strip().endswith("False")
