@@ -66,11 +66,11 @@ class KafkaTransport:
     def control(self) -> Iterator[Control]:
         key = (self.address, self.config, self.group_id)
         with _control_lock(key):
-            control = _CONTROLS.take(key) or _KafkaControl(self)
+            control = CONTROLS.take(key) or _KafkaControl(self)
             try:
                 yield control
             finally:
-                _CONTROLS.park(key, control)
+                CONTROLS.park(key, control)
 
     def fetcher(self) -> Fetcher:
         properties = consumer_properties(self.address, self.config, self.group_id)
@@ -174,7 +174,7 @@ class _KafkaControl:
         self._consumer.close()
 
 
-_CONTROLS: IdleCache[_KafkaControl] = IdleCache(_KafkaControl.close)
+CONTROLS: IdleCache[_KafkaControl] = IdleCache(_KafkaControl.close)
 _LOCKS: dict[object, threading.RLock] = {}
 
 

@@ -222,7 +222,7 @@ def _patiently(transport: Transport, question: Callable[[float], T]) -> T:
 
 
 class _Outage:
-    """Says once that the cluster is away, and once that it is back; a hiccup shorter than ``patience_s`` is not told."""
+    """Says once that the cluster is away, once that it is back; nothing of hiccups shorter than ``patience_s``."""
 
     def __init__(self, transport: Transport, patience_s: float = 0.0) -> None:
         self._transport = transport

@@ -1,0 +1,334 @@
+"""Kafka to Kafka through Beam, on both local runners, with brokers that go away and records that do not fit."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import logging
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from beam_jobs import metrics
+from beam_jobs.block import HEADERS_TYPE, Block
+from beam_jobs.cli import find_user_error
+from beam_jobs.io.kafka import ReadFromKafka, WriteToKafka, check_topic, ensure_topic, request_drain, reset_drain
+from beam_jobs.io.kafka_client import CONTROLS, FetchPath
+from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.kafka_offsets import EARLIEST, LATEST
+from beam_jobs.io.kafka_source import SESSIONS
+from beam_jobs.io.uri import KafkaAddress
+from demo.broker import ApacheKafka
+from tests.kafka_broker import SASL_PASSWORD, SASL_USER, SharedBroker
+
+pytestmark = pytest.mark.integration
+
+CONFIG = KafkaConfig()
+TIMEOUT_S = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[None]:
+    reset_drain()
+    yield
+    reset_drain()
+    SESSIONS.close_all()
+
+
+def topic(servers: str, partitions: int = 1, **settings: str) -> KafkaAddress:
+    address = KafkaAddress(servers, f"pipeline-{uuid.uuid4().hex[:12]}")
+    ensure_topic(address, CONFIG, partitions, settings)
+    return address
+
+
+def write(address: KafkaAddress, values: Sequence[bytes], partitions: int = 1) -> None:
+    producer = Producer(
+        {"bootstrap.servers": address.bootstrap_servers, "message.max.bytes": 20_000_000, "log_level": 2}
+    )
+    for i, value in enumerate(values):
+        producer.produce(address.topic, value, b"%d" % i, partition=i % partitions)
+    assert producer.flush(TIMEOUT_S) == 0
+
+
+class Watcher:
+    """Reads a topic with a plain consumer."""
+
+    def __init__(self, address: KafkaAddress) -> None:
+        self._consumer = Consumer(
+            {"bootstrap.servers": address.bootstrap_servers, "group.id": uuid.uuid4().hex, "log_level": 2}
+        )
+        partitions = self._consumer.list_topics(address.topic, 10).topics[address.topic].partitions
+        self._consumer.assign([TopicPartition(address.topic, p, 0) for p in partitions])
+        self.messages: list[Any] = []
+
+    def wait(self, enough: Callable[[list[Any]], bool]) -> list[Any]:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not enough(self.messages):
+            assert time.monotonic() < deadline, f"{len(self.messages)} messages within {TIMEOUT_S} s"
+            self.messages += [message for message in self._consumer.consume(1000, 0.1) if message.error() is None]
+        return self.messages
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+def messages(address: KafkaAddress, count: int) -> list[Any]:
+    watcher = Watcher(address)
+    try:
+        return watcher.wait(lambda found: len(found) >= count)
+    finally:
+        watcher.close()
+
+
+def records(block: Block) -> Block:
+    return block.select(["key", "value", "headers", "timestamp"])
+
+
+def copy(pipeline: beam.Pipeline, read: ReadFromKafka, write: WriteToKafka) -> None:
+    pipeline | "Read" >> read | "Records" >> beam.Map(records).with_output_types(pa.RecordBatch) | "Write" >> write
+
+
+def committed(address: KafkaAddress, group_id: str, partitions: int) -> list[int]:
+    consumer = Consumer({"bootstrap.servers": address.bootstrap_servers, "group.id": group_id})
+    try:
+        asked = [TopicPartition(address.topic, p) for p in range(partitions)]
+        return [answer.offset for answer in consumer.committed(asked, 10)]
+    finally:
+        consumer.close()
+
+
+@pytest.mark.parametrize("fetch", ["client", "native"])
+def test_fn_api_runner_copies_every_record(apache_kafka: SharedBroker, fetch: FetchPath) -> None:
+    source, sink = topic(apache_kafka.bootstrap_servers, 4), topic(apache_kafka.bootstrap_servers, 2)
+    write(source, [b"%d" % i for i in range(20_000)], 4)
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        copy(pipeline, ReadFromKafka(source, CONFIG, "copy", EARLIEST, LATEST, fetch=fetch), WriteToKafka(sink, CONFIG))
+    found = messages(sink, 20_000)
+    assert Counter(message.value() for message in found) == Counter(b"%d" % i for i in range(20_000))
+    assert committed(source, "copy", 4) == [5000] * 4
+
+
+def test_prism_copies_every_record(apache_kafka: SharedBroker, prism_binary: Path) -> None:
+    source, sink = topic(apache_kafka.bootstrap_servers, 4), topic(apache_kafka.bootstrap_servers, 2)
+    write(source, [b"%d" % i for i in range(20_000)], 4)
+    options = PipelineOptions(
+        ["--runner=PrismRunner", f"--prism_location={prism_binary}", "--environment_type=LOOPBACK"]
+    )
+    before = metrics.TOTALS.snapshot()[0][metrics.READERS_CREATED]
+    with beam.Pipeline(options=options) as pipeline:
+        copy(
+            pipeline,
+            ReadFromKafka(source, CONFIG, "copy", EARLIEST, LATEST, max_blocks_per_bundle=1, block_rows=500),
+            WriteToKafka(sink, CONFIG),
+        )
+    found = messages(sink, 20_000)
+    assert Counter(message.value() for message in found) == Counter(b"%d" % i for i in range(20_000))
+    assert committed(source, "copy", 4) == [5000] * 4
+    # Prism rebuilds readers; the live consumer is handed on.
+    assert metrics.TOTALS.snapshot()[0][metrics.READERS_CREATED] - before <= 2
+
+
+class Running:
+    """A live pipeline on a thread of its own, ended by a drain."""
+
+    def __init__(self, read: ReadFromKafka, write: WriteToKafka) -> None:
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(read, write))
+        self._thread.start()
+
+    def _run(self, read: ReadFromKafka, write: WriteToKafka) -> None:
+        try:
+            with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+                copy(pipeline, read, write)
+        except BaseException as error:
+            self.error = error
+
+    def drain(self) -> None:
+        request_drain()
+        self._thread.join(TIMEOUT_S)
+        assert not self._thread.is_alive()
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.mark.parametrize("fetch", ["client", "native"])
+def test_a_killed_broker_loses_nothing(
+    own_apache_kafka: ApacheKafka, fetch: FetchPath, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = own_apache_kafka
+    source, sink = topic(broker.bootstrap_servers, 2), topic(broker.bootstrap_servers)
+    first, second = ([b"%d" % i for i in range(*span)] for span in ((0, 3000), (3000, 6000)))
+    write(source, first, 2)
+    watcher = Watcher(sink)
+    with caplog.at_level(logging.WARNING, logger="beam_jobs"):
+        running = Running(
+            ReadFromKafka(source, CONFIG, "kill", fetch=fetch, block_rows=200), WriteToKafka(sink, CONFIG)
+        )
+        watcher.wait(lambda found: len(found) >= 400)
+        broker.kill()
+        broker.start()
+        write(source, second, 2)
+        watcher.wait(lambda found: len({message.value() for message in found}) >= 6000)
+        running.drain()
+    watcher.close()
+    assert {message.value() for message in watcher.messages} == {*first, *second}
+    assert committed(source, "kill", 2) == [3000, 3000]
+    said = [record for record in caplog.records if "no broker answers" in record.message]
+    assert len(said) <= 2  # one outage, told once by the source (and at most once by a start)
+
+
+def test_latency_at_two_thousand_a_second(apache_kafka: SharedBroker) -> None:
+    source, sink = topic(apache_kafka.bootstrap_servers, 4), topic(apache_kafka.bootstrap_servers)
+    metrics.TOTALS.reset()
+    running = Running(ReadFromKafka(source, CONFIG, "latency"), WriteToKafka(sink, CONFIG, record_latency=True))
+    producer = Producer({"bootstrap.servers": source.bootstrap_servers, "linger.ms": 5})
+    watcher = Watcher(sink)
+    producer.produce(source.topic, b"warm up", b"0")
+    watcher.wait(lambda found: len(found) >= 1)
+    metrics.TOTALS.reset()
+    started = time.monotonic()
+    for i in itertools.count():
+        due = int((time.monotonic() - started) * 2000)
+        if i * 20 > 8000:
+            break
+        for _ in range(20):
+            producer.produce(source.topic, b"x" * 100, b"%d" % i)
+        producer.poll(max(0.0, (i * 20 - due) / 2000))
+    assert producer.flush(10) == 0
+    watcher.wait(lambda found: len(found) >= 8000)
+    watcher.close()
+    running.drain()
+    p99 = metrics.latency_quantile(metrics.TOTALS.snapshot()[1], 0.99)
+    assert p99 is not None
+    assert p99 < 1000
+
+
+class Rows(beam.DoFn):
+    def process(self, rows: list[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
+        schema = pa.schema(
+            [
+                ("key", pa.binary()),
+                ("value", pa.binary()),
+                ("headers", HEADERS_TYPE),
+                ("timestamp", pa.timestamp("ms", "UTC")),
+                ("partition", pa.int32()),
+            ]
+        )
+        yield pa.RecordBatch.from_pylist(rows, schema=schema)
+
+
+def sink_rows(write: WriteToKafka, rows: list[dict[str, Any]]) -> None:
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        (
+            pipeline
+            | beam.Create([rows])
+            | "Rows" >> beam.ParDo(Rows()).with_output_types(pa.RecordBatch)
+            | "Write" >> write
+        )
+
+
+def test_the_sink_writes_all_columns(apache_kafka: SharedBroker) -> None:
+    sink = topic(apache_kafka.bootstrap_servers, 3)
+    stamp = 1_700_000_000_123
+    rows = [
+        {"key": b"k", "value": b"v", "headers": [{"key": "h", "value": b"1"}], "timestamp": stamp, "partition": 2},
+        {"key": None, "value": None, "headers": None, "timestamp": stamp + 1, "partition": 1},
+    ]
+    sink_rows(WriteToKafka(sink, CONFIG), rows)
+    found = sorted(messages(sink, 2), key=lambda message: message.timestamp()[1])
+    assert [(m.key(), m.value(), m.partition(), m.timestamp()[1]) for m in found] == [
+        (b"k", b"v", 2, stamp),
+        (None, None, 1, stamp + 1),
+    ]
+    assert found[0].headers() == [("h", b"1")]
+    assert not found[1].headers()
+
+
+def shortened(block: Block) -> Block:
+    return pa.record_batch(
+        {"key": block.column("key"), "value": pa.array([b"too large"] * block.num_rows, pa.binary())}
+    )
+
+
+def test_a_record_too_large_for_the_topic(apache_kafka: SharedBroker) -> None:
+    sink = topic(apache_kafka.bootstrap_servers)
+    row = {"headers": None, "timestamp": 1_700_000_000_000, "partition": 0}
+    rows = [{**row, "key": b"%d" % i, "value": b"x" * (3_000_000 if i == 5 else 10)} for i in range(10)]
+    sink_rows(WriteToKafka(sink, CONFIG, on_too_large=shortened), rows)
+    found = {message.key(): message.value() for message in messages(sink, 10)}
+    assert found.pop(b"5") == b"too large"
+    assert found == {b"%d" % i: b"x" * 10 for i in range(10) if i != 5}
+    with pytest.raises(Exception, match=r"3000000 bytes is larger than the topic takes") as raised:
+        sink_rows(WriteToKafka(sink, CONFIG), rows)
+    assert find_user_error(raised.value) is not None
+
+
+def test_sasl_plain_from_a_properties_file(
+    apache_kafka: SharedBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = topic(apache_kafka.bootstrap_servers)
+    write(plain, [b"a", b"b"])
+    guarded = KafkaAddress(apache_kafka.sasl_servers, plain.topic)
+    properties = tmp_path / "client.properties"
+    properties.write_text(
+        f"security.protocol=SASL_PLAINTEXT\nsasl.mechanism=PLAIN\nsasl.username={SASL_USER}\nsasl.password=env:KAFKA_PASSWORD\n"
+    )
+    config = KafkaConfig.from_file(properties)
+    monkeypatch.setenv("KAFKA_PASSWORD", SASL_PASSWORD)
+    assert check_topic(guarded, config) == 1
+    sink = topic(apache_kafka.bootstrap_servers)
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        copy(pipeline, ReadFromKafka(guarded, config, until=LATEST), WriteToKafka(sink, CONFIG))
+    assert {message.value() for message in messages(sink, 2)} == {b"a", b"b"}
+    monkeypatch.setenv("KAFKA_PASSWORD", "wrong")
+    started = time.monotonic()
+    with pytest.raises(Exception, match=r"authentication failed .*check sasl.username and sasl.password") as raised:
+        check_topic(guarded, config)
+    assert "\n" not in str(raised.value)
+    assert "wrong" not in str(raised.value)
+    assert time.monotonic() - started < 10
+
+
+def test_what_a_user_meets_first(apache_kafka: SharedBroker) -> None:
+    with pytest.raises(Exception, match="does not exist; create it"):
+        check_topic(KafkaAddress(apache_kafka.bootstrap_servers, "nobody-made-it"), CONFIG)
+    started = time.monotonic()
+    with pytest.raises(Exception, match=r"no broker answers \(.*Connection refused\)"):
+        check_topic(KafkaAddress("127.0.0.1:1", "topic"), CONFIG)
+    assert time.monotonic() - started < 10
+    with pytest.raises(Exception, match="Kafka setting refused"):
+        check_topic(KafkaAddress("127.0.0.1:1", "topic"), KafkaConfig.from_mapping({"no.such.setting": "1"}))
+
+
+def test_no_connection_outlives_its_use(apache_kafka: SharedBroker) -> None:
+    threads = Path("/proc/self/task")
+    if not threads.exists():
+        pytest.skip("needs Linux's /proc to count librdkafka's threads")
+
+    def connections() -> int:
+        names = [(task / "comm").read_text() for task in threads.iterdir()]
+        return sum(name.startswith("rdk:main") for name in names)  # one a client
+
+    source, sink = topic(apache_kafka.bootstrap_servers), topic(apache_kafka.bootstrap_servers)
+    write(source, [b"x"] * 10)
+    SESSIONS.close_all()
+    CONTROLS.close_all()
+    gc.collect()
+    before = connections()
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        copy(pipeline, ReadFromKafka(source, CONFIG, "leak", until=LATEST), WriteToKafka(sink, CONFIG))
+    SESSIONS.close_all()
+    CONTROLS.close_all()
+    gc.collect()
+    assert connections() <= before
