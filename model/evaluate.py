@@ -29,7 +29,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON types."""
-        return {**asdict(self), "recall_by_kind": dict(self.recall_by_kind)}
+        return asdict(self)
 
 
 def evaluate(scores: NDArray[Any], threshold: float, failed: Bools, kinds: pa.Array, keys: pa.Array) -> Evaluation:

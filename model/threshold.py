@@ -44,16 +44,21 @@ class ScoreDistribution:
     def fit(cls, scores: NDArray[Any]) -> ScoreDistribution:
         """Fits the scores of normal rows, float [n]; UserError with fewer than MIN_ROWS finite ones."""
         values = np.sort(scores[np.isfinite(scores)].astype(np.float64))
-        if len(values) < MIN_ROWS:
-            raise UserError(
-                f"the threshold needs at least {MIN_ROWS} normal held-out rows and there are {len(values)}: "
-                "train on more data or raise --validation_fraction"
-            )
+        cls.check(len(values))
         count = min(TAIL_ROWS, int(len(values) * TAIL_SHARE))
         tail_share = count / len(values)
         start = float(np.quantile(values, 1 - tail_share))
         scale, shape = _fit_pareto(values[-count:] - start)
         return cls(values, tail_share, start, scale, shape)
+
+    @staticmethod
+    def check(rows: int) -> None:
+        """UserError if so many scores are too few."""
+        if rows < MIN_ROWS:
+            raise UserError(
+                f"the threshold needs at least {MIN_ROWS} normal held-out rows and there are {rows}: "
+                "train on more data or raise --validation_fraction"
+            )
 
     def quantile(self, level: float) -> float:
         """The score that a share of 1 - ``level`` of normal rows exceeds; 0 <= level < 1."""

@@ -155,6 +155,7 @@ def _check_split(data: TrainingData, split: Split) -> None:
                 f"no {name} rows among {len(data.x)} usable ones ({int(data.failed.sum())} labelled as failures); "
                 "use more data, or --split time"
             )
+    ScoreDistribution.check(int(split.validation.sum()))
 
 
 def _score_all(network: Any, x: NDArray[np.float32], block: int = 8192) -> Scores:
@@ -216,7 +217,7 @@ def _describe(
             first_event_time=_iso(int(data.times.min())),
             last_event_time=_iso(int(data.times.max())),
         ),
-        network={**asdict(config), "seed": seed, "split": split.by},
+        network={**asdict(config), "hidden": list(config.hidden), "seed": seed, "split": split.by},
         metrics={name: evaluation.to_json() for name, evaluation in evaluations.items()},
         libraries=_libraries(),
         files=manifest.file_hashes(draft.path),

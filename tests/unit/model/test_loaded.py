@@ -1,0 +1,138 @@
+"""A version is loaded only as it was trained; its scores explain themselves."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from beam_jobs.errors import UserError
+from model import manifest, tf
+from model.loaded import GOLDEN_FILE, LoadedModel, read_golden, write_golden
+from model.train import Trained
+
+
+@pytest.fixture(scope="module")
+def model(trained: Trained) -> LoadedModel:
+    return LoadedModel.load(trained.path)
+
+
+@pytest.fixture(scope="module")
+def rows(trained: Trained) -> np.ndarray:
+    """Normal rows, float32 [n, F]."""
+    return trained.data.x[~trained.data.failed][:500]
+
+
+def rehash(version: Path) -> None:
+    """Makes the manifest agree with the files, as whoever tampers on purpose would."""
+    described = manifest.read(version)
+    text = replace(described, files=manifest.file_hashes(version)).to_json()
+    (version / manifest.FILE_NAME).write_text(text, encoding="utf-8")
+
+
+def test_scores_have_the_shapes_they_promise(model: LoadedModel, rows: np.ndarray) -> None:
+    scores = model.score(rows)
+    assert scores.score.shape == (500,)
+    assert scores.expected.shape == scores.error.shape == rows.shape
+    assert {a.dtype for a in (scores.score, scores.expected, scores.error)} == {np.dtype(np.float32)}
+    assert (scores.error >= 0).all()
+    np.testing.assert_allclose(scores.score, np.sqrt((scores.error**2).mean(axis=1)), rtol=1e-4)
+
+
+def test_scores_do_not_depend_on_the_block(model: LoadedModel, rows: np.ndarray) -> None:
+    whole, parts = model.score(rows), [model.score(part) for part in (rows[:1], rows[1:77], rows[77:])]
+    np.testing.assert_allclose(np.concatenate([p.score for p in parts]), whole.score, rtol=1e-4)
+    assert model.score(rows[:0]).expected.shape == (0, rows.shape[1])
+
+
+def test_expected_values_are_in_physical_units(model: LoadedModel, rows: np.ndarray) -> None:
+    expected = model.score(rows).expected
+    spread = rows.std(axis=0) + 0.01 * np.abs(rows).max(axis=0)
+    assert (np.abs(expected.mean(axis=0) - rows.mean(axis=0)) < spread).all()
+
+
+@pytest.mark.parametrize(
+    ("feature", "factor", "shift"),
+    [("control_unit_firmware", 0.5, 0), ("tire_pressure_2_1", 1, -12), ("current_draw", 5, 20)],
+)
+def test_a_broken_sensor_raises_the_score_and_is_named(
+    model: LoadedModel, rows: np.ndarray, feature: str, factor: float, shift: float
+) -> None:
+    column = model.manifest.features.index(feature)
+    broken = rows.copy()
+    broken[:, column] = factor * broken[:, column] + shift
+    scores = model.score(broken)
+    assert np.median(scores.score) > 5 * np.median(model.score(rows).score)
+    assert np.mean(scores.error.argmax(axis=1) == column) > 0.9
+
+
+def test_absurd_but_finite_values_have_finite_scores(model: LoadedModel, rows: np.ndarray) -> None:
+    for value in (1e30, -1e30, 0.0):
+        scores = model.score(np.full_like(rows[:3], value))
+        assert np.isfinite(scores.score).all()
+        assert np.isfinite(scores.expected).all()
+        assert np.isfinite(scores.error).all()
+
+
+def test_several_threads_may_score(model: LoadedModel, rows: np.ndarray) -> None:
+    alone = model.score(rows).score
+    with ThreadPoolExecutor(4) as pool:
+        for scores in pool.map(model.score, [rows] * 16):
+            np.testing.assert_array_equal(scores.score, alone)
+
+
+def test_the_keras_file_gives_the_same_scores_without_this_package(model: LoadedModel, rows: np.ndarray) -> None:
+    network = tf.keras().saving.load_model(model.path / "model.keras")
+    np.testing.assert_allclose(np.asarray(network(rows)["score"]), model.score(rows).score, rtol=1e-3)
+
+
+def test_a_changed_file_is_refused(version: Path) -> None:
+    with (version / "model.keras").open("ab") as file:
+        file.write(b"!")
+    with pytest.raises(UserError, match=r"model\.keras has changed since it was trained"):
+        LoadedModel.load(version)
+
+
+def test_a_missing_file_is_refused(version: Path) -> None:
+    (version / "saved_model" / "fingerprint.pb").unlink()
+    with pytest.raises(UserError, match=r"fingerprint\.pb is missing"):
+        LoadedModel.load(version)
+
+
+def test_an_added_file_is_refused(version: Path) -> None:
+    (version / "saved_model" / "assets" / "code.txt").write_text("")
+    with pytest.raises(UserError, match=r"code\.txt is not in the manifest"):
+        LoadedModel.load(version)
+
+
+def test_golden_vectors_that_are_not_repeated_are_refused(version: Path) -> None:
+    x, scores = read_golden(version / GOLDEN_FILE)
+    score = scores.score.copy()
+    score[0] *= 1.01
+    write_golden(version / GOLDEN_FILE, x, replace(scores, score=score))
+    rehash(version)
+    with pytest.raises(UserError, match=r"golden\.parquet: score differs by .* from when the model was trained"):
+        LoadedModel.load(version)
+
+
+def test_golden_vectors_of_other_features_are_refused(version: Path) -> None:
+    x, scores = read_golden(version / GOLDEN_FILE)
+    write_golden(version / GOLDEN_FILE, x[:, 1:], scores)
+    rehash(version)
+    with pytest.raises(UserError, match="features, the manifest has"):
+        LoadedModel.load(version)
+
+
+def test_a_model_that_can_not_be_read_is_refused(version: Path) -> None:
+    (version / "saved_model" / "saved_model.pb").write_bytes(b"no graph")
+    rehash(version)
+    with pytest.raises(UserError, match="saved_model can't be loaded"):
+        LoadedModel.load(version)
+
+
+def test_a_folder_without_a_version_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"manifest\.json: No such file"):
+        LoadedModel.load(tmp_path)

@@ -1,0 +1,185 @@
+"""Versions never change and are never half there; aliases move in one step; errors say what there is."""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from beam_jobs.errors import UserError
+from model import registry
+from model.manifest import FILE_NAME, DataSummary, Manifest
+from model.registry import aliases, new_version, promote, resolve, versions
+
+as_user = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+
+
+def publish(root: Path, name: str = "cars") -> str:
+    with new_version(str(root), name) as draft:
+        data = DataSummary(("a.avro",), "00", 1, 1, "2026-01-01", "2026-01-02")
+        described = Manifest(
+            name, draft.version, "2026-01-01", name, ("x",), (None,), "p", "s", 1.5, 0.001, ((0.0, 1.0), (1.0, 2.0)),
+            data, {}, {}, {}, {},
+        )  # fmt: skip
+        (draft.path / FILE_NAME).write_text(described.to_json())
+        (draft.path / "model.keras").write_text("weights")
+    return draft.version
+
+
+def test_a_version_is_found_by_alias_name_and_path(tmp_path: Path) -> None:
+    first, second = publish(tmp_path), publish(tmp_path)
+    model = tmp_path / "cars"
+    assert promote(model, first) is None
+    assert promote(model, second, "challenger") is None
+    path = model / "versions" / first
+    assert resolve(str(tmp_path), "cars").path == path
+    assert resolve(str(tmp_path)).alias == "champion"
+    assert resolve(f"file://{model}").version == first
+    assert resolve(f"{model}@challenger", "cars").version == second
+    assert resolve(f"{tmp_path}@{second}").alias is None
+    assert resolve(str(path)).manifest.version == first
+    assert versions(model) == sorted([first, second])
+
+
+def test_a_folder_with_an_at_sign_in_its_path(tmp_path: Path) -> None:
+    version = publish(tmp_path / "me@home")
+    promote(tmp_path / "me@home" / "cars", version)
+    assert resolve(f"{tmp_path}/me@home/cars").version == version
+
+
+def test_half_a_version_is_never_seen_and_vanishes_with_an_exception(tmp_path: Path) -> None:
+    model = tmp_path / "cars"
+
+    def interrupted() -> None:
+        with new_version(str(tmp_path), "cars") as draft:
+            (draft.path / FILE_NAME).write_text("{")
+            assert versions(model) == []
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list((model / "versions").iterdir()) == []
+
+
+def test_published_files_are_read_only(tmp_path: Path) -> None:
+    path = tmp_path / "cars" / "versions" / publish(tmp_path) / "model.keras"
+    assert path.stat().st_mode & 0o222 == 0
+
+
+def test_two_trainers_at_once_get_two_versions_and_one_champion(tmp_path: Path) -> None:
+    def one(_: int) -> tuple[str, str | None]:
+        version = publish(tmp_path)
+        return version, promote(tmp_path / "cars", version, only_if_absent=True)
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(one, range(16)))
+    champion = aliases(tmp_path / "cars")["champion"]
+    assert sorted(version for version, _ in made) == versions(tmp_path / "cars")
+    assert [version for version, before in made if before is None] == [champion]
+    assert {before for version, before in made if version != champion} == {champion}
+
+
+def test_no_alias_is_lost_when_many_change_at_once(tmp_path: Path) -> None:
+    version = publish(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: promote(tmp_path / "cars", version, f"alias-{i}"), range(24)))
+    assert len(aliases(tmp_path / "cars")) == 24
+    left = {p.name for p in (tmp_path / "cars").iterdir()}
+    assert left == {"versions", "aliases.json", ".aliases.lock"}
+
+
+def test_an_interrupted_change_of_an_alias_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = publish(tmp_path), publish(tmp_path)
+    promote(tmp_path / "cars", first)
+
+    def interrupted(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        promote(tmp_path / "cars", second)
+    assert aliases(tmp_path / "cars") == {"champion": first}
+    assert not list((tmp_path / "cars").glob(".aliases.json-*"))
+
+
+def test_errors_name_what_is_wrong_and_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder; train one"):
+        resolve(str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match="no model in this registry"):
+        resolve(str(tmp_path))
+    version = publish(tmp_path)
+    with pytest.raises(UserError, match=f"no alias or version 'champion'; it has {version}"):
+        resolve(str(tmp_path))
+    promote(tmp_path / "cars", version)
+    with pytest.raises(UserError, match=f"'challenger'; it has champion, {version}"):
+        resolve(f"{tmp_path}@challenger")
+    with pytest.raises(UserError, match="no model 'fraud' in this registry; it holds cars"):
+        resolve(str(tmp_path), "fraud")
+    publish(tmp_path, "fraud")
+    with pytest.raises(UserError, match="several models in this registry; it holds cars, fraud"):
+        resolve(str(tmp_path))
+    with pytest.raises(UserError, match="no version 'v9'"):
+        promote(tmp_path / "cars", "v9")
+    with pytest.raises(UserError, match="is no name for an alias"):
+        promote(tmp_path / "cars", version, "../x")
+    with pytest.raises(UserError, match="gs:// is not supported yet"):
+        resolve("gs://bucket/models")
+    with pytest.raises(UserError, match="leave out @other"):
+        resolve(f"{tmp_path}/cars/versions/{version}@other")
+    (tmp_path / "cars" / "aliases.json").write_text(json.dumps({"champion": "gone"}))
+    with pytest.raises(UserError, match="champion is version gone, which is missing"):
+        resolve(str(tmp_path / "cars"))
+    (tmp_path / "cars" / "aliases.json").write_text("{")
+    with pytest.raises(UserError, match=r"aliases\.json can't be read"):
+        resolve(str(tmp_path / "cars"))
+
+
+def test_a_manifest_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / FILE_NAME
+    for text in ("{", "[]", "{}", '{"format": 1, "name": "x"}'):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"manifest\.json"):
+            resolve(str(tmp_path))
+
+
+def test_a_file_in_the_way_of_the_registry(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("")
+    with pytest.raises(UserError, match="can't be written"), new_version(str(tmp_path / "models"), "cars"):
+        pass
+
+
+@as_user
+def test_no_permission_to_write(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    try:
+        with pytest.raises(UserError, match=r"can't be written \(Permission denied\)"):
+            publish(tmp_path)
+    finally:
+        tmp_path.chmod(0o755)
+
+
+def test_the_command_lists_shows_and_promotes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = publish(tmp_path), publish(tmp_path)
+    registry.main(["promote", f"{tmp_path}@{first}"])
+    registry.main(["promote", f"{tmp_path}/cars@{second}"])
+    assert capsys.readouterr().out.splitlines()[-1] == f"cars: champion is {second} now, was {first}"
+    registry.main(["list", str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[1] for line in lines} == {first, second}
+    assert [line.split()[-1] for line in lines if second in line] == ["champion"]
+    registry.main(["show", str(tmp_path)])
+    assert json.loads(capsys.readouterr().out)["version"] == second
+    with pytest.raises(UserError, match="say which version"):
+        registry.main(["promote", str(tmp_path)])
+
+
+def test_a_manifest_survives_its_file() -> None:
+    data = DataSummary(("a", "b"), "00", 2, 1, "x", "y")
+    one = Manifest("n", "v", "c", "u", ("a", "b"), (None, "°C"), "p", "s", 2.5, 0.1, ((0.0, 1.0), (0.9, 3.0)), data,
+                   {"epochs": 2}, {}, {"numpy": "2"}, {"model.keras": "00"})  # fmt: skip
+    assert Manifest.from_json(one.to_json()) == one
+    assert one.percentile(np.array([0, 2, 99])).tolist() == pytest.approx([0, 45, 90])

@@ -1,0 +1,153 @@
+"""Training: one command makes a version that says all about itself, or nothing at all."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import use_cases
+from beam_jobs.codec.schema import fingerprint
+from beam_jobs.errors import UserError
+from model import registry
+from model import train as training
+from model.autoencoder import NetworkConfig, ResidualModel, Scaling
+from model.manifest import file_hashes, sha256
+from model.registry import resolve, versions
+from model.train import Settings, Trained, print_summary, train
+
+
+def test_the_manifest_tells_it_all(trained: Trained, data: Path) -> None:
+    described, use_case = trained.manifest, use_cases.load("car_sensors")
+    preprocessor = use_case.preprocessor()
+    assert resolve(str(trained.path)).manifest == described
+    assert described.features == preprocessor.features
+    assert described.units[described.features.index("speed")] == "m/s"
+    assert described.preprocessing_fingerprint == preprocessor.fingerprint
+    assert described.schema_fingerprint == fingerprint(use_case.schema)
+    assert described.data.rows == 6000
+    assert described.data.files == (data.name,)
+    assert described.data.first_event_time < described.data.last_event_time
+    assert described.files == file_hashes(trained.path)
+    assert described.files["model.keras"] == sha256(trained.path / "model.keras")
+    assert "keras" in described.libraries
+    assert set(described.metrics) == {"autoencoder", "baseline"}
+    assert described.network["epochs"] == 4
+
+
+def test_the_first_version_becomes_champion(trained: Trained) -> None:
+    assert trained.alias == "champion"
+    assert resolve(str(trained.path.parents[2]), "car_sensors").version == trained.manifest.version
+
+
+def test_it_beats_the_reference_net(trained: Trained) -> None:
+    ours, theirs = trained.evaluations["autoencoder"], trained.evaluations["baseline"]
+    assert ours.roc_auc > max(0.97, theirs.roc_auc)
+    assert ours.average_precision > theirs.average_precision
+    assert ours.recall > theirs.recall
+    assert ours.false_alert_share < 0.02
+
+
+def test_the_report_is_one_page(trained: Trained) -> None:
+    page = trained.report.read_text(encoding="utf-8")
+    assert (trained.report.parent / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert "data:image/png;base64," in page
+    assert trained.manifest.version in page
+    assert not re.search(r"(src|href)=['\"]?https?:", page)
+
+
+def test_tensorboard_logs_are_there(trained: Trained) -> None:
+    assert list((trained.path / "logs").rglob("events.out.tfevents.*"))
+
+
+def test_the_summary_says_what_to_do_next(trained: Trained) -> None:
+    out = io.StringIO()
+    print_summary(Console(file=out, width=200), trained, Settings("car_sensors", "x", "y"))
+    text = out.getvalue()
+    assert f"version    {trained.manifest.version} (champion)" in text
+    assert "python -m beam_jobs.score --use_case car_sensors --model" in text
+    assert str(trained.report) in text
+    assert "baseline" in text
+
+
+@pytest.fixture
+def quick(data: Path, tmp_path: Path) -> Settings:
+    """Settings for a training of no more than a moment."""
+    return Settings("car_sensors", str(data), str(tmp_path / "models"), epochs=1, limit=3000, baseline=False)
+
+
+def test_the_same_seed_gives_the_same_model_and_the_champion_stays(quick: Settings) -> None:
+    first, second = train(quick), train(quick)
+    assert (first.alias, second.alias) == ("champion", None)
+    assert second.manifest.threshold == pytest.approx(first.manifest.threshold, rel=1e-5)
+    out = io.StringIO()
+    print_summary(Console(file=out, width=200), second, quick)
+    assert "python -m model.registry promote" in out.getvalue()
+
+
+def test_an_interrupted_training_leaves_nothing(quick: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "write_report", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(quick)
+    model = Path(quick.registry) / "car_sensors"
+    assert versions(model) == []
+    assert list((model / "versions").iterdir()) == []
+    assert registry.aliases(model) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": "/nowhere"}, "--data /nowhere: no .avro or .parquet file there"),
+        ({"alert_budget": 1.5}, "--alert_budget 1.5"),
+        ({"validation_fraction": 0.6}, "--validation_fraction 0.6"),
+        ({"epochs": 0}, "--epochs 0"),
+        ({"use_case": "boats"}, "use case 'boats'"),
+        ({"registry": "gs://models"}, "gs:// is not supported yet"),
+        ({"limit": 120}, "at least 50 normal held-out rows"),
+    ],
+)
+def test_errors_name_the_flag(quick: Settings, change: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        train(Settings(**{**vars(quick), **change}))
+
+
+def test_missing_libraries_are_named(quick: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"training needs matplotlib.*pip install 'highbeam\[train\]'"):
+        train(quick)
+
+
+def test_help_does_not_wait_for_tensorflow() -> None:
+    code = (
+        "import sys, model.train; model.train.parser(); sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_constant_feature_has_a_spread() -> None:
+    scaling = Scaling.fit(np.array([[2000, 0], [2000, 0]], np.float32))
+    assert scaling.spread.tolist() == [20, 1e-6]
+
+
+def test_correlated_residuals_predict_each_other() -> None:
+    random = np.random.default_rng(0)
+    common = random.normal(size=(5000, 1))
+    residuals = np.hstack([common + 0.1 * random.normal(size=(5000, 2)), random.normal(size=(5000, 1))])
+    fitted = ResidualModel.fit(residuals)
+    assert fitted.deviation_spread[0] < 0.3  # of a residual that another one tells
+    assert fitted.deviation_spread[2] == pytest.approx(1, abs=0.1)
+
+
+def test_settings_of_a_use_case_become_the_network() -> None:
+    config = NetworkConfig.of({"hidden": [4, 2, 4], "epochs": 3, "alert_budget": 0.1, "noise": None})
+    assert (config.hidden, config.epochs, config.noise) == ((4, 2, 4), 3, NetworkConfig().noise)
