@@ -16,7 +16,7 @@ from beam_jobs.codec.avro import AvroDecoder
 from beam_jobs.codec.avro_encoder import AvroEncoder
 from beam_jobs.io.uri import KafkaAddress
 from demo.fleet import Fleet
-from demo.live import State, alert_cells
+from demo.live import State
 from demo.referee import Referee
 from schemas.client import for_registry
 
@@ -144,7 +144,7 @@ class AlertWatch:
             time_ms = int(alert["event_time"].timestamp() * 1000 + 0.5)
             hit = self._referee.judge(alert["id"], alert["key"], time_ms)
             truth = f"right: {hit.kind.replace('_', ' ')}" if hit else "false alarm"
-            self._state.alerts.appendleft(alert_cells(alert, truth))
+            self._state.add_alert(alert, truth)
         with self._arrived:
             self._seen += alerts.num_rows
             self._arrived.notify_all()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,7 @@ from demo.referee import Verdict
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _BINS = 48
+_LINES = 9  # alerts shown
 _EDGES = np.logspace(-2, 5, _BINS + 1)  # scores are spread over decades
 
 
@@ -31,7 +32,8 @@ class State:
     produced: int = 0
     progress: Mapping[str, Any] = field(default_factory=dict)  # the job's own progress line
     histogram: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_BINS, np.int64))
-    alerts: deque[tuple[str, ...]] = field(default_factory=lambda: deque(maxlen=8))  # newest first: cells of a row
+    alerts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by car, newest last: cells of its newest alert
+    alerts_of: Counter[str] = field(default_factory=Counter)  # alerts so far, by car
     rates: deque[int] = field(default_factory=lambda: deque(maxlen=40))  # events/s, one a second
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=40))  # p99 in ms, one a second
     verdict: Verdict | None = None
@@ -41,6 +43,15 @@ class State:
         bins = np.clip(np.searchsorted(_EDGES, scores) - 1, 0, _BINS - 1)
         self.histogram += np.bincount(bins, minlength=_BINS)
 
+    def add_alert(self, alert: Mapping[str, Any], truth: str) -> None:
+        """Puts an alert on top; a car that keeps alerting has one line with its count."""
+        car = alert["key"]
+        self.alerts_of[car] += 1
+        self.alerts.pop(car, None)
+        self.alerts[car] = alert_cells(alert, self.alerts_of[car], truth)
+        if len(self.alerts) > _LINES:
+            del self.alerts[next(iter(self.alerts))]
+
     def add_progress(self, progress: Mapping[str, Any]) -> None:
         """Takes over the job's newest progress line."""
         self.progress = progress
@@ -49,8 +60,8 @@ class State:
             self.latencies.append(progress["latency_ms_p99"])
 
 
-def alert_cells(alert: Mapping[str, Any], truth: str) -> tuple[str, ...]:
-    """The cells of one alert: time, car, score, what made it, what the simulator says."""
+def alert_cells(alert: Mapping[str, Any], count: int, truth: str) -> tuple[str, ...]:
+    """The cells of one alert: time, car, alerts of the car, score, what made it, what the simulator says."""
     made_by = []
     for feature in alert["features"][:2]:
         unit = f" {feature['unit']}" if feature["unit"] else ""
@@ -59,7 +70,7 @@ def alert_cells(alert: Mapping[str, Any], truth: str) -> tuple[str, ...]:
             f"(expected {feature['expected']:.4g}, {feature['share']:.0%} of the error)"
         )
     when = f"{alert['event_time']:%H:%M:%S}"
-    return when, alert["key"], f"{alert['score']:.3g}", "; ".join(made_by), truth
+    return when, alert["key"], f"{count:,}", f"{alert['score']:.3g}", "; ".join(made_by), truth
 
 
 def render(state: State) -> RenderableType:
@@ -110,9 +121,9 @@ def _scores(state: State) -> RenderableType:
 
 def _alerts(state: State) -> RenderableType:
     table = Table(expand=True, title="newest alerts", title_justify="left")
-    for name in ("time", "car", "score", "made by", "the simulator says"):
+    for name in ("time", "car", "alerts", "score", "made by", "the simulator says"):
         table.add_column(name, overflow="fold", no_wrap=name in ("time", "car"))
-    for cells in state.alerts:
+    for cells in reversed(list(state.alerts.values())):
         table.add_row(*cells, style=None if cells[-1].startswith("right") else "yellow")
     if state.verdict is None or not state.verdict.alerts:
         return table

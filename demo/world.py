@@ -34,7 +34,7 @@ from model.registry import resolve
 from schemas.registry import RegistryServer
 
 _READY_SECONDS = 120  # the scoring job imports TensorFlow and loads the model; minutes on a slow machine
-_SPAN_SECONDS = 300.0  # within which the failures happen when the demo has no end
+_SPAN_SECONDS = 120.0  # within which the failures happen when the demo has no end
 _DRAIN_SECONDS = 60  # after the last event, for the job to catch up
 
 
