@@ -20,6 +20,7 @@ from beam_jobs.codec.schema import AvroType, parse_record, parse_schema
 from beam_jobs.errors import UserError
 
 HEADER_BYTES = 5  # 0, then the schema id
+COLUMN_GAP = 8  # cells; columns a power of two apart would share cache lines, 10 % slower
 ITEMS_PER_ROW = 4  # first guess of a list's length; doubled until it fits, and remembered
 _NO_FLAGS = np.empty(0, np.bool_)
 
@@ -61,7 +62,7 @@ class AvroDecoder:
         data, offsets, valid = binary_buffers(values)
         ids = np.empty(n, np.int64)
         status = np.zeros(n, np.int32)
-        detail = np.zeros((n, 3), np.int64)
+        detail = np.zeros((n, 4), np.int64)
         read_headers(data, offsets, valid, ids, status, detail)
         entries = np.full(n, -1, np.int64)
         unknown: dict[int, str] = {}
@@ -121,13 +122,13 @@ class Machine:
         """The rows that decode; for the arguments see ``avro_vm.run``."""
         n = len(starts)
         capacity = self._items_per_row * n + 16
-        capacity[0] = n
+        capacity[0] = n + COLUMN_GAP - n % COLUMN_GAP
         pool = np.frombuffer(bytes(self.program.pool) or b"\0", np.uint8)
         before = status.copy()
         while True:
             counts = np.zeros(len(capacity), np.int64)
-            cell_starts = Arenas.starts(self.layout.slots, capacity)
-            valid_starts = Arenas.starts(self.layout.valids, capacity)
+            cell_starts = _starts(self.layout.slots, capacity)
+            valid_starts = _starts(self.layout.valids, capacity)
             cells = np.empty(cell_starts[-1], np.int64)
             valid = np.empty(valid_starts[-1], np.uint8)
             ops = self.program.patched(capacity, cell_starts, valid_starts)
@@ -137,7 +138,14 @@ class Machine:
             capacity[full] *= 2
             self._items_per_row[full] = min(capacity[full] // max(n, 1) + 1, 1 << 16)
             status[:] = before
-        return Arenas(self.layout, data, pool, cells, valid, capacity, counts).record_batch()
+        starts_of = (cell_starts.tolist(), valid_starts.tolist())
+        arenas = Arenas(self.layout, data, pool, cells, valid, *starts_of, capacity.tolist(), counts.tolist())
+        return arenas.record_batch()
+
+
+def _starts(columns: Sequence[int], capacity: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each level's columns begin in an arena, int64 [levels + 1]."""
+    return np.concatenate(([0], np.cumsum(np.asarray(columns, np.int64) * capacity)))
 
 
 def binary_buffers(values: pa.BinaryArray) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:

@@ -25,6 +25,8 @@ REASONS = {
     op.UNRESOLVABLE_VALUE: "unresolvable",
 }  # every other status is "invalid_value"
 
+RUNS = (op.DOUBLE, op.LONG, op.INT)  # read several fields
+
 HEADER_SENTENCES = {
     op.NULL_VALUE: "the value is null (a tombstone)",
     op.EMPTY_VALUE: "the value has no bytes",
@@ -58,13 +60,13 @@ def row_errors(
     """The errors of a block.
 
     Args:
-      status, detail: int32 [n], int64 [n, 3] as ``avro_vm.run`` left them.
+      status, detail: int32 [n], int64 [n, 4] as ``avro_vm.run`` left them.
       by_id: the sentence of each schema id that is unknown or cannot be resolved.
       header: bytes before the body, for positions within the value.
     """
     rows = np.flatnonzero(status)
     reasons, errors = [], []
-    for code, (pc, at, value) in zip(status[rows].tolist(), detail[rows].tolist(), strict=True):
+    for code, (pc, at, value, nth) in zip(status[rows].tolist(), detail[rows].tolist(), strict=True):
         reasons.append(REASONS.get(code, "invalid_value"))
         if code in HEADER_SENTENCES:
             errors.append(HEADER_SENTENCES[code].format(value=value))
@@ -76,6 +78,7 @@ def row_errors(
                 errors.append(program.sentences[instruction[op.A]])
                 continue
             sentence = FIELD_SENTENCES[code]
-            field = program.names[instruction[op.FIELD]]
+            fields = program.run_fields.get(pc, []) if instruction[op.OP] in RUNS else []
+            field = program.names[fields[nth] if fields else instruction[op.FIELD]]
             errors.append(sentence.format(field=field, at=at + header, value=value, last=instruction[op.A] - 1))
     return RowErrors(rows, reasons, errors)

@@ -88,7 +88,7 @@ def _block(body: bytes, records: int, entry: int, machine: Machine, where: str) 
     starts = np.zeros(records, np.int64)
     ends = np.full(records, len(body), np.int64)
     status = np.zeros(records, np.int32)
-    detail = np.zeros((records, 3), np.int64)
+    detail = np.zeros((records, 4), np.int64)
     rows = machine.run(data, starts, ends, np.full(records, entry, np.int64), status, detail, contiguous=True)
     errors = row_errors(machine.program, status, detail, {}, 0)
     if len(errors):

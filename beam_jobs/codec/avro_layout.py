@@ -91,41 +91,36 @@ class Arenas:
     pool: NDArray[np.uint8]  # constants
     cells: NDArray[np.int64]
     valid: NDArray[np.uint8]
-    capacity: NDArray[np.int64]  # [levels]
-    counts: NDArray[np.int64]  # [levels], rows decoded
-
-    @staticmethod
-    def starts(columns: Sequence[int], capacity: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where each level's arena begins, int64 [levels + 1]."""
-        return np.concatenate(([0], np.cumsum(np.asarray(columns, np.int64) * capacity)))
+    cell_starts: Sequence[int]  # [levels + 1], where each level's columns begin in cells
+    valid_starts: Sequence[int]  # the same in valid
+    capacity: Sequence[int]  # [levels]
+    counts: Sequence[int]  # [levels], rows decoded
 
     def record_batch(self) -> pa.RecordBatch:
         """The decoded rows."""
-        n = int(self.counts[0])
+        n = self.counts[0]
         arrays = [self.array(column) for column in self.layout.columns]
         if not arrays:  # a projection on nothing still has a number of rows
             return pa.RecordBatch.from_struct_array(pa.array([{}] * n, pa.struct([])))
         return pa.RecordBatch.from_arrays(arrays, schema=self.layout.schema)
 
     def _cells(self, column: Column, extra: int = 0) -> NDArray[np.int64]:
-        capacity = int(self.capacity[column.level])
-        start = int(self.starts(self.layout.slots, self.capacity)[column.level]) + (column.slot + extra) * capacity
-        return self.cells[start : start + int(self.counts[column.level])]
+        start = self.cell_starts[column.level] + (column.slot + extra) * self.capacity[column.level]
+        return self.cells[start : start + self.counts[column.level]]
 
     def _validity(self, column: Column) -> tuple[pa.Buffer | None, int]:
         """(bitmap, nulls)."""
         if column.valid < 0:
             return None, 0
-        n = int(self.counts[column.level])
-        start = int(self.starts(self.layout.valids, self.capacity)[column.level])
-        start += column.valid * int(self.capacity[column.level])
+        n = self.counts[column.level]
+        start = self.valid_starts[column.level] + column.valid * self.capacity[column.level]
         flags = self.valid[start : start + n]
         nulls = n - int(np.count_nonzero(flags))
         return (pa.py_buffer(np.packbits(flags, bitorder="little")), nulls) if nulls else (None, 0)
 
     def array(self, column: Column) -> pa.Array:
         """The Arrow array of a column, all rows of its level."""
-        n = int(self.counts[column.level])
+        n = self.counts[column.level]
         kind, arrow = column.avro.kind, column.arrow
         bitmap, nulls = self._validity(column)
         if kind == "null":

@@ -15,7 +15,7 @@ CONST = 5  # cell becomes a
 DOUBLE = 6  # a doubles into columns b cells apart
 FLOAT = 7
 FLOAT_TO_DOUBLE = 8
-INT = 9  # a <= value <= b
+INT = 9  # a ints into columns b cells apart
 LONG = 10  # a longs into columns b cells apart
 LONG_TIMES = 11  # value * a, overflow is an error
 LONG_OVER = 12  # value // a
@@ -39,6 +39,7 @@ LIST_END = 29  # cell becomes the count of level a
 CALL = 30  # a
 RETURN = 31
 FAIL = 32  # a: index of the sentence
+RANGE = 34  # a <= value <= b
 ITEM_ROOM = 33  # a default's item needs room in `level`
 
 OK = 0

@@ -41,11 +41,13 @@ class Program:
         self.sentences: list[str] = []
         self._name_index: dict[str, int] = {"": 0}
         self._pool_index: dict[bytes, int] = {}
+        self.run_fields: dict[int, list[int]] = {}  # of an instruction that reads several fields: their names
         self._field = 0
         self._run_from = 0  # instructions before this one may be jumped to or over: do not extend them
         self._skips: dict[AvroType, int] = {}
         self._calls: list[tuple[int, AvroType]] = []
-        self._level_of: dict[int, int] = {}
+        self._frozen = np.empty((0, op.WIDTH), np.int64)  # ops, and which of them ``patched`` changes
+        self._with_cell = self._with_flag = self._strided = np.empty(0, np.int64)
 
     def add_writer(self, writer: AvroType) -> int:
         """Compiles a writer schema and returns where its program starts.
@@ -87,16 +89,22 @@ class Program:
             if inner.avro.kind == "record":
                 self._check_defaults(inner.avro.fields, inner.parts)
 
-    def patched(self, capacity: NDArray[np.int64], cell_starts: Any, valid_starts: Any) -> NDArray[np.int64]:
+    def patched(
+        self, capacity: NDArray[np.int64], cell_starts: NDArray[np.int64], valid_starts: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
         """The instructions with cell positions for the given arenas, int64 [k, WIDTH]."""
-        ops = np.array(self.ops, np.int64).reshape(-1, op.WIDTH)
-        code, level, slot = ops[:, op.OP], np.maximum(ops[:, op.LEVEL], 0), ops[:, op.BASE].copy()
-        ops[:, op.BASE] = cell_starts[level] + slot * capacity[level]
-        validity = np.isin(code, (op.VALID, op.BRANCH))
-        ops[validity, op.BASE] = (valid_starts[level] + slot * capacity[level])[validity]
-        ops[slot < 0, op.BASE] = np.where(validity, -1, 0)[slot < 0]
-        strided = np.isin(code, (op.DOUBLE, op.LONG, op.DECIMAL))
-        ops[strided, op.B] = capacity[level][strided]
+        if len(self._frozen) != len(self.ops):
+            self._frozen = np.array(self.ops, np.int64).reshape(-1, op.WIDTH)
+            code, used = self._frozen[:, op.OP], self._frozen[:, op.BASE] >= 0
+            validity = np.isin(code, (op.VALID, op.BRANCH))
+            self._with_cell = np.flatnonzero(used & ~validity)
+            self._with_flag = np.flatnonzero(used & validity)
+            self._strided = np.flatnonzero(np.isin(code, (op.DOUBLE, op.LONG, op.INT, op.DECIMAL)))
+        ops = self._frozen.copy()
+        for rows, starts in ((self._with_cell, cell_starts), (self._with_flag, valid_starts)):
+            level = ops[rows, op.LEVEL]
+            ops[rows, op.BASE] = starts[level] + ops[rows, op.BASE] * capacity[level]
+        ops[self._strided, op.B] = capacity[ops[self._strided, op.LEVEL]]
         return ops
 
     # instructions
@@ -108,7 +116,7 @@ class Program:
         return len(self.ops) - 1
 
     def _emit_run(self, code: int, column: Column) -> None:
-        """A double or long; several into neighbouring columns are one instruction."""
+        """A double, long or int; several into neighbouring columns are one instruction."""
         last = self.ops[-1] if len(self.ops) > self._run_from else None
         if (
             last is not None
@@ -117,8 +125,9 @@ class Program:
             and last[op.BASE] + last[op.A] == column.slot
         ):
             last[op.A] += 1
+            self.run_fields[len(self.ops) - 1].append(self._field)
         else:
-            self._emit(code, column.slot, column.level, 1)
+            self.run_fields[self._emit(code, column.slot, column.level, 1)] = [self._field]
 
     def _emit_skip(self, size: int) -> None:
         last = self.ops[-1] if len(self.ops) > self._run_from else None
@@ -183,7 +192,9 @@ class Program:
             flag = column.valid if branch.kind != "null" else -1
             self._emit(op.BRANCH, flag, column.level, b=1)
         ends = []
-        for i, branch in enumerate(writer.branches):
+        order = _null_first(writer.branches)
+        for i in order:
+            branch = writer.branches[i]
             start = self.ops[table + 1 + i][op.A] = self._here()
             field, calls = self._field, len(self._calls)
             try:
@@ -198,7 +209,7 @@ class Program:
                 self.sentences.append(str(e))
                 self._emit(op.FAIL, a=len(self.sentences) - 1)
             else:
-                if i < len(writer.branches) - 1:
+                if i != order[-1]:
                     ends.append(self._emit(op.JUMP))
             self._field = field
         for jump in ends:
@@ -238,8 +249,10 @@ class Program:
             low, high = RANGES.get(column.avro.logical or "", INT32 if writer.kind == "int" else INT64)
             if (low, high) == INT64:
                 self._emit_run(op.LONG, column)
+            elif (low, high) == INT32:
+                self._emit_run(op.INT, column)
             else:
-                self._emit(op.INT, slot, level, low, high)
+                self._emit(op.RANGE, slot, level, low, high)
         elif writer.kind in ("int", "long") and column.avro.kind in ("float", "double"):
             code = op.INTEGER_TO_FLOAT if column.avro.kind == "float" else op.INTEGER_TO_DOUBLE
             self._emit(code, slot, level, int(writer.kind == "int"))
@@ -392,13 +405,18 @@ class Program:
             table = self._emit(op.UNION, a=len(writer.branches))
             for _ in writer.branches:
                 self._emit(op.BRANCH)
-            ends = []
-            for i, branch in enumerate(writer.branches):
-                self.ops[table + 1 + i][op.A] = self._here()
-                self._skip(branch)
-                ends.append(self._emit(op.JUMP))
-            for jump in ends:
+            ends, empty = [], []
+            order = _null_first(writer.branches)
+            for i in order:
+                start = self.ops[table + 1 + i][op.A] = self._here()
+                self._skip(writer.branches[i])
+                if len(self.ops) == start:
+                    empty.append(table + 1 + i)
+                elif i != order[-1]:
+                    ends.append(self._emit(op.JUMP))
+            for jump in ends + empty:
                 self.ops[jump][op.A] = self._here()
+            self._here()
 
     def _skip_subroutines(self) -> None:
         while self._calls:
@@ -406,6 +424,7 @@ class Program:
             if record not in self._skips:
                 self._skips[record] = self._here()
                 for entry in record.fields:
+                    self._in_field(f"{record.name}.{entry.name}")
                     self._skip(entry.type)
                 self._emit(op.RETURN)
             self.ops[call][op.A] = self._skips[record]
@@ -425,6 +444,11 @@ def fixed_size(avro: AvroType, inside: tuple[AvroType, ...]) -> int | None:
             total += size
         return total
     return sizes.get(avro.kind)
+
+
+def _null_first(branches: list[AvroType]) -> list[int]:
+    """The order to lay out a union's bodies in: the last one needs no jump, and a value is likelier than null."""
+    return sorted(range(len(branches)), key=lambda i: branches[i].kind != "null")
 
 
 def _same_name(writer: AvroType, reader: AvroType) -> bool:

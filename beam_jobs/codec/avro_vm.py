@@ -47,7 +47,7 @@ def run(
       capacity: int64 [levels].
       counts: int64 [levels], zeros; afterwards the rows of each level. Bad rows are not among them.
       status: int32 [n], op.OK or what is wrong.
-      detail: int64 [n, 3]: instruction, byte within the row, value.
+      detail: int64 [n, 4]: instruction, byte within the row, value, field of those the instruction reads.
     """
     levels = len(counts)
     saved = np.zeros(levels, np.int64)
@@ -65,6 +65,7 @@ def run(
             saved[level] = counts[level]
         budget = end - pos + op.MAX_EMPTY_ITEMS
         depth = 0
+        nth: Int = np.int64(0)
         error = op.OK
         value: Int = np.int64(0)
         while True:
@@ -75,6 +76,8 @@ def run(
                 n = ops[pc, op.A]
                 stride = ops[pc, op.B]
                 if end - pos < 8 * n:
+                    nth = (end - pos) // 8
+                    pos += 8 * nth
                     error = op.TRUNCATED
                     break
                 for _ in range(n):
@@ -82,20 +85,25 @@ def run(
                     pos += 8
                     cell += stride
                 pc += 1
-            elif code == op.LONG:
+            elif code in (op.LONG, op.INT):
                 stride = ops[pc, op.B]
-                for _ in range(ops[pc, op.A]):
+                for i in range(ops[pc, op.A]):
                     value, after = read_varint(data, pos, end)
                     if after < 0:
+                        nth = i
+                        error = op.TRUNCATED if after == -1 else op.VARINT_TOO_LONG
+                        break
+                    if code == op.INT and (value < -(1 << 31) or value >= 1 << 31):
+                        nth = i
+                        error = op.OUT_OF_RANGE
                         break
                     pos = after
                     cells[cell] = value
                     cell += stride
-                if after < 0:
-                    error = op.TRUNCATED if after == -1 else op.VARINT_TOO_LONG
+                if error != op.OK:
                     break
                 pc += 1
-            elif code == op.INT:
+            elif code == op.RANGE:
                 value, after = read_varint(data, pos, end)
                 if after < 0:
                     error = op.TRUNCATED if after == -1 else op.VARINT_TOO_LONG
@@ -340,6 +348,7 @@ def run(
             detail[row, 0] = pc
             detail[row, 1] = pos - begin
             detail[row, 2] = value
+            detail[row, 3] = nth
             for level in range(levels):
                 counts[level] = saved[level]
             if contiguous:

@@ -69,7 +69,6 @@ def test_every_shipped_schema(name: str) -> None:
         ({"type": "enum", "name": "E", "symbols": ["A", "B"]}, pa.array(["B", "A"]), ["B", "A"]),
         ({"type": "array", "items": "long"}, pa.array([[1], []], pa.list_(pa.int32())), [[1], []]),
         ({"type": "array", "items": "long"}, pa.array([[1], []], pa.large_list(pa.int64())), [[1], []]),
-        ({"type": "bytes", "logicalType": "decimal", "precision": 5, "scale": 2}, pa.array([1, -2]), [1, -2]),
     ],
 )
 def test_columns_of_another_type_are_cast(avro: Any, column: pa.Array, expected: list[Any]) -> None:
