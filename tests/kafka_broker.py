@@ -20,6 +20,13 @@ PRISM_VERSION = "v2.77.0"
 PRISM_MODULE = f"github.com/apache/beam/sdks/v2/go/cmd/prism@{PRISM_VERSION}"
 
 
+_SETTINGS = {  # rights are checked; only the tests' unauthenticated listener may do everything
+    "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    "allow.everyone.if.no.acl.found": "true",
+    "super.users": "User:ANONYMOUS",
+}
+
+
 @dataclass(frozen=True)
 class SharedBroker:
     """The one Apache Kafka of a test session; topics are the tests' own, by unique names."""
@@ -60,7 +67,7 @@ class _State:
         with locked(self._lock):
             broker = None
             if not self._path.exists():
-                broker = ApacheKafka(sasl_users={SASL_USER: SASL_PASSWORD})
+                broker = ApacheKafka(_SETTINGS, {SASL_USER: SASL_PASSWORD})
                 broker.start()
                 servers = {"bootstrap_servers": broker.bootstrap_servers, "sasl_servers": broker.sasl_servers}
                 self._path.write_text(json.dumps({"broker": servers, "users": {}}))
@@ -94,9 +101,9 @@ def _alive(pid: int) -> bool:
     return True
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def own_apache_kafka() -> Iterator[ApacheKafka]:
-    """An Apache Kafka of the test's own, to be killed and restarted."""
+    """An Apache Kafka that tests of this module may kill, and start again."""
     reason = java_missing()
     if reason:
         pytest.skip(reason)

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AclOperation, AdminClient, NewTopic
 
 from beam_jobs import metrics
 from beam_jobs.errors import UserError
@@ -35,7 +35,7 @@ DENIED = frozenset(
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     }
 )
-_NO_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
+NO_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
 _REFUSED = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED})
 
 
@@ -206,7 +206,7 @@ def client_errors(address: KafkaAddress) -> Iterator[None]:
 def user_error(address: KafkaAddress | str, error: KafkaError) -> UserError | None:
     """The ``UserError`` for what only the user can mend; None for what may pass (the network, a leader election)."""
     code = error.code()
-    if code in _NO_TOPIC:
+    if code in NO_TOPIC:
         return UserError(f"{address}: the topic does not exist; create it, or check its name")
     if code in DENIED:
         return UserError(f"{address}: access denied ({error.str()}); grant this user the right, or use another user")
@@ -226,8 +226,10 @@ def _refused(address: KafkaAddress | str, error: KafkaError) -> UserError:
     )
 
 
-def check_topic(address: KafkaAddress, config: KafkaConfig, timeout_s: float = CHECK_TIMEOUT_S) -> int:
-    """Number of partitions of the topic; raises one clear line if it cannot be used.
+def check_topic(
+    address: KafkaAddress, config: KafkaConfig, *, write: bool = False, timeout_s: float = CHECK_TIMEOUT_S
+) -> int:
+    """Number of partitions of the topic; raises one clear line if it cannot be read, or with ``write`` written.
 
     Raises:
       UserError: the broker does not answer, refuses us, TLS fails, or the topic does not exist; within ``timeout_s``
@@ -244,6 +246,8 @@ def check_topic(address: KafkaAddress, config: KafkaConfig, timeout_s: float = C
             try:
                 topic = client.list_topics(address.topic, 1.0).topics[address.topic]
                 if topic.error is None:
+                    if write:
+                        _check_write(address, config, timeout_s)
                     return len(topic.partitions)
                 failure = topic.error
             except KafkaException as error:
@@ -259,6 +263,21 @@ def check_topic(address: KafkaAddress, config: KafkaConfig, timeout_s: float = C
                 )
     finally:
         client.close()
+
+
+def _check_write(address: KafkaAddress, config: KafkaConfig, timeout_s: float) -> None:
+    """Asks the broker what this user may do; a broker that does not tell leaves it to the first write."""
+    admin = AdminClient({**config.resolved(), "bootstrap.servers": address.bootstrap_servers, "logger": DebugLog()})
+    asked = admin.describe_topics(
+        TopicCollection([address.topic]), include_authorized_operations=True, request_timeout=timeout_s
+    )
+    try:
+        allowed = asked[address.topic].result().authorized_operations
+    except KafkaException as error:
+        _LOGGER.debug("%s: rights unknown: %s", address, error)
+        return
+    if allowed is not None and AclOperation.WRITE not in allowed:
+        raise UserError(f"{address}: no permission to write; grant this user WRITE on the topic, or use another user")
 
 
 def _unreachable(errors: list[KafkaError]) -> bool:

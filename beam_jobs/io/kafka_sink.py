@@ -117,7 +117,8 @@ class WriteBlocks(beam.DoFn):
             producer.flush(0)
 
     def _on_error(self, error: KafkaError) -> None:
-        self._last_error = error.str()
+        if error.code() != KafkaError._ALL_BROKERS_DOWN or not self._last_error:  # that one only counts them
+            self._last_error = error.str().split(" (after ")[0]
 
     def _on_delivery(self, error: KafkaError | None, message: Any) -> None:
         if error is not None:

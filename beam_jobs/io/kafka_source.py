@@ -27,7 +27,7 @@ from beam_jobs import metrics
 from beam_jobs.block import MAX_BLOCK_ROWS, Block, BlockCoder, min_timestamp
 from beam_jobs.errors import UserError
 from beam_jobs.io.idle import IdleCache
-from beam_jobs.io.kafka_client import DENIED, user_error
+from beam_jobs.io.kafka_client import DENIED, NO_TOPIC, user_error
 from beam_jobs.io.kafka_fetch import Fetched, Fetcher, Problem, Transport
 from beam_jobs.io.kafka_offsets import EARLIEST, OffsetKind, OffsetSpec
 
@@ -38,7 +38,9 @@ OnLost = Literal["earliest", "latest", "fail"]
 _QUESTION_TIMEOUT_S = 10.0  # one question to the cluster; asked again while it is away
 _FINAL_COMMIT_S = 10.0  # how long the end of a job waits for its last commit
 _OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
-_AWAY = frozenset({KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError._RESOLVE})
+_AWAY = frozenset({KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION, KafkaError._SSL}) | NO_TOPIC
+_CONNECTION = frozenset({KafkaError._TRANSPORT, KafkaError._RESOLVE})
+_PATIENCE_S = 1.0  # an election, a broker that restarts at once: not worth a line
 
 _DRAIN = threading.Event()
 
@@ -206,7 +208,7 @@ def _named(transport: Transport, spec: OffsetSpec, partitions: list[int]) -> lis
 
 
 def _patiently(transport: Transport, question: Callable[[float], T]) -> T:
-    outage = _Outage(transport, patience_s=2.0)  # an election after the topic was made takes a moment
+    outage = _Outage(transport)
     while True:
         try:
             answer = question(_QUESTION_TIMEOUT_S)
@@ -219,29 +221,40 @@ def _patiently(transport: Transport, question: Callable[[float], T]) -> T:
             if _DRAIN.wait(0.2):
                 raise UserError(f"{transport}: ended before the cluster answered ({error.args[0].str()})") from None
             outage.seen(error.args[0].str())
+            outage.tell()
 
 
 class _Outage:
-    """Says once that the cluster is away, once that it is back; nothing of hiccups shorter than ``patience_s``."""
+    """Says once that nothing can be read, and once that it can again; nothing of hiccups under ``_PATIENCE_S``."""
 
-    def __init__(self, transport: Transport, patience_s: float = 0.0) -> None:
+    def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._patience_s = patience_s
         self._since: float | None = None
+        self._text = ""
+        self._reason = ""
         self._told = False
 
     def seen(self, text: str) -> None:
-        now = time.monotonic()
+        """Something is wrong; ``text`` says what."""
         if self._since is None:
-            self._since = now
-        if not self._told and now - self._since >= self._patience_s:
+            self._since = time.monotonic()
+        self._text = text
+
+    def because(self, text: str) -> None:
+        """A telling reason, which alone does not mean that anything is wrong."""
+        self._reason = text.split(" (after ")[0]  # the rest counts milliseconds and suppressed repeats
+
+    def tell(self) -> None:
+        """Speaks if it has lasted; called again and again."""
+        if self._since is not None and not self._told and time.monotonic() - self._since >= _PATIENCE_S:
             self._told = True
-            _LOGGER.warning("%s: no broker answers (%s); waiting", self._transport, text)
+            _LOGGER.warning("%s: nothing can be read (%s); waiting", self._transport, self._reason or self._text)
 
     def over(self) -> None:
+        """An answer came."""
         if self._since is not None and self._told:
             _LOGGER.warning("%s: back after %.1f s", self._transport, time.monotonic() - self._since)
-        self._since, self._told = None, False
+        self._since, self._told, self._reason = None, False, ""
 
 
 class _Session:
@@ -291,6 +304,7 @@ class KafkaReader(UnboundedReader):
         session = self._open()
         fetched = session.fetcher.fetch(self._source.block_rows, self._source.wait_s, self._source.linger_s)
         block = self._account(session, fetched)
+        session.outage.tell()
         if self._source.until is None:
             self._discover(session)
         self._mark = replace(self._mark, positions=dict(session.positions), ends=session.ends)
@@ -378,6 +392,8 @@ class KafkaReader(UnboundedReader):
             )
         elif problem.code in _AWAY:
             session.outage.seen(problem.text)
+        elif problem.code in _CONNECTION:
+            session.outage.because(problem.text)
         else:  # one broker of several, an election, a topic not yet known everywhere: the client retries by itself
             _LOGGER.debug("%s: %s", self._source.transport, problem.text)
 

@@ -19,15 +19,24 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
 
 from beam_jobs import metrics
 from beam_jobs.block import HEADERS_TYPE, Block
 from beam_jobs.cli import find_user_error
+from beam_jobs.errors import UserError
 from beam_jobs.io.kafka import ReadFromKafka, WriteToKafka, check_topic, ensure_topic, request_drain, reset_drain
-from beam_jobs.io.kafka_client import CONTROLS, FetchPath
+from beam_jobs.io.kafka_client import CONTROLS, FetchPath, KafkaTransport
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_offsets import EARLIEST, LATEST
-from beam_jobs.io.kafka_source import SESSIONS
+from beam_jobs.io.kafka_source import SESSIONS, KafkaSource
 from beam_jobs.io.uri import KafkaAddress
 from demo.broker import ApacheKafka
 from tests.kafka_broker import SASL_PASSWORD, SASL_USER, SharedBroker
@@ -184,8 +193,37 @@ def test_a_killed_broker_loses_nothing(
     watcher.close()
     assert {message.value() for message in watcher.messages} == {*first, *second}
     assert committed(source, "kill", 2) == [3000, 3000]
-    said = [record for record in caplog.records if "no broker answers" in record.message]
-    assert len(said) <= 2  # one outage, told once by the source (and at most once by a start)
+    said = [record.message for record in caplog.records if record.message.endswith("waiting")]
+    assert len(said) == 1, said  # one outage, told once
+
+
+@pytest.mark.parametrize("fetch", ["client", "native"])
+def test_a_source_says_that_its_broker_is_away(
+    own_apache_kafka: ApacheKafka, fetch: FetchPath, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = own_apache_kafka
+    address = topic(broker.bootstrap_servers)
+    write(address, [b"before"])
+    reader = (
+        KafkaSource(KafkaTransport(address, CONFIG, None, fetch), discover_s=0.5).split(1)[0].create_reader(None, None)
+    )
+
+    def advance_until(done: Callable[[bool], bool]) -> None:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not done(reader.advance()):
+            assert time.monotonic() < deadline
+
+    advance_until(bool)
+    with caplog.at_level(logging.WARNING, logger="beam_jobs"):
+        broker.kill()
+        advance_until(lambda found: "nothing can be read" in caplog.text)
+        broker.start()
+        write(address, [b"after"])
+        advance_until(bool)
+    assert reader.get_current().column("value").to_pylist() == [b"after"]
+    reader.close()
+    said = [record.message.removeprefix(f"{address}: ").split(" ")[0] for record in caplog.records]
+    assert said == ["nothing", "back"]
 
 
 def test_latency_at_two_thousand_a_second(apache_kafka: SharedBroker) -> None:
@@ -298,6 +336,38 @@ def test_sasl_plain_from_a_properties_file(
     assert "\n" not in str(raised.value)
     assert "wrong" not in str(raised.value)
     assert time.monotonic() - started < 10
+
+
+def test_no_right_to_write(apache_kafka: SharedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = topic(apache_kafka.bootstrap_servers)
+    admin = AdminClient({"bootstrap.servers": apache_kafka.bootstrap_servers, "log_level": 2})
+    read_only = AclBinding(
+        ResourceType.TOPIC,
+        plain.topic,
+        ResourcePatternType.LITERAL,
+        f"User:{SASL_USER}",
+        "*",
+        AclOperation.READ,
+        AclPermissionType.ALLOW,
+    )
+    for done in admin.create_acls([read_only]).values():
+        done.result()
+    guarded = KafkaAddress(apache_kafka.sasl_servers, plain.topic)
+    monkeypatch.setenv("KAFKA_PASSWORD", SASL_PASSWORD)
+    config = KafkaConfig.from_mapping(
+        {
+            "security.protocol": "SASL_PLAINTEXT",
+            "sasl.mechanisms": "PLAIN",
+            "sasl.username": SASL_USER,
+            "sasl.password": "env:KAFKA_PASSWORD",
+        }
+    )
+    assert check_topic(plain, CONFIG, write=True) == check_topic(guarded, config) == 1
+    with pytest.raises(UserError, match="no permission to write; grant"):
+        check_topic(guarded, config, write=True)
+    with pytest.raises(Exception, match="access denied") as raised:
+        sink_rows(WriteToKafka(guarded, config), [{"key": b"k", "value": b"v", "timestamp": 1, "partition": 0}])
+    assert find_user_error(raised.value) is not None
 
 
 def test_what_a_user_meets_first(apache_kafka: SharedBroker) -> None:

@@ -48,7 +48,10 @@ def test_a_split_source_travels_and_keeps_its_start() -> None:
     assert source.split(1) == [source]
 
 
-def test_an_outage_is_told_once_and_its_end_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_outage_is_told_once_and_its_end_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("beam_jobs.io.kafka_source._PATIENCE_S", 0.0)
     cluster = FakeCluster()
     topic = cluster.create()
     cluster.write(topic, [Record(b"x")])
@@ -59,7 +62,7 @@ def test_an_outage_is_told_once_and_its_end_once(caplog: pytest.LogCaptureFixtur
         cluster.away = False
         assert reader.advance()
     reader.close()
-    assert [record.message.split(":")[2].strip()[:8] for record in caplog.records] == ["no broke", "back aft"]
+    assert [record.message.split(":")[2].strip()[:8] for record in caplog.records] == ["nothing ", "back aft"]
 
 
 def test_a_cluster_that_is_away_at_the_start_is_waited_for() -> None:
