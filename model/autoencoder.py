@@ -82,11 +82,20 @@ class Scaling:
 
 
 @dataclass(frozen=True)
+class TrainedCore:
+    """The autoencoder proper, and how its training went."""
+
+    core: Any  # keras.Model: scaled rows to scaled rows, float32 [n, F]
+    loss: tuple[float, ...]  # mean squared error in standard deviations, per epoch
+    validation_loss: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class TrainedNetwork:
-    """A network and how its training went."""
+    """The network that is exported, and how its training went."""
 
     network: Any  # keras.Model: float32 [n, F] in physical units to {"score", "expected", "error"}
-    loss: tuple[float, ...]  # mean squared error in standard deviations, per epoch
+    loss: tuple[float, ...]  # as in TrainedCore
     validation_loss: tuple[float, ...]
 
 
@@ -97,8 +106,21 @@ def train(
 
     Results repeat for a seed (``keras.utils.set_random_seed``) on one machine and library version.
     """
-    keras = tf.keras()
     scaling = Scaling.fit(train_rows)
+    trained = train_core(train_rows, validation_rows, scaling, config, callbacks)
+    # Of training rows: they are many, the network is too small to have learnt them by heart, and the validation rows,
+    # which the threshold comes from, stay untouched.
+    rows = train_rows[:: max(1, len(train_rows) // RESIDUAL_ROWS)]
+    residuals = (rows - scaling.mean) / scaling.spread - apply_core(trained.core, scaling.scale(rows))
+    network = _assemble(trained.core, scaling, ResidualModel.fit(residuals.astype(np.float64)))
+    return TrainedNetwork(network, trained.loss, trained.validation_loss)
+
+
+def train_core(
+    train_rows: Floats, validation_rows: Floats, scaling: Scaling, config: NetworkConfig, callbacks: Sequence[Any]
+) -> TrainedCore:
+    """Trains the autoencoder proper on normal rows in physical units."""
+    keras = tf.keras()
     core = _core(train_rows.shape[1], config)
     x, v = scaling.scale(train_rows), scaling.scale(validation_rows)
     steps = max(1, len(x) // config.batch_size) * config.epochs
@@ -113,12 +135,7 @@ def train(
         x, x, batch_size=config.batch_size, epochs=config.epochs, validation_data=(v, v),
         validation_batch_size=8192, verbose=0, callbacks=[stop, *callbacks],
     ).history  # fmt: skip
-    # Of training rows: they are many, the network is too small to have learnt them by heart, and the validation rows,
-    # which the threshold comes from, stay untouched.
-    every = max(1, len(x) // RESIDUAL_ROWS)
-    residuals = (train_rows[::every] - scaling.mean) / scaling.spread - _apply(core, x[::every])
-    network = _assemble(core, scaling, ResidualModel.fit(residuals.astype(np.float64)))
-    return TrainedNetwork(network, tuple(history["loss"]), tuple(history["val_loss"]))
+    return TrainedCore(core, tuple(history["loss"]), tuple(history["val_loss"]))
 
 
 @dataclass(frozen=True)
@@ -165,7 +182,8 @@ def _core(features: int, config: NetworkConfig) -> Any:
     return core
 
 
-def _apply(core: Any, rows: Floats, block: int = 8192) -> Floats:
+def apply_core(core: Any, rows: Floats, block: int = 8192) -> Floats:
+    """Scaled rows rebuilt, float32 [n, F] to [n, F]."""
     outputs = [np.asarray(core(rows[i : i + block], training=False)) for i in range(0, len(rows), block)]
     return np.concatenate(outputs)
 

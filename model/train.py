@@ -87,6 +87,8 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
     seed = int(use_case.model.get("seed", 0)) if settings.seed is None else settings.seed
     budget = float(use_case.model.get("alert_budget", 1e-4)) if settings.alert_budget is None else settings.alert_budget
     _check(settings, budget)
+    training_data.find_files(settings.data)  # before anything is made or drawn
+    use_case.preprocessor()
     with registry.new_version(settings.registry, use_case.name) as draft, _progress(console) as bar:
         step = bar.add_task("reading", total=100)
         data = training_data.read(
