@@ -174,7 +174,7 @@ def prepare_outputs(parsed: PipelineOptions, config: KafkaConfig, outputs: Any, 
         if create:
             ensure_topic(address, config)
         try:
-            check_topic(address, config)
+            check_topic(address, config, write=True)
         except UserError as error:
             hint = "" if create or "does not exist" not in str(error) else " (--create_topics creates it)"
             raise UserError(f"{error}{hint}") from error
@@ -191,6 +191,9 @@ def run_job(
     reporting = parsed.view_as(options.ReportOptions)
     level = logging.INFO if reporting.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(message)s")
+    if not reporting.verbose:
+        # Runners log the stack trace of what a worker raised, and raise it again: the command says it in one line.
+        logging.getLogger("apache_beam.runners").setLevel(logging.CRITICAL)
     standard = parsed.view_as(StandardOptions)
     standard.streaming = live
     runner = standard.runner or "DirectRunner"

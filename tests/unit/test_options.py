@@ -21,7 +21,7 @@ def test_beam_options_pass() -> None:
 
 
 def test_a_typo_is_refused_with_the_nearest_option() -> None:
-    with pytest.raises(UserError, match="unknown option --use_cases; did you mean --use_case?"):
+    with pytest.raises(UserError, match=r"unknown option --use_cases; did you mean --use_case\?"):
         parse("--use_cases", "car_sensors")
 
 
