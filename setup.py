@@ -1,4 +1,4 @@
-"""Packaging. Packages are listed one by one: ``model`` and ``schemas`` are names that ``find_packages`` would let clash."""
+"""Packaging. Packages are listed one by one: ``find_packages`` would take ``tests`` and ``bench`` along."""
 
 from pathlib import Path
 

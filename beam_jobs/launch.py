@@ -26,7 +26,7 @@ from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_offsets import OffsetSpec
 from beam_jobs.io.uri import KafkaAddress, parse
 from beam_jobs.preprocessing.preprocessor import Preprocessor
-from beam_jobs.report import Progress
+from beam_jobs.report import Progress, check_writable
 from model import manifest
 from model.manifest import Manifest
 from model.registry import ModelVersion, resolve
@@ -189,6 +189,8 @@ def run_job(
     ``--runner=DirectRunner`` might pick (docs/decisions.md); ``--runner=PrismRunner`` runs them on Prism.
     """
     reporting = parsed.view_as(options.ReportOptions)
+    if reporting.report:
+        check_writable(reporting.report)
     level = logging.INFO if reporting.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(message)s")
     if not reporting.verbose:

@@ -59,7 +59,7 @@ def conclude(started: float, live: bool, path: str | None) -> None:
     summary = summarize(started, live)
     print_summary(summary)
     if path:
-        write_report(summary, path)
+        Path(path).write_text(summary.to_json() + "\n", encoding="utf-8")
 
 
 def conclude_redrive(started: float, dry_run: bool) -> None:
@@ -139,14 +139,14 @@ def print_summary(summary: Summary) -> None:
         console.print("read = scored + filtered + dead letters: every record is accounted for")
 
 
-def write_report(summary: Summary, path: str) -> None:
-    """Writes the summary as JSON.
+def check_writable(path: str) -> None:
+    """Tries to open the report's file, so that a job need not run first to find that it cannot be written.
 
     Raises:
-      UserError: the file cannot be written.
+      UserError: it cannot.
     """
     try:
-        Path(path).write_text(summary.to_json() + "\n", encoding="utf-8")
+        Path(path).open("a", encoding="utf-8").close()
     except OSError as error:
         raise UserError(f"--report {path}: {error.strerror}; name a file in a folder you may write to") from error
 

@@ -59,9 +59,7 @@ def train(folder: Path, rows: int = 100_000) -> Path:
     return registry
 
 
-def score_command(
-    model: Path, source: KafkaAddress, alerts: KafkaAddress, dead: KafkaAddress, *more: str
-) -> list[str]:
+def score_command(model: Path, source: KafkaAddress, alerts: KafkaAddress, dead: KafkaAddress, *more: str) -> list[str]:
     """The bounded scoring job over the whole topic, as a user would start it."""
     return [
         *(sys.executable, "-m", "beam_jobs.score", "--use_case", "car_sensors", "--model", str(model)),

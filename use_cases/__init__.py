@@ -38,12 +38,14 @@ model: MODEL_SETTINGS.
 """
 
 MODEL_SETTINGS: dict[str, Any] = {
-    "hidden": [14, 7, 14],  # units of the hidden layers; the middle one is the bottleneck
-    "l1": 1e-7,  # activity regularisation of the first layer, at least 0
-    "learning_rate": 1e-3,  # of Adam, above 0
-    "epochs": 20,  # passes over the training data
-    "batch_size": 256,  # rows a step
-    "alert_budget": 1e-3,  # share of sound events that may raise an alert, between 0 and 1
+    "hidden": [32, 12, 32],  # units of the hidden layers; the narrowest is the bottleneck
+    "noise": 0.5,  # standard deviations of the noise added to inputs in training, at least 0
+    "l1": 0.0,  # activity regularisation of the first layer, at least 0
+    "learning_rate": 3e-3,  # of Adam, above 0
+    "epochs": 20,  # passes over the training data, at most
+    "patience": 5,  # epochs without a better validation loss before training stops
+    "batch_size": 512,  # rows a step
+    "alert_budget": 1e-4,  # share of sound events that may raise an alert, between 0 and 1
     "seed": 7,  # of weights and shuffling
 }
 """Keys of the section ``model`` with their defaults."""
@@ -189,9 +191,11 @@ def _model(section: Any, where: str) -> dict[str, Any]:
         settings.update(_mapping(section, tuple(MODEL_SETTINGS), f"{where}: model"))
     rules = {
         "hidden": (_is_layers, "a list of whole numbers above 0, such as [14, 7, 14]"),
+        "noise": (lambda x: _is_number(x) and x >= 0, "a number of at least 0"),
         "l1": (lambda x: _is_number(x) and x >= 0, "a number of at least 0"),
         "learning_rate": (lambda x: _is_number(x) and x > 0, "a number above 0"),
         "epochs": (_is_count, "a whole number above 0"),
+        "patience": (_is_count, "a whole number above 0"),
         "batch_size": (_is_count, "a whole number above 0"),
         "alert_budget": (lambda x: _is_number(x) and 0 < x < 1, "a share between 0 and 1, such as 0.001"),
         "seed": (lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= 0, "a whole number of at least 0"),

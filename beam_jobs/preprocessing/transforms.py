@@ -7,10 +7,9 @@ from typing import Any
 
 import apache_beam as beam
 
-
 from beam_jobs import dead_letters, metrics
 from beam_jobs.block import Block, source_of, with_source
-from beam_jobs.codec.decoder import EventDecoder
+from beam_jobs.codec.decoder import EventDecoder, warm_up
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 
 Writers = Callable[[int], dict[str, Any]]
@@ -26,6 +25,7 @@ class DecodeEvents(beam.DoFn):
         self._job = job
 
     def setup(self) -> None:
+        warm_up()  # the first block must not wait for the compiler
         self._decoder = EventDecoder(self._schema, self._writer_schema, self._columns)
 
     def process(self, raw: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:

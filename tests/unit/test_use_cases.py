@@ -30,7 +30,7 @@ def test_car_sensors() -> None:
     assert query.attributes == ()
     assert not {"vin", "driver_name", "latitude", "longitude", "failure_occurred"} & set(query.input_columns)
     assert set(use_case.model) == set(use_cases.MODEL_SETTINGS)
-    assert use_case.model["hidden"] == [14, 7, 14]
+    assert use_case.model["hidden"] == [32, 12, 32]
 
 
 def test_pickles() -> None:
