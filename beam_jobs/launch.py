@@ -193,6 +193,8 @@ def run_job(
         check_writable(reporting.report)
     level = logging.INFO if reporting.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(message)s")
+    # RunInference warns of it on every machine without its optional model manager.
+    logging.getLogger().addFilter(lambda record: "Resource module is not available" not in str(record.msg))
     if not reporting.verbose:
         # Runners log the stack trace of what a worker raised, and raise it again: the command says it in one line.
         logging.getLogger("apache_beam.runners").setLevel(logging.CRITICAL)
