@@ -39,7 +39,7 @@ class EventProducer:
         schema = schemas.load("car_sensor")
         registry = for_registry(registry_url, schema)
         self._encoder = AvroEncoder(schema, registry.register(f"{address.topic}-value", schema))
-        self._producer = Producer({"bootstrap.servers": address.bootstrap_servers, "linger.ms": 5})
+        self._producer = Producer({"bootstrap.servers": address.bootstrap_servers, "linger.ms": 5, "log_level": 4})
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cars", daemon=True)
         self.produced = 0
@@ -105,7 +105,9 @@ class AlertWatch:
         registry = for_registry(registry_url, schemas.load("alert"))
         self._alert_decoder = AvroDecoder(schemas.load("alert"), registry.writer_schema)
         self._score_decoder = AvroDecoder(schemas.load("score"), registry.writer_schema, ["score"])
-        self._consumer = Consumer({"bootstrap.servers": alerts.bootstrap_servers, "group.id": "highbeam-demo"})
+        self._consumer = Consumer(
+            {"bootstrap.servers": alerts.bootstrap_servers, "group.id": "highbeam-demo", "log_level": 4}
+        )
         self._consumer.assign([TopicPartition(address.topic, 0, 0) for address in (alerts, scores)])
         self._seen = 0
         self._arrived = threading.Condition()

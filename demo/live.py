@@ -20,7 +20,7 @@ from demo.referee import Verdict
 _BARS = " ▁▂▃▄▅▆▇█"
 _BINS = 48
 _LINES = 9  # alerts shown
-_EDGES = np.logspace(-2, 5, _BINS + 1)  # scores are spread over decades
+_EDGES = np.logspace(-2, 7, _BINS + 1)  # scores are spread over decades
 
 
 @dataclass
@@ -64,6 +64,8 @@ def alert_cells(alert: Mapping[str, Any], count: int, truth: str) -> tuple[str, 
     """The cells of one alert: time, car, alerts of the car, score, what made it, what the simulator says."""
     made_by = []
     for feature in alert["features"][:2]:
+        if feature["share"] < 0.05 and made_by:
+            break
         unit = f" {feature['unit']}" if feature["unit"] else ""
         made_by.append(
             f"{feature['name']} {feature['observed']:.4g}{unit} "
@@ -104,7 +106,7 @@ def _flow(state: State) -> RenderableType:
     grid.add_row("filtered", f"{progress.get('filtered', 0):,}", "")
     grid.add_row("dead letters", f"{progress.get('dead_letters', 0):,}", "")
     grid.add_row("alerts", f"{progress.get('alerts', 0):,}", "")
-    return Panel(grid, title="flow", width=84)
+    return Panel(grid, title="flow", width=72)
 
 
 def _scores(state: State) -> RenderableType:
