@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-for module in ("decode", "preprocess", "score", "kill_resume"):
+for module in ("decode", "preprocess", "read", "score", "kill_resume"):
     print(f"\n== python -m bench.{module}", flush=True)
     sys.argv = [module]
     runpy.run_module(f"bench.{module}", run_name="__main__")

@@ -1,0 +1,71 @@
+"""The documentation tells the truth about files, commands and flags."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import beam_jobs
+
+ROOT = Path(beam_jobs.__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+COMMAND = re.compile(r"python -m ((?:beam_jobs|model|schemas|demo|bench)[\w.]*)((?:[^\n`]|\\\n)*)")
+FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+NO_HELP = {"bench", "bench.decode", "bench.preprocess", "bench.model_choices"}  # they take no options
+BEAM = {"--runner", "--prism_location", "--project", "--region", "--temp_location"}
+
+
+@cache
+def flags(module: str, subcommand: str) -> set[str]:
+    """The options that --help of a command, or of its subcommand ("" for none), names."""
+    command = [sys.executable, "-m", module, *([subcommand] if subcommand else []), "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    return set(FLAG.findall(done.stdout))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    missing = [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_know_their_flags(page: Path) -> None:
+    for module, rest in COMMAND.findall(page.read_text()):
+        module = module.rstrip(".")
+        used = set(FLAG.findall(rest)) - BEAM
+        if module in NO_HELP:
+            assert not used, f"{module} takes no options"
+        elif used:
+            first = rest.split()[0]
+            assert used <= flags(module, "" if first.startswith("-") else first), f"python -m {module} {rest.strip()}"
+
+
+def test_every_module_a_page_names_exists() -> None:
+    for page in PAGES:
+        for module, _ in COMMAND.findall(page.read_text()):
+            path = ROOT / module.rstrip(".").replace(".", "/")
+            assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), f"{page.name}: {module}"
+
+
+def test_make_help_names_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert phony
+    explained = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
+    assert set(phony[1].split()) == explained
+
+
+def test_operations_lists_the_reasons_of_dead_letters() -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    table = page[page.index("| step | reasons |") :].split("\n\n", 1)[0]
+    named = set(re.findall(r"`([a-z0-9_]+)`", table))
+    code = "\n".join(p.read_text() for p in (ROOT / "beam_jobs").rglob("*.py"))
+    for reason in named:
+        assert f'"{reason}"' in code, f"{reason} is in docs/operations.md but no code gives it"
