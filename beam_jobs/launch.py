@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -14,12 +15,13 @@ from types import FrameType
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import PipelineOptions, PrismRunnerOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 import schemas
 import use_cases
 from beam_jobs import metrics, options
+from beam_jobs.cli import EXIT_INTERRUPTED
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka import check_topic, ensure_topic, request_drain, reset_drain
 from beam_jobs.io.kafka_config import KafkaConfig
@@ -201,6 +203,9 @@ def run_job(
     standard = parsed.view_as(StandardOptions)
     standard.streaming = live
     runner = standard.runner or "DirectRunner"
+    prism = parsed.view_as(PrismRunnerOptions)
+    if runner == "PrismRunner" and not prism.prism_location:
+        prism.prism_location = shutil.which("prism")  # None: Beam downloads it
     metrics.TOTALS.reset()
     reset_drain()
     resume_waits()
@@ -209,8 +214,12 @@ def run_job(
     started = time.time()
     finished = False
     try:
-        with Progress(reporting.progress, started), drain_on_signal():
-            pipeline.run().wait_until_finish()
+        with Progress(reporting.progress, started), drain_on_signal() as arm:
+            if runner not in IN_PROCESS:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C must not end the runner before the job
+            running = pipeline.run()
+            arm()  # a job server's client takes the signal for itself
+            running.wait_until_finish()
         finished = True
     finally:
         if finished or metrics.TOTALS.snapshot()[0][metrics.RECORDS_READ]:
@@ -219,18 +228,26 @@ def run_job(
 
 
 @contextmanager
-def drain_on_signal() -> Iterator[None]:
-    """SIGINT and SIGTERM let the job finish what it has read and commit; a second one ends it at once."""
+def drain_on_signal() -> Iterator[Callable[[], None]]:
+    """SIGINT and SIGTERM let the job finish what it has read and commit; a second one ends it at once.
+
+    Yields a function that takes the signals again, after somebody else took them.
+    """
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+        signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_INTERRUPTED))
         say("stopping: finishing what was read (Ctrl-C again to stop at once)")
         request_drain()
         interrupt_waits()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    def arm() -> None:
+        for number in before:
+            signal.signal(number, stop)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    arm()
     try:
-        yield
+        yield arm
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

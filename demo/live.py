@@ -62,7 +62,7 @@ class State:
 
 def alert_cells(alert: Mapping[str, Any], count: int, truth: str) -> tuple[str, ...]:
     """The cells of one alert: time, car, alerts of the car, score, what made it, what the simulator says."""
-    made_by = []
+    made_by: list[str] = []
     for feature in alert["features"][:2]:
         if feature["share"] < 0.05 and made_by:
             break

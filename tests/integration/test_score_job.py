@@ -259,17 +259,25 @@ def test_redrive_puts_dead_letters_back(topics: Topics, score: Callable[..., lis
     assert len(topics.read("events")) == 203  # nothing is put back twice
 
 
-def test_ctrl_c_ends_a_live_job_in_order(topics: Topics, score: Callable[..., list[str]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("runner", ["DirectRunner", "PrismRunner"])
+def test_ctrl_c_ends_a_live_job_in_order(
+    topics: Topics,
+    score: Callable[..., list[str]],
+    tmp_path: Path,
+    runner: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    where = ["--prism_location", str(request.getfixturevalue("prism_binary"))] if runner == "PrismRunner" else []
     topics.send("events", framed(events(1000)))  # type: ignore[arg-type]
-    command = [word for word in score("--progress", "json") if word not in ("--until", "latest")]
-    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [w for w in score("--progress", "json", "--runner", runner, *where) if w not in ("--until", "latest")]
+    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert job.stderr is not None
     for line in job.stderr:
         if line.startswith("{") and json.loads(line)["scored"] == 1000:
             break
-    os.kill(job.pid, signal.SIGINT)
-    out, _ = job.communicate(timeout=60)
-    assert job.returncode == 0
+    os.killpg(job.pid, signal.SIGINT)  # as a terminal does: the runner's processes get it too
+    out, errors = job.communicate(timeout=60)
+    assert job.returncode == 0, errors
     assert "every record is accounted for" in out
     assert report(tmp_path)["scored"] == 1000
     assert report(tmp_path)["latency_ms"]["p99"] is not None
