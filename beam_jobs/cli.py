@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,6 +13,9 @@ from beam_jobs.errors import UserError
 EXIT_FAILED = 1  # the command ran and failed: a bug, or a runner that gave up
 EXIT_USAGE = 2  # the user can mend it: the message says how
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, the shell's convention
+
+_TOLD = re.compile(r"beam_jobs\.errors\.UserError: ([^\n]+)")
+_WHILE_RUNNING = re.compile(r" \[while running '[^']*'\]")  # Beam's addition, of use with --verbose only
 
 
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
@@ -41,11 +45,13 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
 
 
 def find_user_error(error: BaseException | None) -> UserError | None:
-    """The first ``UserError`` in the chain of causes; runners wrap what a worker raised."""
+    """The first ``UserError`` in the chain of causes, or the one a runner in another process tells of in its text."""
     seen: set[int] = set()
+    text = str(error)
     while error is not None and id(error) not in seen:
         if isinstance(error, UserError):
-            return error
+            return UserError(_WHILE_RUNNING.sub("", str(error)))
         seen.add(id(error))
         error = error.__cause__ or error.__context__
-    return None
+    told = _TOLD.findall(text)
+    return UserError(_WHILE_RUNNING.sub("", told[-1])) if told else None

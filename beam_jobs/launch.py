@@ -194,12 +194,13 @@ def run_job(
     if reporting.report:
         check_writable(reporting.report)
     level = logging.INFO if reporting.verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(levelname)s %(message)s")
+    logging.basicConfig(level=level, format="%(levelname)s %(message)s", force=True)
     # RunInference warns of it on every machine without its optional model manager.
     logging.getLogger().addFilter(lambda record: "Resource module is not available" not in str(record.msg))
     if not reporting.verbose:
         # Runners log the stack trace of what a worker raised, and raise it again: the command says it in one line.
-        logging.getLogger("apache_beam.runners").setLevel(logging.CRITICAL)
+        for noisy in ("apache_beam.runners", "apache_beam.utils.subprocess_server"):
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)
     standard = parsed.view_as(StandardOptions)
     standard.streaming = live
     runner = standard.runner or "DirectRunner"

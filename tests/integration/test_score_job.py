@@ -231,14 +231,19 @@ def test_killed_and_resumed_nothing_is_lost(topics: Topics, score: Callable[...,
     assert {a["id"] for a in alerts} == {f"{topics.name('events')}-{p}-{o}" for p, o in anomalies}
 
 
-def test_too_many_dead_letters_stop_the_job(topics: Topics, score: Callable[..., list[str]]) -> None:
+@pytest.mark.parametrize("runner", ["DirectRunner", "PrismRunner"])
+def test_too_many_dead_letters_stop_the_job(
+    topics: Topics, score: Callable[..., list[str]], runner: str, request: pytest.FixtureRequest
+) -> None:
+    where = ["--prism_location", str(request.getfixturevalue("prism_binary"))] if runner == "PrismRunner" else []
     topics.send("events", [b"\x01nothing we know"] * 20_000)
-    command = score("--max_dead_letter_rate", "0.5", "--block_rows", "1000")
+    command = score("--max_dead_letter_rate", "0.5", "--block_rows", "1000", "--runner", runner, *where)
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 2, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: stopped: ")
     assert "--max_dead_letter_rate 0.5" in last
+    assert "while running" not in last
     assert "Traceback" not in done.stderr
 
 

@@ -23,9 +23,15 @@ def test_user_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str])
 def test_user_error_inside_a_runner_error_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     wrapped = RuntimeError("bundle failed")
     wrapped.__cause__ = UserError("the reason")
-    assert find_user_error(wrapped) is wrapped.__cause__
+    assert str(find_user_error(wrapped)) == "the reason"
     assert status_of(wrapped, []) == 2
     assert capsys.readouterr().err == "error: the reason\n"
+
+
+def test_user_error_that_another_process_tells_of_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "bundle 7 failed:Traceback\n  File x\nbeam_jobs.errors.UserError: mend it [while running 'A/B']"
+    assert status_of(RuntimeError(text), []) == 2
+    assert capsys.readouterr().err == "error: mend it\n"
 
 
 def test_other_errors_are_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
