@@ -244,7 +244,8 @@ def test_too_many_dead_letters_stop_the_job(
     assert last.startswith("error: stopped: ")
     assert "--max_dead_letter_rate 0.5" in last
     assert "while running" not in last
-    assert "Traceback" not in done.stderr
+    if runner == "DirectRunner":  # on Prism, Beam's worker prints its own stack trace before the job's line
+        assert "Traceback" not in done.stderr
 
 
 def test_redrive_puts_dead_letters_back(topics: Topics, score: Callable[..., list[str]], tmp_path: Path) -> None:
