@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from beam_jobs.errors import UserError
 EXIT_FAILED = 1  # the command ran and failed: a bug, or a runner that gave up
 EXIT_USAGE = 2  # the user can mend it: the message says how
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, the shell's convention
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a supervisor, a closed terminal
 
 _TOLD = re.compile(r"beam_jobs\.errors\.UserError: ([^\n]+)")
 _WHILE_RUNNING = re.compile(r" \[while running '[^']*'\]")  # Beam's addition, of use with --verbose only

@@ -21,7 +21,7 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 import schemas
 import use_cases
 from beam_jobs import metrics, options
-from beam_jobs.cli import EXIT_INTERRUPTED
+from beam_jobs.cli import EXIT_INTERRUPTED, STOP_SIGNALS
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka import check_topic, ensure_topic, request_drain, reset_drain
 from beam_jobs.io.kafka_config import KafkaConfig
@@ -230,7 +230,7 @@ def run_job(
 
 @contextmanager
 def drain_on_signal() -> Iterator[Callable[[], None]]:
-    """SIGINT and SIGTERM let the job finish what it has read and commit; a second one ends it at once.
+    """A stop signal lets the job finish what it has read and commit; a second Ctrl-C ends it at once.
 
     Yields a function that takes the signals again, after somebody else took them.
     """
@@ -245,7 +245,7 @@ def drain_on_signal() -> Iterator[Callable[[], None]]:
         for number in before:
             signal.signal(number, stop)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     arm()
     try:
         yield arm

@@ -19,6 +19,7 @@ from typing import IO, Any
 from rich.console import Console
 from rich.live import Live
 
+from beam_jobs.cli import STOP_SIGNALS
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka import ensure_topic
 from beam_jobs.io.kafka_config import KafkaConfig
@@ -305,7 +306,7 @@ def _stop_on_signal(stop: threading.Event) -> Iterator[None]:
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
     try:
         yield
     finally:
