@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 import threading
 import time
@@ -18,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -26,6 +24,7 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import OAuthTokenError, SchemaRegistryError
 
 from beam_jobs.errors import UserError
+from beam_jobs.references import is_reference, read_secret
 
 REQUEST_SECONDS = 10.0  # a request without an answer for so long has failed
 UNKNOWN_SECONDS = 30.0  # an id the registry does not know is asked for again after that
@@ -155,7 +154,7 @@ def registry_settings(config: Mapping[str, str]) -> dict[str, str]:
         if name != "url" and name not in _KNOWN:
             remedy = _REMEDIES.get(name, f"use one of {', '.join(_KNOWN)}")
             raise UserError(f"{key} is not a property of the Schema Registry client: {remedy}")
-        if name in _SECRETS and not _is_reference(_secret_part(name, value)):
+        if name in _SECRETS and not is_reference(_secret_part(name, value)):
             example = (
                 "env:NAME, file:PATH or USER:env:NAME" if name == "basic.auth.user.info" else "env:NAME or file:PATH"
             )
@@ -164,13 +163,9 @@ def registry_settings(config: Mapping[str, str]) -> dict[str, str]:
     return settings
 
 
-def _is_reference(value: str) -> bool:
-    return value.startswith(("env:", "file:"))
-
-
 def _secret_part(name: str, value: str) -> str:
     """The part that must be a reference: all of it, or in USER:env:NAME what follows the user."""
-    if name == "basic.auth.user.info" and not _is_reference(value):
+    if name == "basic.auth.user.info" and not is_reference(value):
         return value.partition(":")[2]
     return value
 
@@ -184,17 +179,7 @@ def _resolve(name: str, value: str) -> str:
     if name not in _SECRETS:
         return value
     reference = _secret_part(name, value)
-    kind, _, where = reference.partition(":")
-    if kind == "env":
-        secret = os.environ.get(where)
-        if secret is None:
-            raise UserError(f"{name} refers to the environment variable {where!r}, which is not set: set it here")
-    else:
-        try:
-            secret = Path(where).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as e:
-            raise UserError(f"{name} refers to the file {where!r}, which cannot be read ({e}): put it here") from None
-    return value.removesuffix(reference) + secret
+    return value.removesuffix(reference) + read_secret(reference, f"Schema Registry property {name}")
 
 
 class ShippedSchemas(SchemaSource):

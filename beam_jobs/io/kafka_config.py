@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from beam_jobs.errors import UserError
+from beam_jobs.references import is_reference, read_secret
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -31,7 +32,6 @@ _SECRET_NAMES = frozenset(
         "ssl.keystore.key",
     }
 )
-_REFERENCE = re.compile(r"(env|file|secret):.+", re.DOTALL)
 _LITERAL_IN = "properties:"  # our own reference: the value stands in the properties file on the worker
 
 # Settings the source and the sink decide themselves; a shared client.properties often carries them.
@@ -88,7 +88,7 @@ class KafkaConfig:
         where = str(Path(path).absolute())
         settings = _translate(_read(where), where)
         for name, value in settings.items():
-            if _is_secret(name) and not _REFERENCE.fullmatch(value):
+            if _is_secret(name) and not is_reference(value):
                 settings[name] = _LITERAL_IN + where
         return KafkaConfig(tuple(sorted(settings.items())))
 
@@ -100,7 +100,7 @@ class KafkaConfig:
           UserError: a secret that is not a reference.
         """
         for name, value in settings.items():
-            if _is_secret(name) and not _REFERENCE.fullmatch(value):
+            if _is_secret(name) and not is_reference(value):
                 raise UserError(
                     f"Kafka setting {name}: give a reference (env:NAME or file:/path), not the secret itself"
                 )
@@ -124,27 +124,13 @@ def _is_secret(name: str) -> bool:
 
 
 def _resolve(name: str, value: str) -> str:
-    kind, separator, target = value.partition(":")
     if value.startswith(_LITERAL_IN):
-        settings = _translate(_read(target), target)
+        path = value.removeprefix(_LITERAL_IN)
+        settings = _translate(_read(path), path)
         if name not in settings:
-            raise UserError(f"Kafka setting {name}: no longer in {target}")
+            raise UserError(f"Kafka setting {name}: no longer in {path}")
         return settings[name]
-    if not separator or kind not in ("env", "file", "secret"):
-        return value
-    if kind == "env":
-        if target not in os.environ:
-            raise UserError(f"Kafka setting {name}: environment variable {target} is not set on this worker")
-        return os.environ[target]
-    if kind == "file":
-        path = target.removeprefix("//")
-        try:
-            return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
-        except OSError as error:
-            raise UserError(f"Kafka setting {name}: cannot read {path} on this worker ({error.strerror})") from None
-    raise UserError(
-        f"Kafka setting {name}: {value.split('/')[0]}//… is not yet supported here; use env:NAME or file:/path"
-    )
+    return read_secret(value, f"Kafka setting {name}") if is_reference(value) else value
 
 
 def _read(path: str) -> dict[str, str]:
@@ -196,7 +182,7 @@ def _translate(settings: dict[str, str], where: str) -> dict[str, str]:
 
 
 def _jaas(value: str, where: str) -> dict[str, str]:
-    if _REFERENCE.fullmatch(value):
+    if is_reference(value):
         raise UserError(
             f"{where}: sasl.jaas.config cannot be a reference; set sasl.username and sasl.password=env:NAME instead"
         )

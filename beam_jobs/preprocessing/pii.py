@@ -11,14 +11,13 @@ A field tagged ``pii`` leaves the preprocessing only through one of two function
 from __future__ import annotations
 
 import hmac
-import os
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import pyarrow as pa
 
 from beam_jobs.errors import UserError
+from beam_jobs.references import is_reference, read_secret
 
 MAX_DECIMALS = 2  # of generalize: 0.01 degrees are 1.1 km
 MAX_CHARACTERS = 3  # of generalize: the first three of a postal code name a region, not a street
@@ -32,7 +31,7 @@ class PiiPolicy:
     key: str | None = None  # reference to the HMAC key: "env:NAME" or "file:PATH"
 
     def __post_init__(self) -> None:
-        if self.key is not None and not self.key.startswith(("env:", "file:")):
+        if self.key is not None and not is_reference(self.key):
             # The value is not shown: it may be the secret itself.
             raise UserError("pii.key is not a reference; use env:NAME or file:PATH, never the key itself")
 
@@ -45,19 +44,7 @@ class PiiPolicy:
 
 @lru_cache(maxsize=8)  # a worker reads a file once, not once a block
 def _read(reference: str) -> bytes:
-    scheme, _, where = reference.partition(":")
-    if scheme == "env":
-        text = os.environ.get(where)
-        if text is None:
-            raise UserError(f"pii.key is {reference} but the variable {where} is not set; export it on every worker")
-        secret = text.encode()
-    else:
-        try:
-            secret = Path(where).read_bytes().strip()
-        except OSError as error:
-            raise UserError(
-                f"pii.key is {reference} but the file can't be read ({error.strerror}); mount it"
-            ) from error
+    secret = read_secret(reference, "pii.key").encode()
     if len(secret) < MIN_KEY_BYTES:
         raise UserError(
             f"pii.key {reference} has {len(secret)} bytes; use {MIN_KEY_BYTES} or more, such as `openssl rand -hex 32`"

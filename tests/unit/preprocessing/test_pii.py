@@ -41,7 +41,7 @@ def test_keys_that_do_not_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert "s3cret" not in str(caught.value)
     with pytest.raises(UserError, match="HIGHBEAM_TEST_UNSET is not set"):
         PiiPolicy("env:HIGHBEAM_TEST_UNSET").secret()
-    with pytest.raises(UserError, match="can't be read"):
+    with pytest.raises(UserError, match="cannot read"):
         PiiPolicy(f"file:{tmp_path}/nothing").secret()
     monkeypatch.setenv("HIGHBEAM_TEST_SHORT", "abc")
     with pytest.raises(UserError, match="16 or more"):

@@ -329,8 +329,8 @@ def test_passwords_in_the_url_are_refused() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"basic.auth.user.info": "env:NO_SUCH_VARIABLE"}, "'NO_SUCH_VARIABLE', which is not set"),
-        ({"basic.auth.user.info": "file:/no/such/file"}, "'/no/such/file', which cannot be read"),
+        ({"basic.auth.user.info": "env:NO_SUCH_VARIABLE"}, "NO_SUCH_VARIABLE is not set"),
+        ({"basic.auth.user.info": "file:/no/such/file"}, "cannot read /no/such/file"),
         ({"schema.registry.ssl.ca.location": "/no/such/ca.pem"}, "mend the schema.registry"),
     ],
 )
