@@ -45,7 +45,7 @@ lint: setup ## ruff: style and mistakes
 type: setup ## mypy --strict
 	$(BIN)/mypy
 
-docs: setup ## regenerate the generated pages and check every link and command of the documentation
+docs: setup ## check every link, command and flag of the documentation
 	$(BIN)/python -m pytest tests/unit/test_docs.py $(PYTEST_ARGS)
 
 clean: ## remove what the targets made

@@ -84,6 +84,8 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     writers = for_registry(registry, use_case.schema, dict(config.settings))
     writers.check()
     say(writers.describe())
+    group = f" as group {source['group_id']}" if source["group_id"] else ""
+    say(f"reading {source['address']} from {source['start']}{group}" + ("" if live else f" until {source['until']}"))
     say(f"model {described.name} {described.version}, alerts above a score of {described.threshold:.4g}")
     return ScoreJob(
         name=name,

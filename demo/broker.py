@@ -246,13 +246,20 @@ class ApacheKafka(_Process):
 
     Args:
       settings: broker properties on top of ours.
-      sasl_users: user name -> password; adds a SASL_PLAINTEXT (PLAIN) listener, ``sasl_servers``.
+      sasl_users: user name -> password; adds a listener, ``sasl_servers``, with SASL PLAIN and SCRAM-SHA-512.
+      tls_keystore: PEM file with the key and the certificate of 127.0.0.1; the SASL listener is SASL_SSL then.
     """
 
-    def __init__(self, settings: Mapping[str, str] | None = None, sasl_users: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, str] | None = None,
+        sasl_users: Mapping[str, str] | None = None,
+        tls_keystore: Path | None = None,
+    ) -> None:
         super().__init__("apache-kafka")
         self._settings = dict(settings or {})
         self._sasl_users = dict(sasl_users or {})
+        self._tls_keystore = tls_keystore
         self._sasl_port = free_port()
         self._controller_port = free_port()
         self._formatted = False
@@ -268,7 +275,8 @@ class ApacheKafka(_Process):
             "node.id": "1",
             "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
             "controller.listener.names": "CONTROLLER",
-            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT",
+            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL:"
+            + ("SASL_SSL" if self._tls_keystore else "SASL_PLAINTEXT"),
             "inter.broker.listener.name": "PLAINTEXT",
             "log.dirs": str(self.data / "logs"),
             "num.partitions": "1",
@@ -286,10 +294,16 @@ class ApacheKafka(_Process):
         if self._sasl_users:
             listeners.append(f"SASL://{self.sasl_servers}")
             users = " ".join(f'user_{user}="{password}"' for user, password in self._sasl_users.items())
-            properties["listener.name.sasl.sasl.enabled.mechanisms"] = "PLAIN"
+            properties["listener.name.sasl.sasl.enabled.mechanisms"] = "PLAIN,SCRAM-SHA-512"
             properties["listener.name.sasl.plain.sasl.jaas.config"] = (
                 f"org.apache.kafka.common.security.plain.PlainLoginModule required {users};"
             )
+            properties["listener.name.sasl.scram-sha-512.sasl.jaas.config"] = (
+                "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+            )
+        if self._tls_keystore:
+            properties["listener.name.sasl.ssl.keystore.type"] = "PEM"
+            properties["listener.name.sasl.ssl.keystore.location"] = str(self._tls_keystore)
         properties["advertised.listeners"] = ",".join(listeners)
         properties["listeners"] = ",".join([*listeners, f"CONTROLLER://127.0.0.1:{self._controller_port}"])
         return {**properties, **self._settings}
@@ -314,8 +328,13 @@ class ApacheKafka(_Process):
             (self.data / "log4j2.properties").write_text(_LOG4J)
             config.write_text("".join(f"{name}={value}\n" for name, value in self._properties().items()))
             cluster = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+            scram = [
+                word
+                for user, password in self._sasl_users.items()
+                for word in ("--add-scram", f"SCRAM-SHA-512=[name={user},password={password}]")
+            ]
             result = subprocess.run(
-                self._java("kafka.tools.StorageTool", "format", "-t", f"k{cluster[1:]}", "-c", str(config)),
+                self._java("kafka.tools.StorageTool", "format", "-t", f"k{cluster[1:]}", "-c", str(config), *scram),
                 capture_output=True,
                 text=True,
                 check=False,

@@ -1,0 +1,120 @@
+"""SASL_SSL with SCRAM against Apache Kafka: what a client.properties file says is what happens."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+from collections.abc import Iterator
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow as pa
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from beam_jobs.block import Block
+from beam_jobs.errors import UserError
+from beam_jobs.io.kafka import OffsetSpec, ReadFromKafka, WriteToKafka, check_topic, ensure_topic
+from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.uri import KafkaAddress
+from demo.broker import ApacheKafka, java_missing
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+USER, PASSWORD = "highbeam", "correct horse"
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1: (key and certificate for the broker, certificate for the clients)."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "highbeam test")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    public = made.public_bytes(serialization.Encoding.PEM)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (folder / "broker.pem").write_bytes(private + public)
+    (folder / "ca.pem").write_bytes(public)
+    return folder / "broker.pem", folder / "ca.pem"
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KafkaAddress, Path]]:
+    """A topic behind SASL_SSL, and the CA file that clients need."""
+    if reason := java_missing():
+        pytest.skip(reason)
+    keystore, ca = certificate(tmp_path_factory.mktemp("tls"))
+    with ApacheKafka(sasl_users={USER: PASSWORD}, tls_keystore=keystore) as broker:
+        ensure_topic(KafkaAddress(broker.bootstrap_servers, "guarded"), KafkaConfig())
+        yield KafkaAddress(broker.sasl_servers, "guarded"), ca
+
+
+def properties(folder: Path, ca: Path | None, password: str = "env:TEST_KAFKA_PASSWORD") -> KafkaConfig:
+    lines = [
+        "security.protocol=SASL_SSL",
+        "sasl.mechanism=SCRAM-SHA-512",
+        f"sasl.username={USER}",
+        f"sasl.password={password}",
+        *([f"ssl.ca.location={ca}"] if ca else []),
+    ]
+    (folder / "client.properties").write_text("\n".join(lines) + "\n")
+    return KafkaConfig.from_file(folder / "client.properties")
+
+
+@pytest.mark.parametrize("fetch", ["native", "client"])
+def test_records_go_in_and_out(
+    guarded: tuple[KafkaAddress, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetch: str
+) -> None:
+    monkeypatch.setenv("TEST_KAFKA_PASSWORD", PASSWORD)
+    address, ca = guarded
+    config = properties(tmp_path, ca)
+    assert PASSWORD not in repr(config)
+    records = pa.record_batch({"key": pa.array([b"k"] * 10), "value": pa.array([b"v%d" % i for i in range(10)])})
+    with beam.Pipeline("FnApiRunner") as p:
+        _ = p | beam.Create([records]) | WriteToKafka(address, config)
+    out = tmp_path / "out"
+    with beam.Pipeline("FnApiRunner") as p:
+        _ = (
+            p
+            | ReadFromKafka(address, config, until=OffsetSpec.parse("latest"), fetch=fetch)  # type: ignore[arg-type]
+            | beam.Map(_append, str(out))
+        )
+    assert out.read_text().split()[-10:] == [f"v{i}" for i in range(10)]
+
+
+def _append(block: Block, path: str) -> None:
+    with open(path, "a") as file:
+        file.writelines(value.decode() + "\n" for value in block.column("value").to_pylist())
+
+
+def test_a_wrong_password_is_one_clear_line(guarded: tuple[KafkaAddress, Path], tmp_path: Path) -> None:
+    address, ca = guarded
+    (tmp_path / "password").write_text("wrong")
+    with pytest.raises(UserError, match="authentication failed") as raised:
+        check_topic(address, properties(tmp_path, ca, f"file:{tmp_path / 'password'}"))
+    assert "\n" not in str(raised.value)
+    assert "wrong" not in str(raised.value).replace("password", "")
+
+
+def test_an_unknown_authority_is_one_clear_line(
+    guarded: tuple[KafkaAddress, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_KAFKA_PASSWORD", PASSWORD)
+    address, _ = guarded
+    with pytest.raises(UserError, match=r"(?i)tls|ssl|certificate") as raised:
+        check_topic(address, properties(tmp_path, None))
+    assert "\n" not in str(raised.value)
