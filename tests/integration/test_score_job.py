@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -21,6 +22,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 import schemas
 from beam_jobs.codec.avro import AvroDecoder
 from beam_jobs.codec.avro_encoder import AvroEncoder
+from beam_jobs.codec.avro_file import write_avro
 from demo.fleet import Fleet
 from tests.kafka_broker import SharedBroker
 
@@ -294,3 +296,52 @@ def test_the_same_job_on_prism(topics: Topics, score: Callable[..., list[str]], 
     run(score("--runner", "PrismRunner", "--prism_location", str(prism_binary)))
     scores = topics.read("scores", "score")
     assert len({(s["source_partition"], s["source_offset"]) for s in scores}) == 5000
+
+
+PUMP = {
+    "type": "record",
+    "name": "Pump",
+    "fields": [
+        {"name": "pump", "type": "string"},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        {"name": "flow", "type": "double", "unit": "l/s", "min": 0, "max": 100},
+        {"name": "power", "type": ["null", "double"], "default": None, "unit": "kW", "min": 0, "max": 50},
+        {"name": "operator", "type": "string", "pii": "direct"},
+    ],
+}
+
+
+def test_another_use_case_needs_no_python(topics: Topics, tmp_path: Path) -> None:
+    folder = tmp_path / "pumps"
+    folder.mkdir()
+    (folder / "pump.avsc").write_text(json.dumps(PUMP))
+    (folder / "preprocess.sql").write_text("SELECT pump, at, flow, power, power / (flow + 1) AS ratio FROM events")
+    (folder / "use_case.yaml").write_text(
+        "schema: pump.avsc\nkey: pump\nevent_time: at\nmodel: {epochs: 4, alert_budget: 0.001}\n"
+    )
+    n, rng = 10_000, np.random.default_rng(1)
+    flow = rng.uniform(5, 60, n)
+    sound = pa.record_batch(
+        {
+            "pump": pa.array([f"pump-{i % 40}" for i in range(n)]),
+            "at": pa.array(np.arange(n) + 1_700_000_000_000).cast(pa.timestamp("ms", "UTC")),
+            "flow": flow,
+            "power": 2 + 0.4 * flow + rng.normal(0, 0.3, n).clip(-1, 1),
+            "operator": pa.array(["somebody"] * n),
+        }
+    )
+    write_avro(str(tmp_path / "history.avro"), PUMP, [sound])
+    command = [sys.executable, "-m", "model.train", "--use_case", str(folder), "--registry", str(tmp_path / "models")]
+    run([*command, "--data", str(tmp_path / "history.avro")])
+    blocked = sound.slice(0, 10).set_column(3, "power", pa.array([45.0] * 10))
+    values = AvroEncoder(PUMP, 1).encode(
+        pa.Table.from_batches([sound.slice(0, 1000), blocked]).combine_chunks().to_batches()[0]
+    )
+    topics.send("events", list(values.to_pylist()))
+    command = [sys.executable, "-m", "beam_jobs.score", "--use_case", str(folder), "--model", str(tmp_path / "models")]
+    command += ["--input", topics.uri("events"), "--until", "latest", "--report", str(tmp_path / "report.json")]
+    run([*command, "--alerts", topics.uri("alerts"), "--dead_letters", topics.uri("dead")])
+    assert report(tmp_path)["scored"] == 1010
+    alerts = topics.read("alerts", "alert")
+    assert {a["key"] for a in alerts} >= {f"pump-{i}" for i in range(10)}
+    assert all(f["name"] in ("flow", "power", "ratio") for a in alerts for f in a["features"])
