@@ -20,6 +20,8 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from beam_jobs.codec.jit import compiled
+
 ERR, PARTITION, PAYLOAD, LEN, KEY, KEY_LEN, OFFSET = 0, 16, 24, 32, 40, 48, 56  # byte offsets
 
 # Slots of the table of function addresses.
@@ -107,7 +109,7 @@ def _copy_bytes(_: Any, target: Any, source: Any, count: Any) -> Any:
     return types.int64(types.int64, types.int64, types.int64), generate
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled
 def _c_length(address: int) -> int:
     n = nb.int64(0)
     while _load_u8(address + n) != 0:
@@ -115,7 +117,7 @@ def _c_length(address: int) -> int:
     return n
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled
 def scan(
     messages: NDArray[np.int64],
     begin: int,
@@ -184,7 +186,7 @@ def scan(
     counts[NEXT] = i
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled
 def copy(
     messages: NDArray[np.int64],
     begin: int,
@@ -226,7 +228,7 @@ def copy(
         value_offsets[row] = value_at
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled
 def copy_headers(
     messages: NDArray[np.int64],
     begin: int,
@@ -272,7 +274,7 @@ def copy_headers(
         list_offsets[row] = entry
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled
 def release(messages: NDArray[np.int64], begin: int, end: int, functions: NDArray[np.int64]) -> None:
     """Gives the messages in [begin, end) back to the library."""
     for i in range(begin, end):
