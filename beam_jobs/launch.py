@@ -16,7 +16,6 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, PrismRunnerOptions, StandardOptions
-from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 import schemas
 import use_cases
@@ -27,6 +26,7 @@ from beam_jobs.io.kafka import check_topic, ensure_topic, request_drain, reset_d
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_offsets import OffsetSpec
 from beam_jobs.io.uri import KafkaAddress, parse
+from beam_jobs.local_runner import LocalRunner
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from beam_jobs.report import Progress, check_writable
 from model import manifest
@@ -212,7 +212,7 @@ def run_job(
     metrics.TOTALS.reset()
     reset_drain()
     resume_waits()
-    pipeline = beam.Pipeline(runner=FnApiRunner() if runner in IN_PROCESS else runner, options=parsed)
+    pipeline = beam.Pipeline(runner=LocalRunner() if runner in IN_PROCESS else runner, options=parsed)
     wire(pipeline)
     started = time.time()
     finished = False

@@ -1,0 +1,31 @@
+"""FnApiRunner, fit to run for days."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from apache_beam.metrics.monitoring_infos import consolidate
+from apache_beam.runners.portability.fn_api_runner import fn_runner
+
+_USER_METRICS = "beam:metric:user"  # the ones PipelineResult.metrics() gives
+
+
+class LocalRunner(fn_runner.FnApiRunner):
+    """Runs a pipeline in this process, in memory that does not grow with the number of bundles.
+
+    Beam 2.77's FnApiRunner puts the metrics of each bundle on those of the bundles before by a generator that nobody
+    runs until the end: 140 kB a bundle, 2 MB a second in a live job. Here they are added up after every bundle.
+    """
+
+    def run_stages(self, stage_context: Any, stages: Any) -> fn_runner.RunnerResult:
+        lazily = fn_runner.consolidate_monitoring_infos
+        fn_runner.consolidate_monitoring_infos = _consolidate_now
+        try:
+            return super().run_stages(stage_context, stages)
+        finally:
+            fn_runner.consolidate_monitoring_infos = lazily
+
+
+def _consolidate_now(infos: Iterable[Any]) -> list[Any]:
+    return list(consolidate(info for info in infos if info.urn.startswith(_USER_METRICS)))
