@@ -333,9 +333,9 @@ def _report(produced: int, summary: dict[str, Any], verdict: Verdict) -> Report:
 
 def _show(report: Report, settings: Settings, console: Console) -> None:
     text = json.dumps(asdict(report), indent=2)
-    console.print_json(text)
-    if settings.report:
+    if settings.report:  # first: the terminal may be gone
         try:
             Path(settings.report).write_text(text + "\n", encoding="utf-8")
         except OSError as error:
             raise UserError(f"--report {settings.report}: {error.strerror}") from error
+    console.print_json(text)
