@@ -1,0 +1,1 @@
+"""What Highbeam is measured against, each written as its own documentation recommends."""
