@@ -38,14 +38,16 @@ def build(pipeline: beam.Pipeline, job: launch.ScoreJob) -> None:
     use_case, preprocessor = job.use_case, job.preprocessor
 
     def step(name: str, fn: beam.DoFn, blocks: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
-        out = blocks | name >> beam.ParDo(fn).with_outputs(dead_letters.TAG, main="good").with_output_types(Block)
+        typed = beam.ParDo(fn).with_output_types(Block, **{dead_letters.TAG: Block})  # Beam pickles Any to measure it
+        out = blocks | name >> typed.with_outputs(dead_letters.TAG, main="good")
         return out.good, out[dead_letters.TAG]
 
     raw = pipeline | "Read" >> ReadFromKafka(**job.source)
     decode = DecodeEvents(use_case.schema, preprocessor.input_columns, job.writers.writer_schema, job.name)
     events, undecodable = step("Decode", decode, raw)
     features, refused = step("Preprocess", Preprocess(preprocessor, job.name), events)
-    inferred = features | "RunInference" >> RunInference(BlockModelHandler(job.model, preprocessor.features))
+    infer = RunInference(BlockModelHandler(job.model, preprocessor.features)).with_output_types(Block)
+    inferred = features | "RunInference" >> infer
     scored, unscored = step("CheckScores", CheckScores(job.name), inferred)
 
     alerts = partial(

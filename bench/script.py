@@ -47,7 +47,7 @@ def main(servers: str, topic: str, alerts_topic: str, registry: str, records: in
         first = first or time.time()
         events = [fastavro.schemaless_reader(io.BytesIO(m.value()[5:]), reader) for m in messages]
         x = np.array([[vector(e, name) for name in features] for e in events], np.float32)
-        scores = model.score(x).score
+        scores = model.score(x)
         for i in np.flatnonzero(scores > threshold):
             message, event = messages[i], events[i]
             out = io.BytesIO()

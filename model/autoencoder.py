@@ -32,6 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import tf
+from model.network import FILE_NAME as NETWORK_FILE
+from model.network import from_keras
 
 Floats = NDArray[np.float32]
 
@@ -213,9 +215,10 @@ def _assemble(core: Any, scaling: Scaling, residuals: ResidualModel) -> Any:
 
 
 def export(network: Any, folder: Path) -> None:
-    """Writes ``model.keras`` and ``saved_model/`` (signature ``serve``) into an existing folder."""
+    """Writes ``model.keras``, ``saved_model/`` (signature ``serve``) and ``network.npz`` into an existing folder."""
     tensorflow, keras = tf.tensorflow(), tf.keras()
     network.save(folder / "model.keras")
+    from_keras(network, CLIP, ERROR_LIMIT).save(folder / NETWORK_FILE)
     features = network.input_shape[-1]
     archive = keras.export.ExportArchive()
     archive.track(network)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +12,8 @@ from numpy.typing import NDArray
 from beam_jobs.errors import UserError
 from model import manifest, tf
 from model.manifest import Manifest
+from model.network import FILE_NAME as NETWORK_FILE
+from model.network import Network, Scores
 
 Floats = NDArray[np.float32]
 
@@ -28,23 +28,34 @@ GOLDEN_TOLERANCE = (
 _WARM_UP_ROWS = (1, 8192)  # TensorFlow prepares a graph on its first calls
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What a model says of n rows."""
+class _Graph:
+    """The SavedModel of a version that was not exported as ``network.npz``: TensorFlow scores it."""
 
-    score: Floats  # [n], higher is stranger; above the manifest's threshold: an alert
-    expected: Floats  # [n, F], what a normal row would have shown, in physical units
-    error: Floats  # [n, F], squared deviation in spreads of normal rows; share of a feature: error / error.sum(1)
+    def __init__(self, path: Path) -> None:
+        tensorflow = tf.tensorflow(threads=1)
+        try:
+            self._module = tensorflow.saved_model.load(str(path))  # a signature doesn't keep its variables alive
+            self._serve = self._module.signatures[SIGNATURE]
+        except Exception as error:  # TensorFlow raises whatever its parsers do
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{path} can't be loaded ({reason}); train the model again") from error
+        self._tensor = tensorflow.constant
+
+    def score(self, x: Floats) -> Floats:
+        return self.explain(x).score
+
+    def explain(self, x: Floats) -> Scores:
+        result = self._serve(features=self._tensor(x))
+        return Scores(result["score"].numpy(), result["expected"].numpy(), result["error"].numpy())
 
 
 class LoadedModel:
-    """One version in memory; ``score`` may be called from several threads."""
+    """One version in memory; its methods may be called from several threads."""
 
-    def __init__(self, path: Path, manifest: Manifest, serve: Any, tensor: Any) -> None:
+    def __init__(self, path: Path, manifest: Manifest, network: Network | _Graph) -> None:
         self.path = path
         self.manifest = manifest
-        self._serve = serve
-        self._tensor = tensor
+        self._network = network
 
     @classmethod
     def load(cls, path: Path) -> LoadedModel:
@@ -56,26 +67,20 @@ class LoadedModel:
         """
         described = manifest.read(path)
         _check_files(path, described)
-        tensorflow = tf.tensorflow(threads=1)
-        try:
-            module = tensorflow.saved_model.load(str(path / "saved_model"))
-            serve = module.signatures[SIGNATURE]
-        except Exception as error:  # TensorFlow raises whatever its parsers do
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{path}/saved_model can't be loaded ({reason}); train the model again") from error
-        model = cls(path, described, serve, tensorflow.constant)
-        model._module = module  # a signature doesn't keep its variables alive
+        compiled = path / NETWORK_FILE
+        model = cls(path, described, Network.load(compiled) if compiled.exists() else _Graph(path / "saved_model"))
         model._check_golden()
         for rows in _WARM_UP_ROWS:
             model.score(np.zeros((rows, len(described.features)), np.float32))
         return model
 
-    _module: Any = None
+    def score(self, x: Floats) -> Floats:
+        """Scores rows, float32 [n, F], features in physical units in the manifest's order, to float32 [n]."""
+        return self._network.score(x)
 
-    def score(self, x: Floats) -> Scores:
-        """Scores rows, float32 [n, F], features in physical units in the manifest's order; one graph call."""
-        result = self._serve(features=self._tensor(x))
-        return Scores(result["score"].numpy(), result["expected"].numpy(), result["error"].numpy())
+    def explain(self, x: Floats) -> Scores:
+        """Scores rows and says why: also what was expected of each feature, and its error."""
+        return self._network.explain(x)
 
     def _check_golden(self) -> None:
         path = self.path / GOLDEN_FILE
@@ -84,7 +89,8 @@ class LoadedModel:
             raise UserError(
                 f"{path}: {x.shape[1]} features, the manifest has {len(self.manifest.features)}; train again"
             )
-        here = self.score(x)
+        here = self.explain(x)
+        here = Scores(self.score(x), here.expected, here.error)
         scale = np.abs(x).max(axis=0) + 1e-6
         for name, got, wanted in (
             ("score", here.score, golden.score),
@@ -95,7 +101,7 @@ class LoadedModel:
             if not np.all(difference <= GOLDEN_TOLERANCE):  # also catches NaN
                 raise UserError(
                     f"{path}: {name} differs by {float(np.max(difference)):.3g} from when the model was trained "
-                    f"(tolerance {GOLDEN_TOLERANCE}); use the TensorFlow version of its manifest or train again"
+                    f"(tolerance {GOLDEN_TOLERANCE}); use the library versions of its manifest or train again"
                 )
 
 

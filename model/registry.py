@@ -1,6 +1,6 @@
 """Model versions in a folder.
 
-    REGISTRY/NAME/versions/V/   model.keras saved_model/ golden.parquet manifest.json report/ logs/
+    REGISTRY/NAME/versions/V/   model.keras saved_model/ network.npz golden.parquet manifest.json report/ logs/
     REGISTRY/NAME/aliases.json  {"champion": "V", "challenger": "V"}
 
 A version never changes once it is there: it is written beside its place and renamed into it, so nobody sees half of one

@@ -33,8 +33,9 @@ from model import data as training_data
 from model.autoencoder import NetworkConfig, TrainedNetwork
 from model.data import Split, TrainingData
 from model.evaluate import Evaluation, evaluate
-from model.loaded import GOLDEN_FILE, LoadedModel, Scores, write_golden
+from model.loaded import GOLDEN_FILE, LoadedModel, write_golden
 from model.manifest import DataSummary, Manifest
+from model.network import Scores
 from model.report import ReportData, metrics_table, write_report
 from model.threshold import ScoreDistribution
 from use_cases import UseCase

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 import schemas
 from beam_jobs.block import SOURCE_PREFIX, Block, take
@@ -14,6 +16,9 @@ from beam_jobs.errors import RowErrors
 from beam_jobs.inference import handler as h
 
 MAX_FEATURES = 5  # an alert names the features that made it, at most this many, largest share first
+
+_SOURCE = tuple(SOURCE_PREFIX + name for name in ("topic", "partition", "offset"))
+_SCORED = (h.SCORE, h.THRESHOLD, h.PERCENTILE, h.MODEL, h.VERSION, h.EXPECTED, h.FEATURE_ERROR)
 
 
 def unscored(scored: Block) -> RowErrors:
@@ -42,11 +47,10 @@ def alert_rows(
 
     The id is "topic-partition-offset" of the event: the same on every replay, whatever model made the alert.
     """
-    anomalies = take(scored, np.flatnonzero(is_anomaly(scored)))
-    topics, partitions, offsets = (
-        anomalies.column(SOURCE_PREFIX + name).to_pylist() for name in ("topic", "partition", "offset")
-    )
-    ids = pa.array([f"{t}-{p}-{o}" for t, p, o in zip(topics, partitions, offsets, strict=True)], pa.string())
+    rows = np.flatnonzero(is_anomaly(scored))
+    needed = [key, event_time, *features, *_SOURCE, *_SCORED]
+    anomalies = take(scored.select(list(dict.fromkeys(needed))), rows)
+    ids = pc.binary_join_element_wise(*(anomalies.column(name).cast(pa.string()) for name in _SOURCE), "-")
     made_by = _features(anomalies, features, units)
     return _rows("alert", anomalies, key, event_time, {"id": ids, "features": made_by})
 
@@ -56,25 +60,23 @@ def _features(anomalies: Block, features: Sequence[str], units: Mapping[str, str
     n, width = anomalies.num_rows, len(features)
     top = min(MAX_FEATURES, width)
     observed = h.feature_matrix(anomalies, features)
-    expected = _matrix(anomalies.column(h.EXPECTED), n, width)
-    error = _matrix(anomalies.column(h.FEATURE_ERROR), n, width)
+    expected, error = (
+        anomalies.column(name).flatten().to_numpy().reshape(n, width) for name in (h.EXPECTED, h.FEATURE_ERROR)
+    )
     share = error / np.maximum(error.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
     order = np.argsort(-share, axis=1, kind="stable")[:, :top]
     rows = np.arange(n)[:, None]
-    item = _field_type("alert", "features").value_type
+    chosen = pa.array(order.reshape(-1))
     columns = {
-        "name": pa.array(np.asarray(features, object)[order.reshape(-1)], pa.string()),
+        "name": pa.array(features, pa.string()).take(chosen),
         "observed": pa.array(observed[rows, order].reshape(-1)),
         "expected": pa.array(expected[rows, order].reshape(-1)),
-        "unit": pa.array([units.get(features[i]) for i in order.reshape(-1).tolist()], pa.string()),
+        "unit": pa.array([units.get(name) for name in features], pa.string()).take(chosen),
         "share": pa.array(share[rows, order].reshape(-1)),
     }
+    item = _schema("alert").field("features").type.value_type
     structs = pa.StructArray.from_arrays([columns[f.name].cast(f.type) for f in item], fields=list(item))
     return pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32) * top), structs)
-
-
-def _matrix(column: pa.Array, n: int, width: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(n, width)
 
 
 def _rows(name: str, scored: Block, key: str, event_time: str, own: Mapping[str, pa.Array]) -> Block:
@@ -84,12 +86,13 @@ def _rows(name: str, scored: Block, key: str, event_time: str, own: Mapping[str,
         "event_time": event_time,
         **{f"source_{column}": SOURCE_PREFIX + column for column in ("topic", "partition", "offset")},
     }
-    schema = arrow_schema(schemas.load(name))
+    schema = _schema(name)
     columns = [own[f.name] if f.name in own else scored.column(renamed.get(f.name, f.name)) for f in schema]
     return pa.RecordBatch.from_arrays(
         [column.cast(f.type) for column, f in zip(columns, schema, strict=True)], schema=schema
     )
 
 
-def _field_type(schema: str, field: str) -> pa.DataType:
-    return arrow_schema(schemas.load(schema)).field(field).type
+@cache
+def _schema(name: str) -> pa.Schema:
+    return arrow_schema(schemas.load(name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 
 from beam_jobs.block import Block
 from beam_jobs.dead_letters import isolate
-from model.loaded import LoadedModel, Scores
+from model.loaded import LoadedModel
+from model.network import Scores
 from model.registry import ModelVersion
 
 _LOGGER = logging.getLogger(__name__)
@@ -23,8 +25,8 @@ THRESHOLD = "threshold"  # float32, of the version that made the score
 PERCENTILE = "percentile"  # float32, per cent of normal scores below; NaN where the score is no anomaly
 MODEL = "model"  # dictionary<string>
 VERSION = "version"  # dictionary<string>
-EXPECTED = "expected"  # fixed_size_list<float32>[F], what the model expected, physical units
-FEATURE_ERROR = "feature_error"  # fixed_size_list<float32>[F], each feature's part of the score
+EXPECTED = "expected"  # list<float32>[F], what the model expected, physical units; null where the score is no anomaly
+FEATURE_ERROR = "feature_error"  # list<float32>[F], each feature's part of the score; null likewise
 
 
 class BlockModelHandler(ModelHandler[Block, Block, LoadedModel]):
@@ -61,26 +63,27 @@ class BlockModelHandler(ModelHandler[Block, Block, LoadedModel]):
 
 
 def feature_matrix(block: Block, features: Sequence[str]) -> NDArray[np.float32]:
-    """The features of a block as float32 [n, F], in the model's order."""
-    matrix = np.empty((block.num_rows, len(features)), np.float32)
-    for i, name in enumerate(features):
-        matrix[:, i] = block.column(name).to_numpy(zero_copy_only=False)
-    return matrix
+    """The features of a block as float32 [n, F] in the model's order; columns are contiguous, as in the block."""
+    matrix = np.empty((len(features), block.num_rows), np.float32)
+    for row, name in zip(matrix, features, strict=True):
+        row[:] = block.column(name).to_numpy(zero_copy_only=False)
+    return matrix.T
 
 
-def _join(
-    parts: Sequence[tuple[int, Block, Scores]], n: int, width: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Score [n], expected [n, width], error [n, width] of a block that was scored in parts; NaN where no part is."""
-    if len(parts) == 1 and parts[0][1].num_rows == n:
-        scores = parts[0][2]
-        return scores.score, scores.expected, scores.error
-    score = np.full(n, np.nan, np.float32)
-    expected, error = np.full((2, n, width), np.nan, np.float32)
-    for start, part, scores in parts:
-        rows = slice(start, start + part.num_rows)
-        score[rows], expected[rows], error[rows] = scores.score, scores.expected, scores.error
-    return score, expected, error
+@dataclass(frozen=True)
+class _Part:
+    """What the model says of some rows: a score of each, and why of those above the threshold."""
+
+    score: NDArray[np.float32]  # [n]
+    anomalies: NDArray[np.int64]  # rows
+    why: Scores  # of the anomalies
+
+
+def _score(block: Block, model: LoadedModel, features: Sequence[str]) -> _Part:
+    x = feature_matrix(block, features)
+    score = model.score(x)
+    anomalies = np.flatnonzero(score > model.manifest.threshold)
+    return _Part(score, anomalies, model.explain(x[anomalies]))
 
 
 def score_block(block: Block, model: LoadedModel, features: Sequence[str]) -> Block:
@@ -88,22 +91,36 @@ def score_block(block: Block, model: LoadedModel, features: Sequence[str]) -> Bl
 
     Rows that make the model raise come back with NaN scores, which the next step turns into dead letters.
     """
-    n, width = block.num_rows, len(features)
-    parts, failed = isolate(lambda part: model.score(feature_matrix(part, features)), block)
+    n = block.num_rows
+    parts, failed = isolate(lambda part: _score(part, model, features), block)
     if len(failed):
         _LOGGER.error("model %s failed on %d of %d rows: %s", model.manifest.version, len(failed), n, failed.errors[0])
-    score, expected, error = _join(parts, n, width)
-    percentiles = np.full(n, np.nan, np.float32)
-    anomalies = np.flatnonzero(score > model.manifest.threshold)  # few: only alerts name their percentile
-    percentiles[anomalies] = model.manifest.percentile(score[anomalies])
-    constant = pa.array(np.zeros(n, np.int32))
+    score, percentiles = np.full((2, n), np.nan, np.float32)
+    anomaly = np.zeros(n, np.bool_)
+    for start, _, part in parts:
+        score[start : start + len(part.score)] = part.score
+        anomaly[start + part.anomalies] = True
+    # Few: only alerts name their percentile and their reasons.
+    percentiles[anomaly] = model.manifest.percentile(score[anomaly])
     added = {
         SCORE: pa.array(score),
         THRESHOLD: pa.array(np.full(n, model.manifest.threshold, np.float32)),
         PERCENTILE: pa.array(percentiles),
-        MODEL: pa.DictionaryArray.from_arrays(constant, pa.array([model.manifest.name])),
-        VERSION: pa.DictionaryArray.from_arrays(constant, pa.array([model.manifest.version])),
-        EXPECTED: pa.FixedSizeListArray.from_arrays(pa.array(expected.reshape(-1)), width),
-        FEATURE_ERROR: pa.FixedSizeListArray.from_arrays(pa.array(error.reshape(-1)), width),
+        MODEL: _constant(model.manifest.name, n),
+        VERSION: _constant(model.manifest.version, n),
+        EXPECTED: _lists([part.why.expected for _, _, part in parts], anomaly, len(features)),
+        FEATURE_ERROR: _lists([part.why.error for _, _, part in parts], anomaly, len(features)),
     }
     return pa.RecordBatch.from_arrays([*block.columns, *added.values()], names=[*block.schema.names, *added])
+
+
+def _constant(text: str, n: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array([text]))
+
+
+def _lists(parts: Sequence[NDArray[np.float32]], present: NDArray[np.bool_], width: int) -> pa.Array:
+    """list<float32> [n]: the next ``width`` values of ``parts`` where ``present``, else null."""
+    offsets = np.zeros(len(present) + 1, np.int32)
+    np.cumsum(present, out=offsets[1:], dtype=np.int32)
+    values = np.concatenate([part.reshape(-1) for part in parts]) if parts else np.zeros(0, np.float32)
+    return pa.ListArray.from_arrays(pa.array(offsets * width), pa.array(values, pa.float32()), mask=pa.array(~present))

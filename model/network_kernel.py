@@ -1,0 +1,149 @@
+"""The network of ``model/autoencoder.py`` as one compiled loop: physical units to scores, no intermediate matrix.
+
+Rows go through all layers a tile at a time, feature by feature: a tile of every layer fits into the first-level cache,
+and each inner loop is over neighbouring rows, which the compiler turns into vector instructions. A short last tile is
+padded, so a row's score has the same bits wherever in a block it stands.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from beam_jobs.codec.jit import compiled
+
+Floats = NDArray[np.float32]
+
+TILE = 256  # rows; 64 to 256 measured alike, 32 and 1,024 slower (docs/performance.md)
+OUT_BLOCK, IN_BLOCK = 2, 4  # outputs and inputs of a layer that are worked on together
+
+# Columns of a layer's row in ``plan``.
+KERNEL, BIAS, INPUTS, OUTPUTS, ELU = range(5)
+
+_FLOAT = np.float32
+
+
+@compiled
+def _dense(weights: Floats, kernel: int, bias: int, inputs: int, outputs: int, x: Floats, y: Floats) -> None:
+    """y[o] = bias[o] + sum of kernel[o, i] * x[i]; both sizes are padded to whole blocks."""
+    for o in range(0, outputs, OUT_BLOCK):
+        first, second = y[o], y[o + 1]
+        bias_1, bias_2 = weights[bias + o], weights[bias + o + 1]
+        for j in range(TILE):
+            first[j] = bias_1
+            second[j] = bias_2
+        for i in range(0, inputs, IN_BLOCK):
+            k = kernel + o * inputs + i
+            a0, a1, a2, a3 = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
+            k += inputs
+            b0, b1, b2, b3 = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
+            x0, x1, x2, x3 = x[i], x[i + 1], x[i + 2], x[i + 3]
+            for j in range(TILE):
+                first[j] += a0 * x0[j] + a1 * x1[j] + a2 * x2[j] + a3 * x3[j]
+                second[j] += b0 * x0[j] + b1 * x1[j] + b2 * x2[j] + b3 * x3[j]
+
+
+@compiled
+def _elu(x: Floats) -> None:
+    """x where positive, else exp(x) - 1: the polynomial of Cephes' expf, 2 ulp."""
+    for j in range(TILE):
+        value = x[j]
+        low = _FLOAT(-87) if value < _FLOAT(-87) else (_FLOAT(0) if value > _FLOAT(0) else value)
+        power = np.floor(low * _FLOAT(1.44269504088896341) + _FLOAT(0.5))
+        r = low - power * _FLOAT(0.693359375) + power * _FLOAT(2.12194440e-4)
+        p = _FLOAT(1.9875691500e-4)
+        p = p * r + _FLOAT(1.3981999507e-3)
+        p = p * r + _FLOAT(8.3334519073e-3)
+        p = p * r + _FLOAT(4.1665795894e-2)
+        p = p * r + _FLOAT(1.6666665459e-1)
+        p = p * r + _FLOAT(5.0000001201e-1)
+        p = p * r * r + r
+        scale = np.int32((np.int32(power) + np.int32(127)) << np.int32(23)).view(_FLOAT)
+        x[j] = value if value > _FLOAT(0) else scale * p + (scale - _FLOAT(1))
+
+
+@numba.njit(inline="always")
+def _clip(value: float, limit: float) -> float:
+    """A NaN stays one: both comparisons are false."""
+    return -limit if value < -limit else (limit if value > limit else value)
+
+
+@compiled
+def score(
+    x: Floats,
+    mean: Floats,
+    inverse_spread: Floats,
+    gain: Floats,
+    inverse_deviation: Floats,
+    weights: Floats,
+    plan: NDArray[np.int64],
+    width: int,
+    clip: float,
+    limit: float,
+    out: Floats,
+) -> None:
+    """Scores rows.
+
+    Args:
+      x: [F, n], C-contiguous, physical units.
+      mean, inverse_spread: [F], standardise a feature.
+      gain: [F], standard deviations to residual spreads.
+      inverse_deviation: [F], residual spreads to deviations.
+      weights: all kernels [outputs, inputs] and biases, padded with zeros to whole blocks.
+      plan: a row a layer; the last one is the map of the other sensors.
+      width: the largest padded layer.
+      clip, limit: bounds of standardised values and residuals, and of deviations.
+      out: [n], the scores.
+    """
+    features, n = x.shape
+    z = np.zeros((width, TILE), np.float32)
+    a = np.zeros((width, TILE), np.float32)
+    b = np.zeros((width, TILE), np.float32)
+    total = np.empty(TILE, np.float32)
+    share = _FLOAT(1.0 / features)
+    bound, limit_ = _FLOAT(clip), _FLOAT(limit)
+    last = len(plan) - 1
+    for start in range(0, n, TILE):
+        rows = min(TILE, n - start)
+        for f in range(features):
+            source, target, clipped = x[f], z[f], a[f]
+            centre, factor = mean[f], inverse_spread[f]
+            for j in range(rows):
+                target[j] = source[start + j]
+            for j in range(rows, TILE):
+                target[j] = centre
+            for j in range(TILE):
+                value = (target[j] - centre) * factor
+                target[j] = value
+                clipped[j] = _clip(value, bound)
+        for f in range(features, width):
+            a[f, :] = 0
+        here, there = a, b
+        for layer in range(last):
+            step = plan[layer]
+            _dense(weights, step[KERNEL], step[BIAS], step[INPUTS], step[OUTPUTS], here, there)
+            if step[ELU]:
+                for o in range(step[OUTPUTS]):
+                    _elu(there[o])
+            here, there = there, here
+        for f in range(features):
+            residual, rebuilt, factor = z[f], here[f], gain[f]
+            for j in range(TILE):
+                value = residual[j] * factor - rebuilt[j]
+                residual[j] = value
+                rebuilt[j] = _clip(value, bound)
+        for f in range(features, width):
+            here[f, :] = 0
+        step = plan[last]
+        _dense(weights, step[KERNEL], step[BIAS], step[INPUTS], step[OUTPUTS], here, there)
+        for j in range(TILE):
+            total[j] = 0
+        for f in range(features):
+            residual, others, factor = z[f], there[f], inverse_deviation[f]
+            for j in range(TILE):
+                deviation = _clip(residual[j] * factor + others[j], limit_)
+                error = deviation * deviation
+                total[j] += error * error
+        for j in range(rows):
+            out[start + j] = np.sqrt(total[j] * share)
