@@ -45,7 +45,7 @@ class InputOptions(PipelineOptions):
         )
         parser.add_argument(
             "--fetch",
-            choices=["auto", "client", "native"],
+            choices=["auto", "client", "native", "wire"],
             default="auto",
             help="how records leave librdkafka: the client's API, or its batch call without a Python object a "
             "record; auto takes the second where it can",

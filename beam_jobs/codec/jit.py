@@ -6,6 +6,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
 Int = Any  # an int64 inside compiled code, an int outside
 F = TypeVar("F", bound=Callable[..., object])
@@ -21,3 +24,16 @@ def compiled(function: F) -> F:
         return numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:  # numba: "no locator available"
         return numba.njit(nogil=True)(function)
+
+
+@intrinsic
+def copy_bytes(_: Any, target: Any, source: Any, count: Any) -> Any:
+    """``memcpy`` between addresses (int64), inside compiled code; the caller has checked both ends."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte = ir.IntType(8).as_pointer()
+        to, start = (builder.inttoptr(argument, byte) for argument in arguments[:2])
+        cgutils.raw_memcpy(builder, to, start, arguments[2], 1)
+        return context.get_constant(types.int64, 0)
+
+    return types.int64(types.int64, types.int64, types.int64), generate

@@ -18,12 +18,14 @@ from beam_jobs.errors import UserError
 from beam_jobs.io import kafka_native
 from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.kafka_connection import understands
 from beam_jobs.io.kafka_fetch import CONSUMER_DEFAULTS, CONSUMER_RULES, ClientFetcher, Control, DebugLog, Fetcher
+from beam_jobs.io.kafka_wire import WireFetcher
 from beam_jobs.io.uri import KafkaAddress
 
 _LOGGER = logging.getLogger(__name__)
 
-FetchPath = Literal["auto", "client", "native"]
+FetchPath = Literal["auto", "client", "native", "wire"]
 
 CHECK_TIMEOUT_S = 8.0  # a broker that needs longer than this to answer is as good as down
 _NO_GROUP = "highbeam-no-group"  # librdkafka wants a group name; without commits nobody ever sees it
@@ -75,10 +77,14 @@ class KafkaTransport:
     def fetcher(self) -> Fetcher:
         properties = consumer_properties(self.address, self.config, self.group_id)
         path = self.fetch
+        if path == "auto" and understands(properties):
+            path = "wire"
         if path == "auto":
             # A token refresh calls back into Python, which the native handle does not.
             oauth = properties.get("sasl.mechanisms", "").upper() == "OAUTHBEARER"
             path = "client" if oauth or kafka_native.library() is None else "native"
+        if path == "wire":
+            return WireFetcher(self.address.topic, properties)
         with client_errors(self.address):
             if path == "native":
                 return kafka_native.NativeFetcher(self.address.topic, properties)
