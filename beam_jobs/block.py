@@ -61,7 +61,7 @@ SOURCE_PREFIX = "_"
 SOURCE_COLUMNS = tuple(SOURCE_PREFIX + name for name in RAW_SCHEMA.names)
 """The raw columns as they stand in an events block."""
 
-MAX_BLOCK_ROWS = 8192  # rows; larger gains nothing (docs/measurements.md), smaller costs Beam overhead
+MAX_BLOCK_ROWS = 32768  # rows; smaller costs overhead, larger leaves the caches (docs/performance.md)
 
 Block: TypeAlias = pa.RecordBatch
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from beam_jobs.block import MAX_BLOCK_ROWS
 from beam_jobs.errors import UserError
 
 OptionsT = TypeVar("OptionsT", bound=PipelineOptions)
@@ -50,7 +51,7 @@ class InputOptions(PipelineOptions):
             help="how records leave librdkafka: the client's API, or its batch call without a Python object a "
             "record; auto takes the second where it can",
         )
-        parser.add_argument("--block_rows", type=int, default=8192, metavar="N", help="most records in one block")
+        parser.add_argument("--block_rows", type=int, default=MAX_BLOCK_ROWS, metavar="N", help="most records in one block")
 
 
 class ConnectionOptions(PipelineOptions):

@@ -7,11 +7,10 @@ padded, so a row's score has the same bits wherever in a block it stands.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_jobs.codec.jit import compiled
+from beam_jobs.codec.jit import compiled_fused
 
 Floats = NDArray[np.float32]
 
@@ -24,7 +23,7 @@ KERNEL, BIAS, INPUTS, OUTPUTS, ELU = range(5)
 _FLOAT = np.float32
 
 
-@compiled
+@compiled_fused
 def _dense(weights: Floats, kernel: int, bias: int, inputs: int, outputs: int, x: Floats, y: Floats) -> None:
     """y[o] = bias[o] + sum of kernel[o, i] * x[i]; both sizes are padded to whole blocks."""
     for o in range(0, outputs, OUT_BLOCK):
@@ -40,11 +39,11 @@ def _dense(weights: Floats, kernel: int, bias: int, inputs: int, outputs: int, x
             b0, b1, b2, b3 = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
             x0, x1, x2, x3 = x[i], x[i + 1], x[i + 2], x[i + 3]
             for j in range(TILE):
-                first[j] += a0 * x0[j] + a1 * x1[j] + a2 * x2[j] + a3 * x3[j]
-                second[j] += b0 * x0[j] + b1 * x1[j] + b2 * x2[j] + b3 * x3[j]
+                first[j] = first[j] + a0 * x0[j] + a1 * x1[j] + a2 * x2[j] + a3 * x3[j]
+                second[j] = second[j] + b0 * x0[j] + b1 * x1[j] + b2 * x2[j] + b3 * x3[j]
 
 
-@compiled
+@compiled_fused
 def _elu(x: Floats) -> None:
     """x where positive, else exp(x) - 1: the polynomial of Cephes' expf, 2 ulp."""
     for j in range(TILE):
@@ -63,13 +62,13 @@ def _elu(x: Floats) -> None:
         x[j] = value if value > _FLOAT(0) else scale * p + (scale - _FLOAT(1))
 
 
-@numba.njit(inline="always")
+@compiled_fused
 def _clip(value: float, limit: float) -> float:
     """A NaN stays one: both comparisons are false."""
     return -limit if value < -limit else (limit if value > limit else value)
 
 
-@compiled
+@compiled_fused
 def score(
     x: Floats,
     mean: Floats,

@@ -31,8 +31,8 @@ from beam_jobs.io.kafka_sasl import AuthenticationError
 _LOGGER = logging.getLogger(__name__)
 
 _AHEAD_BYTES = 32 << 20  # of blocks nobody has taken yet
-_RESPONSE_BYTES = 8 << 20  # of one fetch: small enough to be still in the processor's cache when it is indexed
-_PARTITION_BYTES = 1 << 20
+_RESPONSE_BYTES = 4 << 20  # of one fetch: small enough to be still in the processor's cache when it is indexed
+_PARTITION_BYTES = 1 << 20  # at least; few partitions share the response's bytes
 _BACKOFF_S = (0.05, 1.0)  # after a failure, doubled up to the second
 _TICK_S = 0.5
 
@@ -46,6 +46,7 @@ class _Ready:
     """What one fetch brought, on its way to the pipeline."""
 
     blocks: deque[Block] = field(default_factory=deque)
+    partitions: set[int] = field(default_factory=set)  # of the blocks' rows
     ends: dict[int, int] = field(default_factory=dict)  # reached after the last block
     problems: list[Problem] = field(default_factory=list)
 
@@ -90,42 +91,52 @@ class WireFetcher:
 
     def fetch(self, max_rows: int, wait_s: float, linger_s: float) -> Fetched:
         taken: list[Block] = []
+        ends: dict[int, int] = {}
+        problems: list[Problem] = []
         rows = size = 0
-        fetched = Fetched()
+        full = False
         deadline = time.monotonic() + wait_s
         with self._lock:
             self._block_rows = max_rows
             while True:
-                while self._ready and not fetched.ends and not fetched.problems:
+                while self._ready and not (full or problems):
                     head = self._ready[0]
-                    if head.blocks:
-                        block = head.blocks.popleft()
-                        left = max_rows - rows
-                        if rows and (block.num_rows > left or size + block.nbytes > MAX_BLOCK_BYTES):
-                            head.blocks.appendleft(block)
-                            break
-                        if block.num_rows > left:
-                            head.blocks.appendleft(block.slice(left))
-                            block = block.slice(0, left)
-                        if not taken:
-                            deadline = min(deadline, time.monotonic()) + linger_s
-                        taken.append(block)
-                        rows += block.num_rows
-                        size += block.nbytes
-                        self._ready_bytes -= block.nbytes
-                    else:
-                        fetched = Fetched(ends=head.ends, problems=head.problems)
+                    if not head.blocks:
+                        ends |= head.ends
+                        problems = head.problems
                         self._ready.popleft()
+                        continue
+                    block = head.blocks.popleft()
+                    self._ready_bytes -= block.nbytes
+                    room = max_rows - rows
+                    full = block.num_rows >= room or (rows > 0 and size + block.nbytes > MAX_BLOCK_BYTES)
+                    if rows and (block.num_rows > room or size + block.nbytes > MAX_BLOCK_BYTES):
+                        self._put_back(head, block)  # cutting it would copy it: the next call takes it whole
+                        break
+                    if block.num_rows > room:
+                        self._put_back(head, block.slice(room))
+                        block = block.slice(0, room)
+                    if not taken:
+                        deadline = min(deadline, time.monotonic()) + linger_s
+                    taken.append(block)
+                    rows += block.num_rows
+                    size += block.nbytes
+                    for partition in ends.keys() & head.partitions:
+                        del ends[partition]  # no longer its end
                 left = deadline - time.monotonic()
-                if rows >= max_rows or fetched.ends or fetched.problems or (rows and self._ready) or left <= 0:
+                if full or problems or left <= 0 or (ends and not rows):
                     break
                 self._lock.wait(left)
             if self._ready_bytes < _AHEAD_BYTES:
                 self._lock.notify_all()
         if not taken:
-            return fetched
+            return Fetched(ends=ends, problems=problems)
         block = concat(taken)
-        return Fetched(block, _next_offsets(block), fetched.ends, fetched.problems)
+        return Fetched(block, _next_offsets(block), ends, problems)
+
+    def _put_back(self, head: _Ready, block: Block) -> None:
+        head.blocks.appendleft(block)
+        self._ready_bytes += block.nbytes
 
     def close(self) -> None:
         with self._lock:
@@ -223,7 +234,7 @@ class WireFetcher:
             positions,
             max_wait_ms=int(self._properties.get("fetch.wait.max.ms", "100")),
             max_bytes=_RESPONSE_BYTES,
-            max_partition_bytes=_PARTITION_BYTES,
+            max_partition_bytes=max(_PARTITION_BYTES, _RESPONSE_BYTES // len(positions)),
             read_committed=self._read_committed,
         )
         connection.send(protocol.FETCH, protocol.FETCH_VERSION, body)
@@ -250,6 +261,7 @@ class WireFetcher:
             rows, following[p] = records.read_batches(p, data, part.start, part.stop, asked[p], part.aborted)
             if len(rows):
                 found.append(rows)
+                ready.partitions.add(p)
                 self._at_end.pop(p, None)
             if following[p] >= part.end_offset and self._at_end.get(p) != following[p]:
                 self._at_end[p] = ready.ends[p] = following[p]
@@ -260,7 +272,9 @@ class WireFetcher:
                 return
             for p, offset in following.items():
                 if p in self._positions:
-                    self._positions[p] = offset
+                    # To the end of the next request: a broker fills its answer from the front.
+                    moved = offset != self._positions.pop(p)
+                    self._positions = self._positions | {p: offset} if moved else {p: offset} | self._positions
             for problem in ready.problems:
                 self._positions.pop(problem.partition, None)  # until it is assigned anew
             if ready.blocks or ready.ends or ready.problems:

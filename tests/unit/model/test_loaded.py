@@ -12,6 +12,8 @@ import pytest
 from beam_jobs.errors import UserError
 from model import manifest, tf
 from model.loaded import GOLDEN_FILE, LoadedModel, read_golden, write_golden
+from model.network import FILE_NAME as NETWORK_FILE
+from model.network import Network
 from model.train import Trained
 
 
@@ -34,7 +36,7 @@ def rehash(version: Path) -> None:
 
 
 def test_scores_have_the_shapes_they_promise(model: LoadedModel, rows: np.ndarray) -> None:
-    scores = model.score(rows)
+    scores = model.explain(rows)
     assert scores.score.shape == (500,)
     assert scores.expected.shape == scores.error.shape == rows.shape
     assert {a.dtype for a in (scores.score, scores.expected, scores.error)} == {np.dtype(np.float32)}
@@ -43,13 +45,18 @@ def test_scores_have_the_shapes_they_promise(model: LoadedModel, rows: np.ndarra
 
 
 def test_scores_do_not_depend_on_the_block(model: LoadedModel, rows: np.ndarray) -> None:
-    whole, parts = model.score(rows), [model.score(part) for part in (rows[:1], rows[1:77], rows[77:])]
-    np.testing.assert_allclose(np.concatenate([p.score for p in parts]), whole.score, rtol=1e-4)
-    assert model.score(rows[:0]).expected.shape == (0, rows.shape[1])
+    parts = [model.score(part) for part in (rows[:1], rows[1:77], rows[77:])]
+    np.testing.assert_array_equal(np.concatenate(parts), model.score(rows))  # the same bits
+    assert model.score(rows[:0]).shape == (0,)
+    assert model.explain(rows[:0]).expected.shape == (0, rows.shape[1])
+
+
+def test_the_explanation_has_the_same_score(model: LoadedModel, rows: np.ndarray) -> None:
+    np.testing.assert_allclose(model.explain(rows).score, model.score(rows), rtol=1e-4)
 
 
 def test_expected_values_are_in_physical_units(model: LoadedModel, rows: np.ndarray) -> None:
-    expected = model.score(rows).expected
+    expected = model.explain(rows).expected
     spread = rows.std(axis=0) + 0.01 * np.abs(rows).max(axis=0)
     assert (np.abs(expected.mean(axis=0) - rows.mean(axis=0)) < spread).all()
 
@@ -64,29 +71,55 @@ def test_a_broken_sensor_raises_the_score_and_is_named(
     column = model.manifest.features.index(feature)
     broken = rows.copy()
     broken[:, column] = factor * broken[:, column] + shift
-    scores = model.score(broken)
-    assert np.median(scores.score) > 5 * np.median(model.score(rows).score)
+    scores = model.explain(broken)
+    assert np.median(scores.score) > 5 * np.median(model.score(rows))
     assert np.mean(scores.error.argmax(axis=1) == column) > 0.9
 
 
 def test_absurd_but_finite_values_have_finite_scores(model: LoadedModel, rows: np.ndarray) -> None:
     for value in (1e30, -1e30, 0.0):
-        scores = model.score(np.full_like(rows[:3], value))
+        scores = model.explain(np.full_like(rows[:3], value))
+        assert np.isfinite(model.score(np.full_like(rows[:3], value))).all()
         assert np.isfinite(scores.score).all()
         assert np.isfinite(scores.expected).all()
         assert np.isfinite(scores.error).all()
 
 
 def test_several_threads_may_score(model: LoadedModel, rows: np.ndarray) -> None:
-    alone = model.score(rows).score
+    alone = model.score(rows)
     with ThreadPoolExecutor(4) as pool:
         for scores in pool.map(model.score, [rows] * 16):
-            np.testing.assert_array_equal(scores.score, alone)
+            np.testing.assert_array_equal(scores, alone)
 
 
 def test_the_keras_file_gives_the_same_scores_without_this_package(model: LoadedModel, rows: np.ndarray) -> None:
     network = tf.keras().saving.load_model(model.path / "model.keras")
-    np.testing.assert_allclose(np.asarray(network(rows)["score"]), model.score(rows).score, rtol=1e-3)
+    np.testing.assert_allclose(np.asarray(network(rows)["score"]), model.score(rows), rtol=1e-3)
+
+
+def test_without_the_compiled_network_tensorflow_scores_the_saved_model(
+    version: Path, model: LoadedModel, rows: np.ndarray
+) -> None:
+    (version / NETWORK_FILE).unlink()
+    rehash(version)
+    graph = LoadedModel.load(version)
+    np.testing.assert_allclose(graph.score(rows), model.score(rows), rtol=1e-3)
+    np.testing.assert_allclose(graph.explain(rows).expected, model.explain(rows).expected, rtol=1e-3, atol=1e-2)
+
+
+def test_a_missing_reading_has_no_score(model: LoadedModel, rows: np.ndarray) -> None:
+    broken = rows[:3].copy()
+    broken[1, 4] = np.nan
+    np.testing.assert_array_equal(np.isfinite(model.score(broken)), [True, False, True])
+
+
+def test_layers_that_do_not_fit_are_refused(version: Path) -> None:
+    network = Network.load(version / NETWORK_FILE)
+    short = replace(network, layers=(replace(network.layers[0], bias=network.layers[0].bias[:-1]), *network.layers[1:]))
+    short.save(version / NETWORK_FILE)
+    rehash(version)
+    with pytest.raises(UserError, match=r"network\.npz: the layers don't fit together"):
+        LoadedModel.load(version)
 
 
 def test_a_changed_file_is_refused(version: Path) -> None:
@@ -127,6 +160,7 @@ def test_golden_vectors_of_other_features_are_refused(version: Path) -> None:
 
 
 def test_a_model_that_can_not_be_read_is_refused(version: Path) -> None:
+    (version / NETWORK_FILE).unlink()
     (version / "saved_model" / "saved_model.pb").write_bytes(b"no graph")
     rehash(version)
     with pytest.raises(UserError, match="saved_model can't be loaded"):
