@@ -161,6 +161,8 @@ def kafka_source(parsed: PipelineOptions, name: str) -> tuple[KafkaConfig, dict[
     live = given.until is None
     if not 1 <= given.block_rows <= 1_000_000:
         raise UserError(f"--block_rows {given.block_rows}: expected 1 to 1000000")
+    if not 1 <= given.max_latency_ms <= 60_000:
+        raise UserError(f"--max_latency_ms {given.max_latency_ms:g}: expected 1 to 60000")
     group_id = given.group_id or (f"highbeam.{name.replace('/', '.')}" if live else None)
     source = {
         "address": address,
@@ -170,6 +172,7 @@ def kafka_source(parsed: PipelineOptions, name: str) -> tuple[KafkaConfig, dict[
         "until": None if live else OffsetSpec.parse(given.until),
         "fetch": given.fetch,
         "block_rows": given.block_rows,
+        "max_latency_s": given.max_latency_ms / 1000,
     }
     return config, source, live
 

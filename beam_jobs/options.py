@@ -48,8 +48,15 @@ class InputOptions(PipelineOptions):
             "--fetch",
             choices=["auto", "client", "native", "wire"],
             default="auto",
-            help="how records leave librdkafka: the client's API, or its batch call without a Python object a "
-            "record; auto takes the second where it can",
+            help="how records are fetched: wire reads Kafka's protocol, native librdkafka's batches, client its Python "
+            "API; auto takes the first that understands the settings of --kafka_config",
+        )
+        parser.add_argument(
+            "--max_latency_ms",
+            type=float,
+            default=100.0,
+            metavar="MS",
+            help="what a live job aims at from a record's timestamp to its output: blocks are kept small enough for it",
         )
         parser.add_argument("--block_rows", type=int, default=MAX_BLOCK_ROWS, metavar="N", help="most records in one block")
 

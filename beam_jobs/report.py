@@ -31,7 +31,7 @@ class Summary:
     reasons: dict[str, int] = field(default_factory=dict)  # dead letters by reason
     seconds: float = 0.0  # from the start of the pipeline
     reading_seconds: float = 0.0  # from the first record read to the last output acknowledged
-    latency_ms: dict[str, float | None] = field(default_factory=dict)  # p50, p99: slowest record of each block
+    latency_ms: dict[str, float | None] = field(default_factory=dict)  # p50, p99, p99.9: slowest record of each block
 
     @property
     def unaccounted(self) -> int:
@@ -107,6 +107,7 @@ def summarize(started: float, live: bool) -> Summary:
         latency_ms={
             "p50": metrics.latency_quantile(histogram, 0.5) if live else None,
             "p99": metrics.latency_quantile(histogram, 0.99) if live else None,
+            "p99.9": metrics.latency_quantile(histogram, 0.999) if live else None,
         },
     )
 

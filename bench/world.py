@@ -14,6 +14,7 @@ from beam_jobs.codec.avro_encoder import AvroEncoder
 from beam_jobs.io.kafka import ensure_topic
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.uri import KafkaAddress, parse
+from demo.broker import cache_dir
 from demo.fleet import Fleet
 from demo.history import write_history
 
@@ -66,3 +67,9 @@ def score_command(model: Path, source: KafkaAddress, alerts: KafkaAddress, dead:
         *("--input", str(source), "--from", "earliest", "--until", "latest"),
         *("--alerts", str(alerts), "--dead_letters", str(dead), *more),
     ]
+
+
+def prism_options(runner: str) -> list[str]:
+    """Where Prism is, if it is asked for and the tests have built it; otherwise PATH decides, or Beam's download."""
+    built = next(cache_dir().glob("prism-*/prism"), None)
+    return ["--prism_location", str(built)] if runner == "PrismRunner" and built else []

@@ -42,11 +42,14 @@ class ReadFromKafka(beam.PTransform):
       group_id: where offsets are committed, and looked up first at a new start; None: neither.
       start: where to start where the group has no offset.
       until: the first record not read; None: read for ever.
-      fetch: "native" (librdkafka's batch call), "client" (the public Python API) or "auto" (native where possible).
+      fetch: "wire" (Kafka's protocol read by the source), "native" (librdkafka's batch call), "client" (its public Python
+        API) or "auto" (the first of them that understands the settings).
       shards: readers that share the partitions; more than one only where nothing downstream needs windows.
       block_rows: rows of a block at most.
       max_blocks_per_bundle: None: 1 for a live read (latency), 40 for a bounded one (throughput).
       max_bundle_s: a bundle ends at the latest after this many seconds.
+      max_latency_s: what a live read aims at from a record's timestamp to its output, in seconds: blocks wait less for
+        more records, and are cut, as the pipeline needs it; None: blocks wait 20 ms. Without effect on a bounded read.
       poll_interval_s: pause of a reader that found nothing, in seconds.
       out_of_order_s: how far, in seconds, a record's timestamp may lie behind the newest of its partition without
         being late.
@@ -69,6 +72,7 @@ class ReadFromKafka(beam.PTransform):
         block_rows: int = MAX_BLOCK_ROWS,
         max_blocks_per_bundle: int | None = None,
         max_bundle_s: float = 1.0,
+        max_latency_s: float | None = None,
         poll_interval_s: float = 0.05,
         out_of_order_s: float = 10.0,
         idle_s: float = 2.0,
@@ -83,6 +87,7 @@ class ReadFromKafka(beam.PTransform):
             shards=shards,
             block_rows=block_rows,
             wait_s=poll_interval_s,
+            max_latency_s=max_latency_s if until is None else None,
             out_of_order_s=out_of_order_s,
             idle_s=idle_s,
             discover_s=discover_s,

@@ -40,6 +40,7 @@ _FINAL_COMMIT_S = 10.0  # how long the end of a job waits for its last commit
 _OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
 _AWAY = frozenset({KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION, KafkaError._SSL}) | NO_TOPIC
 _CONNECTION = frozenset({KafkaError._TRANSPORT, KafkaError._RESOLVE})
+_SMALLEST_CUT = 1024  # rows; what a smaller block takes is overhead, cutting it would not help
 _PATIENCE_S = 1.0  # an election, a broker that restarts at once: not worth a line
 
 _DRAIN = threading.Event()
@@ -119,6 +120,7 @@ class KafkaSource(UnboundedSource):
     block_rows: int = MAX_BLOCK_ROWS
     wait_s: float = 0.05
     linger_s: float = 0.02
+    max_latency_s: float | None = None
     out_of_order_s: float = 10.0
     idle_s: float = 2.0
     discover_s: float = 10.0
@@ -257,6 +259,41 @@ class _Outage:
         self._since, self._told, self._reason = None, False, ""
 
 
+class Pace:
+    """How large the next block may be, and how long it may wait for records.
+
+    Blocks grow with the load: all that has arrived goes into the next one. With a latency to keep, a block waits for
+    at most a quarter of it, less as the pipeline needs longer for a block, and is cut to what the pipeline handled in
+    half of it; the other half is the broker's and the sink's.
+
+    Args:
+      rows, linger_s: the bounds, and what holds where ``max_latency_s`` is None.
+    """
+
+    def __init__(self, rows: int, linger_s: float, max_latency_s: float | None) -> None:
+        self._rows = rows
+        self._linger_s = linger_s if max_latency_s is None else max_latency_s / 4
+        self._share_s = None if max_latency_s is None else max_latency_s / 2
+        self._busy_s = 0.0  # of the pipeline with the last block
+        self._last = 0  # rows of it
+        self._since = 0.0
+
+    def next(self, now: Callable[[], float] = time.monotonic) -> tuple[int, float]:
+        """Rows at most, seconds to linger; called when the pipeline asks for the next block."""
+        if self._share_s is None:
+            return self._rows, self._linger_s
+        if self._last:
+            self._busy_s = now() - self._since
+        rows = self._rows
+        if self._last > _SMALLEST_CUT and self._busy_s > self._share_s:
+            rows = min(rows, max(_SMALLEST_CUT, int(self._last * self._share_s / self._busy_s)))
+        return rows, min(self._linger_s, max(0.0, self._share_s - self._busy_s))
+
+    def handed_out(self, rows: int, now: Callable[[], float] = time.monotonic) -> None:
+        """The pipeline has got a block (0: nothing was there)."""
+        self._last, self._since = rows, now()
+
+
 class _Session:
     """A fetcher with everything a reader knows about its partitions; handed from reader to reader."""
 
@@ -269,6 +306,7 @@ class _Session:
         self.last_row = dict.fromkeys(mark.positions, time.time())  # partition -> clock at its last record
         self.next_discovery = time.monotonic() + source.discover_s
         self.outage = _Outage(source.transport)
+        self.pace = Pace(source.block_rows, source.linger_s, source.max_latency_s)
         self.fetcher.assign({p: offset for p, offset in self.positions.items() if not self.ended(p)})
         metrics.inc(metrics.READERS_CREATED)
 
@@ -302,8 +340,10 @@ class KafkaReader(UnboundedReader):
             self._watermark = MAX_TIMESTAMP
             return False
         session = self._open()
-        fetched = session.fetcher.fetch(self._source.block_rows, self._source.wait_s, self._source.linger_s)
+        rows, linger_s = session.pace.next()
+        fetched = session.fetcher.fetch(rows, self._source.wait_s, linger_s)
         block = self._account(session, fetched)
+        session.pace.handed_out(0 if block is None else block.num_rows)
         session.outage.tell()
         if self._source.until is None:
             self._discover(session)

@@ -49,6 +49,7 @@ class _Ready:
     partitions: set[int] = field(default_factory=set)  # of the blocks' rows
     ends: dict[int, int] = field(default_factory=dict)  # reached after the last block
     problems: list[Problem] = field(default_factory=list)
+    arrived: float = field(default_factory=time.monotonic)
 
 
 class WireFetcher:
@@ -117,7 +118,7 @@ class WireFetcher:
                         self._put_back(head, block.slice(room))
                         block = block.slice(0, room)
                     if not taken:
-                        deadline = min(deadline, time.monotonic()) + linger_s
+                        deadline = head.arrived + linger_s  # records that waited for us don't wait again
                     taken.append(block)
                     rows += block.num_rows
                     size += block.nbytes
