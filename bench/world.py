@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from confluent_kafka import Producer
@@ -17,6 +19,9 @@ from beam_jobs.io.uri import KafkaAddress, parse
 from demo.broker import cache_dir
 from demo.fleet import Fleet
 from demo.history import write_history
+from model.network import FILE_NAME as NETWORK_FILE
+from model.network import Network
+from model.registry import resolve
 
 CARS = 1000
 SCHEMA_ID = 1  # without a registry the shipped schema is taken for every id
@@ -58,6 +63,17 @@ def train(folder: Path, rows: int = 100_000) -> Path:
     command = [sys.executable, "-m", "model.train", "--use_case", "car_sensors", "--data", str(history)]
     subprocess.run([*command, "--registry", str(registry), "--no-baseline"], check=True)
     return registry
+
+
+def weights(registry: Path, path: Path) -> Path:
+    """Writes the champion's network as plain numbers, for peers that compute it by hand."""
+    version = resolve(str(registry), "car_sensors")
+    network = asdict(Network.load(version.path / NETWORK_FILE))
+    described = version.manifest
+    named = {"features": described.features, "model": described.name, "version": described.version}
+    value = {**named, "threshold": described.threshold, **network}
+    path.write_text(json.dumps(value, default=lambda array: array.tolist()))
+    return path
 
 
 def score_command(model: Path, source: KafkaAddress, alerts: KafkaAddress, dead: KafkaAddress, *more: str) -> list[str]:
