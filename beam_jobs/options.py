@@ -58,7 +58,9 @@ class InputOptions(PipelineOptions):
             metavar="MS",
             help="what a live job aims at from a record's timestamp to its output: blocks are kept small enough for it",
         )
-        parser.add_argument("--block_rows", type=int, default=MAX_BLOCK_ROWS, metavar="N", help="most records in one block")
+        parser.add_argument(
+            "--block_rows", type=int, default=MAX_BLOCK_ROWS, metavar="N", help="most records in one block"
+        )
 
 
 class ConnectionOptions(PipelineOptions):

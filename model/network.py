@@ -61,7 +61,8 @@ class Network:
         A row's score has the same bits in every block. Several threads may call it.
         """
         out = np.empty(len(x), np.float32)
-        kernel.score(np.ascontiguousarray(x.T), *self._prepared, self.clip, self.limit, out)
+        score: Any = kernel.score  # compiled: takes the prepared arrays
+        score(np.ascontiguousarray(x.T), *self._prepared, self.clip, self.limit, out)
         return out
 
     def explain(self, x: Floats) -> Scores:
@@ -167,7 +168,10 @@ def from_keras(network: Any, clip: float, limit: float) -> Network:
     return Network(
         mean=array(network.get_layer("standardise").mean).ravel(),
         spread=spread("standardise"),
-        layers=tuple(Dense(*map(array, layer.weights), layer.activation.__name__ == "elu") for layer in dense),
+        layers=tuple(
+            Dense(array(layer.weights[0]), array(layer.weights[1]), layer.activation.__name__ == "elu")
+            for layer in dense
+        ),
         residual_spread=spread("residual"),
         cross=array(network.get_layer("other_sensors").weights[0]),
         deviation_spread=spread("deviation"),

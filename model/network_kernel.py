@@ -7,6 +7,8 @@ padded, so a row's score has the same bits wherever in a block it stands.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -63,7 +65,7 @@ def _elu(x: Floats) -> None:
 
 
 @compiled_fused
-def _clip(value: float, limit: float) -> float:
+def _clip(value: Any, limit: Any) -> Any:
     """A NaN stays one: both comparisons are false."""
     return -limit if value < -limit else (limit if value > limit else value)
 

@@ -1,5 +1,11 @@
 """Fixtures of every test: brokers and runners are started on first use only."""
 
+from hypothesis import HealthCheck, settings
+
 from tests.kafka_broker import apache_kafka, embedded, own_apache_kafka, prism_binary
 
 __all__ = ["apache_kafka", "embedded", "own_apache_kafka", "prism_binary"]
+
+# Tests share two cores with brokers and runners: how long an example takes says nothing.
+settings.register_profile("highbeam", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("highbeam")

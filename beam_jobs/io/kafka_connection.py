@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 from collections.abc import Mapping
@@ -101,17 +102,13 @@ class Connection:
 
     def close(self) -> None:
         """Also ends a ``receive`` in another thread."""
-        try:
+        with contextlib.suppress(OSError):  # not connected any more
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # not connected any more
         self._socket.close()
 
 
 def _tls(properties: Mapping[str, str]) -> ssl.SSLContext:
-    context = ssl.create_default_context(
-        cafile=properties.get("ssl.ca.location"), cadata=properties.get("ssl.ca.pem")
-    )
+    context = ssl.create_default_context(cafile=properties.get("ssl.ca.location"), cadata=properties.get("ssl.ca.pem"))
     if properties.get("ssl.endpoint.identification.algorithm", "https") == "none":
         context.check_hostname = False
     if properties.get("enable.ssl.certificate.verification", "true").lower() == "false":

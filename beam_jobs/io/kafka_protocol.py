@@ -1,7 +1,7 @@
 """The four requests of Kafka's protocol that reading needs: ApiVersions, Metadata, Fetch; and their responses.
 
 Versions are the newest without tagged fields (Metadata 8, Fetch 11), which Kafka has spoken since 2.3 and still does:
-https://kafka.apache.org/protocol. All functions are pure; responses that end early raise ``ShortResponse``.
+https://kafka.apache.org/protocol. All functions are pure; responses that end early raise ``ShortResponseError``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FETCH, METADATA, API_VERSIONS = 1, 3, 18  # api keys
 FETCH_VERSION, METADATA_VERSION = 11, 8
 
 
-class ShortResponse(ValueError):
+class ShortResponseError(ValueError):
     """A response that ends before its last field."""
 
 
@@ -83,7 +83,9 @@ class _Reader:
 
     def skip(self, size: int) -> None:
         if size < 0 or self.at + size > len(self._view):
-            raise ShortResponse(f"the response ends at byte {len(self._view)}, a field is to end at {self.at + size}")
+            raise ShortResponseError(
+                f"the response ends at byte {len(self._view)}, a field is to end at {self.at + size}"
+            )
         self.at += size
 
     def number(self, kind: str) -> int:

@@ -6,7 +6,7 @@ The layout is the one of https://kafka.apache.org/documentation/#recordbatch::
     baseTimestamp i64 · maxTimestamp i64 · producerId i64 · producerEpoch i16 · baseSequence i32 · count i32 · records
 
     record: length · attributes i8 · timestampDelta · offsetDelta · keyLength · key · valueLength · value ·
-            headerCount · headers (nameLength · name · valueLength · value)          (lengths and deltas: zigzag varints)
+            headerCount · headers (nameLength · name · valueLength · value)    (lengths, deltas: zigzag varints)
 
 Everything read is checked against the end of its batch: a damaged batch is an error, never a read beside the buffer.
 """
@@ -23,7 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from beam_jobs.block import HEADERS_TYPE
-from beam_jobs.codec.jit import compiled, copy_bytes
+from beam_jobs.codec.jit import Int, compiled, copy_bytes
 
 Bytes = NDArray[np.uint8]
 Longs = NDArray[np.int64]
@@ -41,14 +41,14 @@ _CODEC_MASK, _LOG_APPEND_TIME, _TRANSACTIONAL, _CONTROL = 7, 8, 16, 32
 _XERIAL = b"\x82SNAPPY\x00"  # the framing the Java client puts around snappy blocks
 
 
-class BadBatch(ValueError):
+class BadBatchError(ValueError):
     """Bytes that are no record batch of format 2."""
 
 
 @compiled
-def _integer(data: Bytes, at: int, size: int) -> int:
+def _integer(data: Bytes, at: int, size: int) -> Int:
     """Big endian, signed."""
-    value = np.int64(data[at])
+    value: Int = np.int64(data[at])
     if value > 127:
         value -= 256
     for i in range(1, size):
@@ -250,9 +250,7 @@ class Records:
             texts = raw_names.cast(pa.string())
         except pa.ArrowInvalid:
             texts = pa.array([name.decode(errors="replace") for name in raw_names.to_pylist()], pa.string())
-        pairs = pa.StructArray.from_arrays(
-            [texts, _binary(self.data, *values)], fields=list(HEADERS_TYPE.value_type)
-        )
+        pairs = pa.StructArray.from_arrays([texts, _binary(self.data, *values)], fields=list(HEADERS_TYPE.value_type))
         mask = pa.array(counts == 0)
         return pa.ListArray.from_arrays(pa.array(offsets), pairs, type=HEADERS_TYPE, mask=mask)
 
@@ -282,18 +280,18 @@ def read_batches(
       holds no whole batch).
 
     Raises:
-      BadBatch: a damaged batch, a format older than 2, an unknown compression.
+      BadBatchError: a damaged batch, a format older than 2, an unknown compression.
     """
     none = np.zeros((0, 10), np.int64)
     count = _batches(data, start, end, none)
     if count < 0:
-        raise BadBatch(f"byte {-1 - count} of the response starts no record batch")
+        raise BadBatchError(f"byte {-1 - count} of the response starts no record batch")
     if count == 0:
         return Records(partition, data, np.zeros((8, 0), np.int64)), first
     table = np.zeros((count, 10), np.int64)
     _batches(data, start, end, table)
     if (table[:, VERSION] != MAGIC).any():
-        raise BadBatch(f"message format {int(table[table[:, VERSION] != MAGIC][0, VERSION])}, not {MAGIC}")
+        raise BadBatchError(f"message format {int(table[table[:, VERSION] != MAGIC][0, VERSION])}, not {MAGIC}")
     following = max(first, int(table[-1, LAST_OFFSET]) + 1)
     attributes = table[:, ATTRIBUTES]
     if aborted:
@@ -304,11 +302,11 @@ def read_batches(
         data, table = _decompressed(data, table)
     sizes = table[:, END] - table[:, START]
     if (table[:, COUNT] < 0).any() or (table[:, COUNT] > sizes).any():
-        raise BadBatch("a batch says it holds more records than bytes")
+        raise BadBatchError("a batch says it holds more records than bytes")
     index = np.empty((8, int(table[:, COUNT].sum())), np.int64)
     rows = _index_all(data, table, first, index)
     if rows < 0:
-        raise BadBatch(f"the batch at offset {int(table[-1 - rows, BASE_OFFSET])} is damaged")
+        raise BadBatchError(f"the batch at offset {int(table[-1 - rows, BASE_OFFSET])} is damaged")
     return Records(partition, data, index[:, :rows]), following
 
 
@@ -358,7 +356,7 @@ def _decompressed(data: Bytes, table: Longs) -> tuple[Bytes, Longs]:
 def _decompress(codec: int, records: memoryview) -> bytes:
     name = _COMPRESSION.get(codec)
     if name is None:
-        raise BadBatch(f"compression {codec} is not known")
+        raise BadBatchError(f"compression {codec} is not known")
     try:
         if name == "gzip":
             return gzip.decompress(records)
@@ -367,7 +365,7 @@ def _decompress(codec: int, records: memoryview) -> bytes:
         with pa.CompressedInputStream(pa.BufferReader(pa.py_buffer(records)), name) as stream:
             return bytes(stream.read())
     except (OSError, EOFError, zlib.error, ValueError, pa.ArrowException) as error:
-        raise BadBatch(f"{name}: {error}") from error
+        raise BadBatchError(f"{name}: {error}") from error
 
 
 def _unsnappy(records: memoryview) -> bytes:
@@ -390,5 +388,5 @@ def _snappy_block(block: bytes) -> bytes:
         if byte < 128:
             break
     if size > 255 * max(len(block), 64):
-        raise BadBatch(f"a snappy block of {len(block)} bytes says it holds {size}")
+        raise BadBatchError(f"a snappy block of {len(block)} bytes says it holds {size}")
     return bytes(pa.decompress(block, decompressed_size=size, codec="snappy"))

@@ -7,6 +7,7 @@ offsets, commits, and reading where a setting is not understood here (``kafka_co
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import select
 import socket
@@ -151,10 +152,8 @@ class WireFetcher:
         self._wake_out.close()
 
     def _wake(self) -> None:
-        try:
+        with contextlib.suppress(OSError):  # closed
             self._wake_in.send(b"x")
-        except OSError:
-            pass  # closed
 
     # From here on: the thread.
 
@@ -167,7 +166,7 @@ class WireFetcher:
                     break
             try:
                 self._step()
-            except (OSError, protocol.ShortResponse, AuthenticationError, records.BadBatch) as error:
+            except (OSError, protocol.ShortResponseError, AuthenticationError, records.BadBatchError) as error:
                 self._failed(error)
             except Exception as error:  # a bug: said as loudly as an outage, and tried again
                 _LOGGER.exception("%s: reading failed", self._topic)
@@ -328,7 +327,7 @@ def _code(error: Exception) -> int:
         return int(KafkaError._AUTHENTICATION)
     if isinstance(error, ssl.SSLError):
         return int(KafkaError._SSL)
-    if isinstance(error, records.BadBatch):
+    if isinstance(error, records.BadBatchError):
         return int(KafkaError._BAD_MSG)
     return int(KafkaError._TRANSPORT)
 
@@ -395,5 +394,3 @@ def _next_offsets(block: Block) -> dict[int, int]:
     after = np.full(int(partitions.max()) + 1, -1, np.int64)
     after[partitions] = offsets + 1
     return {p: int(after[p]) for p in np.flatnonzero(after >= 0).tolist()}
-
-

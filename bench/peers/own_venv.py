@@ -1,6 +1,6 @@
 """Runs a peer in a virtual environment of its own: its pins must not meet Highbeam's.
 
-    python -m bench.peers.own_venv quix SERVERS TOPIC ALERTS_TOPIC WEIGHTS RECORDS
+python -m bench.peers.own_venv quix SERVERS TOPIC ALERTS_TOPIC WEIGHTS RECORDS
 """
 
 from __future__ import annotations

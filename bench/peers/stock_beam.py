@@ -4,7 +4,8 @@
 
 Beam's own ReadFromKafka needs a Java expansion service, which pip does not bring: the source here is an UnboundedSource
 that gives out one record an element, which spares it Java's cross-language hop. The handler is Beam's own
-TFModelHandlerNumpy on model.keras, its batching (BatchElements) of 100 to 1,000 rows, keyed by position and event. Runner: FnApiRunner.
+TFModelHandlerNumpy on model.keras, its batching (BatchElements) of 100 to 1,000 rows, keyed by position and event.
+Runner: FnApiRunner.
 """
 
 from __future__ import annotations
@@ -147,7 +148,8 @@ class _Alerts(beam.DoFn):
         (partition, offset, event), result = scored
         SEEN["records"] += 1
         if result.inference > self._threshold:
-            value = net.alert(event, float(result.inference), self._threshold, self._names, self._source, partition, offset)
+            score = float(result.inference)
+            value = net.alert(event, score, self._threshold, self._names, self._source, partition, offset)
             self._producer.produce(self._topic, value, event["car_id"])
             SEEN["alerts"] += 1
 

@@ -11,7 +11,11 @@ from tests.contract.fake_kafka import FakeCluster
 from tests.contract.suite import KafkaContract
 from tests.kafka_broker import SharedBroker
 
-PATHS = ["wire", "client", pytest.param("native", marks=pytest.mark.skipif(library() is None, reason="no bundled librdkafka"))]
+PATHS = [
+    "wire",
+    "client",
+    pytest.param("native", marks=pytest.mark.skipif(library() is None, reason="no bundled librdkafka")),
+]
 
 
 class TestFake(KafkaContract):

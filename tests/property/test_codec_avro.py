@@ -15,14 +15,14 @@ import fastavro
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_jobs.codec import AvroDecoder, AvroEncoder, read_avro, write_avro
 from beam_jobs.codec.decoded import Decoded
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-checked = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+checked = settings(max_examples=100)
 
 PRIMITIVES = ["boolean", "int", "long", "float", "double", "bytes", "string", "null"]
 LOGICALS: list[dict[str, Any]] = [

@@ -7,13 +7,13 @@ from typing import Any
 from unittest import mock
 
 import pyarrow as pa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_jobs.codec import EventDecoder, JsonDecoder, JsonEncoder
 from beam_jobs.codec.avro_encoder import AvroEncoder
 
-checked = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+checked = settings(max_examples=150)
 
 SCHEMA: dict[str, Any] = {
     "type": "record",

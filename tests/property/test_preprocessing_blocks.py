@@ -67,7 +67,7 @@ def summary(result: Preprocessed, first: int) -> list[Any]:
     ]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(rows=ROWS, cut=st.integers(0, 30), number=st.integers(0, len(QUERIES) - 1))
 def test_any_split_gives_the_same(rows: list[tuple[Any, ...]], cut: int, number: int) -> None:
     query, whole = QUERIES[number], block(rows)
@@ -79,7 +79,7 @@ def test_any_split_gives_the_same(rows: list[tuple[Any, ...]], cut: int, number:
     assert {part.rows.schema for part in parts} == {query.output_schema}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(rows=ROWS, number=st.integers(0, len(QUERIES) - 1))
 def test_every_row_ends_once(rows: list[tuple[Any, ...]], number: int) -> None:
     query = QUERIES[number]

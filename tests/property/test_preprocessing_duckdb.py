@@ -91,7 +91,7 @@ def duck(connection: duckdb.DuckDBPyConnection, sql: str, rows: pa.RecordBatch) 
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(rows=ROWS)
 def test_expressions(connection: duckdb.DuckDBPyConnection, expression: str, rows: list[tuple[Any, ...]]) -> None:
     sql = f"SELECT id, ts, {expression} AS x FROM events"
@@ -106,7 +106,7 @@ def test_expressions(connection: duckdb.DuckDBPyConnection, expression: str, row
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(rows=ROWS)
 def test_conditions(connection: duckdb.DuckDBPyConnection, condition: str, rows: list[tuple[Any, ...]]) -> None:
     sql = f"SELECT id, ts, a FROM events WHERE {condition}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.evaluate import average_precision, evaluate, roc_auc
@@ -15,7 +15,6 @@ ROWS = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_siz
 )
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_roc_auc_is_the_probability_that_a_failure_scores_higher(rows: list[tuple[int, bool]]) -> None:
     scores, failed = np.array([s for s, _ in rows], float), np.array([f for _, f in rows])
@@ -23,7 +22,6 @@ def test_roc_auc_is_the_probability_that_a_failure_scores_higher(rows: list[tupl
     assert roc_auc(scores, failed) == pytest.approx(np.mean(pairs))
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_average_precision_sums_precision_over_steps_of_recall(rows: list[tuple[int, bool]]) -> None:
     scores, failed = np.array([s for s, _ in rows], float), np.array([f for _, f in rows])

@@ -28,7 +28,7 @@ def test_the_share_of_alerts_is_the_budget(draw: str, budget: float) -> None:
     assert 0.6 * budget < np.median(shares) < 1.6 * budget
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(SCORES, st.lists(st.floats(1e-7, 0.9), min_size=2, max_size=5))
 def test_a_smaller_budget_never_gives_a_smaller_threshold(scores: np.ndarray, budgets: list[float]) -> None:
     distribution = ScoreDistribution.fit(scores)
@@ -37,7 +37,7 @@ def test_a_smaller_budget_never_gives_a_smaller_threshold(scores: np.ndarray, bu
     assert (np.diff(thresholds) >= -1e-9 * np.abs(thresholds).max(initial=1)).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(SCORES)
 def test_quantiles_ascend(scores: np.ndarray) -> None:
     levels, values = np.array(ScoreDistribution.fit(scores).quantiles()).T
@@ -46,7 +46,7 @@ def test_quantiles_ascend(scores: np.ndarray) -> None:
     assert values[0] == scores.min()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SCORES, st.sampled_from([0.5, 2.0, 1024.0]))
 def test_the_unit_of_the_score_does_not_matter(scores: np.ndarray, factor: float) -> None:
     one, other = ScoreDistribution.fit(scores), ScoreDistribution.fit(scores * factor)

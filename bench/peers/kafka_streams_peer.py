@@ -1,0 +1,61 @@
+"""Kafka Streams 4.1 in Java with the network by hand (bench/peers/kafka_streams/), built once with Maven.
+
+    python -m bench.peers.kafka_streams_peer SERVERS TOPIC ALERTS_TOPIC WEIGHTS RECORDS --threads 2 --warm
+
+Settings: Avro's GenericDatumReader with decoder and record reused, one network a thread, max.poll.records 10,000,
+4 MB a partition and fetch, linger 5 ms, batches of 256 kB, no state, at least once (the default), a heap of 1 GB.
+--warm runs the topology over the whole topic once before, in the same JVM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from demo.broker import cache_dir, locked
+
+SOURCES = Path(__file__).parent / "kafka_streams"
+SCHEMAS = Path(__file__).resolve().parent.parent.parent / "schemas"
+
+
+def built() -> Path:
+    """The folder of the classes and jars."""
+    files = sorted(path for path in SOURCES.rglob("*") if path.is_file())
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+    folder = cache_dir() / f"peer-kafka-streams-{digest}"
+    with locked(cache_dir() / "peer-kafka-streams.lock"):
+        if not folder.exists():
+            with tempfile.TemporaryDirectory(dir=cache_dir()) as scratch:
+                shutil.copytree(SOURCES, scratch, dirs_exist_ok=True)
+                copy = ["compile", "dependency:copy-dependencies", f"-DoutputDirectory={scratch}/out/jars"]
+                subprocess.run(["mvn", "-q", "-B", "-f", f"{scratch}/pom.xml", *copy], check=True)
+                shutil.copytree(f"{scratch}/target/classes", f"{scratch}/out/classes")
+                Path(scratch, "out").rename(folder)
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    for name in ("servers", "topic", "alerts_topic", "weights", "records"):
+        parser.add_argument(name)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--warm", action="store_true")
+    args = parser.parse_args()
+    folder = built()
+    given = [args.servers, args.topic, args.alerts_topic, args.weights, args.records, str(SCHEMAS)]
+    os.execvp(
+        "java",
+        [
+            *("java", "-Xmx1g", "-XX:+UseParallelGC", "-cp", f"{folder}/classes:{folder}/jars/*", "Score"),
+            *(*given, str(args.threads), str(args.warm).lower()),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
