@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
 
+import numpy as np
 import polars as pl
 from sqlglot import exp
 
 from beam_jobs.preprocessing.compiler import Compiled, Compiler, Handler, Handlers, join, sql_of
 from beam_jobs.preprocessing.functions import cast, concat, extract, own_function, rounded, substring, text, window
 
-SEMANTICS_VERSION = 1  # raise it when the same SQL gives other values: models trained before no longer match
+SEMANTICS_VERSION = 2  # raise it when the same SQL gives other values: models trained before no longer match
 
 # Leaves.
 
@@ -67,10 +68,15 @@ def _arithmetic(name: str, operation: Callable[[pl.Expr, pl.Expr], pl.Expr]) -> 
     return handler
 
 
+def _fmod(operands: Sequence[pl.Series]) -> pl.Series:
+    with np.errstate(invalid="ignore"):
+        return pl.Series(np.fmod(*(operand.to_numpy() for operand in operands)))
+
+
 def _remainder(a: pl.Expr, b: pl.Expr) -> pl.Expr:
-    # The sign of the dividend, as in SQL; Polars' own % has the sign of the divisor.
-    quotient = (a.abs() / b.abs()).floor()
-    return a.sign() * (a.abs() - quotient * b.abs())
+    # C's fmod, exact and with the sign of the dividend; from a rounded quotient 0.5 % 0.01 would be 0, not 0.00999.
+    exact = pl.map_batches([a, b], _fmod, return_dtype=pl.Float64, is_elementwise=True)
+    return pl.when(a.is_not_null() & b.is_not_null()).then(exact)
 
 
 def _function(name: str, operation: Callable[[pl.Expr], pl.Expr]) -> Handler:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from typing import Any
 
@@ -80,6 +81,8 @@ def refused(sql: str, **kwargs: Any) -> str:
         ("ROUND(-2.5 * speed)", -3.0),
         ("ROUND(speed / 8, 2)", 0.13),
         ("ROUND(speed * 1234, -2)", 1200.0),
+        ("ROUND(1.775 * speed, 2)", 1.78),
+        ("speed / 2 % 0.01", math.fmod(0.5, 0.01)),
         ("FLOOR(speed / 2)", 0.0),
         ("CEILING(speed / 2)", 1.0),
         ("SIGN(-speed)", -1.0),
