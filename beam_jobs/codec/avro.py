@@ -14,6 +14,7 @@ from beam_jobs.codec.avro_bytes import read_headers
 from beam_jobs.codec.avro_errors import row_errors
 from beam_jobs.codec.avro_layout import Arenas, Layout
 from beam_jobs.codec.avro_program import Program, UnresolvableError
+from beam_jobs.codec.avro_tile import run_tiles
 from beam_jobs.codec.avro_vm import run
 from beam_jobs.codec.decoded import Decoded
 from beam_jobs.codec.schema import AvroType, parse_record, parse_schema
@@ -132,15 +133,19 @@ class Machine:
             cells = np.empty(cell_starts[-1], np.int64)
             valid = np.empty(valid_starts[-1], np.uint8)
             ops = self.program.patched(capacity, cell_starts, valid_starts)
-            full = run(ops, data, starts, ends, entries, contiguous, cells, valid, capacity, counts, status, detail)
+            arenas = (cells, valid, capacity, counts, status, detail)
+            if contiguous:
+                full = run(ops, data, starts, ends, entries, True, *arenas)
+            else:
+                full = run_tiles(ops, data, starts, ends, entries, *arenas)
             if full < 0:
                 break
             capacity[full] *= 2
             self._items_per_row[full] = min(capacity[full] // max(n, 1) + 1, 1 << 16)
             status[:] = before
         starts_of = (cell_starts.tolist(), valid_starts.tolist())
-        arenas = Arenas(self.layout, data, pool, cells, valid, *starts_of, capacity.tolist(), counts.tolist())
-        return arenas.record_batch()
+        filled = Arenas(self.layout, data, pool, cells, valid, *starts_of, capacity.tolist(), counts.tolist())
+        return filled.record_batch()
 
 
 def _starts(columns: Sequence[int], capacity: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -66,4 +66,6 @@ DECIMAL_TOO_LARGE = 23
 
 MAX_EMPTY_ITEMS = 1000  # items of no bytes (nulls, empty records) a row may have beyond its own length
 MAX_DEPTH = 200  # of lists and recursive records
+INT32_LOW, INT32_HIGH = -(1 << 31), (1 << 31) - 1
+INT64_LOW, INT64_HIGH = -(1 << 63), (1 << 63) - 1
 POOL_BIT = 1 << 31  # in a position: the bytes are in the constants' pool, not in the data

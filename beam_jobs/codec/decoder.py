@@ -39,12 +39,14 @@ class EventDecoder:
         """Decodes a block of n values; bad rows are reported, never raised."""
         data, offsets, valid = binary_buffers(values)
         first = data[np.minimum(offsets[:-1], len(data) - 1)]
+        if not first.any():
+            return self._avro.decode(values)  # it also knows what to say of null and empty values
         kind = np.where(first == 0, _AVRO, np.where(np.isin(first, _JSON_STARTS), _JSON, _OTHER))
         kind[offsets[1:] == offsets[:-1]] = _NONE
         if len(valid):
             kind[~valid] = _NONE
         if (kind != _JSON).all() and not (kind == _OTHER).any():
-            return self._avro.decode(values)  # it also knows what to say of null and empty values
+            return self._avro.decode(values)
         parts: list[pa.RecordBatch] = []
         places = []
         bad: list[tuple[int, str, str]] = []

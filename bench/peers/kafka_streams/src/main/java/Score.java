@@ -2,6 +2,8 @@ import java.io.ByteArrayOutputStream;
 import java.io.File;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.List;
+import java.util.Map;
 import java.util.Properties;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.atomic.AtomicLong;
@@ -14,6 +16,9 @@ import org.apache.avro.io.BinaryDecoder;
 import org.apache.avro.io.BinaryEncoder;
 import org.apache.avro.io.DecoderFactory;
 import org.apache.avro.io.EncoderFactory;
+import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.AdminClientConfig;
+import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.consumer.ConsumerConfig;
 import org.apache.kafka.clients.producer.ProducerConfig;
 import org.apache.kafka.common.serialization.Serdes;
@@ -30,8 +35,8 @@ import org.apache.kafka.streams.processor.api.RecordMetadata;
 /**
  * The scoring job on Kafka Streams.
  *
- * <p>SERVERS TOPIC ALERTS_TOPIC WEIGHTS RECORDS SCHEMAS_FOLDER THREADS WARM. With WARM true the same topology first runs over the
- * topic once in this JVM, its alerts to ALERTS_TOPIC-warm, so that the measured run meets compiled code.
+ * <p>SERVERS TOPIC ALERTS_TOPIC WEIGHTS RECORDS SCHEMAS_FOLDER THREADS WARM. With WARM true the topology first runs over
+ * the topic once in this JVM, its alerts to ALERTS_TOPIC-warm, so that the measured run meets compiled code.
  */
 public final class Score {
   private static String topic;
@@ -49,7 +54,13 @@ public final class Score {
     alert = new Schema.Parser().parse(new File(args[5], "alert.avsc"));
     long records = Long.parseLong(args[4]);
     int threads = Integer.parseInt(args[6]);
-    if (Boolean.parseBoolean(args[7])) run(args[0], args[2] + "-warm", records, threads);
+    if (Boolean.parseBoolean(args[7])) {
+      String warm = args[2] + "-warm";
+      try (Admin admin = Admin.create(Map.of(AdminClientConfig.BOOTSTRAP_SERVERS_CONFIG, args[0]))) {
+        admin.createTopics(List.of(new NewTopic(warm, 1, (short) 1))).all().get();
+      }
+      run(args[0], warm, records, threads);
+    }
     long start = System.nanoTime();
     run(args[0], args[2], records, threads);
     long end = System.nanoTime();
@@ -164,7 +175,7 @@ public final class Score {
               .set("source_topic", at.topic())
               .set("source_partition", at.partition())
               .set("source_offset", at.offset())
-              .set("features", java.util.List.of())
+              .set("features", List.of())
               .build();
       bytes.reset();
       bytes.writeBytes(new byte[] {0, 0, 0, 0, 1});
