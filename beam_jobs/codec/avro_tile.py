@@ -209,4 +209,3 @@ def _tile(
                     if here[row]:
                         wait[row] = pc
                 break
-    return True

@@ -1,6 +1,6 @@
 """librdkafka's batch call from C (librdkafka.c), with the settings of the tuned loop: no Python at all while it runs.
 
-    python -m bench.peers.librdkafka_peer SERVERS TOPIC RECORDS
+python -m bench.peers.librdkafka_peer SERVERS TOPIC RECORDS
 """
 
 from __future__ import annotations

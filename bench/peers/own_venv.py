@@ -15,7 +15,7 @@ from demo.broker import cache_dir, locked
 REQUIREMENTS = {
     "quix": ["quixstreams==3.28.1", "fastavro==1.13.1", "numpy==2.4.6"],
     "bytewax": ["bytewax==0.21.1", "confluent-kafka==2.16.1", "fastavro==1.13.1", "numpy==2.4.6"],
-    "pyflink": ["apache-flink==2.1.0", "setuptools<80"],
+    "pyflink": ["apache-flink==2.1.0", "fastavro==1.13.1", "pandas==2.2.3", "setuptools<80"],
 }
 
 
@@ -33,7 +33,7 @@ def python(peer: str) -> str:
 
 def main(peer: str, *arguments: str) -> None:
     root = str(Path(__file__).resolve().parent.parent.parent)
-    os.environ["PYTHONPATH"] = root
+    os.environ |= {"PYTHONPATH": root, "BENCH_CACHE": str(cache_dir())}
     executable = python(peer)
     os.execv(executable, [executable, "-m", f"bench.peers.{peer}", *arguments])
 

@@ -40,8 +40,8 @@ class _Mark(CheckpointMark):
 
 
 class _Source(UnboundedSource):
-    def __init__(self, servers: str, topic: str, records: int) -> None:
-        self.servers, self.topic, self.records = servers, topic, records
+    def __init__(self, servers: str, topic: str) -> None:
+        self.servers, self.topic = servers, topic
 
     def split(self, desired_num_splits: int, options: Any = None) -> list[UnboundedSource]:
         return [self]
@@ -67,14 +67,11 @@ class _Reader(UnboundedReader):
         return cls._only
 
     def __init__(self, source: _Source) -> None:
-        self._wanted = source.records
         settings = {"fetch.queue.backoff.ms": 5, "queued.min.messages": 100_000, "enable.auto.commit": False}
         self._consumer = Consumer({"bootstrap.servers": source.servers, "group.id": "stock", **settings})
         partitions = self._consumer.list_topics(source.topic, 10).topics[source.topic].partitions
-        # The first part of every partition, so that a part of the topic can be measured.
-        share = {p: source.records // len(partitions) for p in partitions}
-        self._left = share
-        self._total = sum(share.values())
+        ends = [self._consumer.get_watermark_offsets(TopicPartition(source.topic, p), 10)[1] for p in partitions]
+        self._total = sum(ends)
         self._consumer.assign([TopicPartition(source.topic, p, 0) for p in partitions])
         self._ready: list[Any] = []
         self._read = 0
@@ -90,9 +87,6 @@ class _Reader(UnboundedReader):
                 if not self._ready:
                     return False
             message = self._ready.pop()
-            if self._left[message.partition()] == 0:
-                continue
-            self._left[message.partition()] -= 1
             self._read += 1
             self._current = message
             SEEN["first"] = SEEN["first"] or time.time()
@@ -176,7 +170,7 @@ def main(servers: str, topic: str, alerts_topic: str, registry: str, records: st
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         (
             pipeline
-            | ReadFromUnboundedSource(_Source(servers, topic, int(records)))
+            | ReadFromUnboundedSource(_Source(servers, topic))
             | beam.ParDo(_Decode(version.manifest.features))
             | RunInference(KeyedModelHandler(handler))
             | beam.ParDo(_Alerts(servers, alerts_topic, topic, registry))
