@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, PrismRunnerOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, PrismRunnerOptions, StandardOptions
 
 import schemas
 import use_cases
@@ -220,6 +220,8 @@ def run_job(
     metrics.TOTALS.reset()
     reset_drain()
     resume_waits()
+    if runner in IN_PROCESS:
+        check_one_worker(parsed.view_as(DirectOptions))
     pipeline = beam.Pipeline(runner=LocalRunner() if runner in IN_PROCESS else runner, options=parsed)
     wire(pipeline)
     keep_memory()
@@ -238,6 +240,16 @@ def run_job(
         if finished or metrics.TOTALS.snapshot()[0][metrics.RECORDS_READ]:
             conclude(started)
     return 0
+
+
+def check_one_worker(direct: DirectOptions) -> None:
+    """Refuses several workers on the FnApiRunner: Beam 2.77 then drops the rest of an unbounded source, silently."""
+    if direct.direct_num_workers != 1 or direct.direct_running_mode not in (None, "in_memory"):
+        raise UserError(
+            f"--direct_num_workers={direct.direct_num_workers} --direct_running_mode={direct.direct_running_mode}: "
+            "with several workers Beam's FnApiRunner loses records; leave both out, and for more cores start a second "
+            "process on other partitions (--from 0:0,1:0)"
+        )
 
 
 @contextmanager

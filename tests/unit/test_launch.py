@@ -1,0 +1,37 @@
+"""What a job checks before it runs, and how it sets its process up."""
+
+from __future__ import annotations
+
+import pytest
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+
+from beam_jobs.errors import UserError
+from beam_jobs.launch import check_one_worker, keep_memory
+
+
+def direct(*flags: str) -> DirectOptions:
+    return PipelineOptions(list(flags)).view_as(DirectOptions)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--direct_num_workers=2"],
+        ["--direct_num_workers=0"],
+        ["--direct_running_mode=multi_threading"],
+        ["--direct_num_workers=2", "--direct_running_mode=multi_processing"],
+    ],
+)
+def test_several_workers_are_refused(flags: list[str]) -> None:
+    with pytest.raises(UserError, match="loses records"):
+        check_one_worker(direct(*flags))
+
+
+@pytest.mark.parametrize("flags", [[], ["--direct_num_workers=1"], ["--direct_running_mode=in_memory"]])
+def test_one_worker_is_fine(flags: list[str]) -> None:
+    check_one_worker(direct(*flags))
+
+
+def test_the_allocator_can_be_told_twice() -> None:
+    keep_memory()
+    keep_memory()
