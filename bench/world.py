@@ -24,6 +24,8 @@ from model.network import Network
 from model.registry import resolve
 
 CARS = 1000
+DISTINCT = 1_000_000  # events of a fill that are simulated one by one
+CHUNK = 10_000  # events a call of the producer
 SCHEMA_ID = 1  # without a registry the shipped schema is taken for every id
 
 
@@ -35,23 +37,26 @@ def topic(servers: str, name: str, partitions: int = 1) -> KafkaAddress:
 
 
 def fill(address: KafkaAddress, rows: int, prevalence: float = 0.05, seed: int = 11) -> None:
-    """Puts ``rows`` events of a fleet of 1,000 cars on the topic, keyed by car."""
-    producer = Producer({"bootstrap.servers": address.bootstrap_servers, "linger.ms": 50, "batch.size": 1_000_000})
+    """Puts ``rows`` events of a fleet of 1,000 cars on the topic, keyed by car; of more than a million, copies."""
+    settings = {"linger.ms": 50, "batch.size": 1_000_000, "queue.buffering.max.messages": 1_000_000}
+    producer = Producer({"bootstrap.servers": address.bootstrap_servers, **settings})
     encoder = AvroEncoder(schemas.load("car_sensor"), SCHEMA_ID)
-    fleet = Fleet(CARS, seed=seed, prevalence=prevalence, interval=1.0, span=rows / CARS)
+    distinct = min(rows, DISTINCT)
+    fleet = Fleet(CARS, seed=seed, prevalence=prevalence, interval=1.0, span=distinct / CARS)
+    messages: list[dict[str, str | bytes]] = []
+    while len(messages) < distinct:
+        block = fleet.step(10)
+        pairs = zip(block.column("car_id").to_pylist(), encoder.encode(block).to_pylist(), strict=True)
+        messages += ({"key": key, "value": value} for key, value in pairs)
     left = rows
     while left:
-        block = fleet.step(10).slice(0, left)
-        left -= block.num_rows
-        values = encoder.encode(block).to_pylist()
-        for key, value in zip(block.column("car_id").to_pylist(), values, strict=True):
-            while True:
-                try:
-                    producer.produce(address.topic, value, key)
-                    break
-                except BufferError:
-                    producer.poll(0.1)
-        producer.poll(0)
+        for start in range(0, min(left, distinct), CHUNK):
+            chunk = messages[start : min(start + CHUNK, left, distinct)]
+            while chunk:
+                producer.produce_batch(address.topic, chunk)
+                chunk = [message for message in chunk if message.pop("_error", None)]  # the queue was full
+                producer.poll(0.1 if chunk else 0)
+        left -= min(left, distinct)
     producer.flush()
 
 
