@@ -8,7 +8,7 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train test test-integration bench lint type docs clean
+.PHONY: help setup demo train test test-integration bench bench-quick bench-latency lint type docs clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,8 +35,15 @@ test: setup ## every test; what needs Java or Go is skipped with the reason wher
 test-integration: setup ## only the tests on Apache Kafka and Prism
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m integration $(PYTEST_ARGS)
 
-bench: setup ## the measurements of docs/measurements.md (Java needed, about 15 minutes)
+bench: setup ## all measurements of docs/performance.md but latency (Java and gcc needed, about 45 minutes)
 	$(BIN)/python -m bench
+
+bench-quick: setup ## what got slower than recorded, in pairs (Java needed, under 3 minutes)
+	$(BIN)/python -m bench.quick
+
+bench-latency: setup ## 30 minutes at 10,000 events/s on each local runner (Java needed)
+	$(BIN)/python -m bench.latency --seconds 1800 --runner DirectRunner
+	$(BIN)/python -m bench.latency --seconds 1800 --runner PrismRunner
 
 lint: setup ## ruff: style and mistakes
 	$(BIN)/ruff check .

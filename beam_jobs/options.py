@@ -46,10 +46,10 @@ class InputOptions(PipelineOptions):
         )
         parser.add_argument(
             "--fetch",
-            choices=["auto", "client", "native", "wire"],
+            choices=["auto", "client", "wire"],
             default="auto",
-            help="how records are fetched: wire reads Kafka's protocol, native librdkafka's batches, client its Python "
-            "API; auto takes the first that understands the settings of --kafka_config",
+            help="how records are fetched: wire reads Kafka's protocol, client goes through confluent-kafka; auto "
+            "takes wire where it understands the settings of --kafka_config",
         )
         parser.add_argument(
             "--max_latency_ms",

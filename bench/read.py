@@ -76,7 +76,7 @@ def main() -> None:
             "consume(1000)": lambda: consume_loop(address, args.records, {}),
             "consume(1000), tuned": lambda: consume_loop(address, args.records, tuned),
             "source, client": lambda: source(address, args.records, "client"),
-            "source, native": lambda: source(address, args.records, "native"),
+            "source, wire": lambda: source(address, args.records, "wire"),
         }
         for _ in range(args.rounds):
             print(json.dumps({name: round(args.records / way()) for name, way in ways.items()}), flush=True)

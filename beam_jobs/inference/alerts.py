@@ -75,7 +75,7 @@ def _features(anomalies: Block, features: Sequence[str], units: Mapping[str, str
         "share": pa.array(share[rows, order].reshape(-1)),
     }
     item = _schema("alert").field("features").type.value_type
-    structs = pa.StructArray.from_arrays([columns[f.name].cast(f.type) for f in item], fields=list(item))
+    structs = pa.StructArray.from_arrays([_as(columns[f.name], f.type) for f in item], fields=list(item))
     return pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32) * top), structs)
 
 
@@ -89,8 +89,12 @@ def _rows(name: str, scored: Block, key: str, event_time: str, own: Mapping[str,
     schema = _schema(name)
     columns = [own[f.name] if f.name in own else scored.column(renamed.get(f.name, f.name)) for f in schema]
     return pa.RecordBatch.from_arrays(
-        [column.cast(f.type) for column, f in zip(columns, schema, strict=True)], schema=schema
+        [_as(column, f.type) for column, f in zip(columns, schema, strict=True)], schema=schema
     )
+
+
+def _as(column: pa.Array, type_: pa.DataType) -> pa.Array:
+    return column if column.type == type_ else column.cast(type_)  # a cast to the same type is not free
 
 
 @cache

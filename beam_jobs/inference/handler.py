@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,10 +64,22 @@ class BlockModelHandler(ModelHandler[Block, Block, LoadedModel]):
 
 
 def feature_matrix(block: Block, features: Sequence[str]) -> NDArray[np.float32]:
-    """The features of a block as float32 [n, F] in the model's order; columns are contiguous, as in the block."""
-    matrix = np.empty((len(features), block.num_rows), np.float32)
-    for row, name in zip(matrix, features, strict=True):
-        row[:] = block.column(name).to_numpy(zero_copy_only=False)
+    """The features of a block as float32 [n, F] in the model's order; columns are contiguous, as in the block.
+
+    Nothing is copied where they still lie one behind the other in one buffer, as the preprocessing leaves them.
+    """
+    n, columns = block.num_rows, [block.column(name) for name in features]
+    buffers = [column.buffers()[1] for column in columns]
+    if n and all(
+        column.type == pa.float32() and buffer.address == buffers[0].address and column.offset == first + i * n
+        for first in [columns[0].offset]
+        for i, (column, buffer) in enumerate(zip(columns, buffers, strict=True))
+    ):
+        flat = np.frombuffer(buffers[0], np.float32, len(columns) * n, columns[0].offset * 4)
+        return flat.reshape(len(columns), n).T
+    matrix = np.empty((len(features), n), np.float32)
+    for row, column in zip(matrix, columns, strict=True):
+        row[:] = column.to_numpy(zero_copy_only=False)
     return matrix.T
 
 
@@ -102,25 +115,23 @@ def score_block(block: Block, model: LoadedModel, features: Sequence[str]) -> Bl
         anomaly[start + part.anomalies] = True
     # Few: only alerts name their percentile and their reasons.
     percentiles[anomaly] = model.manifest.percentile(score[anomaly])
+    zeros = pa.array(np.zeros(n, np.int32))
+    listed = partial(_lists, anomaly=anomaly, width=len(features))
     added = {
         SCORE: pa.array(score),
         THRESHOLD: pa.array(np.full(n, model.manifest.threshold, np.float32)),
         PERCENTILE: pa.array(percentiles),
-        MODEL: _constant(model.manifest.name, n),
-        VERSION: _constant(model.manifest.version, n),
-        EXPECTED: _lists([part.why.expected for _, _, part in parts], anomaly, len(features)),
-        FEATURE_ERROR: _lists([part.why.error for _, _, part in parts], anomaly, len(features)),
+        MODEL: pa.DictionaryArray.from_arrays(zeros, pa.array([model.manifest.name])),
+        VERSION: pa.DictionaryArray.from_arrays(zeros, pa.array([model.manifest.version])),
+        EXPECTED: listed([part.why.expected for _, _, part in parts]),
+        FEATURE_ERROR: listed([part.why.error for _, _, part in parts]),
     }
     return pa.RecordBatch.from_arrays([*block.columns, *added.values()], names=[*block.schema.names, *added])
 
 
-def _constant(text: str, n: int) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array([text]))
-
-
-def _lists(parts: Sequence[NDArray[np.float32]], present: NDArray[np.bool_], width: int) -> pa.Array:
-    """list<float32> [n]: the next ``width`` values of ``parts`` where ``present``, else null."""
-    offsets = np.zeros(len(present) + 1, np.int32)
-    np.cumsum(present, out=offsets[1:], dtype=np.int32)
+def _lists(parts: Sequence[NDArray[np.float32]], anomaly: NDArray[np.bool_], width: int) -> pa.Array:
+    """list<float32> [n]: the next ``width`` values of ``parts`` for an anomaly, else null."""
+    offsets = np.zeros(len(anomaly) + 1, np.int32)
+    np.cumsum(anomaly, out=offsets[1:], dtype=np.int32)
     values = np.concatenate([part.reshape(-1) for part in parts]) if parts else np.zeros(0, np.float32)
-    return pa.ListArray.from_arrays(pa.array(offsets * width), pa.array(values, pa.float32()), mask=pa.array(~present))
+    return pa.ListArray.from_arrays(pa.array(offsets * width), pa.array(values, pa.float32()), mask=pa.array(~anomaly))

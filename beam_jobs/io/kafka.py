@@ -42,8 +42,8 @@ class ReadFromKafka(beam.PTransform):
       group_id: where offsets are committed, and looked up first at a new start; None: neither.
       start: where to start where the group has no offset.
       until: the first record not read; None: read for ever.
-      fetch: "wire" (Kafka's protocol read by the source), "native" (librdkafka's batch call), "client" (its public
-        Python API) or "auto" (the first of them that understands the settings).
+      fetch: "wire" (Kafka's protocol read by the source), "client" (confluent-kafka's public API) or "auto" ("wire"
+        where it understands the settings).
       shards: readers that share the partitions; more than one only where nothing downstream needs windows.
       block_rows: rows of a block at most.
       max_blocks_per_bundle: None: 1 for a live read (latency), 40 for a bounded one (throughput).

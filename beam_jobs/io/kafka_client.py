@@ -15,17 +15,16 @@ from confluent_kafka.admin import AclOperation, AdminClient, NewTopic
 
 from beam_jobs import metrics
 from beam_jobs.errors import UserError
-from beam_jobs.io import kafka_native
 from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.kafka_connection import understands
+from beam_jobs.io.kafka_connection import not_understood
 from beam_jobs.io.kafka_fetch import CONSUMER_DEFAULTS, CONSUMER_RULES, ClientFetcher, Control, DebugLog, Fetcher
 from beam_jobs.io.kafka_wire import WireFetcher
 from beam_jobs.io.uri import KafkaAddress
 
 _LOGGER = logging.getLogger(__name__)
 
-FetchPath = Literal["auto", "client", "native", "wire"]
+FetchPath = Literal["auto", "client", "wire"]
 
 CHECK_TIMEOUT_S = 8.0  # a broker that needs longer than this to answer is as good as down
 _NO_GROUP = "highbeam-no-group"  # librdkafka wants a group name; without commits nobody ever sees it
@@ -76,19 +75,15 @@ class KafkaTransport:
 
     def fetcher(self) -> Fetcher:
         properties = consumer_properties(self.address, self.config, self.group_id)
-        path = self.fetch
-        if path == "auto" and understands(properties):
-            path = "wire"
-        if path == "auto":
-            # A token refresh calls back into Python, which the native handle does not.
-            oauth = properties.get("sasl.mechanisms", "").upper() == "OAUTHBEARER"
-            path = "client" if oauth or kafka_native.library() is None else "native"
-        if path == "wire":
-            return WireFetcher(self.address.topic, properties)
-        with client_errors(self.address):
-            if path == "native":
-                return kafka_native.NativeFetcher(self.address.topic, properties)
-            return ClientFetcher(self.address.topic, properties)
+        foreign = not_understood(properties)
+        if self.fetch == "wire" and foreign:
+            raise UserError(
+                f"{self.address}: --fetch wire does not understand {foreign}; leave --fetch out, or use client"
+            )
+        if self.fetch == "client" or foreign:
+            with client_errors(self.address):
+                return ClientFetcher(self.address.topic, properties)
+        return WireFetcher(self.address.topic, properties)
 
 
 class _KafkaControl:

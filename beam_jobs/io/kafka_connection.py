@@ -33,11 +33,14 @@ UNDERSTOOD = frozenset(
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
-def understands(properties: Mapping[str, str]) -> bool:
-    """Whether a connection can honour all of these consumer properties."""
-    security = properties.get("security.protocol", "plaintext").upper()
-    sasl = security.startswith("SASL")
-    return properties.keys() <= UNDERSTOOD and (not sasl or properties.get("sasl.mechanisms", "") in _MECHANISMS)
+def not_understood(properties: Mapping[str, str]) -> str:
+    """The first consumer property a connection can't honour, without a value that may be secret; "" for none."""
+    foreign = sorted(properties.keys() - UNDERSTOOD)
+    if foreign:
+        return foreign[0]
+    sasl = properties.get("security.protocol", "plaintext").upper().startswith("SASL")
+    mechanism = properties.get("sasl.mechanisms", "")
+    return f"sasl.mechanisms={mechanism}" if sasl and mechanism not in _MECHANISMS else ""
 
 
 class Connection:

@@ -1,8 +1,8 @@
 """What the Kafka source needs of a cluster: a control connection and a fetcher, behind two small protocols.
 
 Two fetchers read the same records: :class:`ClientFetcher` here, on the public ``confluent_kafka`` API, and
-``kafka_native.NativeFetcher``, which makes no Python object a record. ``tests/contract`` runs both, and an in-memory
-fake, through one suite.
+``kafka_wire.WireFetcher``, which makes no Python object a record. ``tests/contract`` runs both, and an in-memory fake,
+through one suite.
 """
 
 from __future__ import annotations

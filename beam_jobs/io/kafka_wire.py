@@ -57,6 +57,7 @@ class WireFetcher:
     """See ``kafka_fetch.Fetcher``."""
 
     def __init__(self, topic: str, properties: Mapping[str, str]) -> None:
+        records.warm_up()
         self._topic = topic
         self._properties = dict(properties)
         self._lock = threading.Condition()

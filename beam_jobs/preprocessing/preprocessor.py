@@ -130,11 +130,8 @@ class Preprocessor:
             kept = errors.good_rows(n)
             events = events.take(pa.array(kept))  # the query never meets a value outside the limits
         computed, where = self._evaluate(events)
-        columns = [
-            computed[o.name] if o.field is None else _converted(_plain(events.column(o.field.name)), t)
-            for o, t in zip(self._outputs, self.output_schema.types, strict=True)
-        ]
-        rows = pa.RecordBatch.from_arrays(columns, schema=self.output_schema)
+        columns = [computed[o.name] if o.field is None else _plain(events.column(o.field.name)) for o in self._outputs]
+        rows = pa.RecordBatch.from_arrays(self._converted(columns), schema=self.output_schema)
         if where is not None and not where.all():
             rows, kept = rows.filter(pa.array(where)), kept[where]
         filtered = n - len(errors) - len(kept)
@@ -145,6 +142,24 @@ class Preprocessor:
             rows, kept = rows.take(pa.array(good)), kept[good]
         return Preprocessed(rows, kept, filtered, errors)
 
+    def _converted(self, columns: Sequence[pa.Array]) -> list[pa.Array]:
+        """The columns in the output types; what float32 can't hold becomes infinite, microseconds are cut off.
+
+        The features lie one behind the other in one buffer, where the model takes them from without a copy.
+        """
+        n = len(columns[0])
+        matrix = np.empty((len(self.features), n), np.float32)
+        flat, place, converted = pa.array(matrix.reshape(-1)), iter(range(len(matrix))), []
+        for output, array, type_ in zip(self._outputs, columns, self.output_schema.types, strict=True):
+            at = next(place) if output.is_feature else -1
+            if at >= 0 and not array.null_count and not pa.types.is_boolean(array.type):
+                with np.errstate(over="ignore"):
+                    matrix[at] = array.to_numpy()  # a third of the time of Arrow's cast
+                converted.append(flat.slice(at * n, n))
+            else:
+                converted.append(array if array.type == type_ else pc.cast(array, type_, safe=False))
+        return converted
+
     def _evaluate(self, events: pa.RecordBatch) -> tuple[dict[str, pa.Array], NDArray[np.bool_] | None]:
         """The computed columns by name, and the rows the WHERE lets through (None: there is no WHERE)."""
         if not self._exprs:
@@ -154,11 +169,7 @@ class Preprocessor:
             arrays[pseudonym_column(name)] = pseudonymize(events.column(name), self._policy.secret())
         frame: Any = pl.from_arrow(pa.RecordBatch.from_pydict(arrays), rechunk=False)
         result = frame.select(self._exprs)
-        columns = {
-            o.name: _converted(result.get_column(o.name).to_arrow(), t)
-            for o, t in zip(self._outputs, self.output_schema.types, strict=True)
-            if o.field is None
-        }
+        columns = {o.name: result.get_column(o.name).to_arrow() for o in self._outputs if o.field is None}
         return columns, result.get_column(_WHERE).to_numpy() if self._where is not None else None
 
 
@@ -187,13 +198,3 @@ def _plain(array: pa.Array) -> pa.Array:
     if isinstance(array, pa.DictionaryArray):
         return array.cast(pa.string())
     return array.cast(pa.float64()) if pa.types.is_decimal(array.type) else array
-
-
-def _converted(array: pa.Array, type_: pa.DataType) -> pa.Array:
-    """The array in an output type; what float32 can't hold becomes infinite, microseconds are cut off."""
-    if array.type == type_:
-        return array
-    if type_ == pa.float32() and not array.null_count and not pa.types.is_boolean(array.type):
-        with np.errstate(over="ignore"):
-            return pa.array(array.to_numpy().astype(np.float32))  # a third of the time of Arrow's cast
-    return pc.cast(array, type_, safe=False)

@@ -139,7 +139,7 @@ class KafkaContract:
 
     def test_the_block_cap_loses_nothing(self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("beam_jobs.io.kafka_fetch.MAX_BLOCK_BYTES", 1000)
-        monkeypatch.setattr("beam_jobs.io.kafka_native.MAX_BLOCK_BYTES", 1000, raising=False)
+        monkeypatch.setattr("beam_jobs.io.kafka_wire.MAX_BLOCK_BYTES", 1000, raising=False)
         topic = cluster.create()
         cluster.write(topic, [Record(b"%03d" % i * 100) for i in range(50)])
         reader = opened(self.live(cluster, topic))

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from beam_jobs.io.kafka_native import library
 from demo.broker import Tansu
 from tests.contract.cluster import Cluster, RealCluster
 from tests.contract.fake_kafka import FakeCluster
 from tests.contract.suite import KafkaContract
 from tests.kafka_broker import SharedBroker
 
-PATHS = [
-    "wire",
-    "client",
-    pytest.param("native", marks=pytest.mark.skipif(library() is None, reason="no bundled librdkafka")),
-]
+PATHS = ["wire", "client"]
 
 
 class TestFake(KafkaContract):

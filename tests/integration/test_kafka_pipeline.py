@@ -117,7 +117,7 @@ def committed(address: KafkaAddress, group_id: str, partitions: int) -> list[int
         consumer.close()
 
 
-@pytest.mark.parametrize("fetch", ["client", "native", "wire"])
+@pytest.mark.parametrize("fetch", ["client", "wire"])
 def test_fn_api_runner_copies_every_record(apache_kafka: SharedBroker, fetch: FetchPath) -> None:
     source, sink = topic(apache_kafka.bootstrap_servers, 4), topic(apache_kafka.bootstrap_servers, 2)
     write(source, [b"%d" % i for i in range(20_000)], 4)
@@ -171,7 +171,7 @@ class Running:
             raise self.error
 
 
-@pytest.mark.parametrize("fetch", ["client", "native", "wire"])
+@pytest.mark.parametrize("fetch", ["client", "wire"])
 def test_a_killed_broker_loses_nothing(
     own_apache_kafka: ApacheKafka, fetch: FetchPath, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -197,7 +197,7 @@ def test_a_killed_broker_loses_nothing(
     assert len(said) == 1, said  # one outage, told once
 
 
-@pytest.mark.parametrize("fetch", ["client", "native", "wire"])
+@pytest.mark.parametrize("fetch", ["client", "wire"])
 def test_a_source_says_that_its_broker_is_away(
     own_apache_kafka: ApacheKafka, fetch: FetchPath, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -75,7 +75,7 @@ def properties(folder: Path, ca: Path | None, password: str = "env:TEST_KAFKA_PA
     return KafkaConfig.from_file(folder / "client.properties")
 
 
-@pytest.mark.parametrize("fetch", ["wire", "native", "client"])
+@pytest.mark.parametrize("fetch", ["wire", "client"])
 def test_records_go_in_and_out(
     guarded: tuple[KafkaAddress, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetch: str
 ) -> None:

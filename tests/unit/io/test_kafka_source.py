@@ -11,7 +11,7 @@ import pytest
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka_client import KafkaTransport
 from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.kafka_source import KafkaMark, KafkaMarkCoder, KafkaSource, request_drain, reset_drain
+from beam_jobs.io.kafka_source import KafkaMark, KafkaMarkCoder, KafkaSource, Pace, request_drain, reset_drain
 from beam_jobs.io.uri import KafkaAddress
 from tests.contract.cluster import Record
 from tests.contract.fake_kafka import FakeCluster
@@ -93,3 +93,63 @@ def test_closing_readers_closes_their_fetchers() -> None:
         reader.get_checkpoint_mark()
         reader.close()
     assert cluster.open_fetchers == 0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def asked_after(pace: Pace, clock: Clock, rows: int, busy_s: float) -> tuple[int, float]:
+    pace.handed_out(rows, clock)
+    clock.now += busy_s
+    return pace.next(clock)
+
+
+def test_without_a_latency_to_keep_the_bounds_hold() -> None:
+    clock, pace = Clock(), Pace(8192, 0.02, None)
+    assert pace.next(clock) == (8192, 0.02)
+    assert asked_after(pace, clock, 8192, 5.0) == (8192, 0.02)
+
+
+def test_a_block_waits_less_the_longer_the_pipeline_needs() -> None:
+    clock, pace = Clock(), Pace(32_768, 0.02, 0.1)
+    assert pace.next(clock) == (32_768, 0.025)
+    assert asked_after(pace, clock, 500, 0.01) == (32_768, 0.025)
+    rows, linger = asked_after(pace, clock, 500, 0.04)
+    assert (rows, linger) == (32_768, pytest.approx(0.01))
+    assert asked_after(pace, clock, 500, 0.2) == (32_768, 0.0)
+
+
+def test_a_block_is_cut_to_what_the_pipeline_handled_in_half_the_latency() -> None:
+    clock, pace = Clock(), Pace(32_768, 0.02, 0.1)
+    rows, linger = asked_after(pace, clock, 20_000, 0.2)
+    assert (rows, linger) == (pytest.approx(5000, abs=1), 0.0)
+    assert asked_after(pace, clock, 5000, 0.04)[0] == 32_768  # fast enough: whatever has arrived
+    assert asked_after(pace, clock, 4000, 10.0)[0] == 1024  # never below what overhead makes pointless
+
+
+def test_an_empty_fetch_says_nothing_of_the_pipeline() -> None:
+    clock, pace = Clock(), Pace(32_768, 0.02, 0.1)
+    asked_after(pace, clock, 20_000, 0.2)
+    assert asked_after(pace, clock, 0, 60.0)[1] == 0.0  # the last measured time still counts
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"partition.assignment.strategy": "range"}, "partition.assignment.strategy"),
+        ({"security.protocol": "SASL_SSL", "sasl.mechanisms": "OAUTHBEARER"}, "OAUTHBEARER"),
+        ({"ssl.keystore.password": "secret", "ssl.keystore.location": "x"}, "ssl.keystore.location"),
+    ],
+)
+def test_settings_the_protocol_reader_does_not_understand_go_to_the_client(
+    settings: dict[str, str], named: str
+) -> None:
+    address = KafkaAddress("localhost:1", "t")
+    with pytest.raises(UserError, match=named) as raised:
+        KafkaTransport(address, KafkaConfig(tuple(settings.items())), fetch="wire").fetcher()
+    assert "secret" not in str(raised.value)
