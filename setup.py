@@ -30,6 +30,7 @@ EXTRAS = {
         "duckdb>=1.2,<3",  # the oracle of the preprocessing
         "hypothesis>=6.100,<7",
         "mypy>=1.15,<3",
+        "pandas>=2.2,<4",  # reads the archive as its users do
         "pandas-stubs",
         "pre-commit>=4,<5",
         "pytest>=8,<10",

@@ -89,6 +89,13 @@ def isolate(function: Callable[[Block], T], block: Block) -> tuple[list[tuple[in
     )
 
 
+def step(name: str, fn: beam.DoFn, blocks: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
+    """What a step lets through, and its dead letters. Typed: Beam pickles elements of no type to measure them."""
+    typed = beam.ParDo(fn).with_output_types(Block, **{TAG: Block})
+    out = blocks | name >> typed.with_outputs(TAG, main="good")
+    return out.good, out[TAG]
+
+
 def count(errors: RowErrors) -> None:
     """Adds refused records to the metrics, in all and by reason."""
     metrics.inc(metrics.DEAD_LETTERS, len(errors))

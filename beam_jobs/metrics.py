@@ -23,6 +23,9 @@ ALERTS = "alerts"  # scored records above the threshold
 DEAD_LETTERS = "dead_letters"  # records no step could handle; by reason as "dead_letters.<reason>"
 REDRIVEN = "redriven"  # dead letters put back; by reason as "redriven.<reason>"
 UNREADABLE = "unreadable_dead_letters"  # records of a dead-letter topic that are no dead letters; left where they are
+ARCHIVED = "archived"  # rows in files that count
+ALREADY_ARCHIVED = "already_archived"  # records whose position the archive held before: not written again
+ARCHIVED_FILES = "archived_files"  # files that count
 RECORDS_WRITTEN = "records_written"  # records acknowledged by a sink; by topic as "records_written.<topic>"
 OFFSETS_COMMITTED = "offset_commits"  # successful offset commits
 COMMIT_FAILURES = "offset_commit_failures"  # offset commits refused or timed out (retried with the next bundle)
@@ -49,6 +52,8 @@ class _Totals:
             self.counts[name] += n
             if name == RECORDS_READ and not self.first_read:
                 self.first_read = time.time()
+            if name == ARCHIVED:
+                self.last_output = time.time()
 
     def observe(self, values_ms: NDArray[np.float64]) -> None:
         buckets = np.bincount(np.searchsorted(_LATENCY_EDGES_MS, values_ms), minlength=len(_LATENCY_EDGES_MS) + 1)

@@ -24,7 +24,11 @@ class InputOptions(PipelineOptions):
 
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--input", metavar="URI", help="events: kafka://host:9092[,host2:9092]/topic")
+        parser.add_argument(
+            "--input",
+            metavar="URI",
+            help="events: kafka://host:9092[,host2:9092]/topic, or an archive: gs://bucket/folder, file:///folder",
+        )
         parser.add_argument(
             "--from",
             dest="start_from",
@@ -84,14 +88,37 @@ class ConnectionOptions(PipelineOptions):
         )
 
 
-class ScoreOptions(PipelineOptions):
-    """What scores events, and where the results go."""
+# Beam puts the flags of all option classes into one parser: each flag is declared once, for all jobs that have it.
+
+
+class UseCaseOptions(PipelineOptions):
+    """What kind of events."""
 
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--use_case", metavar="NAME", help="a shipped use case (car_sensors) or a folder with use_case.yaml"
         )
+
+
+class OutputOptions(PipelineOptions):
+    """Where the output goes."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--output",
+            metavar="URI",
+            help="redrive: topic the original records are put back on; archive: its folder, gs://bucket/folder, "
+            "file:///folder or a path",
+        )
+
+
+class ScoreOptions(PipelineOptions):
+    """What scores events, and where the results go."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--model",
             metavar="DIR[@WHICH]",
@@ -99,6 +126,34 @@ class ScoreOptions(PipelineOptions):
         )
         parser.add_argument("--alerts", metavar="URI", help="topic for alerts")
         parser.add_argument("--scores", metavar="URI", help="topic for every score (optional)")
+
+
+class ArchiveOptions(PipelineOptions):
+    """What is archived, and how."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--raw",
+            action="store_true",
+            help="archive the events as they came, without personal data, instead of what preprocessing makes of them",
+        )
+        parser.add_argument("--file_format", choices=["avro", "parquet"], default="avro", help="default avro")
+        parser.add_argument(
+            "--route_by",
+            metavar="COLUMN",
+            help="a text column whose values get folders of their own, above date and hour",
+        )
+        parser.add_argument(
+            "--max_file_age",
+            type=float,
+            default=60.0,
+            metavar="SECONDS",
+            help="files are finished, and offsets committed, at least this often (default 60)",
+        )
+        parser.add_argument(
+            "--max_file_mb", type=float, default=128.0, metavar="MB", help="a file this large is finished (default 128)"
+        )
 
 
 class DeadLetterOptions(PipelineOptions):
@@ -137,7 +192,6 @@ class RedriveOptions(PipelineOptions):
 
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--output", metavar="URI", help="topic the original records are put back on")
         parser.add_argument(
             "--reason",
             action="append",

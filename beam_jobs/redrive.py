@@ -18,7 +18,13 @@ from beam_jobs.dead_letters import Redrive
 from beam_jobs.io.kafka import ReadFromKafka, WriteToKafka
 from beam_jobs.report import conclude_redrive
 
-CONCERNS = (options.RedriveOptions, options.InputOptions, options.ConnectionOptions, options.ReportOptions)
+CONCERNS = (
+    options.OutputOptions,
+    options.RedriveOptions,
+    options.InputOptions,
+    options.ConnectionOptions,
+    options.ReportOptions,
+)
 
 
 def build(pipeline: beam.Pipeline, job: launch.RedriveJob) -> None:

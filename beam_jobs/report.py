@@ -28,6 +28,9 @@ class Summary:
     filtered: int  # removed by the WHERE of the preprocessing
     alerts: int  # among the scored
     dead_letters: int
+    archived: int = 0  # rows in files that count
+    already_archived: int = 0  # the archive held their positions before
+    files: int = 0  # that count
     reasons: dict[str, int] = field(default_factory=dict)  # dead letters by reason
     seconds: float = 0.0  # from the start of the pipeline
     reading_seconds: float = 0.0  # from the first record read to the last output acknowledged
@@ -35,8 +38,9 @@ class Summary:
 
     @property
     def unaccounted(self) -> int:
-        """Records read that are neither scored nor filtered nor a dead letter; 0 unless something is wrong."""
-        return self.read - self.scored - self.filtered - self.dead_letters
+        """Records read that became nothing of the above; 0 unless something is wrong."""
+        done = self.scored + self.archived + self.already_archived
+        return self.read - done - self.filtered - self.dead_letters
 
     @property
     def events_per_second(self) -> float:
@@ -54,10 +58,10 @@ class Summary:
         )
 
 
-def conclude(started: float, live: bool, path: str | None) -> None:
-    """Prints the summary of a scoring job and writes it to ``path``, where one is given."""
+def conclude(started: float, live: bool, path: str | None, archive: bool = False) -> None:
+    """Prints the summary of a scoring or archiving job and writes it to ``path``, where one is given."""
     summary = summarize(started, live)
-    print_summary(summary)
+    print_summary(summary, archive)
     if path:
         Path(path).write_text(summary.to_json() + "\n", encoding="utf-8")
 
@@ -97,6 +101,9 @@ def summarize(started: float, live: bool) -> Summary:
         filtered=counts[metrics.RECORDS_FILTERED],
         alerts=counts[metrics.ALERTS],
         dead_letters=counts[metrics.DEAD_LETTERS],
+        archived=counts[metrics.ARCHIVED],
+        already_archived=counts[metrics.ALREADY_ARCHIVED],
+        files=counts[metrics.ARCHIVED_FILES],
         reasons={
             name.removeprefix(_REASON_PREFIX): n
             for name, n in sorted(counts.items(), key=lambda item: -item[1])
@@ -112,18 +119,23 @@ def summarize(started: float, live: bool) -> Summary:
     )
 
 
-def print_summary(summary: Summary) -> None:
-    """Prints the closing summary on stdout."""
+def print_summary(summary: Summary, archive: bool = False) -> None:
+    """Prints the closing summary of a scoring job, or of one that writes an archive, on stdout."""
     table = Table(title="Summary", show_header=False, title_justify="left")
     table.add_column(justify="left")
     table.add_column(justify="right")
     table.add_row("read", f"{summary.read:,}")
-    table.add_row("scored", f"{summary.scored:,}")
+    if archive:
+        table.add_row(f"archived, in {summary.files:,} files", f"{summary.archived:,}")
+        table.add_row("in the archive before", f"{summary.already_archived:,}")
+    else:
+        table.add_row("scored", f"{summary.scored:,}")
     table.add_row("filtered", f"{summary.filtered:,}")
     table.add_row("dead letters", f"{summary.dead_letters:,}")
     for reason, n in summary.reasons.items():
         table.add_row(f"  {reason}", f"{n:,}")
-    table.add_row("alerts (of the scored)", f"{summary.alerts:,}")
+    if not archive:
+        table.add_row("alerts (of the scored)", f"{summary.alerts:,}")
     table.add_row("rate", f"{summary.events_per_second:,.0f} records/s")
     p50, p99 = summary.latency_ms.get("p50"), summary.latency_ms.get("p99")
     if p50 is not None and p99 is not None:
@@ -137,7 +149,8 @@ def print_summary(summary: Summary) -> None:
             "before their bundle was done; their offsets are not committed and the next run reads them again"
         )
     else:
-        console.print("read = scored + filtered + dead letters: every record is accounted for")
+        done = "archived + in the archive before" if archive else "scored"
+        console.print(f"read = {done} + filtered + dead letters: every record is accounted for")
 
 
 def check_writable(path: str) -> None:
@@ -189,6 +202,7 @@ class Progress:
                 "readers": counts[metrics.READERS_CREATED],
                 "read": counts[metrics.RECORDS_READ],
                 "scored": counts[metrics.RECORDS_SCORED],
+                "archived": counts[metrics.ARCHIVED],
                 "filtered": counts[metrics.RECORDS_FILTERED],
                 "alerts": counts[metrics.ALERTS],
                 "dead_letters": counts[metrics.DEAD_LETTERS],
@@ -202,8 +216,9 @@ class Progress:
             else:
                 p99 = state["latency_ms_p99"]
                 line = (
-                    f"read {state['read']:,} ({state['events_per_second']:,}/s)  alerts {state['alerts']:,}  "
-                    f"filtered {state['filtered']:,}  dead letters {state['dead_letters']:,}"
+                    f"read {state['read']:,} ({state['events_per_second']:,}/s)  "
+                    + (f"archived {state['archived']:,}  " if state["archived"] else f"alerts {state['alerts']:,}  ")
+                    + f"filtered {state['filtered']:,}  dead letters {state['dead_letters']:,}"
                     + (f"  latency p99 {p99:,.0f} ms" if p99 is not None else "")
                 )
                 print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)

@@ -13,18 +13,20 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
 import schemas
-from beam_jobs import dead_letters, launch, metrics, options
+from beam_jobs import launch, metrics, options
 from beam_jobs.block import Block
 from beam_jobs.cli import run
-from beam_jobs.dead_letters import WriteDeadLetters
+from beam_jobs.dead_letters import WriteDeadLetters, step
 from beam_jobs.inference.alerts import alert_rows, score_rows
 from beam_jobs.inference.handler import BlockModelHandler
 from beam_jobs.inference.transforms import CheckScores, ToRecords
+from beam_jobs.io.archive_input import ReadFromArchive
 from beam_jobs.io.kafka import ReadFromKafka, WriteToKafka
 from beam_jobs.preprocessing.transforms import DecodeEvents, Preprocess
 from beam_jobs.report import conclude
 
 CONCERNS = (
+    options.UseCaseOptions,
     options.ScoreOptions,
     options.InputOptions,
     options.ConnectionOptions,
@@ -37,18 +39,18 @@ def build(pipeline: beam.Pipeline, job: launch.ScoreJob) -> None:
     """Wires the job into ``pipeline``. One fused stage, source to sinks: offsets are committed after the outputs."""
     use_case, preprocessor = job.use_case, job.preprocessor
 
-    def step(name: str, fn: beam.DoFn, blocks: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
-        typed = beam.ParDo(fn).with_output_types(Block, **{dead_letters.TAG: Block})  # Beam pickles Any to measure it
-        out = blocks | name >> typed.with_outputs(dead_letters.TAG, main="good")
-        return out.good, out[dead_letters.TAG]
-
-    raw = pipeline | "Read" >> ReadFromKafka(**job.source)
-    decode = DecodeEvents(use_case.schema, preprocessor.input_columns, job.writers.writer_schema, job.name)
-    events, undecodable = step("Decode", decode, raw)
-    features, refused = step("Preprocess", Preprocess(preprocessor, job.name), events)
+    bad: dict[str, beam.PCollection] = {}
+    if job.archive:
+        blocks = pipeline | "Read" >> ReadFromArchive(job.archive)
+    else:
+        raw = pipeline | "Read" >> ReadFromKafka(**job.source)
+        decode = DecodeEvents(use_case.schema, preprocessor.input_columns, job.writers.writer_schema, job.name)
+        blocks, bad["Decode"] = step("Decode", decode, raw)
+    if not (job.archive and job.archive.content == "features"):
+        blocks, bad["Preprocess"] = step("Preprocess", Preprocess(preprocessor, job.name), blocks)
     infer = RunInference(BlockModelHandler(job.model, preprocessor.features)).with_output_types(Block)
-    inferred = features | "RunInference" >> infer
-    scored, unscored = step("CheckScores", CheckScores(job.name), inferred)
+    inferred = blocks | "RunInference" >> infer
+    scored, bad["CheckScores"] = step("CheckScores", CheckScores(job.name), inferred)
 
     alerts = partial(
         alert_rows,
@@ -72,8 +74,8 @@ def build(pipeline: beam.Pipeline, job: launch.ScoreJob) -> None:
             | "WriteScores" >> WriteToKafka(job.scores, job.config)
         )
     # One sink a step: a Flatten would end the fused stage, and with it the order of output and commit.
-    for name, bad in {"Decode": undecodable, "Preprocess": refused, "CheckScores": unscored}.items():
-        bad | f"DeadLetters{name}" >> WriteDeadLetters(
+    for name, letters in bad.items():
+        letters | f"DeadLetters{name}" >> WriteDeadLetters(
             job.dead_letters, job.config, job.schema_ids["dead_letter"], job.max_dead_letter_rate
         )
 

@@ -15,9 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from beam_jobs.archive_rows import archive_schema
 from beam_jobs.codec.avro_file import read_avro
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError
+from beam_jobs.io.archive_input import check_content, described, read_rows
 from model.manifest import sha256
 from use_cases import UseCase
 
@@ -101,17 +103,20 @@ def read(
     read_rows = filtered = done = 0
     size = sum(file.stat().st_size for file in files)
     for file in files:
-        for events in _read_file(file, use_case, columns):
+        archived = _is_features(file, use_case)
+        for events in _read_features(file, use_case) if archived else _read_file(file, use_case, columns):
             events = events if limit is None else events.slice(0, limit - read_rows)
             read_rows += events.num_rows
-            result = preprocessor.apply(events)
-            filtered += result.filtered
-            refused.update(result.errors.reasons)
-            rows = result.rows
+            rows, kept = events, np.arange(events.num_rows)
+            if not archived:
+                result = preprocessor.apply(events)
+                filtered += result.filtered
+                refused.update(result.errors.reasons)
+                rows, kept = result.rows, result.kept
             x = np.stack([rows[name].to_numpy() for name in preprocessor.features], axis=1)
             times = rows[use_case.event_time].cast(pa.int64()).to_numpy()
             label = events[use_case.label] if use_case.label else pa.nulls(events.num_rows, pa.string())
-            parts.append((x, rows[use_case.key], times, _kinds(label).take(pa.array(result.kept))))
+            parts.append((x, rows[use_case.key], times, _kinds(label).take(pa.array(kept))))
             if limit is not None and read_rows >= limit:
                 break
         done += file.stat().st_size
@@ -168,6 +173,23 @@ def _kinds(label: pa.Array) -> pa.Array:
     """string [n]: the label of failures, "" for other rows."""
     text = pc.utf8_lower(pc.fill_null(label.cast(pa.string()), ""))
     return pc.if_else(pc.is_in(text, pa.array(_SOUND)), "", text)
+
+
+def _is_features(file: Path, use_case: UseCase) -> bool:
+    """Whether ``beam_jobs.archive`` wrote the file with the features of this preprocessing.
+
+    Raises:
+      UserError: with those of another preprocessing, or of another use case.
+    """
+    about = described(str(file))
+    if about is None or about["content"] != "features":
+        return False
+    check_content(str(file), about, use_case)
+    return True
+
+
+def _read_features(file: Path, use_case: UseCase) -> Iterator[pa.RecordBatch]:
+    return read_rows(str(file), archive_schema(use_case, "features"))
 
 
 def _read_file(file: Path, use_case: UseCase, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

@@ -22,6 +22,7 @@ from beam_jobs.errors import UserError
 
 MAGIC = b"Obj\x01"
 SYNC_BYTES = 16
+CODECS = ("deflate", "null")
 MAX_EMPTY_RECORDS = 1 << 20  # records of no bytes a block may have; more is a broken count
 MAX_BLOCK_BYTES = (1 << 31) - 1  # a position in the machine has 31 bits
 
@@ -109,16 +110,13 @@ def write_avro(
     Raises:
       UserError: the file cannot be written, or a row does not fit the schema.
     """
-    if codec not in ("deflate", "null"):
-        raise UserError(f"Avro codec {codec!r} is not supported for writing; use 'deflate' or 'null'")
-    encoder = AvroEncoder(schema, None)
     if not isinstance(target, str | os.PathLike):
-        return _write(target, schema, encoder, batches, codec)
+        return _write(AvroWriter(target, schema, codec), batches)
     path = Path(target)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
-            rows = _write(file, schema, encoder, batches, codec)
+            rows = _write(AvroWriter(file, schema, codec), batches)
         part.replace(path)
     except OSError as e:
         raise UserError(
@@ -129,26 +127,46 @@ def write_avro(
     return rows
 
 
-def _write(
-    file: IO[bytes], schema: Mapping[str, Any], encoder: AvroEncoder, batches: Iterable[pa.RecordBatch], codec: str
-) -> int:
-    sync = os.urandom(SYNC_BYTES)
-    header = {"avro.schema": json.dumps(schema).encode(), "avro.codec": codec.encode()}
-    file.write(MAGIC + _long(len(header)))
-    for key, value in header.items():
-        file.write(_long(len(key)) + key.encode() + _long(len(value)) + value)
-    file.write(_long(0) + sync)
-    rows = 0
+def _write(writer: AvroWriter, batches: Iterable[pa.RecordBatch]) -> int:
     for batch in batches:
+        writer.write(batch)
+    return writer.rows
+
+
+class AvroWriter:
+    """A container file, a block a batch; what was written is complete after each of them.
+
+    Args:
+      file: open for writing, binary.
+      schema: a record schema.
+      codec: "deflate" or "null".
+      level: of deflate, 1 (quick) to 9 (small).
+    """
+
+    def __init__(self, file: IO[bytes], schema: Mapping[str, Any], codec: str = "deflate", level: int = 6) -> None:
+        if codec not in CODECS:
+            raise UserError(f"Avro codec {codec!r} is not supported for writing; use 'deflate' or 'null'")
+        self._file = file
+        self._encoder = AvroEncoder(schema, None)
+        self._codec, self._level = codec, level
+        self._sync = os.urandom(SYNC_BYTES)
+        header = {"avro.schema": json.dumps(schema).encode(), "avro.codec": codec.encode()}
+        self._file.write(MAGIC + _long(len(header)))
+        for key, value in header.items():
+            self._file.write(_long(len(key)) + key.encode() + _long(len(value)) + value)
+        self._file.write(_long(0) + self._sync)
+        self.rows = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Appends the rows of a batch; UserError if one does not fit the schema."""
         if not batch.num_rows:
-            continue
-        body = encoder.encode_buffer(batch)[0].tobytes()
-        if codec == "deflate":
-            packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)  # raw deflate, as the specification says
+            return
+        body = self._encoder.encode_buffer(batch)[0].tobytes()
+        if self._codec == "deflate":
+            packer = zlib.compressobj(self._level, wbits=-zlib.MAX_WBITS)  # raw deflate, as the specification says
             body = packer.compress(body) + packer.flush()
-        file.write(_long(batch.num_rows) + _long(len(body)) + body + sync)
-        rows += batch.num_rows
-    return rows
+        self._file.write(_long(batch.num_rows) + _long(len(body)) + body + self._sync)
+        self.rows += batch.num_rows
 
 
 def _long(value: int) -> bytes:

@@ -30,6 +30,8 @@ __all__ = [
 LIVE_BLOCKS_PER_BUNDLE = 1
 REPLAY_BLOCKS_PER_BUNDLE = 40
 
+_LINGER_S, _GATHER_LINGER_S = 0.02, 0.5  # how long a block waits for more records: to be quick, to fill a file
+
 
 class ReadFromKafka(beam.PTransform):
     """Reads one topic as raw blocks (``beam_jobs.block``), at least once, in offset order within each partition.
@@ -54,6 +56,8 @@ class ReadFromKafka(beam.PTransform):
       out_of_order_s: how far, in seconds, a record's timestamp may lie behind the newest of its partition without
         being late.
       idle_s: a partition read to its end that stays quiet for this many seconds no longer holds the watermark.
+      gather_s: a bundle that has records stays open for this long when no more come, in seconds; blocks then wait up to
+        half a second to fill. For sinks that make a file of a bundle.
       discover_s: how often new partitions are looked for, in seconds.
       on_lost: what to do where retention has passed our offset: go on at "earliest" or "latest", with a warning that
         names the loss, or "fail".
@@ -76,6 +80,7 @@ class ReadFromKafka(beam.PTransform):
         poll_interval_s: float = 0.05,
         out_of_order_s: float = 10.0,
         idle_s: float = 2.0,
+        gather_s: float = 0.0,
         discover_s: float = 10.0,
         on_lost: OnLost = "earliest",
     ) -> None:
@@ -90,6 +95,8 @@ class ReadFromKafka(beam.PTransform):
             max_latency_s=max_latency_s if until is None else None,
             out_of_order_s=out_of_order_s,
             idle_s=idle_s,
+            gather_s=gather_s,
+            linger_s=min(_GATHER_LINGER_S, gather_s) if gather_s else _LINGER_S,
             discover_s=discover_s,
             on_lost=on_lost,
         )

@@ -123,6 +123,7 @@ class KafkaSource(UnboundedSource):
     max_latency_s: float | None = None
     out_of_order_s: float = 10.0
     idle_s: float = 2.0
+    gather_s: float = 0.0
     discover_s: float = 10.0
     on_lost: OnLost = "earliest"
     shard: int = 0
@@ -331,11 +332,21 @@ class KafkaReader(UnboundedReader):
         self._block: Block | None = None
         self._timestamp = MIN_TIMESTAMP
         self._watermark = MIN_TIMESTAMP
+        self._gather_until = 0.0  # time.monotonic(); 0: this bundle has no record yet
 
     def start(self) -> bool:
         return self.advance()
 
     def advance(self) -> bool:
+        while not self._next_block():
+            over = self._watermark >= MAX_TIMESTAMP
+            if over or time.monotonic() >= self._gather_until:
+                return False
+        if not self._gather_until:
+            self._gather_until = time.monotonic() + self._source.gather_s
+        return True
+
+    def _next_block(self) -> bool:
         if drain_requested() or self._finished():
             self._watermark = MAX_TIMESTAMP
             return False
@@ -371,6 +382,7 @@ class KafkaReader(UnboundedReader):
     def get_checkpoint_mark(self) -> KafkaMark:
         session, self._session = self._session, None
         self._block = None
+        self._gather_until = 0.0
         if session is not None:
             self._parked = (self._key(), session)
             SESSIONS.park(*self._parked)
@@ -434,6 +446,11 @@ class KafkaReader(UnboundedReader):
             session.outage.seen(problem.text)
         elif problem.code in _CONNECTION:
             session.outage.because(problem.text)
+        elif problem.code == KafkaError._BAD_MSG:
+            text = f"{self._source.transport}: partition {problem.partition}: {problem.text}"
+            if session.ends is not None:
+                raise UserError(f"{text}; start behind it with --from, or repair the topic")
+            _LOGGER.error("%s; this partition is not read on until the job is restarted, the others are", text)
         else:  # one broker of several, an election, a topic not yet known everywhere: the client retries by itself
             _LOGGER.debug("%s: %s", self._source.transport, problem.text)
 

@@ -167,7 +167,7 @@ class WireFetcher:
                     break
             try:
                 self._step()
-            except (OSError, protocol.ShortResponseError, AuthenticationError, records.BadBatchError) as error:
+            except (OSError, protocol.ShortResponseError, AuthenticationError) as error:
                 self._failed(error)
             except Exception as error:  # a bug: said as loudly as an outage, and tried again
                 _LOGGER.exception("%s: reading failed", self._topic)
@@ -256,10 +256,17 @@ class WireFetcher:
         ready, found, following = _Ready(), [], {}
         for part in partitions:
             p = part.partition
+            if p not in asked:
+                continue
             if part.error:
                 self._partition_error(part, ready)
                 continue
-            rows, following[p] = records.read_batches(p, data, part.start, part.stop, asked[p], part.aborted)
+            try:
+                rows, following[p] = records.read_batches(p, data, part.start, part.stop, asked[p], part.aborted)
+            except records.BadBatchError as damaged:  # the other partitions go on
+                text = f"what the broker holds at offset {asked[p]} can't be read: {damaged}"
+                ready.problems.append(Problem(p, int(KafkaError._BAD_MSG), text))
+                continue
             if len(rows):
                 found.append(rows)
                 ready.partitions.add(p)
@@ -328,8 +335,6 @@ def _code(error: Exception) -> int:
         return int(KafkaError._AUTHENTICATION)
     if isinstance(error, ssl.SSLError):
         return int(KafkaError._SSL)
-    if isinstance(error, records.BadBatchError):
-        return int(KafkaError._BAD_MSG)
     return int(KafkaError._TRANSPORT)
 
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 
 from beam_jobs import dead_letters, metrics
-from beam_jobs.block import Block, source_of, with_source
+from beam_jobs.block import Block, source_of, take, with_source
 from beam_jobs.codec.decoder import EventDecoder, warm_up
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 
@@ -40,11 +41,16 @@ class DecodeEvents(beam.DoFn):
 
 
 class Preprocess(beam.DoFn):
-    """Events blocks to features blocks by the compiled SQL; rows the WHERE removes are counted."""
+    """Events blocks to features blocks by the compiled SQL; rows the WHERE removes are counted.
 
-    def __init__(self, preprocessor: Preprocessor, job: str) -> None:
+    Args:
+      carry: fields of the events that come out as they went in, beside what the query selects.
+    """
+
+    def __init__(self, preprocessor: Preprocessor, job: str, carry: Sequence[str] = ()) -> None:
         self._preprocessor = preprocessor
         self._job = job
+        self._carry = tuple(carry)
 
     def process(self, events: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
         columns = list(self._preprocessor.input_columns)
@@ -56,7 +62,13 @@ class Preprocess(beam.DoFn):
                 yield _refused(source_of(part), done.errors, "preprocess", self._job)
             metrics.inc(metrics.RECORDS_FILTERED, done.filtered)
             if done.rows.num_rows:
-                yield with_source(done.rows, source_of(part), done.kept)
+                rows = done.rows
+                if self._carry:
+                    carried = take(part.select(list(self._carry)), done.kept)
+                    rows = pa.RecordBatch.from_arrays(
+                        [*rows.columns, *carried.columns], names=[*rows.schema.names, *self._carry]
+                    )
+                yield with_source(rows, source_of(part), done.kept)
 
 
 def _refused(raw: Block, errors: Any, stage: str, job: str) -> beam.pvalue.TaggedOutput:

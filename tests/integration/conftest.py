@@ -10,6 +10,13 @@ import pytest
 
 from demo.broker import locked
 from demo.history import write_history
+from tests.integration.topics import Topics
+from tests.kafka_broker import SharedBroker
+
+
+@pytest.fixture
+def topics(apache_kafka: SharedBroker) -> Topics:
+    return Topics(apache_kafka)
 
 
 @pytest.fixture(scope="session")

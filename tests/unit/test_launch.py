@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, PortableOptions
 
 from beam_jobs.errors import UserError
-from beam_jobs.launch import check_one_worker, keep_memory
+from beam_jobs.launch import check_one_worker, keep_memory, outlast_job_server
 
 
 def direct(*flags: str) -> DirectOptions:
@@ -30,6 +30,15 @@ def test_several_workers_are_refused(flags: list[str]) -> None:
 @pytest.mark.parametrize("flags", [[], ["--direct_num_workers=1"], ["--direct_running_mode=in_memory"]])
 def test_one_worker_is_fine(flags: list[str]) -> None:
     check_one_worker(direct(*flags))
+
+
+def test_a_job_on_prism_outlasts_one_answer_of_its_job_server() -> None:
+    options = PipelineOptions([]).view_as(PortableOptions)
+    outlast_job_server(options)
+    assert options.job_server_timeout > 10**8
+    asked = PipelineOptions(["--job_server_timeout=7"]).view_as(PortableOptions)
+    outlast_job_server(asked)
+    assert asked.job_server_timeout == 7
 
 
 def test_the_allocator_can_be_told_twice() -> None:

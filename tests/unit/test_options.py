@@ -13,7 +13,7 @@ def parse(*argv: str) -> options.PipelineOptions:
 def test_values_reach_their_class() -> None:
     parsed = parse("--input", "kafka://h:1/t", "--from=earliest", "--use_case", "car_sensors")
     assert parsed.view_as(options.InputOptions).start_from == "earliest"
-    assert parsed.view_as(options.ScoreOptions).use_case == "car_sensors"
+    assert parsed.view_as(options.UseCaseOptions).use_case == "car_sensors"
 
 
 def test_beam_options_pass() -> None:

@@ -1,0 +1,63 @@
+"""Archives events as training data: Kafka -> decode -> preprocess -> files by event time, each row in exactly one.
+
+    python -m beam_jobs.archive --use_case car_sensors --input kafka://localhost:9092/sensor-data \\
+        --output gs://bucket/car_sensors --dead_letters kafka://localhost:9092/dead-letters
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import apache_beam as beam
+
+from beam_jobs import launch, options
+from beam_jobs.archive_rows import carried
+from beam_jobs.cli import run
+from beam_jobs.dead_letters import WriteDeadLetters, step
+from beam_jobs.io.archive import WriteToArchive
+from beam_jobs.io.kafka import ReadFromKafka
+from beam_jobs.preprocessing.transforms import DecodeEvents, Preprocess
+from beam_jobs.report import conclude
+
+CONCERNS = (
+    options.UseCaseOptions,
+    options.OutputOptions,
+    options.ArchiveOptions,
+    options.InputOptions,
+    options.ConnectionOptions,
+    options.DeadLetterOptions,
+    options.ReportOptions,
+)
+
+
+def build(pipeline: beam.Pipeline, job: launch.ArchiveJob) -> None:
+    """Wires the job into ``pipeline``. One fused stage: offsets are committed after the files count."""
+
+    raw = pipeline | "Read" >> ReadFromKafka(**job.source)
+    decode = DecodeEvents(job.use_case.schema, job.columns, job.writers.writer_schema, job.name)
+    rows, undecodable = step("Decode", decode, raw)
+    bad = {"Decode": undecodable}
+    if job.content == "features":
+        label = carried(job.use_case)
+        preprocess = Preprocess(job.use_case.preprocessor(), job.name, [label] if label else [])
+        rows, bad["Preprocess"] = step("Preprocess", preprocess, rows)
+    rows | "Archive" >> WriteToArchive(job.write)
+    # One sink a step: a Flatten would end the fused stage, and with it the order of output and commit.
+    for name, letters in bad.items():
+        letters | f"DeadLetters{name}" >> WriteDeadLetters(
+            job.dead_letters, job.config, job.schema_ids["dead_letter"], job.max_dead_letter_rate
+        )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses, checks everything that can be checked before the start, runs, sums up."""
+    parsed = options.parse("python -m beam_jobs.archive", (__doc__ or "").splitlines()[0], argv, *CONCERNS)
+    job = launch.archive_job(parsed)
+    report = parsed.view_as(options.ReportOptions).report
+    done = partial(conclude, live=job.live, path=report, archive=True)
+    return launch.run_job(parsed, partial(build, job=job), job.live, done)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,216 @@
+"""The archive sink and source: event-time partitions of Avro or Parquet files, each row in exactly one of them.
+
+Files lie under ``date=2026-11-22/hour=07/`` (UTC), below ``COLUMN=VALUE/`` where a route column is given. What makes a
+file count, and why a retry makes no second copy: ``archive_log``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal, Protocol
+from urllib.parse import quote
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+from numpy.typing import NDArray
+
+from beam_jobs import metrics
+from beam_jobs.archive_rows import PROPERTY, archive_rows
+from beam_jobs.block import SOURCE_PREFIX, Block, take
+from beam_jobs.codec.avro_file import AvroWriter
+from beam_jobs.codec.schema import arrow_schema
+from beam_jobs.io.archive_log import ArchiveLog, Finished, Ranges, new_id
+from beam_jobs.io.files import is_local, patiently
+
+FileFormat = Literal["avro", "parquet"]
+
+_HOUR_MS = 3_600_000
+_DEFLATE_LEVEL = 1  # 6 takes three times as long for 5 % (docs/measurements.md)
+
+Longs = NDArray[np.int64]
+
+
+class _Rows(Protocol):
+    """Writes rows to one open file."""
+
+    def write(self, batch: pa.RecordBatch) -> None: ...
+
+
+@dataclass
+class _Open:
+    """A file that is being written."""
+
+    folder: str  # of the archive
+    number: int  # within the bundle
+    spool: Path
+    file: IO[bytes]
+    rows: _Rows
+    count: int = 0
+
+
+class WriteFiles(beam.DoFn):
+    """Writes the rows of events or features blocks; a bundle's files count once it has committed them.
+
+    Args:
+      root: the archive's folder, as ``files.root_of`` gives it.
+      name: of this job in the archive's log.
+      schema: the rows' Avro schema (``archive_rows.archive_schema``).
+      event_time: column of the event's time.
+      file_format: "avro" or "parquet".
+      route: text column whose values get folders of their own; None: none do.
+      max_file_bytes: a file that has reached it is followed by another one.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        name: str,
+        schema: Mapping[str, Any],
+        event_time: str,
+        file_format: FileFormat,
+        route: str | None,
+        max_file_bytes: int,
+    ) -> None:
+        self._root, self._name, self._schema = root, name, dict(schema)
+        self._event_time, self._format, self._route = event_time, file_format, route
+        self._max_file_bytes = max_file_bytes
+
+    def setup(self) -> None:
+        self._log = ArchiveLog(self._root, self._name)
+        # Beside the data where that is a rename away; else on this machine until it is whole.
+        self._scratch = None if is_local(self._root) else Path(tempfile.mkdtemp(prefix="highbeam-archive-"))
+
+    def teardown(self) -> None:
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def start_bundle(self) -> None:
+        self._bundle, self._numbers = new_id(), 0
+        self._open: dict[str, _Open] = {}
+        self._closed: list[_Open] = []
+        self._seen: dict[tuple[str, int], tuple[int, int]] = {}
+        self._held = self._log.held()
+
+    def process(self, block: Block) -> None:
+        block = self._new(block)
+        if not block.num_rows:
+            return
+        for folder, rows in self._partitioned(block):
+            file = self._open.get(folder) or self._begin(folder)
+            file.rows.write(archive_rows(rows, self._schema))
+            file.count += rows.num_rows
+            if file.file.tell() >= self._max_file_bytes:
+                self._close(folder)
+
+    def finish_bundle(self) -> None:
+        for folder in list(self._open):
+            self._close(folder)
+        if not self._closed:
+            return
+        files = [self._finished(file) for file in self._closed]
+        ranges = {partition: np.array([span], np.int64) for partition, span in self._seen.items()}
+        self._log.commit(self._bundle, files, Ranges(ranges))
+        rows = sum(file.rows for file in files)
+        metrics.inc(metrics.ARCHIVED, rows)
+        metrics.inc(metrics.ARCHIVED_FILES, len(files))
+
+    def _new(self, block: Block) -> Block:
+        """Without the rows the archive has already; notes the positions of the others."""
+        topic = block.column(SOURCE_PREFIX + "topic")[0].as_py()
+        partitions = block.column(SOURCE_PREFIX + "partition").to_numpy()
+        offsets = block.column(SOURCE_PREFIX + "offset").to_numpy()
+        keep = np.ones(len(offsets), np.bool_)
+        for p in np.unique(partitions).tolist():
+            here = partitions == p
+            mine = offsets[here]
+            known = self._held.holds((topic, p), mine)
+            keep[here] = ~known
+            if not known.all():
+                fresh = mine[~known]
+                first, last = self._seen.get((topic, p), (fresh[0], fresh[0]))
+                self._seen[topic, p] = min(int(fresh.min()), first), max(int(fresh.max()), last)
+        if keep.all():
+            return block
+        metrics.inc(metrics.ALREADY_ARCHIVED, int((~keep).sum()))
+        return take(block, np.flatnonzero(keep))
+
+    def _partitioned(self, block: Block) -> Iterator[tuple[str, Block]]:
+        """Folder and rows, in their order, of each partition of the archive the block has rows of."""
+        millis = block.column(self._event_time).cast(pa.timestamp("ms", "UTC")).cast(pa.int64()).to_numpy()
+        hours = millis // _HOUR_MS
+        if self._route is None:
+            routes, names = np.zeros(len(hours), np.int64), [""]
+        else:
+            coded = block.column(self._route).cast(pa.string()).fill_null("").dictionary_encode()
+            routes = coded.indices.to_numpy().astype(np.int64)
+            names = [f"{self._route}={quote(value, safe='') or '__none__'}/" for value in coded.dictionary.to_pylist()]
+        groups, place = np.unique(hours * len(names) + routes, return_inverse=True)
+        for i, group in enumerate(groups.tolist()):
+            hour, route = divmod(group, len(names))
+            rows = block if len(groups) == 1 else take(block, np.flatnonzero(place == i))
+            yield names[route] + hour_folder(hour), rows
+
+    def _begin(self, folder: str) -> _Open:
+        number, self._numbers = self._numbers, self._numbers + 1
+        spool = Path(self._log.temporary(self._bundle, number))
+        if self._scratch is not None:
+            spool = self._scratch / spool.name
+        spool.parent.mkdir(parents=True, exist_ok=True)
+        file = spool.open("wb")
+        rows: _Rows = (
+            AvroWriter(file, self._schema, level=_DEFLATE_LEVEL)
+            if self._format == "avro"
+            else pq.ParquetWriter(file, self._parquet_schema(), compression="zstd")
+        )
+        self._open[folder] = _Open(folder, number, spool, file, rows)
+        return self._open[folder]
+
+    def _parquet_schema(self) -> pa.Schema:
+        return arrow_schema(self._schema).with_metadata({PROPERTY: json.dumps(self._schema[PROPERTY])})
+
+    def _close(self, folder: str) -> None:
+        done = self._open.pop(folder)
+        if isinstance(done.rows, pq.ParquetWriter):
+            done.rows.close()
+        done.file.close()
+        self._closed.append(done)
+
+    def _finished(self, file: _Open) -> Finished:
+        """Brings a file to the archive's storage, where it is not there yet."""
+        temporary = self._log.temporary(self._bundle, file.number)
+        if self._scratch is not None:
+            patiently(lambda: _upload(file.spool, temporary))
+            file.spool.unlink()
+        final = f"{self._root}/{file.folder}/part-{self._bundle}-{file.number}.{self._format}"
+        return Finished(temporary, final, file.count)
+
+
+def hour_folder(hour: int) -> str:
+    """``date=…/hour=…`` of an hour since the epoch, UTC."""
+    text = str(np.datetime64(hour, "h"))  # 2026-11-22T07
+    return f"date={text[:10]}/hour={text[11:13]}"
+
+
+def _upload(source: Path, target: str) -> None:
+    with source.open("rb") as file, FileSystems.create(target, compression_type=CompressionTypes.UNCOMPRESSED) as out:
+        shutil.copyfileobj(file, out, 1 << 20)
+
+
+class WriteToArchive(beam.PTransform):
+    """Writes events or features blocks to an archive; for the arguments see :class:`WriteFiles`."""
+
+    def __init__(self, write: WriteFiles) -> None:
+        super().__init__()
+        self._write = write
+
+    def expand(self, blocks: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[Any]:
+        return blocks | "Write" >> beam.ParDo(self._write)

@@ -1,0 +1,199 @@
+"""Reading an archive back: the same rows, with the positions they came from."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+import apache_beam as beam
+import fastavro
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.transforms.window import TimestampedValue
+
+from beam_jobs import metrics
+from beam_jobs.archive_rows import PROPERTY, SOURCE_FIELDS, Content, archive_schema
+from beam_jobs.block import MAX_BLOCK_ROWS, RAW_SCHEMA, Block, min_timestamp, take, with_source
+from beam_jobs.codec.avro_file import read_avro
+from beam_jobs.codec.schema import arrow_schema
+from beam_jobs.errors import UserError
+from beam_jobs.io.archive_log import FOLDER
+from beam_jobs.io.files import list_files, patiently
+from use_cases import UseCase
+
+SUFFIXES = (".avro", ".parquet")
+_DAY_HOUR = re.compile(r"/date=(\d{4}-\d\d-\d\d)/hour=(\d\d)/")
+_HOUR_MS = 3_600_000
+
+
+@dataclass(frozen=True)
+class ArchiveInput:
+    """The files of an archive that may hold wanted rows, checked."""
+
+    files: tuple[str, ...]
+    use_case: UseCase
+    content: Content
+    start_ms: int | None  # event time, inclusive
+    end_ms: int | None  # event time, exclusive
+
+
+def find(root: str, start_ms: int | None = None, end_ms: int | None = None) -> list[str]:
+    """The data files of an archive, sorted; those whose hour can't hold a wanted row are left out.
+
+    Raises:
+      UserError: there are none.
+    """
+    found = [path for path in list_files(f"{root}/**") if path.endswith(SUFFIXES) and _counts(path, root)]
+    if not found:
+        raise UserError(f"{root}: no .avro or .parquet file there; name the folder that beam_jobs.archive wrote to")
+    wanted = [path for path in found if _overlaps(path, start_ms, end_ms)]
+    if not wanted:
+        raise UserError(f"{root}: none of its {len(found)} files is of that time")
+    return wanted
+
+
+def _counts(path: str, root: str) -> bool:
+    parts = path.removeprefix(root).strip("/").split("/")
+    return FOLDER not in parts and not any(part[:1] in "._" for part in parts)
+
+
+def _overlaps(path: str, start_ms: int | None, end_ms: int | None) -> bool:
+    match = _DAY_HOUR.search(path)
+    if match is None:
+        return True
+    begin = int(np.datetime64(f"{match[1]}T{match[2]}", "ms").astype(np.int64))
+    return (start_ms is None or begin + _HOUR_MS > start_ms) and (end_ms is None or begin < end_ms)
+
+
+def described(path: str) -> Mapping[str, Any] | None:
+    """What the archive job wrote about a file's rows: use_case, content, preprocessing; None: it wrote nothing.
+
+    Raises:
+      UserError: the file can't be read.
+    """
+    try:
+        with _open(path) as file:
+            if path.endswith(".parquet"):
+                text = (pq.read_schema(file).metadata or {}).get(PROPERTY.encode())
+                return None if text is None else dict(json.loads(text))
+            schema = json.loads(fastavro.reader(file).metadata["avro.schema"])
+            found = schema.get(PROPERTY) if isinstance(schema, dict) else None
+            return found if isinstance(found, dict) else None
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise UserError(f"{path}: can't be read ({' '.join(str(error).split())[:200]})") from error
+
+
+def check_content(path: str, about: Mapping[str, Any], use_case: UseCase) -> None:
+    """Refuses a file of another use case, or with the features of another preprocessing."""
+    if about["use_case"] != use_case.name:
+        raise UserError(f"{path} holds {about['use_case']}, not {use_case.name}; name its own use case")
+    now = use_case.preprocessor().fingerprint
+    if about["content"] == "features" and about["preprocessing"] != now:
+        raise UserError(
+            f"{path} holds features of preprocessing {about['preprocessing'][:12]}, now it is {now[:12]}; "
+            "use an archive of events (--raw), or restore the old SQL"
+        )
+
+
+def open_archive(root: str, use_case: UseCase, start_ms: int | None = None, end_ms: int | None = None) -> ArchiveInput:
+    """Finds the files and checks that the use case can read them.
+
+    Raises:
+      UserError: no file, another use case, mixed content, or features of another preprocessing.
+    """
+    files = find(root, start_ms, end_ms)
+    contents = set()
+    for path in files:
+        about = described(path)
+        if about is None:
+            raise UserError(f"{path}: not written by beam_jobs.archive, its positions are not known")
+        check_content(path, about, use_case)
+        contents.add(about["content"])
+    if len(contents) > 1:
+        raise UserError(f"{root} holds features as well as events; keep them in folders of their own")
+    return ArchiveInput(tuple(files), use_case, contents.pop(), start_ms, end_ms)
+
+
+def _open(path: str) -> IO[bytes]:
+    return patiently(lambda: FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED))
+
+
+def read_rows(path: str, schema: Mapping[str, Any], columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a file in the columns of a record schema (``columns``: these of them, in that order).
+
+    Raises:
+      UserError: the file can't be read, is damaged, or lacks a column.
+    """
+    with _open(path) as file:
+        if path.endswith(".avro"):
+            yield from read_avro(file, schema, columns)
+            return
+        wanted = arrow_schema(schema, columns)
+        try:
+            for batch in pq.ParquetFile(file).iter_batches(MAX_BLOCK_ROWS, columns=wanted.names):
+                arrays = [batch.column(f.name).cast(f.type) for f in wanted]
+                yield pa.RecordBatch.from_arrays(arrays, schema=wanted)
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise UserError(f"{path}: can't be read ({' '.join(str(error).split())[:200]})") from error
+
+
+class ReadFiles(beam.DoFn):
+    """File names to blocks of the archive's content with their source columns; values and headers are null."""
+
+    def __init__(self, archive: ArchiveInput) -> None:
+        self._archive = archive
+
+    def process(self, path: str) -> Iterator[TimestampedValue]:
+        archive = self._archive
+        schema = archive_schema(archive.use_case, archive.content)
+        for rows in read_rows(path, schema):
+            for start in range(0, rows.num_rows, MAX_BLOCK_ROWS):
+                block = self._block(rows.slice(start, MAX_BLOCK_ROWS))
+                if block.num_rows:
+                    metrics.inc(metrics.RECORDS_READ, block.num_rows)
+                    yield TimestampedValue(block, min_timestamp(block))
+
+    def _block(self, rows: pa.RecordBatch) -> Block:
+        archive = self._archive
+        if archive.start_ms is not None or archive.end_ms is not None:
+            times = rows.column(archive.use_case.event_time).cast(pa.timestamp("ms", "UTC")).cast(pa.int64()).to_numpy()
+            keep = np.ones(len(times), np.bool_)
+            if archive.start_ms is not None:
+                keep &= times >= archive.start_ms
+            if archive.end_ms is not None:
+                keep &= times < archive.end_ms
+            rows = take(rows, np.flatnonzero(keep))
+        columns = {field["name"]: rows.column(field["name"]) for field in SOURCE_FIELDS}
+        key = rows.column(archive.use_case.key)
+        n = rows.num_rows
+        raw = pa.RecordBatch.from_arrays(
+            [
+                columns["source_topic"].dictionary_encode(),
+                columns["source_partition"],
+                columns["source_offset"],
+                columns["source_timestamp"].cast(RAW_SCHEMA.field("timestamp").type),
+                key.cast(pa.string()).cast(pa.binary()),
+                pa.nulls(n, pa.binary()),
+                pa.nulls(n, RAW_SCHEMA.field("headers").type),
+            ],
+            schema=RAW_SCHEMA,
+        )
+        return with_source(rows.select([name for name in rows.schema.names if name not in columns]), raw)
+
+
+class ReadFromArchive(beam.PTransform):
+    """Blocks of an archive, of features or events as it holds; bounded."""
+
+    def __init__(self, archive: ArchiveInput) -> None:
+        super().__init__()
+        self._archive = archive
+
+    def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection[pa.RecordBatch]:
+        read = beam.ParDo(ReadFiles(self._archive)).with_output_types(Block)
+        return pbegin | "Files" >> beam.Create(self._archive.files) | "Read" >> read

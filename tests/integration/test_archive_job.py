@@ -1,0 +1,203 @@
+"""Archiving on Apache Kafka: every record in one row of one file, whatever happens; and the way back to scores."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import fastavro
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+import use_cases
+from tests.integration.topics import Topics, events, framed, run
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+
+PERSONAL = {"vin", "driver_name", "latitude", "longitude"}
+
+
+@pytest.fixture
+def archive(topics: Topics, tmp_path: Path) -> Callable[..., list[str]]:
+    def command(*more: str, until: str | None = "latest") -> list[str]:
+        return [
+            *(sys.executable, "-m", "beam_jobs.archive", "--use_case", "car_sensors"),
+            *("--input", topics.uri("events"), "--from", "earliest", *(["--until", until] if until else [])),
+            *("--output", (tmp_path / "archive").as_uri(), "--dead_letters", topics.uri("dead")),
+            *("--report", str(tmp_path / "report.json"), *more),
+        ]
+
+    return command
+
+
+def report(tmp_path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((tmp_path / "report.json").read_text())
+    return found
+
+
+def rows(tmp_path: Path, suffix: str = "avro") -> list[dict[str, Any]]:
+    """All rows a reader sees that knows nothing but the folder."""
+    found: list[dict[str, Any]] = []
+    for path in sorted((tmp_path / "archive").rglob(f"*.{suffix}")):
+        if suffix == "avro":
+            with path.open("rb") as file:
+                found += list(fastavro.reader(file))  # type: ignore[arg-type]
+        else:
+            found += pq.ParquetFile(path).read().to_pylist()
+    return found
+
+
+def positions(found: list[dict[str, Any]]) -> Counter[tuple[int, int]]:
+    return Counter((row["source_partition"], row["source_offset"]) for row in found)
+
+
+@pytest.mark.parametrize("file_format", ["avro", "parquet"])
+@pytest.mark.parametrize("content", ["features", "events"])
+def test_rows_are_filed_by_event_time(
+    topics: Topics, archive: Callable[..., list[str]], tmp_path: Path, file_format: str, content: str
+) -> None:
+    sent = events(3000)
+    topics.send("events", [*framed(sent), b"broken"])
+    run(archive("--file_format", file_format, *(["--raw"] if content == "events" else [])))
+    counted = report(tmp_path)
+    assert (counted["archived"], counted["dead_letters"], counted["unaccounted"]) == (3000, 1, 0)
+    found = rows(tmp_path, file_format)
+    assert set(positions(found).values()) == {1}
+    assert len(found) == 3000
+    assert not PERSONAL & found[0].keys()
+    for path in (tmp_path / "archive").rglob(f"*.{file_format}"):
+        hours = {pd.Timestamp(t).floor("h") for t in pd.DataFrame(_one(path))["event_time"]}
+        (hour,) = hours
+        assert path.parent.name == f"hour={hour:%H}"
+        assert path.parent.parent.name == f"date={hour:%Y-%m-%d}"
+    car = use_cases.load("car_sensors")
+    assert Counter(row["car_id"] for row in found) == Counter(sent.column("car_id").to_pylist())
+    if content == "features":
+        assert set(car.preprocessor().features) < found[0].keys()
+        assert car.label in found[0]
+
+
+def _one(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        return list(pq.ParquetFile(path).read().to_pylist())
+    with path.open("rb") as file:
+        return list(fastavro.reader(file))  # type: ignore[arg-type]
+
+
+def test_the_same_range_again_adds_nothing(topics: Topics, archive: Callable[..., list[str]], tmp_path: Path) -> None:
+    topics.send("events", list(framed(events(1000))))
+    run(archive())
+    topics.send("events", list(framed(events(500, seed=6))))
+    run(archive())
+    counted = report(tmp_path)
+    assert (counted["already_archived"], counted["archived"], counted["unaccounted"]) == (1000, 500, 0)
+    assert set(positions(rows(tmp_path)).values()) == {1}
+    assert len(rows(tmp_path)) == 1500
+
+
+def test_killed_at_random_every_record_is_in_one_row(
+    topics: Topics, archive: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    topics.send("events", list(framed(events(40_000))))
+    small = ["--max_file_age", "0.05", "--block_rows", "500", "--max_file_mb", "0.3"]
+    chance = random.Random(4)
+    killed = 0
+    for _ in range(3):
+        job = subprocess.Popen(archive(*small), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        assert job.stderr is not None
+        for line in job.stderr:
+            if line.startswith("writing"):
+                break
+        deadline = time.monotonic() + 30
+        before = len(list((tmp_path / "archive").rglob("*.avro")))
+        while time.monotonic() < deadline and job.poll() is None:
+            if len(list((tmp_path / "archive").rglob("*.avro"))) > before + chance.randint(1, 5):
+                break
+        killed += job.poll() is None
+        job.send_signal(signal.SIGKILL)
+        job.communicate()
+    run(archive())
+    assert killed
+    found = positions(rows(tmp_path))
+    assert set(found.values()) == {1}
+    assert len(found) == 40_000
+    assert not list((tmp_path / "archive").rglob("*.part"))
+
+
+def test_live_files_are_finished_by_age_and_ctrl_c(
+    topics: Topics, archive: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    topics.send("events", list(framed(events(2000))))
+    live = archive("--max_file_age", "1", "--runner", "DirectRunner", "--group_id", topics.name("group"), until=None)
+    job = subprocess.Popen(live, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while len(rows(tmp_path)) < 2000:
+            assert time.monotonic() < deadline, job.poll()
+            time.sleep(0.1)
+        topics.send("events", list(framed(events(300, seed=9))))
+    finally:
+        time.sleep(0.2)
+        job.send_signal(signal.SIGINT)
+        _, errors = job.communicate(timeout=60)
+    assert job.returncode == 0, errors
+    assert report(tmp_path)["unaccounted"] == 0
+    run(archive("--group_id", topics.name("group")))
+    assert set(positions(rows(tmp_path)).values()) == {1}
+    assert len(rows(tmp_path)) == 2300
+
+
+@pytest.mark.parametrize("content", ["features", "events"])
+def test_scores_from_the_archive_are_those_from_the_topic(
+    topics: Topics, archive: Callable[..., list[str]], trained_model: Path, tmp_path: Path, content: str
+) -> None:
+    topics.send("events", list(framed(events(20_000))))
+    run(archive(*(["--raw"] if content == "events" else [])))
+    score = [sys.executable, "-m", "beam_jobs.score", "--use_case", "car_sensors", "--model", str(trained_model)]
+    found = []
+    for i, source in enumerate([[topics.uri("events"), "--until", "latest"], [(tmp_path / "archive").as_uri()]]):
+        outputs = {name: topics.uri(f"{name}-{i}") for name in ("alerts", "scores", "dead")}
+        run(
+            [
+                *(*score, "--input", *source, "--alerts", outputs["alerts"], "--scores", outputs["scores"]),
+                *("--dead_letters", outputs["dead"], "--create_topics"),
+            ]
+        )
+        alerts = topics.read(f"alerts-{i}", "alert")
+        scores = topics.read(f"scores-{i}")
+        found.append((sorted(a["id"] for a in alerts), sorted(s["value"] for s in scores)))
+    assert found[0][0]
+    assert found[0] == found[1]  # ids, and the bytes of every score
+
+
+def test_duckdb_and_pandas_read_the_same(topics: Topics, archive: Callable[..., list[str]], tmp_path: Path) -> None:
+    topics.send("events", list(framed(events(1000))))
+    run(archive("--file_format", "parquet"))
+    pattern = str(tmp_path / "archive" / "**" / "*.parquet")
+    (count, cars), *_ = duckdb.sql(f"select count(*), count(distinct car_id) from '{pattern}'").fetchall()
+    frame = pd.concat(pd.read_parquet(path) for path in (tmp_path / "archive").rglob("*.parquet"))
+    assert (count, cars) == (len(frame), frame["car_id"].nunique()) == (1000, 50)
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--route_by", "speed"], "no text column"),
+        (["--max_file_age", "0"], "--max_file_age"),
+        (["--output", "s3://bucket/x"], "gs://bucket/folder"),
+    ],
+)
+def test_wrong_options_are_one_line(archive: Callable[..., list[str]], more: list[str], named: str) -> None:
+    done = subprocess.run(archive(*more), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert named in done.stderr.splitlines()[-1]

@@ -1,0 +1,116 @@
+"""What an archive holds, whatever moment its writer was killed at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beam_jobs.io import archive_log
+from beam_jobs.io.archive_log import ArchiveLog, Finished, Ranges, new_id
+from beam_jobs.io.files import list_files
+
+SPANS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 9)).map(lambda s: (s[0], s[0] + s[1])), max_size=8)
+
+
+def ranges(*spans: tuple[int, int], partition: int = 0) -> Ranges:
+    return Ranges({("t", partition): np.array(spans, np.int64).reshape(-1, 2)})
+
+
+@given(st.lists(SPANS, max_size=4))
+def test_a_union_of_ranges_holds_what_its_parts_hold(parts: list[list[tuple[int, int]]]) -> None:
+    held = Ranges()
+    for spans in parts:
+        for span in spans:
+            held |= ranges(span)
+    offsets = np.arange(75)
+    expected = [any(a <= o <= b for spans in parts for a, b in spans) for o in offsets]
+    assert held.holds(("t", 0), offsets).tolist() == expected
+    assert not held.holds(("t", 1), offsets).any()
+    if held.of:
+        merged = held.of["t", 0]
+        assert (merged[1:, 0] > merged[:-1, 1] + 1).all()  # nothing left to merge
+    again = Ranges.from_json(held.to_json())
+    assert again.holds(("t", 0), offsets).tolist() == expected
+
+
+class Files:
+    """An archive with files that are about to be committed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = str(root)
+        self.log = ArchiveLog(self.root, "job")
+
+    def write(self, bundle: str, number: int) -> Finished:
+        temporary = Path(self.log.temporary(bundle, number))
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text("rows")
+        return Finished(str(temporary), f"{self.root}/date=2026-11-22/hour=07/part-{bundle}-{number}.avro", 5)
+
+    def data(self) -> list[str]:
+        return [Path(path).name for path in list_files(f"{self.root}/**.avro")]
+
+    def left(self) -> list[str]:
+        return list_files(f"{self.log.folder}/unfinished/*")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def test_committed_files_are_in_place_and_remembered(files: Files) -> None:
+    files.log.commit("a", [files.write("a", 0), files.write("a", 1)], ranges((0, 9)))
+    assert files.data() == ["part-a-0.avro", "part-a-1.avro"]
+    assert files.left() == []
+    other = ArchiveLog(files.root, "job")
+    assert other.held().holds(("t", 0), np.array([0, 9, 10])).tolist() == [True, True, False]
+    files.log.commit("b", [files.write("b", 0)], ranges((10, 12)))
+    assert other.held().holds(("t", 0), np.array([12])).all()  # another worker's commits are seen
+
+
+def test_a_kill_before_the_commit_leaves_nothing_that_counts(files: Files) -> None:
+    files.write("a", 0)
+    assert files.data() == []
+    assert ArchiveLog(files.root, "job").recover().of == {}
+    assert files.left() == []
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_a_kill_between_commit_and_rename_is_finished(files: Files, monkeypatch: pytest.MonkeyPatch, done: int) -> None:
+    written = [files.write("a", 0), files.write("a", 1)]
+    move, moved = archive_log.move, []
+
+    def killed(source: str, target: str) -> None:
+        if len(moved) == done:
+            raise KeyboardInterrupt
+        moved.append(source)
+        move(source, target)
+
+    monkeypatch.setattr(archive_log, "move", killed)
+    with pytest.raises(KeyboardInterrupt):
+        files.log.commit("a", written, ranges((0, 9)))
+    monkeypatch.undo()
+    files.write("b", 0)  # of a bundle that never got as far
+    held = ArchiveLog(files.root, "job").recover()
+    assert files.data() == ["part-a-0.avro", "part-a-1.avro"]
+    assert files.left() == []
+    assert held.holds(("t", 0), np.arange(11)).tolist() == [True] * 10 + [False]
+
+
+def test_recovering_folds_the_commits(files: Files) -> None:
+    for i in range(5):
+        files.log.commit(new_id(), [], ranges((10 * i, 10 * i + 9)))
+    ArchiveLog(files.root, "job").recover()
+    assert len(list_files(f"{files.log.folder}/commits/*.json")) == 1
+    held = ArchiveLog(files.root, "job").recover()
+    assert held.of["t", 0].tolist() == [[0, 49]]
+
+
+def test_jobs_of_other_names_are_left_alone(files: Files) -> None:
+    files.write("a", 0)
+    ArchiveLog(files.root, "another").recover()
+    assert len(files.left()) == 1
