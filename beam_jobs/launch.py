@@ -271,8 +271,10 @@ def archive_input(given: options.InputOptions, use_case: UseCase) -> ArchiveInpu
     Raises:
       UserError: no archive of this use case there, or --from and --until are no times.
     """
-    if given.input.lower().startswith("kafka://"):
-        return None
+    scheme, separator, _ = given.input.partition("://")
+    local = not separator and ("/" in given.input or os.path.isdir(given.input))
+    if not local and scheme.lower() not in ("gs", "file"):
+        return None  # whatever else it may be, it is checked as a topic
     bounds: dict[str, int | None] = {"--from": None, "--until": None}
     for flag, text in (("--from", given.start_from), ("--until", given.until)):
         spec = OffsetSpec.parse(text) if text else None
