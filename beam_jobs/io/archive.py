@@ -34,7 +34,7 @@ from beam_jobs.io.files import is_local, patiently
 FileFormat = Literal["avro", "parquet"]
 
 _HOUR_MS = 3_600_000
-_DEFLATE_LEVEL = 1  # 6 takes three times as long for 5 % (docs/measurements.md)
+_DEFLATE_LEVEL = 1  # quick: compressing is most of the work
 
 Longs = NDArray[np.int64]
 
