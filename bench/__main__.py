@@ -13,6 +13,7 @@ for module in (
     "write",
     "back_pressure",
     "kill_resume",
+    "archive",
     "growth",
 ):
     print(f"\n== python -m bench.{module}", flush=True)

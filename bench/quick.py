@@ -33,7 +33,7 @@ def measured() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         found = steps.measure({**steps.codec(), **steps.inference(Path(folder))}, rounds=7)
     ratios = {name: float(figures["over_usual"]) for name, figures in found.items()}
-    runs = score.compare(RECORDS, ROUNDS, ["highbeam_fn", "script", "raw_tuned"])
+    runs = score.compare(RECORDS, ROUNDS, ["highbeam_fn", "script"])
     for peer, each in score.ratios(runs).items():
         ratios[f"whole job ({peer})"] = round(max(each), 2)  # the better round: a disturbance only ever slows down
     return ratios
