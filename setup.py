@@ -54,6 +54,7 @@ setup(
         "beam_jobs.codec",
         "beam_jobs.inference",
         "beam_jobs.io",
+        "beam_jobs.preflight",
         "beam_jobs.preprocessing",
         "demo",
         "model",

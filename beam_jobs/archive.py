@@ -17,6 +17,7 @@ from beam_jobs.cli import run
 from beam_jobs.dead_letters import WriteDeadLetters, step
 from beam_jobs.io.archive import WriteToArchive
 from beam_jobs.io.kafka import ReadFromKafka
+from beam_jobs.preflight.archive import ArchiveJob, archive_job
 from beam_jobs.preprocessing.transforms import DecodeEvents, Preprocess
 from beam_jobs.report import conclude
 
@@ -31,7 +32,7 @@ CONCERNS = (
 )
 
 
-def build(pipeline: beam.Pipeline, job: launch.ArchiveJob) -> None:
+def build(pipeline: beam.Pipeline, job: ArchiveJob) -> None:
     """Wires the job into ``pipeline``. One fused stage: offsets are committed after the files count."""
 
     raw = pipeline | "Read" >> ReadFromKafka(**job.source)
@@ -53,7 +54,7 @@ def build(pipeline: beam.Pipeline, job: launch.ArchiveJob) -> None:
 def main(argv: Sequence[str]) -> int:
     """Parses, checks everything that can be checked before the start, runs, sums up."""
     parsed = options.parse("python -m beam_jobs.archive", (__doc__ or "").splitlines()[0], argv, *CONCERNS)
-    job = launch.archive_job(parsed)
+    job = archive_job(parsed)
     report = parsed.view_as(options.ReportOptions).report
     done = partial(conclude, live=job.live, path=report, archive=True)
     return launch.run_job(parsed, partial(build, job=job), job.live, done)

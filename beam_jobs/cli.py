@@ -57,3 +57,8 @@ def find_user_error(error: BaseException | None) -> UserError | None:
         error = error.__cause__ or error.__context__
     told = _TOLD.findall(text)
     return UserError(_WHILE_RUNNING.sub("", told[-1])) if told else None
+
+
+def say(text: str) -> None:
+    """One line for the person at the terminal, on stderr."""
+    print(text, file=sys.stderr, flush=True)

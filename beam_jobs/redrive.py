@@ -16,6 +16,7 @@ from beam_jobs.block import Block
 from beam_jobs.cli import run
 from beam_jobs.dead_letters import Redrive
 from beam_jobs.io.kafka import ReadFromKafka, WriteToKafka
+from beam_jobs.preflight.redrive import RedriveJob, redrive_job
 from beam_jobs.report import conclude_redrive
 
 CONCERNS = (
@@ -27,7 +28,7 @@ CONCERNS = (
 )
 
 
-def build(pipeline: beam.Pipeline, job: launch.RedriveJob) -> None:
+def build(pipeline: beam.Pipeline, job: RedriveJob) -> None:
     """Wires the job into ``pipeline``."""
     records = (
         pipeline
@@ -41,7 +42,7 @@ def build(pipeline: beam.Pipeline, job: launch.RedriveJob) -> None:
 def main(argv: Sequence[str]) -> int:
     """Parses, checks, puts back what is there now, and says how much that was."""
     parsed = options.parse("python -m beam_jobs.redrive", (__doc__ or "").splitlines()[0], argv, *CONCERNS)
-    job = launch.redrive_job(parsed)
+    job = redrive_job(parsed)
     return launch.run_job(parsed, partial(build, job=job), False, partial(conclude_redrive, dry_run=job.output is None))
 
 

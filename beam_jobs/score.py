@@ -22,6 +22,7 @@ from beam_jobs.inference.handler import BlockModelHandler
 from beam_jobs.inference.transforms import CheckScores, ToRecords
 from beam_jobs.io.archive_input import ReadFromArchive
 from beam_jobs.io.kafka import ReadFromKafka, WriteToKafka
+from beam_jobs.preflight.score import ScoreJob, score_job
 from beam_jobs.preprocessing.transforms import DecodeEvents, Preprocess
 from beam_jobs.report import conclude
 
@@ -35,7 +36,7 @@ CONCERNS = (
 )
 
 
-def build(pipeline: beam.Pipeline, job: launch.ScoreJob) -> None:
+def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
     """Wires the job into ``pipeline``. One fused stage, source to sinks: offsets are committed after the outputs."""
     use_case, preprocessor = job.use_case, job.preprocessor
 
@@ -83,7 +84,7 @@ def build(pipeline: beam.Pipeline, job: launch.ScoreJob) -> None:
 def main(argv: Sequence[str]) -> int:
     """Parses, checks everything that can be checked before the start, runs, sums up."""
     parsed = options.parse("python -m beam_jobs.score", (__doc__ or "").splitlines()[0], argv, *CONCERNS)
-    job = launch.score_job(parsed)
+    job = score_job(parsed)
     report = parsed.view_as(options.ReportOptions).report
     return launch.run_job(parsed, partial(build, job=job), job.live, partial(conclude, live=job.live, path=report))
 

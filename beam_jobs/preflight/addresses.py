@@ -1,0 +1,77 @@
+"""Checks that jobs share: where events come from, where the output goes."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from beam_jobs import options
+from beam_jobs.errors import UserError
+from beam_jobs.io.archive_input import ArchiveInput, open_archive
+from beam_jobs.io.files import root_of
+from beam_jobs.io.kafka import check_topic, ensure_topic
+from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.kafka_offsets import OffsetKind, OffsetSpec
+from beam_jobs.io.uri import KafkaAddress, parse
+from use_cases import UseCase
+
+
+def archive_input(given: options.InputOptions, use_case: UseCase) -> ArchiveInput | None:
+    """The archive that --input names, None where it names a topic.
+
+    Raises:
+      UserError: no archive of this use case there, or --from and --until are no times.
+    """
+    scheme, separator, _ = given.input.partition("://")
+    local = not separator and ("/" in given.input or os.path.isdir(given.input))
+    if not local and scheme.lower() not in ("gs", "file"):
+        return None  # whatever else it may be, it is checked as a topic
+    bounds: dict[str, int | None] = {"--from": None, "--until": None}
+    for flag, text in (("--from", given.start_from), ("--until", given.until)):
+        spec = OffsetSpec.parse(text) if text else None
+        if spec is not None and spec.kind is OffsetKind.OFFSETS:
+            raise UserError(f"{flag} {text}: an archive is cut by event time, give a time like 2026-11-22T07:00:00Z")
+        bounds[flag] = spec.timestamp_ms if spec and spec.kind is OffsetKind.TIMESTAMP else None
+    return open_archive(root_of(given.input), use_case, bounds["--from"], bounds["--until"])
+
+
+def kafka_source(parsed: PipelineOptions, name: str) -> tuple[KafkaConfig, dict[str, Any], bool]:
+    """The client configuration, the arguments of ``ReadFromKafka``, and whether the job runs until it is stopped."""
+    given = parsed.view_as(options.InputOptions)
+    config = KafkaConfig.from_file(parsed.view_as(options.ConnectionOptions).kafka_config)
+    address = parse(given.input)
+    check_topic(address, config)
+    live = given.until is None
+    if not 1 <= given.block_rows <= 1_000_000:
+        raise UserError(f"--block_rows {given.block_rows}: expected 1 to 1000000")
+    if not 1 <= given.max_latency_ms <= 60_000:
+        raise UserError(f"--max_latency_ms {given.max_latency_ms:g}: expected 1 to 60000")
+    group_id = given.group_id or (f"highbeam.{name.replace('/', '.')}" if live else None)
+    source = {
+        "address": address,
+        "config": config,
+        "group_id": group_id,
+        "start": OffsetSpec.parse(given.start_from or ("latest" if live else "earliest")),
+        "until": None if live else OffsetSpec.parse(given.until),
+        "fetch": given.fetch,
+        "block_rows": given.block_rows,
+        "max_latency_s": given.max_latency_ms / 1000,
+    }
+    return config, source, live
+
+
+def prepare_outputs(parsed: PipelineOptions, config: KafkaConfig, outputs: Any, source: KafkaAddress | None) -> None:
+    """Checks the output topics, or makes those that are missing where ``--create_topics`` allows it."""
+    create = parsed.view_as(options.ConnectionOptions).create_topics
+    for address in outputs:
+        if address == source:
+            raise UserError(f"{address.topic} is the input as well as an output: the job would feed itself")
+        if create:
+            ensure_topic(address, config)
+        try:
+            check_topic(address, config, write=True)
+        except UserError as error:
+            hint = "" if create or "does not exist" not in str(error) else " (--create_topics creates it)"
+            raise UserError(f"{error}{hint}") from error

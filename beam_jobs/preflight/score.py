@@ -1,0 +1,113 @@
+"""What ``score`` needs, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+import schemas
+import use_cases
+from beam_jobs import options
+from beam_jobs.cli import say
+from beam_jobs.errors import UserError
+from beam_jobs.io.archive_input import ArchiveInput
+from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.uri import KafkaAddress, parse
+from beam_jobs.preflight.addresses import archive_input, kafka_source, prepare_outputs
+from beam_jobs.preprocessing.preprocessor import Preprocessor
+from model import manifest
+from model.manifest import Manifest
+from model.registry import ModelVersion, resolve
+from schemas.client import SchemaSource, for_registry
+from use_cases import UseCase
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """Everything the wiring of ``score`` needs, checked."""
+
+    name: str  # "score/USE_CASE": in dead letters and in the consumer group's name
+    live: bool  # runs until it is stopped
+    use_case: UseCase
+    preprocessor: Preprocessor
+    model: ModelVersion
+    source: dict[str, Any]  # arguments of ReadFromKafka; empty: the input is an archive
+    archive: ArchiveInput | None
+    config: KafkaConfig
+    writers: SchemaSource  # writer schemas by id
+    alerts: KafkaAddress
+    scores: KafkaAddress | None
+    dead_letters: KafkaAddress
+    max_dead_letter_rate: float
+    schema_ids: dict[str, int]  # of the outputs, by the schema's file name
+
+
+def score_job(parsed: PipelineOptions) -> ScoreJob:
+    """Checks the options of ``score``, and that what they name is there and fits together.
+
+    Raises:
+      UserError: the first thing that is wrong, with its remedy.
+    """
+    options.require(parsed, "use_case", "input", "model", "alerts", "dead_letters")
+    wanted = parsed.view_as(options.ScoreOptions)
+    bad = parsed.view_as(options.DeadLetterOptions)
+    if not 0 <= bad.max_dead_letter_rate <= 1:
+        raise UserError(f"--max_dead_letter_rate {bad.max_dead_letter_rate}: a share between 0 and 1")
+    use_case = use_cases.load(parsed.view_as(options.UseCaseOptions).use_case)
+    preprocessor = use_case.preprocessor()
+    preprocessor.check_secrets()
+    model = resolve(wanted.model, use_case.name)
+    described = manifest.read(model.path)
+    check_fingerprint(described, preprocessor)
+    outputs = {"alert": parse(wanted.alerts), "dead_letter": parse(bad.dead_letters)}
+    if wanted.scores:
+        outputs["score"] = parse(wanted.scores)
+    name = f"score/{use_case.name}"
+    given = parsed.view_as(options.InputOptions)
+    archive = archive_input(given, use_case)
+    config = KafkaConfig.from_file(parsed.view_as(options.ConnectionOptions).kafka_config)
+    source: dict[str, Any] = {}
+    live = False
+    if archive is None:
+        config, source, live = kafka_source(parsed, name)
+    prepare_outputs(parsed, config, outputs.values(), source.get("address"))
+    registry = parsed.view_as(options.ConnectionOptions).schema_registry
+    writers = for_registry(registry, use_case.schema, dict(config.settings))
+    writers.check()
+    say(writers.describe())
+    if archive:
+        say(f"reading {len(archive.files)} files of {archive.content} from {given.input}")
+    else:
+        group = f" as group {source['group_id']}" if source["group_id"] else ""
+        say(
+            f"reading {source['address']} from {source['start']}{group}" + ("" if live else f" until {source['until']}")
+        )
+    say(f"model {described.name} {described.version}, alerts above a score of {described.threshold:.4g}")
+    return ScoreJob(
+        name=name,
+        live=live,
+        use_case=use_case,
+        preprocessor=preprocessor,
+        model=model,
+        source=source,
+        archive=archive,
+        config=config,
+        writers=writers,
+        alerts=outputs["alert"],
+        scores=outputs.get("score"),
+        dead_letters=outputs["dead_letter"],
+        max_dead_letter_rate=bad.max_dead_letter_rate,
+        schema_ids={n: writers.register(f"{to.topic}-value", schemas.load(n)) for n, to in outputs.items()},
+    )
+
+
+def check_fingerprint(model: Manifest, preprocessor: Preprocessor) -> None:
+    """Refuses a model that was trained on the output of another preprocessing."""
+    if model.preprocessing_fingerprint != preprocessor.fingerprint:
+        raise UserError(
+            f"model {model.name} {model.version} was trained on preprocessing {model.preprocessing_fingerprint[:12]}, "
+            f"but the SQL, schema and PII policy of the use case are now {preprocessor.fingerprint[:12]}; "
+            "train a new version with python -m model.train, or restore the old SQL"
+        )
