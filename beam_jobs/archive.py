@@ -17,6 +17,7 @@ from beam_jobs.cli import run
 from beam_jobs.dead_letters import WriteDeadLetters, step
 from beam_jobs.io.archive import WriteToArchive
 from beam_jobs.io.kafka import ReadFromKafka
+from beam_jobs.preflight.addresses import shares
 from beam_jobs.preflight.archive import ArchiveJob, archive_job
 from beam_jobs.preprocessing.transforms import DecodeEvents, Preprocess
 from beam_jobs.report import conclude
@@ -54,10 +55,12 @@ def build(pipeline: beam.Pipeline, job: ArchiveJob) -> None:
 def main(argv: Sequence[str]) -> int:
     """Parses, checks everything that can be checked before the start, runs, sums up."""
     parsed = options.parse("python -m beam_jobs.archive", (__doc__ or "").splitlines()[0], argv, *CONCERNS)
-    job = archive_job(parsed)
-    report = parsed.view_as(options.ReportOptions).report
-    done = partial(conclude, live=job.live, path=report, archive=True)
-    return launch.run_job(parsed, partial(build, job=job), job.live, done)
+    with launch.start_workers(parsed) as workers:
+        job = archive_job(parsed)
+        report = parsed.view_as(options.ReportOptions).report
+        done = partial(conclude, live=job.live, path=report, archive=True)
+        wires = [partial(build, job=part) for part in shares(job, workers.count)]
+        return launch.run_job(parsed, wires, job.live, done, workers)
 
 
 if __name__ == "__main__":

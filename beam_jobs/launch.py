@@ -10,8 +10,9 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -30,6 +31,7 @@ from beam_jobs.errors import UserError
 from beam_jobs.io.kafka import request_drain, reset_drain
 from beam_jobs.local_runner import LocalRunner
 from beam_jobs.report import Progress, check_writable
+from beam_jobs.workers import Workers
 from schemas.client import interrupt_waits, resume_waits
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
@@ -37,57 +39,119 @@ _KEPT_BYTES = 512 << 20
 _DECADE_S = 10 * 365 * 86_400
 
 IN_PROCESS = ("DirectRunner", "FnApiRunner")
+_DEFAULT_RUNNER = "DirectRunner"
+
+
+Wire = Callable[[beam.Pipeline], Any]
+
+
+def start_workers(parsed: PipelineOptions) -> Workers:
+    """The processes that ``--direct_num_workers`` asks for (0: one a core), begun; one on any other runner than ours.
+
+    Raises:
+      UserError: a way of running several that loses records.
+    """
+    direct = parsed.view_as(DirectOptions)
+    count = worker_count(direct) if (parsed.view_as(StandardOptions).runner or _DEFAULT_RUNNER) in IN_PROCESS else 1
+    direct.direct_num_workers, direct.direct_running_mode = 1, "in_memory"  # for Beam: each process runs its own
+    return Workers(count)
+
+
+def worker_count(direct: DirectOptions) -> int:
+    """How many processes are asked for.
+
+    Raises:
+      UserError: threads of Beam's own FnApiRunner: Beam 2.77 then drops the rest of an unbounded source, silently.
+    """
+    count, mode = direct.direct_num_workers, direct.direct_running_mode
+    if count < 0:
+        raise UserError(f"--direct_num_workers={count}: expected a number of processes, or 0 for one a core")
+    if mode == "multi_threading":
+        raise UserError(
+            f"--direct_running_mode={mode}: Beam's FnApiRunner loses records with it; leave it out, "
+            "--direct_num_workers=N alone starts N processes that share the input"
+        )
+    return count or os.cpu_count() or 1
 
 
 def run_job(
-    parsed: PipelineOptions, wire: Callable[[beam.Pipeline], Any], live: bool, conclude: Callable[[float], None]
+    parsed: PipelineOptions,
+    wires: Sequence[Wire],
+    live: bool,
+    conclude: Callable[[float], None],
+    workers: Workers,
 ) -> int:
-    """Runs the pipeline that ``wire`` builds; ``conclude(start time)`` then says what came of it.
+    """Runs the pipelines that ``wires`` build, one a process; ``conclude(start time)`` then says what came of them.
 
-    Locally, bounded and streaming jobs of one fused stateless stage run in this process on the FnApiRunner, whatever
+    Locally, bounded and streaming jobs of one fused stateless stage run on the FnApiRunner, whatever
     ``--runner=DirectRunner`` might pick (docs/decisions.md); ``--runner=PrismRunner`` runs them on Prism.
+
+    Args:
+      wires: what each process runs, this one the first; as many as there are ``workers``.
     """
     reporting = parsed.view_as(options.ReportOptions)
     if reporting.report:
         check_writable(reporting.report)
-    level = logging.INFO if reporting.verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(levelname)s %(message)s", force=True)
-    # RunInference warns of it on every machine without its optional model manager.
-    logging.getLogger().addFilter(lambda record: "Resource module is not available" not in str(record.msg))
-    if not reporting.verbose:
-        # Runners log the stack trace of what a worker raised, and raise it again: the command says it in one line.
-        for noisy in ("apache_beam.runners", "apache_beam.utils.subprocess_server"):
-            logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    standard = parsed.view_as(StandardOptions)
-    standard.streaming = live
-    runner = standard.runner or "DirectRunner"
-    prism = parsed.view_as(PrismRunnerOptions)
-    if runner == "PrismRunner":
-        prism.prism_location = prism.prism_location or shutil.which("prism")  # None: Beam downloads it
-        outlast_job_server(parsed.view_as(PortableOptions))
     metrics.TOTALS.reset()
-    reset_drain()
-    resume_waits()
-    if runner in IN_PROCESS:
-        check_one_worker(parsed.view_as(DirectOptions))
-    pipeline = beam.Pipeline(runner=LocalRunner() if runner in IN_PROCESS else runner, options=parsed)
-    wire(pipeline)
-    keep_memory()
-    gc.freeze()  # modules and graphs stay: a full collection that walks them stops the stream for 0.1 s
+    run = _prepare(parsed, wires[0], live)
+    flags = parsed.get_all_options(drop_default=True)
+    workers.start([partial(_work, flags, wire, live) for wire in wires[1:]], drain)
     started = time.time()
     finished = False
     try:
-        with Progress(reporting.progress, started), drain_on_signal() as arm:
-            if runner not in IN_PROCESS:
-                signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C must not end the runner before the job
-            running = pipeline.run()
-            arm()  # a job server's client takes the signal for itself
-            running.wait_until_finish()
+        with Progress(reporting.progress, started), drain_on_signal(workers) as arm:
+            run(arm)
+            workers.join()
         finished = True
     finally:
         if finished or metrics.TOTALS.snapshot()[0][metrics.RECORDS_READ]:
             conclude(started)
     return 0
+
+
+def _work(flags: dict[str, Any], wire: Wire, live: bool) -> None:
+    """What a process runs beside the first one."""
+    _prepare(PipelineOptions(flags=[], **flags), wire, live)(lambda: None)
+
+
+def _prepare(parsed: PipelineOptions, wire: Wire, live: bool) -> Callable[[Callable[[], None]], None]:
+    """Sets this process up and builds the pipeline.
+
+    Returns:
+      Runs it to its end; calls its argument once the runner has set its own signal handlers.
+    """
+    verbose = parsed.view_as(options.ReportOptions).verbose
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s", force=True
+    )
+    # RunInference warns of it on every machine without its optional model manager.
+    logging.getLogger().addFilter(lambda record: "Resource module is not available" not in str(record.msg))
+    if not verbose:
+        # Runners log the stack trace of what a worker raised, and raise it again: the command says it in one line.
+        for noisy in ("apache_beam.runners", "apache_beam.utils.subprocess_server"):
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    standard = parsed.view_as(StandardOptions)
+    standard.streaming = live
+    runner = standard.runner or _DEFAULT_RUNNER
+    prism = parsed.view_as(PrismRunnerOptions)
+    if runner == "PrismRunner":
+        prism.prism_location = prism.prism_location or shutil.which("prism")  # None: Beam downloads it
+        outlast_job_server(parsed.view_as(PortableOptions))
+    reset_drain()
+    resume_waits()
+    pipeline = beam.Pipeline(runner=LocalRunner() if runner in IN_PROCESS else runner, options=parsed)
+    wire(pipeline)
+    keep_memory()
+    gc.freeze()  # modules and graphs stay: a full collection that walks them stops the stream for 0.1 s
+
+    def run(running: Callable[[], None]) -> None:
+        if runner not in IN_PROCESS:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C must not end the runner before the job
+        result = pipeline.run()
+        running()
+        result.wait_until_finish()
+
+    return run
 
 
 def outlast_job_server(portable: PortableOptions) -> None:
@@ -100,28 +164,28 @@ def outlast_job_server(portable: PortableOptions) -> None:
         portable.job_server_timeout = _DECADE_S
 
 
-def check_one_worker(direct: DirectOptions) -> None:
-    """Refuses several workers on the FnApiRunner: Beam 2.77 then drops the rest of an unbounded source, silently."""
-    if direct.direct_num_workers != 1 or direct.direct_running_mode not in (None, "in_memory"):
-        raise UserError(
-            f"--direct_num_workers={direct.direct_num_workers} --direct_running_mode={direct.direct_running_mode}: "
-            "with several workers Beam's FnApiRunner loses records; leave both out, and for more cores start a second "
-            "process on other partitions (--from 0:0,1:0)"
-        )
+def drain() -> None:
+    """Lets the pipeline of this process finish what it has read, commit, and end."""
+    request_drain()
+    interrupt_waits()
 
 
 @contextmanager
-def drain_on_signal() -> Iterator[Callable[[], None]]:
+def drain_on_signal(workers: Workers) -> Iterator[Callable[[], None]]:
     """A stop signal lets the job finish what it has read and commit; a second Ctrl-C ends it at once.
 
     Yields a function that takes the signals again, after somebody else took them.
     """
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_INTERRUPTED))
+        signal.signal(signal.SIGINT, stop_at_once)
         say("stopping: finishing what was read (Ctrl-C again to stop at once)")
-        request_drain()
-        interrupt_waits()
+        drain()
+        workers.drain()
+
+    def stop_at_once(signum: int, frame: FrameType | None) -> None:
+        workers.kill()
+        os._exit(EXIT_INTERRUPTED)
 
     def arm() -> None:
         for number in before:

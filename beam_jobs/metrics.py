@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter as TallyCounter
+from dataclasses import dataclass
 
 import numpy as np
 from apache_beam.metrics import Metrics
@@ -35,6 +36,16 @@ LATENCY_MS = "latency_ms"  # record timestamp of a block's oldest record to its 
 _LATENCY_EDGES_MS = np.logspace(-1, 7, 401)  # 0.1 ms to 10,000 s, 50 buckets a decade: 4.7 % resolution
 
 
+@dataclass(frozen=True)
+class TotalsState:
+    """What one process has counted since the start of the job."""
+
+    counts: TallyCounter[str]
+    latency: NDArray[np.int64]  # histogram
+    first_read: float  # time.time(); 0: none
+    last_output: float  # time.time(); 0: none
+
+
 class _Totals:
     """What this process has counted since the start of the job; safe to read while workers add."""
 
@@ -46,6 +57,7 @@ class _Totals:
         self.counts: TallyCounter[str] = TallyCounter()
         self.first_read = self.last_output = 0.0  # time.time()
         self.latency = np.zeros(len(_LATENCY_EDGES_MS) + 1, np.int64)
+        self._workers: dict[int, TotalsState] = {}  # what the job's other processes have counted so far
 
     def add(self, name: str, n: int) -> None:
         with self._lock:
@@ -61,15 +73,30 @@ class _Totals:
             self.latency += buckets
             self.last_output = time.time()
 
-    def snapshot(self) -> tuple[TallyCounter[str], NDArray[np.int64]]:
-        """A consistent copy: (counts by name, latency histogram)."""
+    def state(self) -> TotalsState:
+        """What this process has counted, to be told to another one."""
         with self._lock:
-            return TallyCounter(self.counts), self.latency.copy()
+            return TotalsState(TallyCounter(self.counts), self.latency.copy(), self.first_read, self.last_output)
+
+    def of_worker(self, number: int, state: TotalsState) -> None:
+        """Takes what another process of the job has counted so far, instead of what it told before."""
+        with self._lock:
+            self._workers[number] = state
+
+    def snapshot(self) -> tuple[TallyCounter[str], NDArray[np.int64]]:
+        """A consistent copy: (counts by name, latency histogram), of all processes of the job."""
+        states = [self.state(), *self._others()]
+        return sum((s.counts for s in states), TallyCounter()), np.sum([s.latency for s in states], axis=0)
 
     def active_span(self) -> tuple[float, float]:
         """``time.time()`` of the first record read and of the last block's output; equal when there was none."""
+        states = [state for state in (self.state(), *self._others()) if state.first_read]
+        first = min((state.first_read for state in states), default=0.0)
+        return first, max([first, *(state.last_output for state in states)])
+
+    def _others(self) -> list[TotalsState]:
         with self._lock:
-            return self.first_read, max(self.first_read, self.last_output)
+            return list(self._workers.values())
 
 
 TOTALS = _Totals()

@@ -16,6 +16,7 @@ from beam_jobs.block import Block
 from beam_jobs.cli import run
 from beam_jobs.dead_letters import Redrive
 from beam_jobs.io.kafka import ReadFromKafka, WriteToKafka
+from beam_jobs.preflight.addresses import shares
 from beam_jobs.preflight.redrive import RedriveJob, redrive_job
 from beam_jobs.report import conclude_redrive
 
@@ -42,8 +43,11 @@ def build(pipeline: beam.Pipeline, job: RedriveJob) -> None:
 def main(argv: Sequence[str]) -> int:
     """Parses, checks, puts back what is there now, and says how much that was."""
     parsed = options.parse("python -m beam_jobs.redrive", (__doc__ or "").splitlines()[0], argv, *CONCERNS)
-    job = redrive_job(parsed)
-    return launch.run_job(parsed, partial(build, job=job), False, partial(conclude_redrive, dry_run=job.output is None))
+    with launch.start_workers(parsed) as workers:
+        job = redrive_job(parsed)
+        done = partial(conclude_redrive, dry_run=job.output is None)
+        wires = [partial(build, job=part) for part in shares(job, workers.count)]
+        return launch.run_job(parsed, wires, False, done, workers)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from beam_jobs.inference.handler import BlockModelHandler
 from beam_jobs.inference.transforms import CheckScores, ToRecords
 from beam_jobs.io.archive_input import ReadFromArchive
 from beam_jobs.io.kafka import ReadFromKafka, WriteToKafka
+from beam_jobs.preflight.addresses import shares
 from beam_jobs.preflight.score import ScoreJob, score_job
 from beam_jobs.preprocessing.transforms import DecodeEvents, Preprocess
 from beam_jobs.report import conclude
@@ -84,9 +85,11 @@ def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
 def main(argv: Sequence[str]) -> int:
     """Parses, checks everything that can be checked before the start, runs, sums up."""
     parsed = options.parse("python -m beam_jobs.score", (__doc__ or "").splitlines()[0], argv, *CONCERNS)
-    job = score_job(parsed)
-    report = parsed.view_as(options.ReportOptions).report
-    return launch.run_job(parsed, partial(build, job=job), job.live, partial(conclude, live=job.live, path=report))
+    with launch.start_workers(parsed) as workers:
+        job = score_job(parsed)
+        report = parsed.view_as(options.ReportOptions).report
+        wires = [partial(build, job=part) for part in shares(job, workers.count)]
+        return launch.run_job(parsed, wires, job.live, partial(conclude, live=job.live, path=report), workers)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ class ReadFromKafka(beam.PTransform):
       until: the first record not read; None: read for ever.
       fetch: "wire" (Kafka's protocol read by the source), "client" (confluent-kafka's public API) or "auto" ("wire"
         where it understands the settings).
+      share: (i, n): only the partitions p with p % n == i; for a job of n processes.
       shards: readers that share the partitions; more than one only where nothing downstream needs windows.
       block_rows: rows of a block at most.
       max_blocks_per_bundle: None: 1 for a live read (latency), 40 for a bounded one (throughput).
@@ -72,6 +73,7 @@ class ReadFromKafka(beam.PTransform):
         until: OffsetSpec | None = None,
         *,
         fetch: FetchPath = "auto",
+        share: tuple[int, int] = (0, 1),
         shards: int = 1,
         block_rows: int = MAX_BLOCK_ROWS,
         max_blocks_per_bundle: int | None = None,
@@ -89,6 +91,7 @@ class ReadFromKafka(beam.PTransform):
             KafkaTransport(address, config or KafkaConfig(), group_id, fetch),
             start,
             until,
+            share=share,
             shards=shards,
             block_rows=block_rows,
             wait_s=poll_interval_s,

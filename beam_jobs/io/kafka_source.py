@@ -116,6 +116,7 @@ class KafkaSource(UnboundedSource):
     transport: Transport
     start: OffsetSpec = EARLIEST
     until: OffsetSpec | None = None
+    share: tuple[int, int] = (0, 1)  # (i, n): the partitions p with p % n == i are this source's
     shards: int = 1
     block_rows: int = MAX_BLOCK_ROWS
     wait_s: float = 0.05
@@ -126,7 +127,6 @@ class KafkaSource(UnboundedSource):
     gather_s: float = 0.0
     discover_s: float = 10.0
     on_lost: OnLost = "earliest"
-    shard: int = 0
     positions: Mapping[int, int] | None = None  # decided by split(), so that a retried first bundle starts there again
     ends: Mapping[int, int] | None = None
     name: str = field(default_factory=lambda: uuid.uuid4().hex)  # tells the sessions of two sources apart
@@ -135,16 +135,24 @@ class KafkaSource(UnboundedSource):
         if self.positions is not None:
             return [self]
         positions, ends = resolve(self)
-        return [
-            replace(
-                self,
-                shard=shard,
-                positions={p: offset for p, offset in positions.items() if p % self.shards == shard},
-                ends=None if ends is None else {p: end for p, end in ends.items() if p % self.shards == shard},
-                name=uuid.uuid4().hex,
-            )
+        number, count = self.share
+        shards = [
+            replace(self, share=(number + count * shard, count * self.shards), shards=1, name=uuid.uuid4().hex)
             for shard in range(self.shards)
         ]
+        return [
+            replace(
+                shard,
+                positions={p: offset for p, offset in positions.items() if shard.owns(p)},
+                ends=None if ends is None else {p: end for p, end in ends.items() if shard.owns(p)},
+            )
+            for shard in shards
+        ]
+
+    def owns(self, partition: int) -> bool:
+        """Whether the partition is of this source's share."""
+        number, count = self.share
+        return partition % count == number
 
     def create_reader(self, options: Any, checkpoint_mark: KafkaMark | None) -> UnboundedReader:
         if checkpoint_mark is None:
@@ -177,6 +185,7 @@ def resolve(source: KafkaSource) -> tuple[dict[int, int], dict[int, int] | None]
         for spec in (source.start, source.until):
             if spec is not None and spec.kind is OffsetKind.OFFSETS:
                 partitions = _named(source.transport, spec, partitions)
+        partitions = [p for p in partitions if source.owns(p)]
         bounds = ask(lambda timeout: control.bounds(partitions, timeout))
 
         def locate(spec: OffsetSpec) -> dict[int, int]:
@@ -476,7 +485,7 @@ class KafkaReader(UnboundedReader):
         session.next_discovery = time.monotonic() + self._source.discover_s
         try:
             with self._source.transport.control() as control:
-                mine = [p for p in control.partitions(1.0) if p % self._source.shards == self._source.shard]
+                mine = [p for p in control.partitions(1.0) if self._source.owns(p)]
                 new = [p for p in mine if p not in session.positions]
                 bounds = control.bounds(new, 1.0) if new else {}
         except KafkaException as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -16,6 +17,19 @@ from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_offsets import OffsetKind, OffsetSpec
 from beam_jobs.io.uri import KafkaAddress, parse
 from use_cases import UseCase
+
+
+class Job(Protocol):
+    """What a job's checks come to: a frozen dataclass that says what it reads."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Arguments of ``ReadFromKafka``; empty: an archive is read."""
+
+
+JobT = TypeVar("JobT", bound=Job)
 
 
 def archive_input(given: options.InputOptions, use_case: UseCase) -> ArchiveInput | None:
@@ -75,3 +89,15 @@ def prepare_outputs(parsed: PipelineOptions, config: KafkaConfig, outputs: Any, 
         except UserError as error:
             hint = "" if create or "does not exist" not in str(error) else " (--create_topics creates it)"
             raise UserError(f"{error}{hint}") from error
+
+
+def shares(job: JobT, count: int) -> list[JobT]:
+    """``count`` jobs that together read what ``job`` reads: each some of the partitions, or of the archive's files."""
+    return [_share(job, number, count) for number in range(count)]
+
+
+def _share(job: JobT, number: int, count: int) -> JobT:
+    archive: ArchiveInput | None = getattr(job, "archive", None)
+    if archive is not None:
+        return replace(job, archive=replace(archive, files=archive.files[number::count]))
+    return replace(job, source=job.source | {"share": (number, count)})

@@ -24,6 +24,15 @@ from tests.integration.topics import CAR_SENSOR, Topics, events, framed, run
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 HUGE = 5_000_000  # bytes of one value
+RUNNERS = ["DirectRunner", "two workers", "PrismRunner"]
+
+
+def where(runner: str, request: pytest.FixtureRequest) -> list[str]:
+    """The flags of one of RUNNERS."""
+    if runner == "two workers":
+        return ["--direct_num_workers=2"]
+    prism = ["--prism_location", str(request.getfixturevalue("prism_binary"))] if runner == "PrismRunner" else []
+    return ["--runner", runner, *prism]
 
 
 @pytest.fixture
@@ -121,10 +130,12 @@ def test_unknown_schema_ids_are_dead_letters_with_a_registry(
     assert report(tmp_path)["scored"] == 500
 
 
-def test_killed_and_resumed_nothing_is_lost(topics: Topics, score: Callable[..., list[str]]) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_and_resumed_nothing_is_lost(topics: Topics, score: Callable[..., list[str]], workers: int) -> None:
     n = 60_000
     topics.send("events", framed(events(n)))  # type: ignore[arg-type]
     command = score("--group_id", topics.name("group"), "--progress", "json", "--block_rows", "500")
+    command.append(f"--direct_num_workers={workers}")
     job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     consumer = Consumer({"bootstrap.servers": topics.servers, "group.id": "watch"})
     consumer.assign([TopicPartition(topics.name("scores"), 0, 0)])
@@ -144,20 +155,19 @@ def test_killed_and_resumed_nothing_is_lost(topics: Topics, score: Callable[...,
     assert {a["id"] for a in alerts} == {f"{topics.name('events')}-{p}-{o}" for p, o in anomalies}
 
 
-@pytest.mark.parametrize("runner", ["DirectRunner", "PrismRunner"])
+@pytest.mark.parametrize("runner", RUNNERS)
 def test_too_many_dead_letters_stop_the_job(
     topics: Topics, score: Callable[..., list[str]], runner: str, request: pytest.FixtureRequest
 ) -> None:
-    where = ["--prism_location", str(request.getfixturevalue("prism_binary"))] if runner == "PrismRunner" else []
     topics.send("events", [b"\x01nothing we know"] * 20_000)
-    command = score("--max_dead_letter_rate", "0.5", "--block_rows", "1000", "--runner", runner, *where)
+    command = score("--max_dead_letter_rate", "0.5", "--block_rows", "1000", *where(runner, request))
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 2, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: stopped: ")
     assert "--max_dead_letter_rate 0.5" in last
     assert "while running" not in last
-    if runner == "DirectRunner":  # on Prism, Beam's worker prints its own stack trace before the job's line
+    if runner != "PrismRunner":  # there, Beam's worker prints its own stack trace before the job's line
         assert "Traceback" not in done.stderr
 
 
@@ -178,7 +188,7 @@ def test_redrive_puts_dead_letters_back(topics: Topics, score: Callable[..., lis
     assert len(topics.read("events")) == 203  # nothing is put back twice
 
 
-@pytest.mark.parametrize("runner", ["DirectRunner", "PrismRunner"])
+@pytest.mark.parametrize("runner", RUNNERS)
 def test_ctrl_c_ends_a_live_job_in_order(
     topics: Topics,
     score: Callable[..., list[str]],
@@ -186,9 +196,9 @@ def test_ctrl_c_ends_a_live_job_in_order(
     runner: str,
     request: pytest.FixtureRequest,
 ) -> None:
-    where = ["--prism_location", str(request.getfixturevalue("prism_binary"))] if runner == "PrismRunner" else []
     topics.send("events", framed(events(1000)))  # type: ignore[arg-type]
-    command = [w for w in score("--progress", "json", "--runner", runner, *where) if w not in ("--until", "latest")]
+    command = score("--progress", "json", *where(runner, request))
+    command = [word for word in command if word not in ("--until", "latest")]
     job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert job.stderr is not None
     for line in job.stderr:

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, PortableOptions
 
 from beam_jobs.errors import UserError
-from beam_jobs.launch import check_one_worker, keep_memory, outlast_job_server
+from beam_jobs.launch import keep_memory, outlast_job_server, worker_count
 
 
 def direct(*flags: str) -> DirectOptions:
     return PipelineOptions(list(flags)).view_as(DirectOptions)
 
 
+def test_threads_that_lose_records_are_refused() -> None:
+    with pytest.raises(UserError, match="--direct_num_workers=N"):
+        worker_count(direct("--direct_num_workers=2", "--direct_running_mode=multi_threading"))
+
+
 @pytest.mark.parametrize(
-    "flags",
+    ("flags", "count"),
     [
-        ["--direct_num_workers=2"],
-        ["--direct_num_workers=0"],
-        ["--direct_running_mode=multi_threading"],
-        ["--direct_num_workers=2", "--direct_running_mode=multi_processing"],
+        ([], 1),
+        (["--direct_num_workers=3"], 3),
+        (["--direct_num_workers=2", "--direct_running_mode=multi_processing"], 2),
+        (["--direct_num_workers=0"], os.cpu_count()),
     ],
 )
-def test_several_workers_are_refused(flags: list[str]) -> None:
-    with pytest.raises(UserError, match="loses records"):
-        check_one_worker(direct(*flags))
+def test_as_many_processes_as_asked_for(flags: list[str], count: int) -> None:
+    assert worker_count(direct(*flags)) == count
 
 
-@pytest.mark.parametrize("flags", [[], ["--direct_num_workers=1"], ["--direct_running_mode=in_memory"]])
-def test_one_worker_is_fine(flags: list[str]) -> None:
-    check_one_worker(direct(*flags))
+def test_a_number_of_processes_below_zero_is_refused() -> None:
+    with pytest.raises(UserError, match="--direct_num_workers=-1"):
+        worker_count(direct("--direct_num_workers=-1"))
 
 
 def test_a_job_on_prism_outlasts_one_answer_of_its_job_server() -> None:
