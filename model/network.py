@@ -60,29 +60,19 @@ class Network:
 
         A row's score has the same bits in every block. Several threads may call it.
         """
-        out = np.empty(len(x), np.float32)
-        score: Any = kernel.score  # compiled: takes the prepared arrays
-        score(np.ascontiguousarray(x.T), *self._prepared, self.clip, self.limit, out)
-        return out
+        return self._run(x, explain=False).score
 
     def explain(self, x: Floats) -> Scores:
         """Score, expected values and errors of rows, float32 [n, F]; for the few rows that need explaining."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            standard = (x - self.mean) / self.spread
-            rebuilt = self._bound(standard)
-            for layer in self.layers:
-                rebuilt = rebuilt @ layer.kernel + layer.bias
-                if layer.elu:
-                    rebuilt = np.where(rebuilt > 0, rebuilt, np.expm1(np.minimum(rebuilt, 0)))
-            residual = (standard - rebuilt) * (self.spread / self.residual_spread)
-            correction = self._bound(residual) @ self.cross
-            expected = rebuilt * self.spread + self.mean - correction * self.residual_spread
-            deviation = (residual + correction) / self.deviation_spread
-            error = np.square(np.clip(deviation, -self.limit, self.limit))
-            return Scores(np.sqrt(np.mean(np.square(error), axis=1)), expected, error)
+        return self._run(x, explain=True)
 
-    def _bound(self, values: Floats) -> Floats:
-        return np.clip(values, -self.clip, self.clip)
+    def _run(self, x: Floats, explain: bool) -> Scores:
+        n, features = x.shape
+        score = np.empty(n, np.float32)
+        expected, error = np.empty((2, features, n if explain else 0), np.float32)
+        run: Any = kernel.score  # compiled: takes the prepared arrays
+        run(np.ascontiguousarray(x.T), *self._prepared, self.clip, self.limit, score, expected, error)
+        return Scores(score, np.ascontiguousarray(expected.T), np.ascontiguousarray(error.T))
 
     @cached_property
     def _prepared(self) -> tuple[Any, ...]:
@@ -104,7 +94,7 @@ class Network:
         width = int(plan[:, [kernel.INPUTS, kernel.OUTPUTS]].max())
         ones = np.float32(1)
         scales = (self.mean, ones / self.spread, gain, ones / self.deviation_spread)
-        return (*scales, np.concatenate(weights), plan, width)
+        return (*scales, np.concatenate(weights), plan, width, self.residual_spread, self.deviation_spread)
 
     def save(self, path: Path) -> None:
         """Writes ``network.npz``."""

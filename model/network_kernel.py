@@ -80,11 +80,15 @@ def score(
     weights: Floats,
     plan: NDArray[np.int64],
     width: int,
+    residual_spread: Floats,
+    deviation_spread: Floats,
     clip: float,
     limit: float,
     out: Floats,
+    expected: Floats,
+    errors: Floats,
 ) -> None:
-    """Scores rows.
+    """Scores rows, and explains them where ``expected`` has room for it.
 
     Args:
       x: [F, n], C-contiguous, physical units.
@@ -94,14 +98,18 @@ def score(
       weights: all kernels [outputs, inputs] and biases, padded with zeros to whole blocks.
       plan: a row a layer; the last one is the map of the other sensors.
       width: the largest padded layer.
+      residual_spread, deviation_spread: [F], of the residuals, physical units, and of the deviations, residual spreads.
       clip, limit: bounds of standardised values and residuals, and of deviations.
       out: [n], the scores.
+      expected, errors: [F, n], what was expected, physical units, and squared deviations; or [F, 0]: not wanted.
     """
     features, n = x.shape
     z = np.zeros((width, TILE), np.float32)
     a = np.zeros((width, TILE), np.float32)
     b = np.zeros((width, TILE), np.float32)
+    built = np.zeros((width, TILE), np.float32)
     total = np.empty(TILE, np.float32)
+    explain = expected.shape[1] > 0
     share = _FLOAT(1.0 / features)
     bound, limit_ = _FLOAT(clip), _FLOAT(limit)
     last = len(plan) - 1
@@ -128,6 +136,9 @@ def score(
                 for o in range(step[OUTPUTS]):
                     _elu(there[o])
             here, there = there, here
+        if explain:
+            for f in range(features):
+                built[f] = here[f]
         for f in range(features):
             residual, rebuilt, factor = z[f], here[f], gain[f]
             for j in range(TILE):
@@ -148,3 +159,10 @@ def score(
                 total[j] += error * error
         for j in range(rows):
             out[start + j] = np.sqrt(total[j] * share)
+        if explain:
+            for f in range(features):
+                spread, deviation_of = residual_spread[f], deviation_spread[f]
+                for j in range(rows):
+                    expected[f, start + j] = mean[f] + spread * (built[f, j] - there[f, j] * deviation_of)
+                    deviation = _clip(z[f, j] * inverse_deviation[f] + there[f, j], limit_)
+                    errors[f, start + j] = deviation * deviation

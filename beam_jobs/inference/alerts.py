@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 import schemas
 from beam_jobs.block import SOURCE_PREFIX, Block, take
+from beam_jobs.codec.jit import compiled
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import RowErrors
 from beam_jobs.inference import handler as h
 
+Floats = NDArray[np.float32]
+
 MAX_FEATURES = 5  # an alert names the features that made it, at most this many, largest share first
 
+_TINY = np.finfo(np.float32).tiny
 _SOURCE = tuple(SOURCE_PREFIX + name for name in ("topic", "partition", "offset"))
 _SCORED = (h.SCORE, h.THRESHOLD, h.PERCENTILE, h.MODEL, h.VERSION, h.EXPECTED, h.FEATURE_ERROR)
 
@@ -59,24 +65,69 @@ def _features(anomalies: Block, features: Sequence[str], units: Mapping[str, str
     """For each row the features with the largest share of the error: list<struct> [n]."""
     n, width = anomalies.num_rows, len(features)
     top = min(MAX_FEATURES, width)
-    observed = h.feature_matrix(anomalies, features)
+    observed = np.ascontiguousarray(h.feature_matrix(anomalies, features))
     expected, error = (
         anomalies.column(name).flatten().to_numpy().reshape(n, width) for name in (h.EXPECTED, h.FEATURE_ERROR)
     )
-    share = error / np.maximum(error.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    order = np.argsort(-share, axis=1, kind="stable")[:, :top]
-    rows = np.arange(n)[:, None]
+    order = np.empty((n, top), np.int32)
+    values = np.empty((3, n, top), np.float32)
+    largest(observed, expected, error, order, *values)
     chosen = pa.array(order.reshape(-1))
     columns = {
         "name": pa.array(features, pa.string()).take(chosen),
-        "observed": pa.array(observed[rows, order].reshape(-1)),
-        "expected": pa.array(expected[rows, order].reshape(-1)),
+        "observed": pa.array(values[0].reshape(-1)),
+        "expected": pa.array(values[1].reshape(-1)),
         "unit": pa.array([units.get(name) for name in features], pa.string()).take(chosen),
-        "share": pa.array(share[rows, order].reshape(-1)),
+        "share": pa.array(values[2].reshape(-1)),
     }
     item = _schema("alert").field("features").type.value_type
     structs = pa.StructArray.from_arrays([_as(columns[f.name], f.type) for f in item], fields=list(item))
     return pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32) * top), structs)
+
+
+@compiled
+def largest(
+    observed: Floats,
+    expected: Floats,
+    error: Floats,
+    order: Any,
+    top_observed: Floats,
+    top_expected: Floats,
+    top: Floats,
+) -> None:
+    """Picks the features with the largest share of each row's error, largest first, the first of equals first.
+
+    Args:
+      observed, expected, error: [n, F].
+      order: int32 [n, k], which they are; filled.
+      top_observed, top_expected, top: [n, k], their values and their shares, 0..1; filled.
+    """
+    n, width = error.shape
+    k = order.shape[1]
+    for row in range(n):
+        total = np.float32(0)
+        for f in range(width):
+            value = error[row, f]
+            total += value
+            place = min(f, k)
+            while place > 0 and value > error[row, order[row, place - 1]]:
+                if place < k:
+                    order[row, place] = order[row, place - 1]
+                place -= 1
+            if place < k:
+                order[row, place] = f
+        total = max(total, _TINY)
+        for place in range(k):
+            f = order[row, place]
+            top_observed[row, place] = observed[row, f]
+            top_expected[row, place] = expected[row, f]
+            top[row, place] = error[row, f] / total
+
+
+def warm_up() -> None:
+    """Loads what is compiled, so that the first alert does not wait for it."""
+    one = np.zeros((1, 1), np.float32)
+    largest(one, one, one, np.zeros((1, 1), np.int32), *np.zeros((3, 1, 1), np.float32))
 
 
 def _rows(name: str, scored: Block, key: str, event_time: str, own: Mapping[str, pa.Array]) -> Block:

@@ -48,6 +48,7 @@ class ToRecords(beam.DoFn):
 
     def setup(self) -> None:
         self._encoder = AvroEncoder(self._schema, self._schema_id)
+        alerts.warm_up()
 
     def process(self, scored: Block) -> Iterator[Block]:
         rows = self._rows(scored)

@@ -78,3 +78,25 @@ def test_scores_that_are_no_numbers_are_errors() -> None:
     assert bad.rows.tolist() == [1, 2]
     assert bad.reasons == ("score_not_finite",) * 2
     assert "nan" in bad.errors[0]
+
+
+def test_the_largest_shares_are_picked_in_order() -> None:
+    rng = np.random.default_rng(2)
+    error = rng.integers(0, 4, (500, 9)).astype(np.float32)  # many ties
+    observed, expected = rng.normal(size=(2, 500, 9)).astype(np.float32)
+    order, found = np.empty((500, 4), np.int32), np.empty((3, 500, 4), np.float32)
+    alerts.largest(observed, expected, error, order, *found)
+    wanted = np.argsort(-error, axis=1, kind="stable")[:, :4]
+    np.testing.assert_array_equal(order, wanted)
+    np.testing.assert_array_equal(found[0], np.take_along_axis(observed, wanted, 1))
+    np.testing.assert_array_equal(found[1], np.take_along_axis(expected, wanted, 1))
+    share = np.take_along_axis(error, wanted, 1) / np.maximum(error.sum(1, keepdims=True), 1e-30)
+    np.testing.assert_allclose(found[2], share, rtol=1e-6)
+
+
+def test_a_row_without_any_error_has_no_shares() -> None:
+    zeros, found = np.zeros((1, 3), np.float32), np.full((3, 1, 2), np.nan, np.float32)
+    order = np.empty((1, 2), np.int32)
+    alerts.largest(zeros, zeros, zeros, order, *found)
+    assert order.tolist() == [[0, 1]]
+    assert found[2].tolist() == [[0.0, 0.0]]
