@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 RESULTS = Path(__file__).parent / "results"
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "performance.svg"
 NAMES = {
+    "highbeam_fn_2": "Highbeam, FnApiRunner, 2 workers",
     "highbeam_fn": "Highbeam, FnApiRunner",
     "highbeam_prism": "Highbeam, Prism",
     "kafka_streams_1": "Kafka Streams, 1 thread",

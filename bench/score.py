@@ -95,6 +95,7 @@ def reader(module: str, settings: str) -> Contender:
 _STREAMS = "Kafka Streams 4.1, network by hand, {} thread(s), warmed up by a whole pass; see kafka_streams_peer.py"
 CONTENDERS: dict[str, Contender] = {
     "highbeam_fn": highbeam("DirectRunner"),
+    "highbeam_fn_2": highbeam("DirectRunner", "--direct_num_workers=2"),
     "highbeam_prism": highbeam("PrismRunner"),
     "script": peer("bench.script", "consume(1000), fastavro, Highbeam's compiled network per block", registry=True),
     "raw_tuned": reader("bench.peers.raw", "confluent-kafka consume(1000), tuned fetch, nothing decoded"),
@@ -108,7 +109,7 @@ CONTENDERS: dict[str, Contender] = {
     "quix": peer("quix", "Quix Streams 3.28, message by message; see quix.py", venv=True),
     "stock_beam": peer("bench.peers.stock_beam", "Beam's rows, TFModelHandlerNumpy; see stock_beam.py", registry=True),
 }
-OURS = ("highbeam_fn", "highbeam_prism")
+OURS = ("highbeam_fn", "highbeam_fn_2", "highbeam_prism")
 # Name of a ratio -> the contenders it is taken over; the fastest of them in each round.
 PEERS = {name: (name,) for name in CONTENDERS if name not in OURS and not name.startswith("kafka_streams")} | {
     "kafka_streams": ("kafka_streams_1", "kafka_streams_2")
