@@ -11,10 +11,13 @@ Besides what Avro asks for, a field may carry
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
 from beam_jobs.errors import UserError
+
+TAGS = ("unit", "min", "max", "pii", "label")
 
 
 def load(name: str) -> dict[str, Any]:
@@ -26,3 +29,16 @@ def load(name: str) -> dict[str, Any]:
         raise UserError(f"schema {name!r} does not ship with Highbeam; it is one of {', '.join(names)}")
     schema: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return schema
+
+
+def tags(field: Mapping[str, Any]) -> dict[str, Any]:
+    """The tags of a field of a record schema, those beside its own type among them.
+
+    >>> tags({"name": "speed", "type": {"type": "double", "unit": "m/s"}, "min": 0})
+    {'unit': 'm/s', 'min': 0}
+    """
+    kind = field["type"]
+    branches = [branch for branch in (kind if isinstance(kind, list) else [kind]) if branch != "null"]
+    beside = branches[0] if len(branches) == 1 and isinstance(branches[0], Mapping) else {}
+    found = {**beside, **field}
+    return {name: found[name] for name in TAGS if found.get(name) is not None}

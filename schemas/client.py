@@ -390,10 +390,10 @@ def _fetch(client: SchemaRegistryClient, schema_id: int) -> dict[str, Any]:
         found = client.get_schema(schema_id)
     except SchemaRegistryError as e:
         if e.http_status_code == 404 and e.error_code == 40403:
-            raise LookupError(f"the registry has no schema with id {schema_id}") from None
+            raise LookupError(f"the registry has no schema with id {schema_id}: register it, then redrive") from None
         raise
     if found.schema_type != "AVRO":
-        raise LookupError(f"schema id {schema_id} is {found.schema_type}, not AVRO")
+        raise LookupError(f"schema id {schema_id} is {found.schema_type}, not AVRO: write Avro or JSON")
     if found.references:
         raise LookupError(f"schema id {schema_id} refers to other schemas, which is not supported: register it whole")
     try:

@@ -136,7 +136,7 @@ class _Comparison:
             self.add(path, text)
 
     def compare_fields(self, reader: AvroType, writer: AvroType, path: str) -> None:
-        for entry, source in _pair_fields(reader, writer):
+        for entry, source in pair_fields(reader, writer):
             inner = f"{path}.{entry.name}" if path else entry.name
             if source is not None:
                 self.compare(entry.type, source.type, inner)
@@ -174,7 +174,7 @@ class _Comparison:
         self.problems.append(f"field {path!r} {text}" if path else f"the schema {text}")
 
 
-def _pair_fields(reader: AvroType, writer: AvroType) -> list[tuple[AvroField, AvroField | None]]:
+def pair_fields(reader: AvroType, writer: AvroType) -> list[tuple[AvroField, AvroField | None]]:
     """Each field of the reader with the writer's field it takes: by name, then by alias among those left."""
     by_name = {entry.name: entry for entry in writer.fields}
     taken = {entry.name for entry in reader.fields} & by_name.keys()

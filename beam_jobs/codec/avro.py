@@ -90,8 +90,9 @@ class AvroDecoder:
             return -1
         try:
             schema = self._writer_schema(schema_id)  # other errors, such as a registry that is down, are the caller's
-        except LookupError:
-            unknown[schema_id] = f"schema id {schema_id} is not in the schema registry"
+        except LookupError as e:
+            plain = f"schema id {schema_id} is not in the schema registry"
+            unknown[schema_id] = plain if isinstance(e, KeyError) else str(e)  # a registry says why
             return -1
         try:
             self._entries[schema_id] = self._machine.program.add_writer(parse_schema(schema))

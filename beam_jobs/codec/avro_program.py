@@ -170,7 +170,8 @@ class Program:
             if i not in found:
                 if entry.default is NO_DEFAULT:
                     raise UnresolvableError(
-                        f"field {columns[i].path!r} is not in the writer's schema {writer.name!r} and has no default"
+                        f"field {columns[i].path!r} is not in the writer's schema {writer.name!r} and has no default; "
+                        "give it a default or, if the writer calls it otherwise, an alias"
                     )
                 self._in_field(columns[i].path)
                 self._default(columns[i], entry.default)
@@ -301,11 +302,14 @@ class Program:
         self._emit(op.LIST_END, column.slot, column.level, inner)
 
     def _mismatch(self, writer: AvroType, column: Column) -> UnresolvableError:
-        hint = ""
-        if writer.kind == column.avro.kind and writer.name and not _same_name(writer, column.avro):
-            hint = f" (add the alias {writer.name!r} if they are the same)"
+        remedy = "mend the writer, or widen the reader's type"
+        if writer.kind == "null":
+            remedy = "mend the writer, or let the reader's type be null"
+        elif writer.kind == column.avro.kind and writer.name and not _same_name(writer, column.avro):
+            remedy = f"add the alias {writer.name!r} if they are the same"
         return UnresolvableError(
-            f"field {column.path!r}: the writer's {writer.label} has no place in the reader's {column.avro.label}{hint}"
+            f"field {column.path!r}: the writer's {writer.label} has no place in the reader's {column.avro.label}; "
+            f"{remedy}"
         )
 
     # values the writer does not have
