@@ -8,7 +8,7 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train test test-integration bench bench-quick bench-latency lint type docs clean
+.PHONY: help setup demo train test test-integration bench bench-quick bench-latency lint type docs schemas-check clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ type: setup ## mypy --strict
 
 docs: setup ## check every link, command and flag of the documentation
 	$(BIN)/python -m pytest tests/unit/test_docs.py $(PYTEST_ARGS)
+
+schemas-check: setup ## a change of the schemas breaks no old data and no old reader; docs/schemas.md says what they say
+	$(BIN)/python -m schemas.check
+	$(BIN)/python -m schemas.docs --check
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist runs *.egg-info

@@ -20,13 +20,17 @@ from beam_jobs.errors import UserError
 TAGS = ("unit", "min", "max", "pii", "label")
 
 
+def names() -> list[str]:
+    """The shipped schemas, sorted."""
+    entries = resources.files(__name__).iterdir()
+    return sorted(entry.name.removesuffix(".avsc") for entry in entries if entry.name.endswith(".avsc"))
+
+
 def load(name: str) -> dict[str, Any]:
     """The shipped schema ``name``, such as "car_sensor", as a fresh dict; UserError if there is none."""
-    folder = resources.files(__name__)
-    path = folder / f"{name}.avsc"
+    path = resources.files(__name__) / f"{name}.avsc"
     if "/" in name or not path.is_file():
-        names = sorted(entry.name.removesuffix(".avsc") for entry in folder.iterdir() if entry.name.endswith(".avsc"))
-        raise UserError(f"schema {name!r} does not ship with Highbeam; it is one of {', '.join(names)}")
+        raise UserError(f"schema {name!r} does not ship with Highbeam; it is one of {', '.join(names())}")
     schema: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return schema
 

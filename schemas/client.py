@@ -65,6 +65,7 @@ _HTTP_LIBRARIES = [
 _HTTP_ERRORS: tuple[type[Exception], ...] = tuple(library.HTTPError for library in _HTTP_LIBRARIES)
 _TIMEOUTS: tuple[type[Exception], ...] = tuple(library.TimeoutException for library in _HTTP_LIBRARIES)
 _OUTAGES = (*_HTTP_ERRORS, OAuthTokenError, OSError, ValueError)  # ValueError: an answer that is not JSON
+FAILURES = (SchemaRegistryError, *_OUTAGES)  # what a client raises
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -266,7 +267,7 @@ class RegistrySchemas(SchemaSource):
     def register(self, subject: str, schema: Mapping[str, Any]) -> int:
         wanted = Schema(json.dumps(schema), "AVRO")
         try:
-            with self._connect() as client:
+            with self.connect() as client:
                 try:
                     return int(client.lookup_schema(subject, wanted).schema_id)  # enough where we may only read
                 except SchemaRegistryError as e:
@@ -280,19 +281,23 @@ class RegistrySchemas(SchemaSource):
                     f"{self._url} refuses the schema of {subject!r}: {message}; "
                     "use another topic, or change the subject's schema or compatibility level"
                 ) from e
-            raise self._unusable(e) from e
+            raise self.unusable(e) from e
         except _OUTAGES as e:
-            raise self._unusable(e) from e
+            raise self.unusable(e) from e
 
     def check(self) -> None:
         try:
-            with self._connect() as client:
+            with self.connect() as client:
                 client.get_schema_types()
-        except (SchemaRegistryError, *_OUTAGES) as e:
-            raise self._unusable(e) from e
+        except FAILURES as e:
+            raise self.unusable(e) from e
 
-    def _connect(self) -> SchemaRegistryClient:
-        """A new client, to be closed; making one takes about 0.1 s."""
+    def connect(self) -> SchemaRegistryClient:
+        """A new client, to be closed; making one takes about 0.1 s.
+
+        Raises:
+          UserError: a secret is missing, or properties do not fit together.
+        """
         conf: dict[str, Any] = {name: _resolve(name, value) for name, value in self._settings.items()}
         if "bearer.auth.token" in conf:
             conf.setdefault("bearer.auth.credentials.source", "STATIC_TOKEN")
@@ -308,7 +313,7 @@ class RegistrySchemas(SchemaSource):
     def _client(self) -> SchemaRegistryClient:
         """The client for schemas by id, kept until the registry fails or this object goes."""
         if self._kept is None:
-            client = self._connect()
+            client = self.connect()
             self._kept = client, weakref.finalize(self, client.close)
         return self._kept[0]
 
@@ -317,7 +322,8 @@ class RegistrySchemas(SchemaSource):
             self._kept[1]()  # closes it
             self._kept = None
 
-    def _unusable(self, error: Exception) -> UserError:
+    def unusable(self, error: Exception) -> UserError:
+        """One of ``FAILURES`` as a sentence: what is wrong with the registry, and what to do."""
         return UserError(f"--schema_registry {self._url} {_reason(error)}")
 
     def _refuse_unknown(self, schema_id: int) -> None:

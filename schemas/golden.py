@@ -82,7 +82,7 @@ def record(folder: Path, name: str, schema: Mapping[str, Any], stem: str, nulls:
 def problems(path: Path, schema: Mapping[str, Any]) -> list[str]:
     """What today's ``schema`` makes of a golden file that it should not, a sentence each; empty if all is well."""
     expected = _expected(path, schema)
-    found = []
+    found: list[str] = []
     try:
         rows = [row for batch in read_avro(path, schema) for row in _as_json(batch, schema)]
         found += _differences(rows, expected)
