@@ -11,7 +11,7 @@ Avro's own rules (``compatibility``) know names and types only; the tags are our
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,10 +49,12 @@ def compare(now: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[Finding]
     found = [Finding(OLD_DATA, text) for text in check(now, [earlier], "BACKWARD")]
     found += [Finding(OLD_READERS, text) for text in check(now, [earlier], "FORWARD")]
     for new, old in _record_pairs(now, earlier):
+        where = "" if new is now else f"{new['name']}."
+        pairs = list(_field_pairs(new, old))
         found += _lost_aliases(f"record {new['name']!r}", new, old)
-        for field, source in _field_pairs(new, old):
-            path = field["name"] if new is now else f"{new['name']}.{field['name']}"
-            found += _of_field(f"field {path!r}", field, source)
+        found += _lost_fields(where, old, [source["name"] for _, source in pairs])
+        for field, source in pairs:
+            found += _of_field(f"field {where + field['name']!r}", field, source)
     return list(dict.fromkeys(found))
 
 
@@ -60,6 +62,13 @@ def _lost_aliases(what: str, new: Mapping[str, Any], old: Mapping[str, Any]) -> 
     lost = [name for name in _aliases(old) if name not in (new["name"], *_aliases(new))]
     if lost:
         yield Finding(OLD_DATA, f"{what} lost the alias {', '.join(lost)}: keep it for those who write that name")
+
+
+def _lost_fields(where: str, old: Mapping[str, Any], kept: Sequence[str]) -> Iterator[Finding]:
+    for field in old["fields"]:
+        if field["name"] not in kept:
+            what = f"field {where + field['name']!r} is gone, and its values with it"
+            yield Finding(OLD_DATA, f"{what}; JSON records that carry it are refused: keep it, or make it an alias")
 
 
 def _of_field(field: str, new: Mapping[str, Any], old: Mapping[str, Any]) -> Iterator[Finding]:

@@ -31,8 +31,11 @@ def tables(folders: Sequence[Path]) -> str:
 
 def _section(path: Path) -> str:
     schema = files.read(path)
-    where = path.relative_to(files.ROOT).as_posix() if path.is_relative_to(files.ROOT) else path.name
-    return f"### {path.stem}\n[{where}](../{where}): {schema.get('doc', '')}\n" + "".join(_records(schema))
+    where = path.name
+    if path.is_relative_to(files.ROOT):
+        inside = path.relative_to(files.ROOT).as_posix()
+        where = f"[{inside}](../{inside})"
+    return f"### {path.stem}\n{where}: {schema.get('doc', '')}\n" + "".join(_records(schema))
 
 
 def _records(schema: Mapping[str, Any]) -> Iterator[str]:

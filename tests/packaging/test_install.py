@@ -72,7 +72,7 @@ def test_every_module_imports_and_every_resource_is_there(installed: Path, tmp_p
 
 def test_commands_explain_themselves(installed: Path, tmp_path: Path) -> None:
     commands = ("beam_jobs.score", "beam_jobs.redrive", "model.train", "model.registry", "schemas.registry", "demo")
-    for command in commands:
+    for command in (*commands, "schemas.publish", "schemas.check"):
         assert f"python -m {command}" in run(installed, "-m", command, "--help", cwd=tmp_path, env=environment())
 
 

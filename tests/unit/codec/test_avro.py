@@ -310,6 +310,14 @@ def test_an_id_that_turns_up_later_is_found() -> None:
     assert decoder.decode(values).rows.to_pydict() == {"x": [1]}
 
 
+def test_a_registry_says_why_it_has_no_schema() -> None:
+    def refuse(_: int) -> dict[str, Any]:
+        raise LookupError("schema id 1 is PROTOBUF, not AVRO")
+
+    decoded = AvroDecoder(record(field("x", "int")), refuse).decode(pa.array([framed(b"\x02")], pa.binary()))
+    assert error(decoded) == ("unknown_schema_id", "schema id 1 is PROTOBUF, not AVRO")
+
+
 def test_a_registry_that_is_down_is_not_the_rows_fault() -> None:
     def down(_: int) -> dict[str, Any]:
         raise UserError("registry is down")

@@ -75,6 +75,7 @@ def test_the_shipped_schemas_break_nobody(capsys: pytest.CaptureFixture[str]) ->
 CHANGES: list[tuple[str, dict[str, Any], str]] = [
     ("speed", {"name": "velocity"}, "old data: field 'velocity' was added without a default: give it a default"),
     ("speed", {"name": "velocity"}, "old readers: field 'speed' was removed, and the earlier schema has no default"),
+    ("vin", {"name": "chassis"}, "old data: field 'vin' is gone, and its values with it"),
     ("speed", {"type": "float"}, "old data: field 'speed' is float where the earlier schema has double: keep double"),
     ("speed", {"unit": "km/h"}, "meaning: field 'speed' has the unit 'km/h' where the earlier schema has 'm/s'"),
     ("speed", {"max": 50}, "old data: field 'speed' has the max 50 where the earlier schema has 100"),

@@ -35,6 +35,8 @@ BREAKS = [
     (SPEED, changed(SPEED, aliases=[]), OLD_DATA, "lost the alias v: keep it"),
     (SPEED, changed(SPEED, type="float"), OLD_DATA, "is float where the earlier schema has double: keep double"),
     (SPEED, changed(SPEED, name="velocity"), OLD_DATA, "'velocity' was added without a default: give it a default"),
+    (SPEED, changed(SPEED, name="velocity"), OLD_DATA, "field 'speed' is gone, and its values with it"),
+    (OWNER, changed(OWNER, name="holder"), OLD_DATA, "field 'owner' is gone, and its values with it"),
     (SPEED, changed(SPEED, name="velocity", aliases=["v", "speed"]), OLD_READERS, "'speed' was removed"),
     (AT, changed(AT, type="long"), MEANING, "is a plain value where the earlier schema has timestamp-millis: keep it"),
     (OWNER, changed(OWNER, default=...), OLD_DATA, "lost its default: keep it"),
@@ -47,8 +49,11 @@ BREAKS = [
 
 @pytest.mark.parametrize(("old", "new", "direction", "text"), BREAKS, ids=[text for *_, text in BREAKS])
 def test_what_breaks(old: dict[str, Any], new: dict[str, Any], direction: str, text: str) -> None:
-    (finding,) = [found for found in compare(car(new), car(old)) if found.breaks and found.direction == direction]
-    assert text in finding.text
+    found = [
+        finding.text for finding in compare(car(new), car(old)) if finding.breaks and finding.direction == direction
+    ]
+    assert [text in sentence for sentence in found].count(True) == 1
+    assert len(found) == (2 if direction == OLD_DATA and new["name"] == "velocity" else 1)  # gone, and added
 
 
 @pytest.mark.parametrize(
