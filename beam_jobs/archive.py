@@ -28,6 +28,7 @@ CONCERNS = (
     options.ArchiveOptions,
     options.InputOptions,
     options.ConnectionOptions,
+    options.StorageOptions,
     options.DeadLetterOptions,
     options.ReportOptions,
 )

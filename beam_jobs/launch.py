@@ -28,6 +28,7 @@ from apache_beam.options.pipeline_options import (
 from beam_jobs import metrics, options
 from beam_jobs.cli import EXIT_INTERRUPTED, STOP_SIGNALS, say
 from beam_jobs.errors import UserError
+from beam_jobs.io import files
 from beam_jobs.io.kafka import request_drain, reset_drain
 from beam_jobs.local_runner import LocalRunner
 from beam_jobs.report import Progress, check_writable
@@ -139,6 +140,7 @@ def _prepare(parsed: PipelineOptions, wire: Wire, live: bool) -> Callable[[Calla
         outlast_job_server(parsed.view_as(PortableOptions))
     reset_drain()
     resume_waits()
+    files.resume_waits()
     pipeline = beam.Pipeline(runner=LocalRunner() if runner in IN_PROCESS else runner, options=parsed)
     wire(pipeline)
     keep_memory()
@@ -168,6 +170,7 @@ def drain() -> None:
     """Lets the pipeline of this process finish what it has read, commit, and end."""
     request_drain()
     interrupt_waits()
+    files.interrupt_waits()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs.block import MAX_BLOCK_ROWS
@@ -156,6 +157,16 @@ class ArchiveOptions(PipelineOptions):
         )
 
 
+class StorageOptions(PipelineOptions):
+    """How Cloud Storage (gs://) is reached."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--gcs_anonymous", action="store_true", help="read public gs:// buckets without Google credentials"
+        )
+
+
 class DeadLetterOptions(PipelineOptions):
     """Where records go that no step can handle."""
 
@@ -226,7 +237,9 @@ def parse(
         concern._add_argparse_args(parser.add_argument_group(title))
     _, rest = parser.parse_known_args(list(argv))
     _refuse_unknown(rest, parser)
-    return PipelineOptions(list(argv))
+    parsed = PipelineOptions(list(argv))
+    FileSystems.set_options(parsed)  # the checks before the start open files as the pipeline will
+    return parsed
 
 
 def require(options: PipelineOptions, *names: str) -> None:

@@ -32,6 +32,7 @@ CONCERNS = (
     options.ScoreOptions,
     options.InputOptions,
     options.ConnectionOptions,
+    options.StorageOptions,
     options.DeadLetterOptions,
     options.ReportOptions,
 )

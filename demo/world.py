@@ -30,7 +30,6 @@ from demo.fleet import Fleet
 from demo.history import write_history
 from demo.live import State, render
 from demo.referee import Referee, Verdict
-from model import manifest
 from model.registry import resolve
 from schemas.registry import RegistryServer
 
@@ -91,7 +90,7 @@ def run_demo(settings: Settings) -> int:
         job = stack.enter_context(_ScoreJob(settings, topics, registry.url, model, folder, console))
         if not job.wait_until_reading(stop):
             return job.failed()
-        described = manifest.read(resolve(model, "car_sensors").path)
+        described = resolve(model, "car_sensors").manifest
         fleet = Fleet(
             settings.cars,
             seed=settings.seed,

@@ -83,11 +83,17 @@ def read(folder: Path) -> Manifest:
     """The manifest of a version's folder; UserError if it can't be read."""
     path = folder / FILE_NAME
     try:
-        return Manifest.from_json(path.read_text(encoding="utf-8"))
+        return parse(path.read_bytes(), str(path))
     except OSError as error:
         raise UserError(
             f"{path}: {error.strerror}; name a model version's folder, or its registry with @version or @alias"
         ) from error
+
+
+def parse(data: bytes, path: str) -> Manifest:
+    """What a manifest.json holds; UserError if it is none."""
+    try:
+        return Manifest.from_json(data.decode("utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: {error}; train the model again") from error
 

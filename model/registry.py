@@ -1,11 +1,11 @@
-"""Model versions in a folder.
+"""Model versions in a folder, on this machine or in a bucket.
 
     REGISTRY/NAME/versions/V/   model.keras saved_model/ network.npz golden.parquet manifest.json report/ logs/
     REGISTRY/NAME/aliases.json  {"champion": "V", "challenger": "V"}
 
-A version never changes once it is there: it is written beside its place and renamed into it, so nobody sees half of one
-and two trainers don't disturb each other. Version names sort by time. An alias is what moves; a change replaces the
-file in one step, under a lock.
+A version never changes once it is there, and nobody sees half of one: locally it is written beside its place and
+renamed into it; in a bucket its manifest comes last, and without a manifest it does not count. Version names sort by
+time. An alias is what moves; a change replaces the file in one step, and of two changes at once none is lost.
 
     python -m model.registry list DIR
     python -m model.registry show DIR[@alias|@version]
@@ -15,37 +15,51 @@ file in one step, under a lock.
 from __future__ import annotations
 
 import argparse
-import fcntl
+import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from beam_jobs import cli
 from beam_jobs.errors import UserError
+from beam_jobs.io import files
 from model import manifest
+from model.local_copy import local_copy
 from model.manifest import Manifest
 
 CHAMPION = "champion"  # what jobs score with unless they are told otherwise
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
+Folder = str | os.PathLike[str]  # of a model: a local path, or gs://
+
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """Where a version is."""
+    """Where a version is. Picklable: a worker finds its own copy of the files."""
 
     name: str  # of the model
     version: str
-    path: Path  # folder of the version
+    folder: str  # of the version: a local path, or gs://
     alias: str | None  # it was asked for by this alias
     manifest: Manifest
+    digest: str  # sha256 of manifest.json
+
+    @property
+    def path(self) -> Path:
+        """The version's folder on this machine: where it is or, from a bucket, a copy that is made once."""
+        if files.is_local(self.folder):
+            return Path(self.folder)
+        return local_copy(self.folder, self.version, self.digest, self.manifest.files)
 
 
 def resolve(spec: str, use_case: str | None = None) -> ModelVersion:
@@ -53,62 +67,77 @@ def resolve(spec: str, use_case: str | None = None) -> ModelVersion:
 
     Args:
       spec: ``DIR``, ``DIR@alias`` or ``DIR@version``; without @ the champion. DIR is a registry, a model in it, or the
-        folder of one version.
+        folder of one version; local or ``gs://``.
       use_case: which model is meant when DIR is a registry; may be None if it holds only one.
 
     Raises:
       UserError: no such folder, model, alias or version; it says which ones there are.
     """
-    folder, _, wanted = spec.rpartition("@") if "@" in Path(spec).name else (spec, "", "")
-    path = _local(folder)
-    if not path.is_dir():
+    folder, _, wanted = spec.rpartition("@") if "@" in _last(spec) else (spec, "", "")
+    root = files.root_of(folder)
+    files.check_access(root)
+    if files.is_local(root) and not os.path.isdir(root):
         raise UserError(f"--model {folder}: no such folder; train one with `python -m model.train --registry {folder}`")
-    if (path / manifest.FILE_NAME).is_file():
-        if wanted and wanted != path.resolve().name:
+    if files.list_files(f"{root}/{manifest.FILE_NAME}"):
+        root = os.path.realpath(root) if files.is_local(root) else root
+        if wanted and wanted != _last(root):
             raise UserError(f"--model {spec}: {folder} already is one version; leave out @{wanted}")
-        return _version(path.resolve(), None)
-    model = _model_folder(path, use_case)
-    if wanted in versions(model):
-        return _version(model / "versions" / wanted, None)
+        return _version(root, None)
+    model = _model_folder(root, use_case)
+    there = versions(model)
+    if wanted in there:
+        return _version(f"{model}/versions/{wanted}", None)
     alias = wanted or CHAMPION
     known = aliases(model)
     if alias not in known:
-        there = ", ".join([*known, *versions(model)]) or "nothing yet"
-        raise UserError(f"--model {spec}: {model.name} has no alias or version {alias!r}; it has {there}")
-    version = model / "versions" / known[alias]
-    if not version.is_dir():
-        raise UserError(f"--model {spec}: {alias} is version {known[alias]}, which is missing in {version.parent}")
-    return _version(version, alias)
+        listed = ", ".join([*known, *there]) or "nothing yet"
+        raise UserError(f"--model {spec}: {_last(model)} has no alias or version {alias!r}; it has {listed}")
+    if known[alias] not in there:
+        raise UserError(f"--model {spec}: {alias} is version {known[alias]}, which is missing in {model}/versions")
+    return _version(f"{model}/versions/{known[alias]}", alias)
 
 
-def _version(path: Path, alias: str | None) -> ModelVersion:
-    described = manifest.read(path)
-    return ModelVersion(described.name, described.version, path, alias, described)
+def _last(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
 
 
-def versions(model: Path) -> list[str]:
+def _version(folder: str, alias: str | None) -> ModelVersion:
+    path = f"{folder}/{manifest.FILE_NAME}"
+    data = files.read_bytes(path)
+    described = manifest.parse(data, path)
+    return ModelVersion(described.name, described.version, folder, alias, described, hashlib.sha256(data).hexdigest())
+
+
+def versions(model: Folder) -> list[str]:
     """Versions in a model's folder, oldest first."""
-    folder = model / "versions"
-    if not folder.is_dir():
-        return []
-    return sorted(p.name for p in folder.iterdir() if (p / manifest.FILE_NAME).is_file() and p.name[0] != ".")
+    found = files.list_files(f"{os.fspath(model)}/versions/*/{manifest.FILE_NAME}")
+    return sorted(name for name in (path.split("/")[-2] for path in found) if name[0] != ".")
 
 
-def aliases(model: Path) -> dict[str, str]:
+def aliases(model: Folder) -> dict[str, str]:
     """Alias to version of a model's folder."""
-    path = model / "aliases.json"
+    path = f"{os.fspath(model)}/aliases.json"
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        return _aliases(path, files.read_bytes(path))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise UserError(f"{path} can't be read ({error}); mend it or promote a version again") from error
+
+
+def _aliases(path: str, data: bytes) -> dict[str, str]:
+    try:
+        known = json.loads(data)
+    except ValueError as error:
+        raise UserError(f"{path} can't be read ({error}); remove it and promote a version again") from error
     if not isinstance(known, dict) or not all(isinstance(v, str) for v in known.values()):
-        raise UserError(f'{path}: not an object of names such as {{"champion": "VERSION"}}; promote a version again')
+        raise UserError(
+            f'{path}: not an object of names such as {{"champion": "VERSION"}}; remove it and promote a version again'
+        )
     return known
 
 
-def promote(model: Path, version: str, alias: str = CHAMPION, only_if_absent: bool = False) -> str | None:
+def promote(model: Folder, version: str, alias: str = CHAMPION, only_if_absent: bool = False) -> str | None:
     """Points an alias at a version, in one step.
 
     Returns:
@@ -118,29 +147,42 @@ def promote(model: Path, version: str, alias: str = CHAMPION, only_if_absent: bo
     Raises:
       UserError: there is no such version, a bad alias, or no permission.
     """
-    if version not in versions(model):
-        raise UserError(f"{model.name} has no version {version!r}; it has {', '.join(versions(model)) or 'none'}")
-    if not _NAME.fullmatch(alias) or alias in versions(model):
+    model = os.fspath(model)
+    there = versions(model)
+    if version not in there:
+        raise UserError(f"{_last(model)} has no version {version!r}; it has {', '.join(there) or 'none'}")
+    if not _NAME.fullmatch(alias) or alias in there:
         raise UserError(f"--alias {alias!r} is no name for an alias; use letters, digits, '.', '_' and '-'")
-    path = model / "aliases.json"
-    with _writing(model), (model / ".aliases.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
-        known = aliases(model) if only_if_absent or path.exists() else {}
-        before = known.get(alias)
-        if before is not None and only_if_absent:
-            return before
-        text = json.dumps({**known, alias: version}, indent=2, sort_keys=True) + "\n"
-        _replace(path, text)
-        return before
+    path = f"{model}/aliases.json"
+
+    def change(old: bytes | None) -> bytes | None:
+        known = {} if old is None else _aliases(path, old)
+        if only_if_absent and alias in known:
+            return None
+        return (json.dumps({**known, alias: version}, indent=2, sort_keys=True) + "\n").encode()
+
+    with _writing(model):
+        old = files.update(path, change)
+    return None if old is None else _aliases(path, old).get(alias)
 
 
 @dataclass(frozen=True)
 class Draft:
     """A version in the making."""
 
-    model: Path  # folder of the model
+    model: str  # folder of the model
     version: str  # name it will have
-    path: Path  # folder to write into
+    path: Path  # folder to write into, on this machine
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return _last(self.model)
+
+    @property
+    def folder(self) -> str:
+        """Where the version will be."""
+        return f"{self.model}/versions/{self.version}"
 
 
 @contextmanager
@@ -148,83 +190,85 @@ def new_version(registry: str, name: str) -> Iterator[Draft]:
     """A folder to write a version into; it becomes the version when the block ends, or vanishes with an exception.
 
     Raises:
-      UserError: no permission to write, or a registry that isn't a local folder.
+      UserError: no permission to write.
     """
     if not _NAME.fullmatch(name):
         raise UserError(f"model name {name!r}: use letters, digits, '.', '_' and '-'")
-    model = _local(registry) / name
+    root = files.root_of(registry)
+    files.check_access(root)
+    model = f"{root}/{name}"
     with _writing(model):
-        (model / "versions").mkdir(parents=True, exist_ok=True)
         draft = _reserve(model)
     try:
         yield draft
         with _writing(model):
-            for path in draft.path.rglob("*"):
-                if path.is_file():
-                    path.chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
-            draft.path.rename(model / "versions" / draft.version)
-    except BaseException:
+            _publish(draft)
+    finally:
         shutil.rmtree(draft.path, ignore_errors=True)
+
+
+def _reserve(model: str) -> Draft:
+    version = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    if not files.is_local(model):
+        return Draft(model, version, Path(tempfile.mkdtemp(prefix="highbeam-model-")))
+    folder = Path(model, "versions")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f".partial-{version}"
+    try:
+        path.mkdir()  # whoever makes it has the name
+    except FileExistsError:
+        return _reserve(model)
+    return Draft(model, version, path)
+
+
+def _publish(draft: Draft) -> None:
+    written = sorted(path for path in draft.path.rglob("*") if path.is_file())
+    if files.is_local(draft.model):
+        for path in written:
+            path.chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
+        draft.path.rename(draft.folder)
+        return
+    targets = {path: f"{draft.folder}/{path.relative_to(draft.path).as_posix()}" for path in written}
+    described = draft.path / manifest.FILE_NAME
+    try:
+        for path, target in targets.items():
+            if path != described:
+                files.patiently(partial(files.upload, path, target))
+        files.patiently(partial(files.upload, described, targets[described]))  # last: now it counts
+    except BaseException:
+        files.remove(targets.values())
         raise
 
 
-def _reserve(model: Path) -> Draft:
-    while True:
-        version = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-        path = model / "versions" / f".partial-{version}"
-        if (model / "versions" / version).exists():
-            continue
-        try:
-            path.mkdir()  # whoever makes it has the name
-        except FileExistsError:
-            continue
-        return Draft(model, version, path)
-
-
-def _model_folder(path: Path, use_case: str | None) -> Path:
+def _model_folder(root: str, use_case: str | None) -> str:
     """The model's folder, given it or a registry."""
-    if (path / "versions").is_dir():
-        return path
-    names = sorted(p.name for p in path.iterdir() if (p / "versions").is_dir())
+    if versions(root):
+        return root
+    models = _models(root)
+    names = [_last(model) for model in models]
     if use_case in names:
-        return path / str(use_case)
-    if use_case is None and len(names) == 1:
-        return path / names[0]
+        return f"{root}/{use_case}"
+    if use_case is None and len(models) == 1:
+        return models[0]
     there = f"it holds {', '.join(names)}" if names else "it holds no model; train one with `python -m model.train`"
     wanted = f"no model {use_case!r}" if use_case else "several models" if names else "no model"
-    raise UserError(f"--model {path}: {wanted} in this registry; {there}")
+    raise UserError(f"--model {root}: {wanted} in this registry; {there}")
 
 
-def _local(folder: str) -> Path:
-    scheme, separator, rest = folder.partition("://")
-    if not separator:
-        return Path(folder)
-    if scheme == "file":
-        return Path(rest)
-    raise UserError(f"{folder}: {scheme}:// is not supported yet as a model registry; use a local folder")
+def _models(root: str) -> list[str]:
+    """Folders of the models in a registry that have a version."""
+    found = files.list_files(f"{root}/*/versions/*/{manifest.FILE_NAME}")
+    return sorted({path.rsplit("/", 3)[0] for path in found})
 
 
 @contextmanager
-def _writing(model: Path) -> Iterator[None]:
+def _writing(model: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise UserError(
             f"--registry {model}: can't be written ({error.strerror}); use a folder you may write to"
         ) from error
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a whole file in one step: readers see the old or the new one."""
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -241,38 +285,37 @@ def main(argv: Sequence[str]) -> None:
             "dir", metavar="DIR", help="registry or model folder; with @alias or @version where one is meant"
         )
         sub.add_argument("--use_case", help="which model, when DIR is a registry with several")
+        sub.add_argument("--gcs_anonymous", action="store_true", help="read a public gs:// bucket without credentials")
         sub.add_argument("--verbose", action="store_true", help="stack traces with errors")
         if command == "promote":
             sub.add_argument("--alias", default=CHAMPION, help="default: %(default)s")
     args = parser.parse_args(argv)
+    files.configure(args.gcs_anonymous)
     if args.command == "list":
         _list(args.dir, args.use_case)
         return
-    if args.command == "promote" and "@" not in Path(args.dir).name:
+    if args.command == "promote" and "@" not in _last(args.dir):
         raise UserError(f"promote {args.dir}: say which version, as in {args.dir}@VERSION")
     found = resolve(args.dir, args.use_case)
     if args.command == "show":
         print(found.manifest.to_json(), end="")
         return
-    before = promote(found.path.parent.parent, found.version, args.alias)
+    before = promote(found.folder.rsplit("/", 2)[0], found.version, args.alias)
     print(f"{found.name}: {args.alias} is {found.version} now" + (f", was {before}" if before else ""))
 
 
 def _list(folder: str, use_case: str | None) -> None:
-    path = _local(folder)
-    if not path.is_dir():
+    root = files.root_of(folder)
+    files.check_access(root)
+    if files.is_local(root) and not os.path.isdir(root):
         raise UserError(f"{folder}: no such folder; name a registry or a model in it")
-    models: list[Path]
-    if use_case is not None or (path / "versions").is_dir():
-        models = [_model_folder(path, use_case)]
-    else:
-        models = sorted(p for p in path.iterdir() if (p / "versions").is_dir())
+    models = [_model_folder(root, use_case)] if use_case is not None or versions(root) else _models(root)
     for model in models:
         names: Mapping[str, str] = aliases(model)
         for version in versions(model):
-            there = manifest.read(model / "versions" / version)
+            there = _version(f"{model}/versions/{version}", None).manifest
             marks = " ".join(alias for alias, target in sorted(names.items()) if target == version)
-            print(f"{model.name}  {version}  threshold {there.threshold:.4g}  {marks}".rstrip())
+            print(f"{_last(model)}  {version}  threshold {there.threshold:.4g}  {marks}".rstrip())
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ import use_cases
 from beam_jobs import cli
 from beam_jobs.codec.schema import fingerprint
 from beam_jobs.errors import UserError
+from beam_jobs.io import files
 from model import autoencoder, baseline, manifest, registry, tf
 from model import data as training_data
 from model.autoencoder import NetworkConfig, TrainedNetwork
@@ -67,13 +68,22 @@ class Trained:
     """What ``train`` made."""
 
     manifest: Manifest
-    path: Path  # folder of the version
-    report: Path  # the HTML page
+    folder: str  # of the version: a local path, or gs://
     evaluations: dict[str, Evaluation]  # "autoencoder", and "baseline" where it was trained
     data: TrainingData
     split: str  # "key" or "time"
     training_seconds: float
     alias: str | None  # that points at the version now
+
+    @property
+    def path(self) -> Path:
+        """The folder of a version on this machine."""
+        return Path(self.folder)
+
+    @property
+    def report(self) -> str:
+        """The HTML page."""
+        return f"{self.folder}/report/report.html"
 
 
 def train(settings: Settings, console: Console | None = None) -> Trained:
@@ -123,14 +133,12 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
         _report(draft.path, described, trained, test, data.failed[split.test], evaluations)
         LoadedModel.load(draft.path)  # what is published can be loaded and repeats its own scores
         bar.update(step, total=1, completed=1)
-    path = draft.model / "versions" / draft.version
     alias = settings.alias
     if alias is not None:
         registry.promote(draft.model, draft.version, alias)
     elif registry.promote(draft.model, draft.version, only_if_absent=True) is None:
         alias = registry.CHAMPION
-    report = path / "report" / "report.html"
-    return Trained(described, path, report, evaluations, data, split.by, training_seconds, alias)
+    return Trained(described, draft.folder, evaluations, data, split.by, training_seconds, alias)
 
 
 def _network_config(settings: Settings, use_case: UseCase) -> NetworkConfig:
@@ -201,7 +209,7 @@ def _describe(
 ) -> Manifest:
     preprocessor = use_case.preprocessor()
     return Manifest(
-        name=draft.model.name,
+        name=draft.name,
         version=draft.version,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         use_case=use_case.name,
@@ -303,10 +311,10 @@ def print_summary(console: Console, made: Trained, settings: Settings) -> None:
     lines = [
         f"version    {described.version}" + (f" ({made.alias})" if made.alias else ""),
         f"threshold  {described.threshold:.4g}, expected to alert on {described.alert_budget:g} of normal rows",
-        f"model      {made.path}",
+        f"model      {made.folder}",
         f"report     {made.report}",
     ]
-    model = shlex.quote(str(made.path.parent.parent))
+    model = shlex.quote(made.folder.rsplit("/", 2)[0])
     if made.alias is None:
         lines.append(f"promote    python -m model.registry promote {model}@{described.version}")
     which = "" if made.alias == registry.CHAMPION else f"@{described.version}"
@@ -325,7 +333,12 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("--use_case", required=True, help="a use case that ships (car_sensors), or the folder of one")
     add("--data", required=True, metavar="PATH", help="Avro or Parquet: a file, a folder or a glob")
-    add("--registry", required=True, metavar="DIR", help="folder of model versions; made if it isn't there")
+    add(
+        "--registry",
+        required=True,
+        metavar="DIR",
+        help="folder of model versions, a path or gs://; made if missing",
+    )
     add("--epochs", type=int, help="at most; default: the use case's")
     add("--alert_budget", type=float, help="share of normal rows that may be alerts; default: the use case's")
     add("--seed", type=int, help="of the split, the weights and the order; default: the use case's")
@@ -340,6 +353,7 @@ def parser() -> argparse.ArgumentParser:
     add("--alias", help="alias to point at the new version; default: champion, if there is none yet")
     add("--logdir", help="folder for TensorBoard logs; default: logs in the version's folder")
     add("--baseline", action=argparse.BooleanOptionalAction, default=True, help="train the reference net as well")
+    add("--gcs_anonymous", action="store_true", help="read public gs:// buckets without Google credentials")
     add("--verbose", action="store_true", help="stack traces with errors")
     return result
 
@@ -348,6 +362,7 @@ def main(argv: Sequence[str]) -> None:
     """Trains, and prints what came out."""
     given = vars(parser().parse_args(argv))
     given.pop("verbose")
+    files.configure(given.pop("gcs_anonymous"))
     settings = Settings(**given)
     made = train(settings, Console(stderr=True))
     print_summary(Console(), made, settings)

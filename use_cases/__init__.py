@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +25,7 @@ import yaml
 
 import schemas
 from beam_jobs.errors import UserError
+from beam_jobs.io import files
 from beam_jobs.preprocessing import PiiPolicy, Preprocessor, compile_sql
 from beam_jobs.preprocessing.fields import fields_of
 
@@ -82,22 +84,37 @@ def shipped() -> list[str]:
 
 
 def load(name_or_folder: str) -> UseCase:
-    """A shipped use case by name, or one of your own by the path of its folder.
+    """A shipped use case by name, or one of your own by its folder: a path, or gs://.
 
     Raises:
       UserError: no such use case, or a setting that is missing, unknown or wrong. The SQL is compiled, and judged,
         by ``preprocessor()``.
     """
-    folder: Traversable
     if name_or_folder in shipped():
-        folder = resources.files(__name__) / name_or_folder
-    else:
-        folder = Path(name_or_folder)
-        if not _is_use_case(folder):
-            raise UserError(
-                f"use case {name_or_folder!r} is neither one that ships ({', '.join(shipped())}) "
-                "nor a folder with a use_case.yaml"
-            )
+        return _load(resources.files(__name__) / name_or_folder, name_or_folder)
+    if files.is_local(name_or_folder):
+        return _load(Path(name_or_folder), name_or_folder)
+    with tempfile.TemporaryDirectory() as copies:
+        return _load(_copied(name_or_folder, Path(copies)), name_or_folder)
+
+
+def _copied(uri: str, copies: Path) -> Path:
+    """The folder of a use case in a bucket, copied to this machine under its own name."""
+    root = files.root_of(uri)
+    files.check_access(root)
+    copy = copies / root.rpartition("/")[2]
+    copy.mkdir()
+    for path in files.list_files(f"{root}/*"):
+        files.download(path, copy / path.rpartition("/")[2])
+    return copy
+
+
+def _load(folder: Traversable, name_or_folder: str) -> UseCase:
+    if not _is_use_case(folder):
+        raise UserError(
+            f"use case {name_or_folder!r} is neither one that ships ({', '.join(shipped())}) "
+            "nor a folder with a use_case.yaml"
+        )
     where = f"{name_or_folder}/use_case.yaml"
     settings = _settings(_read(folder, "use_case.yaml", where), where)
     schema = _schema(folder, settings, where)

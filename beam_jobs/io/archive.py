@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 from urllib.parse import quote
@@ -19,8 +20,6 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
 from numpy.typing import NDArray
 
 from beam_jobs import metrics
@@ -29,7 +28,7 @@ from beam_jobs.block import SOURCE_PREFIX, Block, take
 from beam_jobs.codec.avro_file import AvroWriter
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.io.archive_log import ArchiveLog, Finished, Ranges, new_id
-from beam_jobs.io.files import is_local, patiently
+from beam_jobs.io.files import is_local, patiently, upload, writing
 
 FileFormat = Literal["avro", "parquet"]
 
@@ -88,6 +87,7 @@ class WriteFiles(beam.DoFn):
         self._log = ArchiveLog(self._root, self._name)
         # Beside the data where that is a rename away; else on this machine until it is whole.
         self._scratch = None if is_local(self._root) else Path(tempfile.mkdtemp(prefix="highbeam-archive-"))
+        self._spools = str(self._scratch or self._root)
 
     def teardown(self) -> None:
         if self._scratch is not None:
@@ -105,20 +105,23 @@ class WriteFiles(beam.DoFn):
         if not block.num_rows:
             return
         for folder, rows in self._partitioned(block):
-            file = self._open.get(folder) or self._begin(folder)
-            file.rows.write(archive_rows(rows, self._schema))
-            file.count += rows.num_rows
-            if file.file.tell() >= self._max_file_bytes:
-                self._close(folder)
+            with writing(self._spools):
+                file = self._open.get(folder) or self._begin(folder)
+                file.rows.write(archive_rows(rows, self._schema))
+                file.count += rows.num_rows
+                if file.file.tell() >= self._max_file_bytes:
+                    self._close(folder)
 
     def finish_bundle(self) -> None:
-        for folder in list(self._open):
-            self._close(folder)
+        with writing(self._spools):
+            for folder in list(self._open):
+                self._close(folder)
         if not self._closed:
             return
-        files = [self._finished(file) for file in self._closed]
         ranges = {partition: np.array([span], np.int64) for partition, span in self._seen.items()}
-        self._log.commit(self._bundle, files, Ranges(ranges))
+        with writing(self._root):
+            files = [self._finished(file) for file in self._closed]
+            self._log.commit(self._bundle, files, Ranges(ranges))
         rows = sum(file.rows for file in files)
         metrics.inc(metrics.ARCHIVED, rows)
         metrics.inc(metrics.ARCHIVED_FILES, len(files))
@@ -188,7 +191,7 @@ class WriteFiles(beam.DoFn):
         """Brings a file to the archive's storage, where it is not there yet."""
         temporary = self._log.temporary(self._bundle, file.number)
         if self._scratch is not None:
-            patiently(lambda: _upload(file.spool, temporary))
+            patiently(partial(upload, file.spool, temporary))
             file.spool.unlink()
         final = f"{self._root}/{file.folder}/part-{self._bundle}-{file.number}.{self._format}"
         return Finished(temporary, final, file.count)
@@ -198,11 +201,6 @@ def hour_folder(hour: int) -> str:
     """``date=…/hour=…`` of an hour since the epoch, UTC."""
     text = str(np.datetime64(hour, "h"))  # 2026-11-22T07
     return f"date={text[:10]}/hour={text[11:13]}"
-
-
-def _upload(source: Path, target: str) -> None:
-    with source.open("rb") as file, FileSystems.create(target, compression_type=CompressionTypes.UNCOMPRESSED) as out:
-        shutil.copyfileobj(file, out, 1 << 20)
 
 
 class WriteToArchive(beam.PTransform):

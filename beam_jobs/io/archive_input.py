@@ -13,8 +13,6 @@ import fastavro
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import TimestampedValue
 
 from beam_jobs import metrics
@@ -24,7 +22,7 @@ from beam_jobs.codec.avro_file import read_avro
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError
 from beam_jobs.io.archive_log import FOLDER
-from beam_jobs.io.files import list_files, patiently
+from beam_jobs.io.files import list_files, open_file, patiently
 from use_cases import UseCase
 
 SUFFIXES = (".avro", ".parquet")
@@ -121,7 +119,7 @@ def open_archive(root: str, use_case: UseCase, start_ms: int | None = None, end_
 
 
 def _open(path: str) -> IO[bytes]:
-    return patiently(lambda: FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED))
+    return patiently(lambda: open_file(path))
 
 
 def read_rows(path: str, schema: Mapping[str, Any], columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -21,10 +21,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from apache_beam.io.filesystems import FileSystems
 from numpy.typing import NDArray
 
-from beam_jobs.io.files import list_files, move, patiently, read_bytes, write_bytes
+from beam_jobs.io.files import list_files, move, patiently, read_bytes, remove, write_bytes
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -113,6 +112,12 @@ class ArchiveLog:
         self._seen.add(path)
         _rename(named)
 
+    def check_writable(self) -> None:
+        """Writes a file and removes it: a job should not run for minutes to find that it may not."""
+        probe = self.temporary(new_id(), 0)
+        write_bytes(probe, b"")
+        remove([probe])
+
     def recover(self) -> Ranges:
         """Finishes what a killed job has committed, removes what it has not; before a job of this name starts.
 
@@ -131,11 +136,11 @@ class ArchiveLog:
                 left -= {file["from"] for file in unfinished}
         if left:
             _LOGGER.warning("%s: %d files a killed job had not finished are removed", self._root, len(left))
-            FileSystems.delete(sorted(left))
+            remove(sorted(left))
         if len(commits) > 1:
             folded = json.dumps({"files": [], "held": held.to_json()}).encode()
             write_bytes(f"{self.folder}/commits/{new_id()}.json", folded)
-            FileSystems.delete(commits)
+            remove(commits)
         return held
 
 

@@ -11,7 +11,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from beam_jobs import options
 from beam_jobs.errors import UserError
 from beam_jobs.io.archive_input import ArchiveInput, open_archive
-from beam_jobs.io.files import root_of
+from beam_jobs.io.files import check_access, root_of
 from beam_jobs.io.kafka import check_topic, ensure_topic
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_offsets import OffsetKind, OffsetSpec
@@ -48,7 +48,9 @@ def archive_input(given: options.InputOptions, use_case: UseCase) -> ArchiveInpu
         if spec is not None and spec.kind is OffsetKind.OFFSETS:
             raise UserError(f"{flag} {text}: an archive is cut by event time, give a time like 2026-11-22T07:00:00Z")
         bounds[flag] = spec.timestamp_ms if spec and spec.kind is OffsetKind.TIMESTAMP else None
-    return open_archive(root_of(given.input), use_case, bounds["--from"], bounds["--until"])
+    root = root_of(given.input)
+    check_access(root)
+    return open_archive(root, use_case, bounds["--from"], bounds["--until"])
 
 
 def kafka_source(parsed: PipelineOptions, name: str) -> tuple[KafkaConfig, dict[str, Any], bool]:

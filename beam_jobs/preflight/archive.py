@@ -17,7 +17,7 @@ from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError
 from beam_jobs.io.archive import WriteFiles
 from beam_jobs.io.archive_log import ArchiveLog
-from beam_jobs.io.files import root_of
+from beam_jobs.io.files import check_access, root_of, writing
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.uri import KafkaAddress, parse
 from beam_jobs.preflight.addresses import kafka_source, prepare_outputs
@@ -68,6 +68,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
         texts = ", ".join(f.name for f in rows if _is_text(f.type))
         raise UserError(f"--route_by {wanted.route_by}: no text column of the archive; there are {texts}")
     root = root_of(parsed.view_as(options.OutputOptions).output)
+    check_access(root)
     name = f"archive/{use_case.name}"
     config, source, live = kafka_source(parsed, name)
     dead = parse(bad.dead_letters)
@@ -78,7 +79,9 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     writers.check()
     # One log for each stream into the archive: two of them may run at once, and their positions have nothing in common.
     log = f"{use_case.name}-{content}-{source['address'].topic}"
-    ArchiveLog(root, log).recover()
+    with writing(root):
+        ArchiveLog(root, log).check_writable()
+        ArchiveLog(root, log).recover()
     source |= {
         "max_latency_s": None,
         "max_bundle_s": wanted.max_file_age,

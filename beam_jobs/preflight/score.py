@@ -17,7 +17,6 @@ from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.uri import KafkaAddress, parse
 from beam_jobs.preflight.addresses import archive_input, kafka_source, prepare_outputs
 from beam_jobs.preprocessing.preprocessor import Preprocessor
-from model import manifest
 from model.manifest import Manifest
 from model.registry import ModelVersion, resolve
 from schemas.client import SchemaSource, for_registry
@@ -59,7 +58,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     preprocessor = use_case.preprocessor()
     preprocessor.check_secrets()
     model = resolve(wanted.model, use_case.name)
-    described = manifest.read(model.path)
+    described = model.manifest
     check_fingerprint(described, preprocessor)
     outputs = {"alert": parse(wanted.alerts), "dead_letter": parse(bad.dead_letters)}
     if wanted.scores:

@@ -89,7 +89,7 @@ def test_no_alias_is_lost_when_many_change_at_once(tmp_path: Path) -> None:
         list(pool.map(lambda i: promote(tmp_path / "cars", version, f"alias-{i}"), range(24)))
     assert len(aliases(tmp_path / "cars")) == 24
     left = {p.name for p in (tmp_path / "cars").iterdir()}
-    assert left == {"versions", "aliases.json", ".aliases.lock"}
+    assert left == {"versions", "aliases.json", ".aliases.json.lock"}
 
 
 def test_an_interrupted_change_of_an_alias_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,8 +126,8 @@ def test_errors_name_what_is_wrong_and_what_there_is(tmp_path: Path) -> None:
         promote(tmp_path / "cars", "v9")
     with pytest.raises(UserError, match="is no name for an alias"):
         promote(tmp_path / "cars", version, "../x")
-    with pytest.raises(UserError, match="gs:// is not supported yet"):
-        resolve("gs://bucket/models")
+    with pytest.raises(UserError, match="expected gs://bucket/folder"):
+        resolve("s3://bucket/models")
     with pytest.raises(UserError, match="leave out @other"):
         resolve(f"{tmp_path}/cars/versions/{version}@other")
     (tmp_path / "cars" / "aliases.json").write_text(json.dumps({"champion": "gone"}))

@@ -55,8 +55,8 @@ def test_it_beats_the_reference_net(trained: Trained) -> None:
 
 
 def test_the_report_is_one_page(trained: Trained) -> None:
-    page = trained.report.read_text(encoding="utf-8")
-    assert (trained.report.parent / "report.png").read_bytes().startswith(b"\x89PNG")
+    page = (trained.path / "report" / "report.html").read_text(encoding="utf-8")
+    assert (trained.path / "report" / "report.png").read_bytes().startswith(b"\x89PNG")
     assert "data:image/png;base64," in page
     assert trained.manifest.version in page
     assert not re.search(r"(src|href)=['\"]?https?:", page)
@@ -72,7 +72,7 @@ def test_the_summary_says_what_to_do_next(trained: Trained) -> None:
     text = out.getvalue()
     assert f"version    {trained.manifest.version} (champion)" in text
     assert "python -m beam_jobs.score --use_case car_sensors --model" in text
-    assert str(trained.report) in text
+    assert trained.report in text
     assert "baseline" in text
 
 
@@ -112,7 +112,7 @@ def test_an_interrupted_training_leaves_nothing(quick: Settings, monkeypatch: py
         ({"validation_fraction": 0.6}, "--validation_fraction 0.6"),
         ({"epochs": 0}, "--epochs 0"),
         ({"use_case": "boats"}, "use case 'boats'"),
-        ({"registry": "gs://models"}, "gs:// is not supported yet"),
+        ({"registry": "s3://models"}, "expected gs://bucket/folder"),
         ({"limit": 120}, "at least 50 normal held-out rows"),
     ],
 )

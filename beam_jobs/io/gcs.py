@@ -1,0 +1,337 @@
+"""Files in Google Cloud Storage: one short try a call, and errors that say whether to wait or what to mend.
+
+The calls are google-cloud-storage's, with the client that Beam makes (credentials, impersonation, audit headers).
+Beam's own file system is not used: see docs/decisions.md.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import io
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import google.auth
+import requests
+import urllib3
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.io.gcp.gcsio import create_storage_client
+from apache_beam.options.pipeline_options import PipelineOptions
+from google.api_core import exceptions as api
+from google.api_core.retry import Retry
+from google.auth import _cloud_sdk, environment_vars
+from google.auth import exceptions as auth
+from google.cloud import storage
+
+from beam_jobs.errors import UserError
+from beam_jobs.io.patience import StorageAwayError, patiently
+from beam_jobs.options import StorageOptions
+
+EMULATOR = "STORAGE_EMULATOR_HOST"
+
+_TIMEOUT_S = (5.0, 30.0)  # to connect; for each piece of an answer
+_BLIP_S = 3.0  # a failure this short is nobody's business; longer ones are waited for where one can be interrupted
+_METADATA_S = 1.5  # the metadata server of a Google machine answers in milliseconds
+_READ_BYTES = 4 << 20  # of one request when a file is read bit by bit
+_LARGEST_READ = 64 << 20
+_THREADS = 8  # of calls that are one by one only because the service has no better
+_AWAY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+_AWAY_TYPES = (
+    ConnectionError,
+    TimeoutError,
+    requests.ConnectionError,
+    requests.Timeout,
+    requests.exceptions.ChunkedEncodingError,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+)
+NO_CREDENTIALS = (
+    f"no Google credentials: run `gcloud auth application-default login`, set {environment_vars.CREDENTIALS}, or give "
+    "--gcs_anonymous for public buckets"
+)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether an error of the storage client passes by itself: no connection, overload, a fault of the service."""
+    if isinstance(error, api.RetryError):
+        return True
+    if isinstance(error, api.GoogleAPICallError):
+        return error.code in _AWAY_STATUS
+    if isinstance(error, auth.TransportError):
+        return True
+    if isinstance(error, auth.GoogleAuthError):
+        # A token that can't be fetched: the cause says why.
+        below = [error.__cause__, *error.args]
+        return error.retryable or any(isinstance(e, Exception) and e is not error and is_away(e) for e in below)
+    return isinstance(error, _AWAY_TYPES)
+
+
+_RETRY = Retry(predicate=is_away, initial=0.1, maximum=1.0, multiplier=2.0, timeout=_BLIP_S)
+
+
+class Gcs:
+    """The operations of ``files`` on ``gs://`` paths."""
+
+    def check_access(self, path: str) -> None:
+        """Asks the bucket for one name, with as little waiting as possible."""
+        if not _anonymous() and not _has_credentials():
+            raise UserError(f"{path}: {NO_CREDENTIALS}")
+        bucket, name = _split(path)
+        with _errors(path, bucket_missing=True):
+            list(_client().list_blobs(bucket, prefix=name, max_results=1, timeout=_TIMEOUT_S, retry=_RETRY))
+
+    def find(self, pattern: str, prefix: str) -> Iterator[tuple[str, int]]:
+        """Path and bytes of every object whose path begins with the prefix."""
+        bucket, name = _split(prefix)
+        with _errors(prefix, bucket_missing=True):
+            listed = _client().list_blobs(bucket, prefix=name, timeout=_TIMEOUT_S, retry=_RETRY)
+            for blob in listed:
+                if not blob.name.endswith("/"):  # what consoles make for an empty folder
+                    yield f"gs://{bucket}/{blob.name}", int(blob.size)
+
+    def open(self, path: str) -> BinaryIO:
+        with _errors(path):
+            blob = _blob(path)
+            blob.reload(timeout=_TIMEOUT_S, retry=_RETRY)
+        return io.BufferedReader(_Reader(path, blob), _READ_BYTES)
+
+    def read(self, path: str) -> bytes:
+        with _errors(path):
+            return bytes(_blob(path).download_as_bytes(timeout=_TIMEOUT_S, retry=_RETRY))
+
+    def write(self, path: str, data: bytes) -> None:
+        with _errors(path, bucket_missing=True):
+            _blob(path).upload_from_string(data, "application/octet-stream", timeout=_TIMEOUT_S, retry=_RETRY)
+
+    def upload(self, source: Path, path: str) -> None:
+        with source.open("rb") as file, _errors(path, bucket_missing=True):
+            _blob(path).upload_from_file(file, rewind=True, timeout=_TIMEOUT_S, retry=_RETRY)
+
+    def move(self, source: str, target: str) -> None:
+        blob = _blob(source)
+        bucket, name = _split(target)
+        with _errors(source):
+            try:
+                blob.bucket.copy_blob(blob, _client().bucket(bucket), new_name=name, timeout=_TIMEOUT_S, retry=_RETRY)
+            except api.NotFound:
+                return  # done before
+        self.remove([source])
+
+    def remove(self, paths: Iterable[str]) -> None:
+        def one(path: str) -> None:
+            with _errors(path):
+                try:
+                    _blob(path).delete(timeout=_TIMEOUT_S, retry=_RETRY)
+                except api.NotFound:
+                    return
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            list(pool.map(one, paths))
+
+    def update(self, path: str, change: Callable[[bytes | None], bytes | None]) -> bytes | None:
+        written: bytes | None = None
+        before: bytes | None = None
+        while True:
+            with _errors(path, bucket_missing=True):
+                blob = _blob(path)
+                old, generation = self._now(blob)
+                if written is not None and old == written:
+                    return before  # it was ours, though the answer said otherwise: an earlier try had arrived
+                new = change(old)
+                if new is None:
+                    return old
+                try:
+                    blob.upload_from_string(
+                        new, "application/json", if_generation_match=generation, timeout=_TIMEOUT_S, retry=_RETRY
+                    )
+                except api.PreconditionFailed:
+                    written, before = new, old  # somebody was faster: look again
+                    continue
+            return old
+
+    def _now(self, blob: Any) -> tuple[bytes | None, int]:
+        """What an object holds and its generation; None and 0 where there is none."""
+        while True:
+            try:
+                blob.reload(timeout=_TIMEOUT_S, retry=_RETRY)
+                data = blob.download_as_bytes(if_generation_match=blob.generation, timeout=_TIMEOUT_S, retry=_RETRY)
+            except api.NotFound:
+                return None, 0
+            except api.PreconditionFailed:
+                continue  # changed between the two calls
+            return bytes(data), blob.generation
+
+
+class _Reader(io.RawIOBase):
+    """One object's bytes, of the generation that was opened; waits while storage is away."""
+
+    def __init__(self, path: str, blob: Any) -> None:
+        super().__init__()
+        self._path, self._blob, self._at = path, blob, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: int(self._blob.size)}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self._fetch(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        return b"".join(iter(partial(self._fetch, _LARGEST_READ), b""))
+
+    def _fetch(self, size: int) -> bytes:
+        end = min(self._at + min(size, _LARGEST_READ), int(self._blob.size))
+        if end <= self._at:
+            return b""
+        data = patiently(partial(self._range, self._at, end - 1))
+        self._at += len(data)
+        return data
+
+    def _range(self, first: int, last: int) -> bytes:
+        with _errors(self._path):
+            return bytes(
+                self._blob.download_as_bytes(
+                    start=first,
+                    end=last,
+                    raw_download=True,  # as it lies there: ranges of a decompressed object don't exist
+                    if_generation_match=self._blob.generation,
+                    timeout=_TIMEOUT_S,
+                    retry=_RETRY,
+                )
+            )
+
+
+def go_anonymous() -> None:
+    """For a process without a pipeline."""
+    FileSystems.set_options(PipelineOptions(["--gcs_anonymous"]))
+
+
+def _has_credentials() -> bool:
+    """Looks where google-auth looks, without its minutes of patience with a metadata server that isn't there.
+
+    On a machine that is none of Google's, ``google.auth.default`` probes for one three times, and Beam asks it five
+    times over: 20 s where the probe is refused at once, more where it isn't answered.
+    """
+    named = os.environ.get(environment_vars.CREDENTIALS)
+    if named or os.path.isfile(_cloud_sdk.get_application_default_credentials_path()):  # type: ignore[no-untyped-call]
+        try:
+            google.auth.default()
+        except auth.DefaultCredentialsError as error:
+            raise UserError(f"Google credentials can't be read ({_line(error)}); {NO_CREDENTIALS}") from error
+        return True
+    if os.environ.get(environment_vars.NO_GCE_CHECK) == "true":
+        return False
+    host = os.environ.get(environment_vars.GCE_METADATA_IP) or os.environ.get(environment_vars.GCE_METADATA_HOST)
+    connection = http.client.HTTPConnection(host or "169.254.169.254", timeout=_METADATA_S)
+    try:
+        connection.request("GET", "/", headers={"Metadata-Flavor": "Google"})
+        return connection.getresponse().getheader("Metadata-Flavor") == "Google"
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _anonymous() -> bool:
+    options = _options()
+    return EMULATOR in os.environ or bool(options.view_as(StorageOptions).gcs_anonymous)
+
+
+def _options() -> PipelineOptions:
+    """Beam sets them where a pipeline is made, and in each worker."""
+    return FileSystems._pipeline_options or PipelineOptions([])
+
+
+_clients: dict[tuple[str | None, bool], Any] = {}
+_lock = threading.Lock()
+
+
+def _client() -> Any:
+    key = (os.environ.get(EMULATOR), _anonymous())
+    with _lock:
+        if key not in _clients:
+            _clients[key] = create_storage_client(_options(), use_credentials=not key[1])
+        return _clients[key]
+
+
+def _split(path: str) -> tuple[str, str]:
+    bucket, _, name = path.removeprefix("gs://").partition("/")
+    return bucket, name
+
+
+def _blob(path: str) -> storage.Blob:
+    bucket, name = _split(path)
+    return _client().bucket(bucket).blob(name)
+
+
+@contextmanager
+def _errors(path: str, bucket_missing: bool = False) -> Iterator[None]:
+    """Turns the client's errors into FileNotFoundError, StorageAwayError or a UserError that says what to mend.
+
+    Args:
+      bucket_missing: what "not found" means: the bucket, not the object.
+    """
+    bucket = f"gs://{_split(path)[0]}"
+    try:
+        yield
+    except api.NotFound as error:
+        if bucket_missing:
+            raise UserError(f"{bucket}: no such bucket; create it, or mend the address {path}") from error
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
+    except (api.Forbidden, api.Unauthorized) as error:
+        if _anonymous():
+            remedy = "it is not public: leave out --gcs_anonymous and log in, or make it public"
+        else:
+            remedy = "give the account the role roles/storage.objectUser on the bucket (to read: objectViewer)"
+        raise UserError(f"{bucket}: no permission ({_line(error)}); {remedy}") from error
+    except auth.GoogleAuthError as error:
+        if is_away(error):
+            raise StorageAwayError(f"{bucket} can't be reached ({_reason(error)})") from error
+        raise UserError(f"{bucket}: Google credentials are refused ({_line(error)}); {NO_CREDENTIALS}") from error
+    except api.GoogleAPICallError as error:
+        if is_away(error):
+            raise StorageAwayError(f"{bucket} is out of order ({_reason(error)})") from error
+        raise UserError(f"{path}: storage refuses ({_line(error)}); mend the address or the bucket") from error
+    except Exception as error:
+        if not is_away(error):
+            raise
+        raise StorageAwayError(f"{bucket} can't be reached ({_reason(error)}); check the network") from error
+
+
+def _line(error: BaseException) -> str:
+    text = getattr(error, "message", None) or str(error)
+    return " ".join(str(text).split())[:200]
+
+
+def _reason(error: BaseException) -> str:
+    """The one fact in a client's error: the system's words, or the status."""
+    seen: list[BaseException] = []
+    at: BaseException | None = error
+    while at is not None and at not in seen:
+        if isinstance(at, api.GoogleAPICallError):
+            return f"HTTP {at.code}"
+        if isinstance(at, OSError) and at.strerror:
+            return str(at.strerror)
+        seen.append(at)
+        at = at.__cause__ or at.__context__
+    return _line(error)

@@ -1,0 +1,306 @@
+"""Files, the same on this machine and in Cloud Storage; what each error of storage means."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+from google.api_core import exceptions as api
+from google.auth import exceptions as auth
+
+from beam_jobs.errors import UserError
+from beam_jobs.io import files, gcs, patience
+from tests.gcs_emulator import GcsEmulator
+
+
+@pytest.fixture(params=["local", "gs"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder that isn't there yet, of either kind."""
+    if request.param == "local":
+        return str(tmp_path / "folder")
+    return f"{request.getfixturevalue('bucket')}/folder"
+
+
+def test_what_is_written_is_read(root: str, tmp_path: Path) -> None:
+    data = os.urandom(9_000_000)  # more than one read, more than one upload in one piece
+    (tmp_path / "source").write_bytes(data)
+    files.upload(tmp_path / "source", f"{root}/a/b.bin")
+    files.write_bytes(f"{root}/a/c", b"small")
+    files.write_bytes(f"{root}/a/c", b"smaller")
+    assert files.read_bytes(f"{root}/a/b.bin") == data
+    assert files.read_bytes(f"{root}/a/c") == b"smaller"
+    with files.open_file(f"{root}/a/b.bin") as file:
+        assert file.read(10) == data[:10]
+        file.seek(-5, os.SEEK_END)
+        assert file.read() == data[-5:]
+        file.seek(5_000_000)
+        assert file.read(3_000_000) == data[5_000_000:8_000_000]
+        file.seek(0)
+        assert file.read() == data
+        assert file.read() == b""
+    files.download(f"{root}/a/b.bin", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == data
+
+
+def test_patterns(root: str) -> None:
+    for name in ("x.avro", "[1]y.avro", "a/x.avro", "a/b/x.avro", "a/b/x.txt", ".hidden.avro", "ax.avro"):
+        files.write_bytes(f"{root}/{name}", b"12345")
+
+    def found(pattern: str) -> list[str]:
+        return [path.removeprefix(f"{root}/") for path in files.list_files(f"{root}/{pattern}")]
+
+    assert found("*.avro") == ["[1]y.avro", "ax.avro", "x.avro"]
+    assert found("[1]*") == ["[1]y.avro"]
+    assert found("**/x.avro") == ["a/b/x.avro", "a/x.avro"]
+    assert found("**.avro") == sorted([".hidden.avro", "[1]y.avro", "a/b/x.avro", "a/x.avro", "ax.avro", "x.avro"])
+    assert found("a/*/x.*") == ["a/b/x.avro", "a/b/x.txt"]
+    assert found("a?.avro") == []
+    assert found("a") == []
+    assert found("x.avro") == ["x.avro"]
+    assert found("nothing/**") == []
+    assert [file.size for file in files.find_files(f"{root}/x.avro")] == [5]
+
+
+def test_moved_and_removed_can_be_repeated(root: str) -> None:
+    files.write_bytes(f"{root}/a", b"1")
+    for _ in range(2):
+        files.move(f"{root}/a", f"{root}/new folder/b%2F#?.x")
+    assert files.list_files(f"{root}/**") == [f"{root}/new folder/b%2F#?.x"]
+    files.write_bytes(f"{root}/c", b"1")
+    for _ in range(2):
+        files.remove([f"{root}/c", f"{root}/new folder/b%2F#?.x"])
+    assert files.list_files(f"{root}/**") == []
+    with pytest.raises(FileNotFoundError):
+        files.read_bytes(f"{root}/c")
+    with pytest.raises(FileNotFoundError):
+        files.open_file(f"{root}/c")
+
+
+def test_of_many_updates_at_once_none_is_lost(root: str) -> None:
+    files.write_bytes(f"{root}/other", b"")  # the folder
+
+    def add(i: int) -> bytes | None:
+        def change(old: bytes | None) -> bytes:
+            return json.dumps([*json.loads(old or b"[]"), i]).encode()
+
+        return files.update(f"{root}/list.json", change)
+
+    with ThreadPoolExecutor(6) as pool:
+        before = list(pool.map(add, range(24)))
+    assert sorted(json.loads(files.read_bytes(f"{root}/list.json"))) == list(range(24))
+    assert sorted(len(json.loads(b or b"[]")) for b in before) == list(range(24))  # each saw another state
+    assert files.update(f"{root}/list.json", lambda old: None) == files.read_bytes(f"{root}/list.json")
+
+
+def test_an_update_whose_answer_was_lost_is_not_made_twice(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = f"{bucket}/aliases.json"
+    files.write_bytes(path, b"old")
+    upload = gcs.storage.Blob.upload_from_string
+    lost = []
+
+    def once(self: object, *args: object, **settings: object) -> None:
+        upload(self, *args, **settings)
+        if not lost:
+            lost.append(True)
+            upload(self, *args, **settings)  # what the client does when the first answer never came
+
+    monkeypatch.setattr(gcs.storage.Blob, "upload_from_string", once)
+    assert files.update(path, lambda old: b"new" if old == b"old" else b"twice") == b"old"
+    assert files.read_bytes(path) == b"new"
+
+
+def test_a_bucket_that_is_not_there(bucket: str) -> None:
+    missing = f"{bucket}-x/folder"
+    for action in (
+        lambda: files.check_access(missing),
+        lambda: files.list_files(f"{missing}/*"),
+        lambda: files.write_bytes(f"{missing}/a", b""),
+        lambda: files.update(f"{missing}/a", lambda old: b""),
+    ):
+        with pytest.raises(UserError, match=rf"^{bucket}-x: no such bucket; create it"):
+            action()
+    files.check_access(f"{bucket}/folder")
+
+
+@pytest.mark.parametrize(
+    ("error", "away"),
+    [
+        (requests.ConnectionError(), True),
+        (requests.ReadTimeout(), True),
+        (requests.exceptions.ChunkedEncodingError(), True),
+        (ConnectionResetError(), True),
+        (api.ServiceUnavailable("503"), True),
+        (api.InternalServerError("500"), True),
+        (api.TooManyRequests("429"), True),
+        (api.RetryError("deadline", cause=None), True),
+        (auth.TransportError(requests.ConnectionError()), True),
+        (auth.RefreshError(auth.TransportError("metadata server")), False),
+        (auth.RefreshError(auth.TransportError(requests.ConnectionError())), True),
+        (auth.RefreshError("later", retryable=True), True),
+        (auth.RefreshError("invalid_grant"), False),
+        (api.Forbidden("403"), False),
+        (api.Unauthorized("401"), False),
+        (api.NotFound("404"), False),
+        (api.BadRequest("400"), False),
+        (api.PreconditionFailed("412"), False),
+        (PermissionError(), False),
+        (ValueError(), False),
+    ],
+)
+def test_what_is_waited_for_and_what_is_not(error: Exception, away: bool) -> None:
+    assert gcs.is_away(error) is away
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            api.Forbidden("x does not have storage.objects.create access"),
+            r"^gs://b: no permission \(x does.*objectUser",
+        ),
+        (auth.RefreshError("invalid_grant: Token has been revoked"), "refused .*revoked.*gcloud auth"),
+        (api.BadRequest("Invalid bucket name"), "storage refuses .*Invalid bucket name"),
+    ],
+)
+def test_what_can_be_mended_says_how(error: Exception, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(gcs.EMULATOR, raising=False)
+    with pytest.raises(UserError, match=said) as raised, gcs._errors("gs://b/x"):
+        raise error
+    assert not isinstance(raised.value, files.StorageAwayError)
+
+
+def test_storage_that_goes_away_is_waited_for(
+    bucket: str, gcs_emulator: GcsEmulator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gcs._RETRY, "_timeout", 0.1)
+    data = os.urandom(20_000_000)
+    files.write_bytes(f"{bucket}/a", data)
+    file = files.open_file(f"{bucket}/a")
+    assert file.read(100) == data[:100]
+    gcs_emulator.stop()
+    try:
+        for action in (
+            lambda: files.check_access(f"{bucket}/a"),
+            lambda: files.list_files(f"{bucket}/*"),
+            lambda: files.read_bytes(f"{bucket}/a"),
+            lambda: files.write_bytes(f"{bucket}/b", b""),
+            lambda: files.move(f"{bucket}/a", f"{bucket}/b"),
+            lambda: files.remove([f"{bucket}/a"]),
+            lambda: files.update(f"{bucket}/b", lambda old: b""),
+        ):
+            with pytest.raises(files.StorageAwayError, match=r"can't be reached \(Connection refused\)"):
+                action()
+        with ThreadPoolExecutor(2) as pool:
+            written = pool.submit(lambda: files.patiently(lambda: files.write_bytes(f"{bucket}/c", b"c")))
+            rest = pool.submit(file.read)  # in the middle of a file
+            deadline = time.monotonic() + 60
+            while sum("; waiting" in record.message for record in caplog.records) < 2:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            gcs_emulator.start()
+            written.result(60)
+            assert rest.result(60) == data[100:]
+    finally:
+        if gcs_emulator._process is None or gcs_emulator._process.poll() is not None:
+            gcs_emulator.start()
+    said = [record.message for record in caplog.records if record.name == patience.__name__]
+    assert sum("waiting" in text for text in said) == 2  # once each, however often they tried
+    assert sum("is back after" in text for text in said) == 2
+    assert files.read_bytes(f"{bucket}/c") == b"c"
+
+
+def test_ctrl_c_ends_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "_LAST_TRIES_S", 0.3)
+    waiting = threading.Event()
+
+    def away() -> None:
+        waiting.set()
+        raise files.StorageAwayError("gs://b can't be reached")
+
+    with ThreadPoolExecutor(1) as pool:
+        wait = pool.submit(files.patiently, away)
+        assert waiting.wait(10)
+        files.interrupt_waits()
+        try:
+            with pytest.raises(UserError, match=r"ended while storage was away \(gs://b can't be reached\)"):
+                wait.result(10)
+        finally:
+            files.resume_waits()
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^archive: can't be written \(No space left on device\); free space"):
+        with files.writing("archive"), open("/dev/full", "wb") as file:
+            file.write(b"x" * 100_000)
+
+
+def _without_credentials(tmp_path: Path, **more: str) -> dict[str, str]:
+    hidden = ("GOOGLE_APPLICATION_CREDENTIALS", gcs.EMULATOR)
+    kept = {name: value for name, value in os.environ.items() if name not in hidden}
+    return kept | {"CLOUDSDK_CONFIG": str(tmp_path), "HOME": str(tmp_path)} | more
+
+
+def _check(env: dict[str, str], call: str = "files.check_access('gs://some-bucket/x')") -> tuple[str, float]:
+    """The error of a check in a process of its own, and the seconds it took without the imports."""
+    script = f"""
+import time
+from beam_jobs.errors import UserError
+from beam_jobs.io import files, gcs
+started = time.monotonic()
+try:
+    {call}
+    print("fine")
+except UserError as error:
+    print(error)
+print(time.monotonic() - started)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120, check=True
+    )
+    said, seconds = done.stdout.splitlines()
+    return said, float(seconds)
+
+
+def test_no_credentials_is_said_within_seconds(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and never answers
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        said, seconds = _check(_without_credentials(tmp_path, GCE_METADATA_IP=address))
+    assert said == f"gs://some-bucket/x: {gcs.NO_CREDENTIALS}"
+    assert seconds < 2.5
+    assert _check(_without_credentials(tmp_path, NO_GCE_CHECK="true"))[0] == said
+
+
+def test_a_broken_key_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "key.json").write_text("{")
+    said, _ = _check(_without_credentials(tmp_path, GOOGLE_APPLICATION_CREDENTIALS=str(tmp_path / "key.json")))
+    assert str(tmp_path / "key.json") in said
+    assert "gcloud auth application-default login" in said
+
+
+def test_the_metadata_server_of_a_google_machine_is_found(tmp_path: Path) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nMetadata-Flavor: Google\r\nContent-Length: 0\r\n\r\n"
+
+    def serve(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(10_000)
+            connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, args=[server], daemon=True)
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        env = _without_credentials(tmp_path, GCE_METADATA_IP=address)
+        assert (
+            _check(env, "print(gcs._has_credentials()) if False else None; assert gcs._has_credentials()")[0] == "fine"
+        )
+        thread.join(10)
