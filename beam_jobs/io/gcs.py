@@ -11,6 +11,7 @@ import http.client
 import io
 import os
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ _METADATA_S = 1.5  # the metadata server of a Google machine answers in millisec
 _READ_BYTES = 4 << 20  # of one request when a file is read bit by bit
 _LARGEST_READ = 64 << 20
 _THREADS = 8  # of calls that are one by one only because the service has no better
+_MARK = "highbeam-update"  # metadata of an object: which update wrote it
 _AWAY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _AWAY_TYPES = (
     ConnectionError,
@@ -136,25 +138,25 @@ class Gcs:
             list(pool.map(one, paths))
 
     def update(self, path: str, change: Callable[[bytes | None], bytes | None]) -> bytes | None:
-        written: bytes | None = None
-        before: bytes | None = None
-        while True:
-            with _errors(path, bucket_missing=True):
+        mark = uuid.uuid4().hex
+        tried: bytes | None = None
+        with _errors(path, bucket_missing=True):
+            while True:
                 blob = _blob(path)
                 old, generation = self._now(blob)
-                if written is not None and old == written:
-                    return before  # it was ours, though the answer said otherwise: an earlier try had arrived
+                if (blob.metadata or {}).get(_MARK) == mark:
+                    return tried  # ours: it had arrived, only the answer had not
                 new = change(old)
                 if new is None:
                     return old
+                tried, blob.metadata = old, {_MARK: mark}
                 try:
                     blob.upload_from_string(
                         new, "application/json", if_generation_match=generation, timeout=_TIMEOUT_S, retry=_RETRY
                     )
                 except api.PreconditionFailed:
-                    written, before = new, old  # somebody was faster: look again
-                    continue
-            return old
+                    continue  # somebody was faster: look again
+                return old
 
     def _now(self, blob: Any) -> tuple[bytes | None, int]:
         """What an object holds and its generation; None and 0 where there is none."""

@@ -63,7 +63,8 @@ def test_patterns(root: str) -> None:
     assert found("**/x.avro") == ["a/b/x.avro", "a/x.avro"]
     assert found("**.avro") == sorted([".hidden.avro", "[1]y.avro", "a/b/x.avro", "a/x.avro", "ax.avro", "x.avro"])
     assert found("a/*/x.*") == ["a/b/x.avro", "a/b/x.txt"]
-    assert found("a?.avro") == []
+    assert found("a?.avro") == ["ax.avro"]
+    assert found("a?x.avro") == []
     assert found("a") == []
     assert found("x.avro") == ["x.avro"]
     assert found("nothing/**") == []
@@ -143,7 +144,7 @@ def test_a_bucket_that_is_not_there(bucket: str) -> None:
         (api.TooManyRequests("429"), True),
         (api.RetryError("deadline", cause=None), True),
         (auth.TransportError(requests.ConnectionError()), True),
-        (auth.RefreshError(auth.TransportError("metadata server")), False),
+        (auth.RefreshError(auth.TransportError("metadata server")), True),
         (auth.RefreshError(auth.TransportError(requests.ConnectionError())), True),
         (auth.RefreshError("later", retryable=True), True),
         (auth.RefreshError("invalid_grant"), False),
@@ -238,9 +239,9 @@ def test_ctrl_c_ends_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^archive: can't be written \(No space left on device\); free space"):
-        with files.writing("archive"), open("/dev/full", "wb") as file:
-            file.write(b"x" * 100_000)
+    said = r"^archive: can't be written \(No space left on device\); free space"
+    with pytest.raises(UserError, match=said), files.writing("archive"), open("/dev/full", "wb") as file:
+        file.write(b"x" * 100_000)
 
 
 def _without_credentials(tmp_path: Path, **more: str) -> dict[str, str]:
@@ -300,7 +301,5 @@ def test_the_metadata_server_of_a_google_machine_is_found(tmp_path: Path) -> Non
         thread.start()
         address = f"127.0.0.1:{server.getsockname()[1]}"
         env = _without_credentials(tmp_path, GCE_METADATA_IP=address)
-        assert (
-            _check(env, "print(gcs._has_credentials()) if False else None; assert gcs._has_credentials()")[0] == "fine"
-        )
+        assert _check(env, "assert gcs._has_credentials()")[0] == "fine"
         thread.join(10)
