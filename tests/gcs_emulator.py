@@ -54,6 +54,11 @@ class GcsEmulator:
                 assert monotonic() < deadline
                 sleep(0.02)
 
+    @property
+    def away(self) -> bool:
+        """Whether it does not run."""
+        return self._process is None or self._process.poll() is not None
+
     def stop(self) -> None:
         """As if its machine were gone: connections break, new ones are refused."""
         assert self._process is not None

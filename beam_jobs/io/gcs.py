@@ -41,6 +41,7 @@ _TIMEOUT_S = (5.0, 30.0)  # to connect; for each piece of an answer
 _BLIP_S = 3.0  # a failure this short is nobody's business; longer ones are waited for where one can be interrupted
 _METADATA_S = 1.5  # the metadata server of a Google machine answers in milliseconds
 _READ_BYTES = 4 << 20  # of one request when a file is read bit by bit
+_UPLOAD_BYTES = 16 << 20  # in memory, and sent again after a failure; the client's own 100 MB are many
 _LARGEST_READ = 64 << 20
 _THREADS = 8  # of calls that are one by one only because the service has no better
 _MARK = "highbeam-update"  # metadata of an object: which update wrote it
@@ -113,8 +114,11 @@ class Gcs:
             _blob(path).upload_from_string(data, "application/octet-stream", timeout=_TIMEOUT_S, retry=_RETRY)
 
     def upload(self, source: Path, path: str) -> None:
+        size = source.stat().st_size
         with source.open("rb") as file, _errors(path, bucket_missing=True):
-            _blob(path).upload_from_file(file, rewind=True, timeout=_TIMEOUT_S, retry=_RETRY)
+            blob = _blob(path)
+            blob.chunk_size = _UPLOAD_BYTES
+            blob.upload_from_file(file, rewind=True, size=size, timeout=_TIMEOUT_S, retry=_RETRY)
 
     def move(self, source: str, target: str) -> None:
         blob = _blob(source)
