@@ -338,6 +338,8 @@ def _reason(error: BaseException) -> str:
             return f"HTTP {at.code}"
         if isinstance(at, OSError) and at.strerror:
             return str(at.strerror)
+        if isinstance(at, requests.Timeout):
+            return "no answer in time"
         seen.append(at)
         at = at.__cause__ or at.__context__
-    return _line(error)
+    return _line(seen[-1])
