@@ -59,6 +59,11 @@ class EventSender:
         """Waits until the broker has everything."""
         self._producer.flush()
 
+    def close(self) -> None:
+        """The same, and lets go of the broker."""
+        self._producer.flush()
+        del self._producer
+
 
 class EventProducer:
     """Sends the fleet's events as their time comes.
@@ -87,6 +92,7 @@ class EventProducer:
         self._thread.join()
         if self.error:
             raise self.error
+        self._sender.close()
 
     def _run(self) -> None:
         try:
@@ -100,7 +106,6 @@ class EventProducer:
                     if sent < len(times):
                         break
                     events, times, sent = self._next_step()
-            self._sender.flush()
         except Exception as error:  # shown by the thread that waits for this one
             self.error = error
 

@@ -54,6 +54,7 @@ def send_past(
         for partition in range(min(partitions, events.num_rows)):
             sender.send(events.slice(events.num_rows - 1 - partition, 1), partition)
             sender.flush()
+        sender.close()
 
 
 def archive(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pyarrow as pa
 import pytest
 
 from beam_jobs.errors import UserError
+from model import autoencoder
 from model import rows as module
+from model.autoencoder import Scaling
 from model.rows import Examples, Parts, Spool, StoredRows, kth_largest, slices
 
 FEATURES = 3
@@ -129,6 +132,27 @@ def test_slices_are_read_when_they_are_taken(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rows[8:99], values[8:])
     assert rows[10:].shape == (0, 3)
     np.testing.assert_array_equal(np.concatenate(list(slices(rows, 4))), values)
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HELD_ROWS", 20_000)
+    monkeypatch.setattr(module, "HELD_OUT_ROWS", 20_000)
+    monkeypatch.setattr(autoencoder, "CHUNK_ROWS", 10_000)
+    n, block = 400_000, 5000
+    keys, kinds = pa.array([f"car-{i % 100}" for i in range(block)]), pa.array([""] * block)
+    x = np.random.default_rng(0).random((block, 19), np.float32)
+    tracemalloc.start()
+    try:
+        spool = Spool(tmp_path, 19, 1)
+        for start in range(0, n, block):
+            spool.add(Examples(x, keys, np.arange(start, start + block), kinds))
+        parts = spool.divide(0.2, "time")
+        Scaling.fit(parts.train)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (len(parts.train), len(parts.test)) == (240_000, 20_000)
+    assert peak < 12e6 < 0.4 * n * 19 * 4
 
 
 @pytest.mark.parametrize("spread", [10, 1 << 40])
