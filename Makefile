@@ -22,7 +22,7 @@ $(VENV)/.installed: setup.py
 	$(BIN)/python -m pip install --quiet --editable '.[train,demo,dev]'
 	@touch $@
 
-demo: setup ## a simulated fleet, a broker, a model trained in under a minute, live anomalies (Ctrl-C ends it)
+demo: setup ## a simulated fleet, a broker: events archived, a model trained on the archive, live anomalies (Ctrl-C ends it)
 	$(BIN)/python -m demo --broker $(BROKER) $(DEMO_ARGS)
 
 train: setup ## train the car_sensors model on a simulated history into ./runs/models

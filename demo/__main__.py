@@ -1,4 +1,4 @@
-"""A simulated fleet, a broker, a model trained in under a minute, live anomalies.
+"""A simulated fleet, a broker: events archived, a model trained on the archive, live anomalies.
 
 python -m demo                                   # a live view in the terminal; Ctrl-C ends it
 python -m demo --cars 200 --seconds 60 --headless --report report.json
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--bad_rate", type=float, default=0.001, help="share of records made unreadable on purpose")
     parser.add_argument("--seconds", type=float, default=None, help="stop after this time (default: until Ctrl-C)")
     parser.add_argument("--seed", type=int, default=1, help="of everything random")
-    parser.add_argument("--training_rows", type=int, default=100_000, help="rows of simulated history to train on")
+    parser.add_argument("--training_rows", type=int, default=100_000, help="past events to archive and train on")
     parser.add_argument("--model", default=None, help="score with this registered model instead of training one")
     parser.add_argument(
         "--broker",

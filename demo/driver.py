@@ -23,23 +23,59 @@ from schemas.client import for_registry
 _TICK_SECONDS = 0.02
 
 
-class EventProducer:
-    """Sends the fleet's events as their time comes, some of them damaged on purpose.
+class EventSender:
+    """Puts events onto the topic, some of them damaged on purpose.
 
     Args:
-      fleet: starts now; an event is sent when the wall clock reaches its time.
       bad_rate: share of the records whose bytes are cut short.
     """
 
-    def __init__(self, address: KafkaAddress, registry_url: str, fleet: Fleet, bad_rate: float, seed: int) -> None:
+    def __init__(self, address: KafkaAddress, registry_url: str, bad_rate: float, seed: int) -> None:
         self._topic = address.topic
-        self._fleet = fleet
         self._bad_rate = bad_rate
         self._random = np.random.default_rng(seed)
         schema = schemas.load("car_sensor")
         registry = for_registry(registry_url, schema)
         self._encoder = AvroEncoder(schema, registry.register(f"{address.topic}-value", schema))
         self._producer = Producer({"bootstrap.servers": address.bootstrap_servers, "linger.ms": 5, "log_level": 4})
+        self.sent = 0
+
+    def send(self, events: pa.RecordBatch, partition: int | None = None) -> None:
+        """Sends events in their order, by key or all to one partition."""
+        where = {} if partition is None else {"partition": partition}
+        cut = self._random.random(events.num_rows) < self._bad_rate
+        values = self._encoder.encode(events).to_pylist()
+        for key, value, bad in zip(events.column("car_id").to_pylist(), values, cut.tolist(), strict=True):
+            value = value[: len(value) // 2] if bad else value
+            try:
+                self._producer.produce(self._topic, value, key, **where)
+            except BufferError:  # a burst: what waits must go first
+                self._producer.flush()
+                self._producer.produce(self._topic, value, key, **where)
+        self._producer.poll(0)
+        self.sent += events.num_rows
+
+    def flush(self) -> None:
+        """Waits until the broker has everything."""
+        self._producer.flush()
+
+    def close(self) -> None:
+        """The same, and lets go of the broker."""
+        self._producer.flush()
+        del self._producer
+
+
+class EventProducer:
+    """Sends the fleet's events as their time comes.
+
+    Args:
+      sender: nobody else uses it meanwhile.
+      fleet: starts now; an event is sent when the wall clock reaches its time.
+    """
+
+    def __init__(self, sender: EventSender, fleet: Fleet) -> None:
+        self._sender = sender
+        self._fleet = fleet
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cars", daemon=True)
         self.produced = 0
@@ -56,6 +92,7 @@ class EventProducer:
         self._thread.join()
         if self.error:
             raise self.error
+        self._sender.close()
 
     def _run(self) -> None:
         try:
@@ -69,7 +106,6 @@ class EventProducer:
                     if sent < len(times):
                         break
                     events, times, sent = self._next_step()
-            self._producer.flush()
         except Exception as error:  # shown by the thread that waits for this one
             self.error = error
 
@@ -84,11 +120,7 @@ class EventProducer:
         n = events.num_rows
         if not n:
             return
-        cut = self._random.random(n) < self._bad_rate
-        values = self._encoder.encode(events).to_pylist()
-        for key, value, bad in zip(events.column("car_id").to_pylist(), values, cut.tolist(), strict=True):
-            self._producer.produce(self._topic, value[: len(value) // 2] if bad else value, key)
-        self._producer.poll(0)
+        self._sender.send(events)
         self.produced += n
         self.now_ms = int(events.column("event_time")[n - 1].cast(pa.int64()).as_py())
 

@@ -24,16 +24,18 @@ from beam_jobs.errors import UserError
 from beam_jobs.io.kafka import ensure_topic
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.uri import KafkaAddress, parse
+from demo import past
 from demo.broker import ApacheKafka, Tansu
-from demo.driver import AlertWatch, EventProducer
+from demo.driver import AlertWatch, EventProducer, EventSender
 from demo.fleet import Fleet
-from demo.history import write_history
 from demo.live import State, render
+from demo.past import StoppedError
 from demo.referee import Referee, Verdict
 from model.registry import resolve
 from schemas.registry import RegistryServer
 
-_READY_SECONDS = 120  # the scoring job imports TensorFlow and loads the model; minutes on a slow machine
+_PARTITIONS = 4  # of the events' topic
+_READY_SECONDS = 120  # the scoring job compiles and loads the model; minutes on a slow machine
 _SPAN_SECONDS = 120.0  # within which the failures happen when the demo has no end
 _DRAIN_SECONDS = 60  # after the last event, for the job to catch up
 
@@ -85,8 +87,13 @@ def run_demo(settings: Settings) -> int:
         servers = stack.enter_context(_broker(settings.broker, folder, console))
         registry = stack.enter_context(RegistryServer(folder / "schemas"))
         console.print(f"schema registry at {registry.url}")
-        model = settings.model or _train(settings, folder, console)
-        topics = _topics(servers, settings.seed)
+        topics = _topics(servers)
+        try:
+            model = settings.model or _train(settings, topics, registry.url, folder, stop, console)
+        except StoppedError:
+            console.print("stopped")
+            return 0
+        _say(console, "score", "live: what is strange about an event, within a tenth of a second")
         job = stack.enter_context(_ScoreJob(settings, topics, registry.url, model, folder, console))
         if not job.wait_until_reading(stop):
             return job.failed()
@@ -99,7 +106,7 @@ def run_demo(settings: Settings) -> int:
             interval=settings.cars / settings.rate,
             span=settings.seconds or _SPAN_SECONDS,
         )
-        producer = EventProducer(topics["events"], registry.url, fleet, settings.bad_rate, settings.seed)
+        producer = EventProducer(EventSender(topics["events"], registry.url, settings.bad_rate, settings.seed), fleet)
         title = f"Highbeam: {settings.cars:,} cars, {settings.rate:,.0f} events/s, {described.version}"
         state = State(title, described.threshold)
         referee = Referee(fleet.failures)
@@ -113,6 +120,30 @@ def run_demo(settings: Settings) -> int:
         report = _report(producer.produced, summary, referee.verdict(producer.now_ms))
     _show(report, settings, console)
     return 0 if drained and not report.unaccounted else 1
+
+
+def _train(
+    settings: Settings,
+    topics: dict[str, KafkaAddress],
+    registry_url: str,
+    folder: Path,
+    stop: threading.Event,
+    console: Console,
+) -> str:
+    """From a past on the topic to a model; returns the registry folder."""
+    events, data, models = topics["events"], folder / "archive", folder / "models"
+    _say(console, "send", f"{settings.training_rows:,} events another fleet has sent just now, to {events.topic}")
+    sender = EventSender(events, registry_url, settings.bad_rate, settings.seed + 1)
+    past.send_past(sender, settings.training_rows, settings.seed + 1, _PARTITIONS, stop, console)
+    _say(console, "archive", "them as features: files by event time, nothing personal in them")
+    past.archive(events, data, topics["dead_letters"], registry_url, settings.verbose, stop, console)
+    _say(console, "train", "an autoencoder on the archive: what is normal, and how strange may be")
+    past.train(data, models, stop, console)
+    return str(models)
+
+
+def _say(console: Console, step: str, what: str) -> None:
+    console.print(f"\n[bold]{step}[/bold] {what}", highlight=False, soft_wrap=True)
 
 
 def _drive(
@@ -168,7 +199,7 @@ class _ScoreJob:
         self._verbose = settings.verbose
         self._command = [
             *(sys.executable, "-m", "beam_jobs.score", "--use_case", "car_sensors"),
-            *("--input", str(topics["events"]), "--from", "earliest", "--model", model),
+            *("--input", str(topics["events"]), "--from", "latest", "--model", model),
             *("--alerts", str(topics["alerts"]), "--scores", str(topics["scores"])),
             *("--dead_letters", str(topics["dead_letters"]), "--schema_registry", registry_url),
             *("--progress", "json", "--report", str(self._report), "--runner", settings.runner),
@@ -178,7 +209,7 @@ class _ScoreJob:
         self._words: list[str] = []
 
     def __enter__(self) -> _ScoreJob:
-        self._console.print("scoring: " + " ".join(["python", *self._command[1:]]), soft_wrap=True, highlight=False)
+        past.show_command(self._command, self._console)
         # A session of its own: Ctrl-C reaches the demo alone, which ends the job after its last event.
         self._process = subprocess.Popen(
             self._command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -256,26 +287,13 @@ class _ScoreJob:
         return summary
 
 
-def _train(settings: Settings, folder: Path, console: Console) -> str:
-    """Trains a model on a simulated history; returns the registry folder."""
-    console.print(f"simulating {settings.training_rows:,} events of history")
-    history = folder / "history.parquet"
-    write_history(history, settings.training_rows, settings.seed + 1)
-    registry = folder / "models"
-    command = [sys.executable, "-m", "model.train", "--use_case", "car_sensors"]
-    command += ["--data", str(history), "--registry", str(registry), "--no-baseline"]
-    if subprocess.run(command, check=False).returncode:
-        raise UserError("training failed; its message is above")
-    return str(registry)
-
-
-def _topics(servers: str, seed: int) -> dict[str, KafkaAddress]:
+def _topics(servers: str) -> dict[str, KafkaAddress]:
     """Creates the demo's topics, new ones for every run."""
     run = f"{int(time.time())}-{os.getpid()}"
     names = {"events": "sensor-data", "alerts": "alerts", "scores": "scores", "dead_letters": "dead-letters"}
     topics = {key: parse(f"kafka://{servers}/{name}-{run}") for key, name in names.items()}
     for key, address in topics.items():
-        ensure_topic(address, KafkaConfig.from_file(None), partitions=4 if key == "events" else 1)
+        ensure_topic(address, KafkaConfig.from_file(None), partitions=_PARTITIONS if key == "events" else 1)
     return topics
 
 

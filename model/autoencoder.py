@@ -23,8 +23,9 @@ All layers are Keras' own, so ``keras.saving.load_model`` reads ``model.keras`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,13 @@ from numpy.typing import NDArray
 from model import tf
 from model.network import FILE_NAME as NETWORK_FILE
 from model.network import from_keras
-
-Floats = NDArray[np.float32]
+from model.rows import Floats, Matrix, slices
 
 CLIP = 4.0  # standard deviations of an input, residual spreads of a residual
 SPREAD_FLOOR = 0.01  # of a feature's largest magnitude: a constant one (firmware) must not divide by nothing
 RESIDUAL_FLOOR = 0.03  # standard deviations: below it a residual is rounding, not knowledge
-RESIDUAL_ROWS = 500_000  # rows at most to learn how residuals spread
+RESIDUAL_ROWS = 250_000  # rows at most to learn how residuals spread
+CHUNK_ROWS = 1 << 18  # rows in memory at a time
 ERROR_LIMIT = 1e6  # spreads; keeps the powers of absurd but finite inputs finite in float32
 TAIL, TAIL_SPREADS = 0.999, 3.29  # of a normal distribution, this share lies within so many standard deviations
 
@@ -72,11 +73,15 @@ class Scaling:
     spread: NDArray[np.float64]  # > 0
 
     @classmethod
-    def fit(cls, rows: Floats) -> Scaling:
-        """Learns from rows, float32 [n, F]."""
-        values = rows.astype(np.float64)
-        floor = np.maximum(SPREAD_FLOOR * np.abs(values).max(axis=0), 1e-6)
-        return cls(values.mean(axis=0), np.maximum(values.std(axis=0), floor))
+    def fit(cls, rows: Matrix) -> Scaling:
+        """Learns from rows, float32 [n, F], in two passes."""
+        n = len(rows)
+        mean = sum(chunk.sum(axis=0, dtype=np.float64) for chunk in slices(rows, CHUNK_ROWS)) / n
+        squares, largest = np.zeros_like(mean), np.zeros_like(mean)
+        for chunk in slices(rows, CHUNK_ROWS):
+            squares += np.square(chunk - mean).sum(axis=0)
+            largest = np.maximum(largest, np.abs(chunk).max(axis=0))
+        return cls(mean, np.maximum(np.sqrt(squares / n), np.maximum(SPREAD_FLOOR * largest, 1e-6)))
 
     def scale(self, rows: Floats) -> Floats:
         """Rows in standard deviations, clipped to CLIP."""
@@ -102,30 +107,34 @@ class TrainedNetwork:
 
 
 def train(
-    train_rows: Floats, validation_rows: Floats, config: NetworkConfig, callbacks: Sequence[Any]
+    train_rows: Matrix, validation_rows: Matrix, config: NetworkConfig, callbacks: Sequence[Any], seed: int = 0
 ) -> TrainedNetwork:
-    """Trains on normal rows, float32 [n, F] and [m, F]; ``callbacks`` are Keras callbacks.
+    """Trains on normal rows, float32 [n, F] and [m, F], in random order; ``callbacks`` are Keras callbacks.
 
-    Results repeat for a seed (``keras.utils.set_random_seed``) on one machine and library version.
+    Results repeat for a seed (``keras.utils.set_random_seed`` as well) on one machine and library version.
     """
     scaling = Scaling.fit(train_rows)
-    trained = train_core(train_rows, validation_rows, scaling, config, callbacks)
+    trained = train_core(train_rows, validation_rows, scaling, config, callbacks, seed)
     # Of training rows: they are many, the network is too small to have learnt them by heart, and the validation rows,
     # which the threshold comes from, stay untouched.
-    rows = train_rows[:: max(1, len(train_rows) // RESIDUAL_ROWS)]
+    rows = train_rows[:RESIDUAL_ROWS]
     residuals = (rows - scaling.mean) / scaling.spread - apply_core(trained.core, scaling.scale(rows))
     network = _assemble(trained.core, scaling, ResidualModel.fit(residuals.astype(np.float64)))
     return TrainedNetwork(network, trained.loss, trained.validation_loss)
 
 
 def train_core(
-    train_rows: Floats, validation_rows: Floats, scaling: Scaling, config: NetworkConfig, callbacks: Sequence[Any]
+    train_rows: Matrix,
+    validation_rows: Matrix,
+    scaling: Scaling,
+    config: NetworkConfig,
+    callbacks: Sequence[Any],
+    seed: int = 0,
 ) -> TrainedCore:
-    """Trains the autoencoder proper on normal rows in physical units."""
+    """Trains the autoencoder proper on normal rows in physical units; ``seed`` is of their order in each epoch."""
     keras = tf.keras()
-    core = _core(train_rows.shape[1], config)
-    x, v = scaling.scale(train_rows), scaling.scale(validation_rows)
-    steps = max(1, len(x) // config.batch_size) * config.epochs
+    core = _core(len(scaling.mean), config)
+    steps = max(1, len(train_rows) // config.batch_size) * config.epochs
     core.compile(
         optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)),
         loss="mse",
@@ -134,10 +143,35 @@ def train_core(
     )
     stop = keras.callbacks.EarlyStopping(patience=config.patience, restore_best_weights=True)
     history = core.fit(
-        x, x, batch_size=config.batch_size, epochs=config.epochs, validation_data=(v, v),
-        validation_batch_size=8192, verbose=0, callbacks=[stop, *callbacks],
-    ).history  # fmt: skip
+        batches(train_rows, scaling, config.batch_size, seed),
+        validation_data=batches(validation_rows, scaling, 8192),
+        epochs=config.epochs,
+        shuffle=False,  # the batches are
+        verbose=0,
+        callbacks=[stop, *callbacks],
+    ).history
     return TrainedCore(core, tuple(history["loss"]), tuple(history["val_loss"]))
+
+
+def batches(rows: Matrix, scaling: Scaling, size: int, seed: int | None = None) -> Any:
+    """A ``tf.data.Dataset`` of scaled rows as input and target, ``size`` at a time.
+
+    With a seed each pass over it has another order: chunks of CHUNK_ROWS, and the rows within a chunk. Rows that come
+    shuffled, as ``model.rows`` stores them, need no more than that.
+    """
+    tensorflow, passes = tf.tensorflow(), count()
+
+    def chunks() -> Iterator[Floats]:
+        order = None if seed is None else np.random.default_rng((seed, next(passes)))
+        starts = np.arange(0, len(rows), CHUNK_ROWS)
+        for start in starts if order is None else order.permutation(starts):
+            chunk = scaling.scale(rows[start : start + CHUNK_ROWS])
+            yield chunk if order is None else chunk[order.permutation(len(chunk))]
+
+    shape = tensorflow.TensorSpec((None, len(scaling.mean)), tensorflow.float32)
+    data = tensorflow.data.Dataset.from_generator(chunks, output_signature=shape).rebatch(size)
+    known = tensorflow.data.experimental.assert_cardinality(-(-len(rows) // size))
+    return data.map(lambda x: (x, x)).apply(known).prefetch(2)
 
 
 @dataclass(frozen=True)

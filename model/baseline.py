@@ -12,11 +12,9 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model import tf
-
-Floats = NDArray[np.float32]
+from model.rows import Floats, Matrix, slices
 
 _TIRE, _ACCELEROMETER = (20.0, 35.0), (0.0, 7.0)
 
@@ -59,8 +57,8 @@ def scale(rows: Floats, features: Sequence[str]) -> Floats:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def train(rows: Floats, features: Sequence[str], seed: int) -> Any:
-    """Trains it on ROWS of the normal rows, float32 [n, F]; a keras.Model on scaled inputs."""
+def train(rows: Matrix, features: Sequence[str]) -> Any:
+    """Trains it on the first ROWS of the normal rows, float32 [n, F]; a keras.Model on scaled inputs."""
     keras = tf.keras()
     layers = keras.layers
     network = keras.Sequential(
@@ -73,16 +71,15 @@ def train(rows: Floats, features: Sequence[str], seed: int) -> Any:
         ]
     )
     network.compile(optimizer="adam", loss="mse", steps_per_execution=10, jit_compile=False)
-    chosen = np.random.default_rng(seed).permutation(len(rows))[:ROWS]
-    x = scale(rows[chosen], features)
+    x = scale(rows[:ROWS], features)
     network.fit(x, x, epochs=EPOCHS, batch_size=BATCH_SIZE, verbose=0)
     return network
 
 
-def score(network: Any, rows: Floats, features: Sequence[str], block: int = 8192) -> Floats:
+def score(network: Any, rows: Matrix, features: Sequence[str], block: int = 8192) -> Floats:
     """Its score, float32 [n]: the mean squared error of the scaled inputs."""
     scores = [np.empty(0, np.float32)]
-    for start in range(0, len(rows), block):
-        x = scale(rows[start : start + block], features)
+    for some in slices(rows, block):
+        x = scale(some, features)
         scores.append(np.mean((x - np.asarray(network(x, training=False))) ** 2, axis=1))
     return np.concatenate(scores)

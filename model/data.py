@@ -1,11 +1,15 @@
-"""Training data: Avro and Parquet files, through the same preprocessing as the stream."""
+"""Training data: Avro and Parquet files, an archive among them, through the same preprocessing as the stream."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,160 +17,222 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
 
 from beam_jobs.archive_rows import archive_schema
 from beam_jobs.codec.avro_file import read_avro
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError
-from beam_jobs.io.archive_input import check_content, described, read_rows
+from beam_jobs.io.archive_input import SUFFIXES, check_content, described, find, may_hold, read_rows
+from beam_jobs.io.files import is_local, list_files, patiently, root_of
+from beam_jobs.io.kafka_offsets import OffsetKind, OffsetSpec
 from model.manifest import sha256
+from model.rows import Examples
 from use_cases import UseCase
 
-SUFFIXES = (".avro", ".parquet")
+LIST_FILE = "training_files.json"  # in a version's folder
 
 _SOUND = ("", "false", "0", "no", "none", "normal")  # what labels say, in lower case, of rows that are no failure
 _BATCH_ROWS = 32_768  # rows of a Parquet file at a time
-_MIN_KEYS = 20  # with fewer cars a split by car may leave a side without any
+_PAGES_BYTES = 1 << 20  # of a Parquet column at a time, however large its row group is
 
 
 @dataclass(frozen=True)
-class TrainingData:
-    """The rows that passed the preprocessing."""
+class Source:
+    """The files to train on, and which of their rows."""
 
-    x: NDArray[np.float32]  # [n, F], features in the preprocessing's order
-    keys: pa.Array  # string [n], the car or account
-    times: NDArray[np.int64]  # [n], event time, milliseconds since the epoch
-    kinds: pa.Array  # string [n], what the label says of a failure ("true", or its kind); "" for other rows
-    failed: NDArray[np.bool_]  # [n], labelled as a failure
-    read: int  # rows read
-    filtered: int  # rows the WHERE removed
-    refused: Mapping[str, int]  # reason to rows the preprocessing refused
-    files: tuple[str, ...]  # names of the files
-    sha256: str  # of the files' own sha256, in that order
+    root: str  # what the files' names are relative to: a folder or gs:// prefix
+    paths: tuple[str, ...]  # sorted
+    start_ms: int | None = None  # event time, inclusive
+    end_ms: int | None = None  # event time, exclusive
+
+    def name(self, path: str) -> str:
+        """A file as the manifest names it."""
+        return path.removeprefix(self.root).lstrip("/")
 
 
 @dataclass(frozen=True)
-class Split:
-    """Which rows serve what; three masks, bool [n], that share no row."""
+class TrainingFile:
+    """A file that was read."""
 
-    train: NDArray[np.bool_]  # normal rows the network learns from
-    validation: NDArray[np.bool_]  # normal rows for early stopping and the threshold
-    test: NDArray[np.bool_]  # normal and failed rows to judge by
-    by: str  # "key" or "time"
+    name: str  # relative to the source's root
+    sha256: str
+    rows: int  # of it that were read: within the time asked for, and within --limit
 
 
-def find_files(pattern: str) -> list[Path]:
-    """The Avro and Parquet files that a file, a folder or a glob names, sorted.
+@dataclass
+class Counts:
+    """What became of the rows; grows while they are read."""
+
+    read: int = 0  # rows within the time asked for
+    filtered: int = 0  # rows the WHERE removed
+    refused: Counter[str] = field(default_factory=Counter)  # reason to rows the preprocessing refused
+    files: list[TrainingFile] = field(default_factory=list)
+
+    def sha256(self) -> str:
+        """Of the files' own sha256, in their order: the same for the same contents under any names."""
+        return hashlib.sha256("".join(file.sha256 for file in self.files).encode()).hexdigest()
+
+    def list_files(self) -> str:
+        """The text of LIST_FILE: a JSON array, a file a line."""
+        lines = (json.dumps(asdict(file), ensure_ascii=False) for file in self.files)
+        return "[\n" + ",\n".join(lines) + "\n]\n"
+
+
+def source(pattern: str, start: str | None = None, until: str | None = None) -> Source:
+    """The Avro and Parquet files that a file, a folder or a glob names, here or on ``gs://``.
+
+    Args:
+      pattern: of a folder, all files below it but hidden ones and an archive's log.
+      start, until: event times as jobs take them; hours of an archive that can't hold a wanted row are left out.
 
     Raises:
-      UserError: there are none.
+      UserError: there are none, or no such time.
     """
-    if "://" in pattern and not pattern.startswith("file://"):
-        raise UserError(f"--data {pattern}: only local files so far; copy them to a folder first")
-    path = Path(pattern.removeprefix("file://"))
-    if path.is_file():
-        files = [path]
-    elif path.is_dir():
-        files = [p for p in path.rglob("*") if p.suffix in SUFFIXES]
-    else:
-        anchor = Path(path.anchor)
-        files = [p for p in anchor.glob(str(path.relative_to(anchor))) if p.is_file()]
-    files = sorted(p for p in files if p.name[0] not in "._")
-    if not files:
+    start_ms, end_ms = _time("--from", start), _time("--until", until)
+    if start_ms is not None and end_ms is not None and start_ms >= end_ms:
+        raise UserError(f"--from {start} is not before --until {until}; no row is of that time")
+    try:
+        root = root_of(pattern)
+        if root.endswith(SUFFIXES) or any(sign in root for sign in "*?[") or Path(root).is_file():
+            paths = [path for path in list_files(root) if path.rpartition("/")[2][0] not in "._"]
+            paths = [path for path in paths if may_hold(path, start_ms, end_ms)]
+            root = re.split(r"[*?[]", root, maxsplit=1)[0].rpartition("/")[0]
+        else:
+            paths = find(root, start_ms, end_ms)
+    except UserError as error:
+        raise UserError(f"--data {error}") from error
+    if not paths:
         raise UserError(f"--data {pattern}: no .avro or .parquet file there; name a file, a folder or a glob")
-    for file in files:
-        if file.suffix not in SUFFIXES:
-            raise UserError(f"--data {file}: neither .avro nor .parquet; write one of these formats")
-    return files
+    for path in paths:
+        if not path.endswith(SUFFIXES):
+            raise UserError(f"--data {path}: neither .avro nor .parquet; write one of these formats")
+    return Source(root, tuple(paths), start_ms, end_ms)
+
+
+def _time(flag: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        spec = OffsetSpec.parse(text)
+    except UserError:
+        spec = None
+    if spec is None or spec.kind is OffsetKind.OFFSETS:
+        raise UserError(f"{flag} {text}: expected an event time like 2026-11-22T07:00:00Z or epoch milliseconds")
+    return spec.timestamp_ms
 
 
 def read(
-    use_case: UseCase, pattern: str, limit: int | None = None, progress: Callable[[float], None] = lambda share: None
-) -> TrainingData:
-    """Reads and preprocesses the files.
+    use_case: UseCase,
+    source: Source,
+    counts: Counts,
+    scratch: Path,
+    limit: int | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Iterator[Examples]:
+    """Reads and preprocesses the files, some thousand rows at a time.
 
     Args:
       use_case: says which fields, and how they become features.
-      pattern: a file, a folder or a glob.
+      counts: is counted on.
+      scratch: folder for a copy of one file at a time, where they are not local.
       limit: rows to read at most.
-      progress: called now and then with the share of the files' bytes done, 0..1.
+      progress: called now and then with the share of the files done, 0..1.
 
     Raises:
-      UserError: no files, files that can't be read or lack a field, or no row that can be used.
+      UserError: files that can't be read or lack a field, or no row that can be used.
     """
-    files = find_files(pattern)
-    preprocessor = use_case.preprocessor()
-    columns = list(dict.fromkeys([*preprocessor.input_columns, *([use_case.label] if use_case.label else [])]))
-    parts: list[tuple[NDArray[np.float32], pa.Array, NDArray[np.int64], pa.Array]] = []
-    refused: Counter[str] = Counter()
-    read_rows = filtered = done = 0
-    size = sum(file.stat().st_size for file in files)
-    for file in files:
-        archived = _is_features(file, use_case)
-        for events in _read_features(file, use_case) if archived else _read_file(file, use_case, columns):
-            events = events if limit is None else events.slice(0, limit - read_rows)
-            read_rows += events.num_rows
-            rows, kept = events, np.arange(events.num_rows)
-            if not archived:
-                result = preprocessor.apply(events)
-                filtered += result.filtered
-                refused.update(result.errors.reasons)
-                rows, kept = result.rows, result.kept
-            x = np.stack([rows[name].to_numpy() for name in preprocessor.features], axis=1)
-            times = rows[use_case.event_time].cast(pa.int64()).to_numpy()
-            label = events[use_case.label] if use_case.label else pa.nulls(events.num_rows, pa.string())
-            parts.append((x, rows[use_case.key], times, _kinds(label).take(pa.array(kept))))
-            if limit is not None and read_rows >= limit:
-                break
-        done += file.stat().st_size
-        progress(done / max(1, size))
-        if limit is not None and read_rows >= limit:
+    used = 0
+    for number, path in enumerate(source.paths):
+        if limit is not None and counts.read >= limit:
             break
-    if not sum(len(part[0]) for part in parts):
-        why = ", ".join(f"{n} {reason}" for reason, n in refused.most_common()) or "none refused"
-        raise UserError(f"--data {pattern}: {read_rows} rows, {filtered} filtered, {why}: nothing left to train on")
-    hashes = "".join(sha256(file) for file in files)
-    kinds = pa.concat_arrays([part[3] for part in parts])
-    return TrainingData(
-        x=np.concatenate([part[0] for part in parts]),
-        keys=pa.concat_arrays([part[1] for part in parts]),
-        times=np.concatenate([part[2] for part in parts]),
-        kinds=kinds,
-        failed=pc.not_equal(kinds, "").to_numpy(zero_copy_only=False),
-        read=read_rows,
-        filtered=filtered,
-        refused=dict(refused),
-        files=tuple(file.name for file in files),
-        sha256=hashlib.sha256(hashes.encode()).hexdigest(),
-    )
+        before = counts.read
+        with _here(path, scratch) as file:
+            digest = sha256(file)
+            for events, archived in _rows(file, use_case):
+                events = _within(events, use_case.event_time, source)
+                events = events if limit is None else events.slice(0, limit - counts.read)
+                counts.read += events.num_rows
+                examples = _examples(events, archived, use_case, counts)
+                used += len(examples.x)
+                yield examples
+                progress(number / len(source.paths))
+                if limit is not None and counts.read >= limit:
+                    break
+        counts.files.append(TrainingFile(source.name(path), digest, counts.read - before))
+        progress((number + 1) / len(source.paths))
+    if not used:
+        why = ", ".join(f"{n} {reason}" for reason, n in counts.refused.most_common()) or "none refused"
+        raise UserError(
+            f"--data {source.root}: {counts.read} rows, {counts.filtered} filtered, {why}: nothing left to train on"
+        )
 
 
-def split(data: TrainingData, validation_fraction: float, seed: int, by: str = "auto") -> Split:
-    """Divides the rows into training, validation and test, the last two ``validation_fraction`` of the keys each.
+def _rows(file: Path, use_case: UseCase) -> Iterator[tuple[pa.RecordBatch, bool]]:
+    """Blocks of a file's events, or of its features if ``beam_jobs.archive`` has preprocessed them already (True).
 
-    By key, a car is wholly in one of the three, so the figures hold for cars the model has never seen; by time, the
-    newest rows are test, those before them validation. "auto" is by key unless there are fewer than 20 keys. A car's
-    part depends on the seed and its key alone: more data moves no car to another part.
+    Raises:
+      UserError: features of another preprocessing, or a file of another use case.
     """
-    encoded = data.keys.dictionary_encode()
-    if by == "auto":
-        by = "key" if len(encoded.dictionary) >= _MIN_KEYS else "time"
-    if by == "key":
-        # A loop over cars, not over rows.
-        shares = np.array([_share_of(str(key), seed) for key in encoded.dictionary.to_pylist()])
-        position = shares[encoded.indices.to_numpy()]
-    else:
-        position = np.empty(len(data.times))
-        position[np.argsort(-data.times, kind="stable")] = np.arange(len(data.times)) / len(data.times)
-    test, validation = position < validation_fraction, position < 2 * validation_fraction
-    normal = ~data.failed
-    return Split(~validation & normal, validation & ~test & normal, test, by)
+    about = described(str(file))
+    if about is not None:
+        check_content(str(file), about, use_case)
+    if about is not None and about["content"] == "features":
+        preprocessor, label = use_case.preprocessor(), [use_case.label] if use_case.label else []
+        columns = [*preprocessor.features, preprocessor.key, preprocessor.event_time, *label]
+        schema = archive_schema(use_case, "features")
+        for rows in read_rows(str(file), schema, list(dict.fromkeys(columns))):
+            yield rows, True
+        return
+    columns = [*use_case.preprocessor().input_columns, *([use_case.label] if use_case.label else [])]
+    for rows in _read_events(file, use_case, list(dict.fromkeys(columns))):
+        yield rows, False
 
 
-def _share_of(key: str, seed: int) -> float:
-    digest = hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) / 2**64
+def _within(rows: pa.RecordBatch, event_time: str, source: Source) -> pa.RecordBatch:
+    if source.start_ms is None and source.end_ms is None:
+        return rows
+    times = pc.cast(rows[event_time], pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64())
+    low, high = source.start_ms, source.end_ms
+    keep = pc.is_valid(times)
+    if low is not None:
+        keep = pc.and_kleene(keep, pc.greater_equal(times, low))
+    if high is not None:
+        keep = pc.and_kleene(keep, pc.less(times, high))
+    return rows.filter(keep)
+
+
+def _examples(events: pa.RecordBatch, archived: bool, use_case: UseCase, counts: Counts) -> Examples:
+    preprocessor = use_case.preprocessor()
+    rows, label = events, events[use_case.label] if use_case.label else pa.nulls(events.num_rows, pa.string())
+    if not archived:
+        result = preprocessor.apply(events)
+        counts.filtered += result.filtered
+        counts.refused.update(result.errors.reasons)
+        rows, label = result.rows, label.take(pa.array(result.kept))
+    x = np.stack([rows[name].to_numpy() for name in preprocessor.features], axis=1)
+    times = rows[use_case.event_time].cast(pa.int64()).to_numpy()
+    return Examples(x, rows[use_case.key], times, _kinds(label))
+
+
+@contextmanager
+def _here(path: str, scratch: Path) -> Iterator[Path]:
+    """The file on this machine."""
+    if is_local(path):
+        yield Path(path)
+        return
+    copy = scratch / path.rpartition("/")[2]
+
+    def fetch() -> None:
+        with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file, copy.open("wb") as out:
+            shutil.copyfileobj(file, out, 1 << 20)
+
+    patiently(fetch)
+    try:
+        yield copy
+    finally:
+        copy.unlink()
 
 
 def _kinds(label: pa.Array) -> pa.Array:
@@ -175,30 +241,13 @@ def _kinds(label: pa.Array) -> pa.Array:
     return pc.if_else(pc.is_in(text, pa.array(_SOUND)), "", text)
 
 
-def _is_features(file: Path, use_case: UseCase) -> bool:
-    """Whether ``beam_jobs.archive`` wrote the file with the features of this preprocessing.
-
-    Raises:
-      UserError: with those of another preprocessing, or of another use case.
-    """
-    about = described(str(file))
-    if about is None or about["content"] != "features":
-        return False
-    check_content(str(file), about, use_case)
-    return True
-
-
-def _read_features(file: Path, use_case: UseCase) -> Iterator[pa.RecordBatch]:
-    return read_rows(str(file), archive_schema(use_case, "features"))
-
-
-def _read_file(file: Path, use_case: UseCase, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _read_events(file: Path, use_case: UseCase, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     if file.suffix == ".avro":
         yield from read_avro(file, use_case.schema, columns)
         return
     schema = arrow_schema(use_case.schema, columns)
     try:
-        parquet = pq.ParquetFile(file)
+        parquet = pq.ParquetFile(file, buffer_size=_PAGES_BYTES, pre_buffer=False)
         names = _parquet_columns(file, parquet.schema_arrow.names, use_case.schema, schema)
         for batch in parquet.iter_batches(_BATCH_ROWS, columns=list(names.values())):
             arrays = [_cast(file, batch[names[f.name]], f) if f.name in names else _nulls(batch, f) for f in schema]
@@ -213,12 +262,12 @@ def _parquet_columns(file: Path, there: Sequence[str], schema: Mapping[str, Any]
     """Field to the file's column, which may go by one of the field's aliases; nullable fields may be missing."""
     aliases = {field["name"]: [field["name"], *field.get("aliases", ())] for field in schema["fields"]}
     found: dict[str, str] = {}
-    for field in wanted:
-        name = next((alias for alias in aliases[field.name] if alias in there), None)
+    for wish in wanted:
+        name = next((alias for alias in aliases[wish.name] if alias in there), None)
         if name is not None:
-            found[field.name] = name
-        elif not field.nullable:
-            raise UserError(f"--data {file}: no column {field.name!r}; it has {', '.join(there)}")
+            found[wish.name] = name
+        elif not wish.nullable:
+            raise UserError(f"--data {file}: no column {wish.name!r}; it has {', '.join(there)}")
     return found
 
 

@@ -39,14 +39,15 @@ def evaluate(scores: NDArray[Any], threshold: float, failed: Bools, kinds: pa.Ar
       scores: float [n].
       threshold: rows with a score above it are alerts.
       failed: [n], true for rows labelled as failures.
-      kinds: string [n], what the label says of a failure: its kind, or just "true".
-      keys: string [n], whose row it is.
+      kinds: string or dictionary of it [n], what the label says of a failure: its kind, or just "true".
+      keys: string, or a number that stands for it, [n], whose row it is.
     """
     alerts = scores > threshold
-    kind_names, key_codes = np.asarray(kinds.to_numpy(zero_copy_only=False), object), _codes(keys)
+    kinds = kinds if isinstance(kinds, pa.DictionaryArray) else kinds.dictionary_encode()
+    kind_codes, key_codes, names = kinds.indices.to_numpy(), _codes(keys), kinds.dictionary.to_pylist()
     recall, caught = {}, {}
-    for kind in sorted(set(kind_names[failed].tolist())):
-        rows = failed & (kind_names == kind)
+    for code in sorted(np.unique(kind_codes[failed]).tolist(), key=names.__getitem__):
+        kind, rows = names[code], failed & (kind_codes == code)
         recall[kind] = float(alerts[rows].mean())
         caught[kind] = len(np.unique(key_codes[rows & alerts])) / len(np.unique(key_codes[rows]))
     any_failed, any_normal = bool(failed.any()), bool((~failed).any())

@@ -22,12 +22,16 @@ FORMAT = 1  # of the file; raised when a reader of the old one would go wrong
 class DataSummary:
     """The data a model was trained on."""
 
-    files: tuple[str, ...]  # file names, sorted
-    sha256: str  # of the files' own sha256, in that order
+    source: str  # folder or gs:// prefix the files' names are relative to
+    files: int  # how many; training_files.json beside the manifest names them, with sha256 and rows
+    sha256: str  # of the files' own sha256, in the order of that list
     rows: int  # events read
     training_rows: int  # normal rows the network saw
-    first_event_time: str  # of the rows that could be used; ISO 8601, UTC
+    start: str | None  # --from and --until, ISO 8601, UTC; None: without
+    until: str | None
+    first_event_time: str  # of the rows that could be used
     last_event_time: str
+    seed: int  # of the order of the rows, the split and the weights
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,26 @@ class Manifest:
         """The text of ``manifest.json``."""
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"
 
+    def summary(self) -> str:
+        """What a person wants to know first, a line each."""
+        data, judged = self.data, self.metrics.get("autoencoder", {})
+        asked = "".join(f", {word} {time}" for word, time in (("from", data.start), ("until", data.until)) if time)
+        judged = {name: value for name, value in judged.items() if value is not None}
+        figures = ("roc_auc", "average_precision", "recall", "precision", "false_alert_share")
+        files = f"{data.files:,} file{'s'[: data.files != 1]} of {data.source or '?'}"
+        lines = {
+            "version": f"{self.name} {self.version}, made {self.created_at}",
+            "data": f"{files}{asked}, sha256 {data.sha256[:12]}",
+            "rows": f"{data.rows:,} read, {data.training_rows:,} trained on, seed {data.seed}",
+            "event times": f"{data.first_event_time} to {data.last_event_time}",
+            "threshold": f"{self.threshold:.4g}, expected to alert on {self.alert_budget:g} of normal rows",
+            "held out": ", ".join(f"{name.replace('_', ' ')} {judged[name]:.4g}" for name in figures if name in judged),
+            "features": ", ".join(self.features),
+            "preprocessing": self.preprocessing_fingerprint,
+            "libraries": ", ".join(f"{name} {version}" for name, version in self.libraries.items()),
+        }
+        return "".join(f"{name:<15}{text}\n" for name, text in lines.items() if text)
+
     @classmethod
     def from_json(cls, text: str) -> Manifest:
         """Raises ValueError, saying what is wrong, for a text that is no manifest of this format."""
@@ -71,7 +95,11 @@ class Manifest:
             raise ValueError(f"it lacks {', '.join(missing)}")
         known = {f.name: value[f.name] for f in fields(cls)}
         try:
-            known["data"] = DataSummary(**{**known["data"], "files": tuple(known["data"]["files"])})
+            data = known["data"]
+            if isinstance(data["files"], list):  # written before the files had a list of their own
+                late = {"source": "", "start": None, "until": None, "seed": known["network"]["seed"]}
+                data = {**late, **data, "files": len(data["files"])}
+            known["data"] = DataSummary(**data)
             known["features"], known["units"] = tuple(known["features"]), tuple(known["units"])
             known["score_quantiles"] = tuple((float(a), float(b)) for a, b in known["score_quantiles"])
         except (TypeError, KeyError) as error:

@@ -277,7 +277,7 @@ def main(argv: Sequence[str]) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for command, text in (
         ("list", "versions, oldest first, with their aliases"),
-        ("show", "the manifest of a version"),
+        ("show", "what a version was made of, and how it did"),
         ("promote", "point an alias at a version"),
     ):
         sub = commands.add_parser(command, help=text, description=text)
@@ -287,6 +287,8 @@ def main(argv: Sequence[str]) -> None:
         sub.add_argument("--use_case", help="which model, when DIR is a registry with several")
         sub.add_argument("--gcs_anonymous", action="store_true", help="read a public gs:// bucket without credentials")
         sub.add_argument("--verbose", action="store_true", help="stack traces with errors")
+        if command == "show":
+            sub.add_argument("--json", action="store_true", help="the whole manifest")
         if command == "promote":
             sub.add_argument("--alias", default=CHAMPION, help="default: %(default)s")
     args = parser.parse_args(argv)
@@ -298,7 +300,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"promote {args.dir}: say which version, as in {args.dir}@VERSION")
     found = resolve(args.dir, args.use_case)
     if args.command == "show":
-        print(found.manifest.to_json(), end="")
+        print(found.manifest.to_json() if args.json else found.manifest.summary(), end="")
         return
     before = promote(found.folder.rsplit("/", 2)[0], found.version, args.alias)
     print(f"{found.name}: {args.alias} is {found.version} now" + (f", was {before}" if before else ""))

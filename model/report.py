@@ -26,7 +26,7 @@ class ReportData:
     validation_loss: Sequence[float]  # per epoch
     scores: NDArray[np.float32]  # [n], of the test rows
     failed: NDArray[np.bool_]  # [n]
-    error: NDArray[np.float32]  # [n, F], of the test rows
+    deviation: Mapping[bool, NDArray[np.float64]]  # failed or not to [F]: root mean error of such test rows, in spreads
     evaluations: Mapping[str, Evaluation]  # net to how it did on the test rows
 
 
@@ -87,13 +87,12 @@ def _draw(path: Path, manifest: Manifest, data: ReportData) -> None:
     histogram.legend()
 
     position = np.arange(len(manifest.features))
-    for offset, rows, color, label in (
-        (-0.2, ~data.failed, _NORMAL, "normal"),
-        (0.2, data.failed, _FAILED, "labelled as failure"),
+    for offset, failed, color, label in (
+        (-0.2, False, _NORMAL, "normal"),
+        (0.2, True, _FAILED, "labelled as failure"),
     ):
-        if rows.any():
-            mean = np.sqrt(data.error[rows].mean(axis=0, dtype=np.float64))
-            features.bar(position + offset, mean, width=0.4, color=color, label=label)
+        if failed in data.deviation:
+            features.bar(position + offset, data.deviation[failed], width=0.4, color=color, label=label)
     features.set(title="Deviation by feature, held-out rows", ylabel="root mean square (spreads)", yscale="log")
     features.set_xticks(position, manifest.features, rotation=45, ha="right")
     features.legend()
@@ -110,7 +109,7 @@ def _page(manifest: Manifest, data: ReportData, picture: bytes) -> str:
         "rows read": f"{manifest.data.rows:,}",
         "rows trained on": f"{manifest.data.training_rows:,}",
         "event times": f"{manifest.data.first_event_time} to {manifest.data.last_event_time}",
-        "files": ", ".join(manifest.data.files[:20]) + (" ..." if len(manifest.data.files) > 20 else ""),
+        "files": f"{manifest.data.files:,} of {manifest.data.source}",
         "preprocessing": manifest.preprocessing_fingerprint,
         "libraries": ", ".join(f"{name} {version}" for name, version in manifest.libraries.items()),
     }

@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import shlex
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -31,13 +32,14 @@ from beam_jobs.errors import UserError
 from beam_jobs.io import files
 from model import autoencoder, baseline, manifest, registry, tf
 from model import data as training_data
-from model.autoencoder import NetworkConfig, TrainedNetwork
-from model.data import Split, TrainingData
+from model.autoencoder import NetworkConfig
+from model.data import Counts, Source
 from model.evaluate import Evaluation, evaluate
 from model.loaded import GOLDEN_FILE, LoadedModel, write_golden
 from model.manifest import DataSummary, Manifest
 from model.network import Scores
 from model.report import ReportData, metrics_table, write_report
+from model.rows import Floats, Matrix, Parts, Spool, slices
 from model.threshold import ScoreDistribution
 from use_cases import UseCase
 
@@ -52,6 +54,8 @@ class Settings:
     use_case: str
     data: str
     registry: str
+    start: str | None = None  # --from
+    until: str | None = None
     epochs: int | None = None
     alert_budget: float | None = None
     seed: int | None = None
@@ -70,7 +74,8 @@ class Trained:
     manifest: Manifest
     folder: str  # of the version: a local path, or gs://
     evaluations: dict[str, Evaluation]  # "autoencoder", and "baseline" where it was trained
-    data: TrainingData
+    counts: Counts  # what became of the rows
+    failures: int  # usable rows labelled as failures
     split: str  # "key" or "time"
     training_seconds: float
     alias: str | None  # that points at the version now
@@ -98,15 +103,17 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
     seed = int(use_case.model.get("seed", 0)) if settings.seed is None else settings.seed
     budget = float(use_case.model.get("alert_budget", 1e-4)) if settings.alert_budget is None else settings.alert_budget
     _check(settings, budget)
-    training_data.find_files(settings.data)  # before anything is made or drawn
+    source = training_data.source(settings.data, settings.start, settings.until)  # before anything is made or drawn
     use_case.preprocessor()
-    with registry.new_version(settings.registry, use_case.name) as draft, _progress(console) as bar:
-        step = bar.add_task("reading", total=100)
-        data = training_data.read(
-            use_case, settings.data, settings.limit, lambda s: bar.update(step, completed=s * 100)
-        )
-        split = training_data.split(data, settings.validation_fraction, seed, settings.split)
-        _check_split(data, split)
+    with (
+        registry.new_version(settings.registry, use_case.name) as draft,
+        tempfile.TemporaryDirectory(prefix="highbeam-training-") as scratch,
+        _progress(console) as bar,
+    ):
+        counts, spool = Counts(), Spool(Path(scratch), len(use_case.preprocessor().features), seed)
+        _read(use_case, source, counts, spool, settings.limit, bar)
+        parts = spool.divide(settings.validation_fraction, settings.split)
+        _check_parts(spool, parts)
 
         keras = tf.keras()
         keras.utils.set_random_seed(seed)
@@ -114,23 +121,27 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
         logs = str(settings.logdir or draft.path / "logs")
         callbacks = [keras.callbacks.TensorBoard(logs, write_graph=False), _EpochBar.callback(bar, config.epochs)]
         started = time.monotonic()
-        trained = autoencoder.train(data.x[split.train], data.x[split.validation], config, callbacks)
+        trained = autoencoder.train(parts.train, parts.validation, config, callbacks, seed)
         training_seconds = time.monotonic() - started
 
         step = bar.add_task("judging and writing", total=None)
         autoencoder.export(trained.network, draft.path)
-        normal = _score_all(trained.network, data.x[split.validation]).score
+        normal = np.concatenate([block.score for block in _scores(trained.network, parts.validation)])
         distribution = ScoreDistribution.fit(normal)
-        test = _score_all(trained.network, data.x[split.test])
+        scores, deviation = _judge(trained.network, parts)
         threshold = distribution.threshold(budget)
-        evaluations = {"autoencoder": _evaluate(test.score, threshold, data, split)}
+        evaluations = {"autoencoder": evaluate(scores, threshold, parts.failed, parts.kinds, parts.keys)}
         features = use_case.preprocessor().features
         if settings.baseline and baseline.fits(features):
-            evaluations["baseline"] = _baseline(data, split, features, seed, budget)
-        _golden(draft.path, trained.network, data.x[split.test], test.score)
-        described = _describe(use_case, draft, data, split, config, seed, threshold, budget, distribution, evaluations)
+            evaluations["baseline"] = _baseline(parts, features, budget)
+        _golden(draft.path, trained.network, parts.test, scores)
+        (draft.path / training_data.LIST_FILE).write_text(counts.list_files(), encoding="utf-8")
+        summary = _summary(source, counts, spool, parts)
+        network = {**asdict(config), "hidden": list(config.hidden), "seed": seed, "split": parts.by}
+        described = _describe(use_case, draft, summary, network, threshold, budget, distribution, evaluations)
         (draft.path / manifest.FILE_NAME).write_text(described.to_json(), encoding="utf-8")
-        _report(draft.path, described, trained, test, data.failed[split.test], evaluations)
+        shown = ReportData(trained.loss, trained.validation_loss, scores, parts.failed, deviation, evaluations)
+        write_report(draft.path / "report", described, shown)
         LoadedModel.load(draft.path)  # what is published can be loaded and repeats its own scores
         bar.update(step, total=1, completed=1)
     alias = settings.alias
@@ -138,7 +149,7 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
         registry.promote(draft.model, draft.version, alias)
     elif registry.promote(draft.model, draft.version, only_if_absent=True) is None:
         alias = registry.CHAMPION
-    return Trained(described, draft.folder, evaluations, data, split.by, training_seconds, alias)
+    return Trained(described, draft.folder, evaluations, counts, spool.failures, parts.by, training_seconds, alias)
 
 
 def _network_config(settings: Settings, use_case: UseCase) -> NetworkConfig:
@@ -159,49 +170,84 @@ def _check(settings: Settings, budget: float) -> None:
             raise UserError(f"training needs {module}, which is not installed; run pip install 'highbeam[train]'")
 
 
-def _check_split(data: TrainingData, split: Split) -> None:
-    for name, rows in (("training", split.train), ("validation", split.validation), ("test", split.test)):
-        if not rows.any():
+def _read(use_case: UseCase, source: Source, counts: Counts, spool: Spool, limit: int | None, bar: Progress) -> None:
+    step = bar.add_task("reading", total=len(source.paths))
+
+    def show(share: float) -> None:
+        text = f"reading ({counts.read:,} rows)"
+        bar.update(step, completed=int(share * len(source.paths)), description=text)
+
+    for examples in training_data.read(use_case, source, counts, spool.folder, limit, show):
+        spool.add(examples)
+
+
+def _check_parts(spool: Spool, parts: Parts) -> None:
+    for name, rows in (("training", parts.train), ("validation", parts.validation), ("test", parts.test)):
+        if not len(rows):
             raise UserError(
-                f"no {name} rows among {len(data.x)} usable ones ({int(data.failed.sum())} labelled as failures); "
+                f"no {name} rows among {spool.count} usable ones ({spool.failures} labelled as failures); "
                 "use more data, or --split time"
             )
-    ScoreDistribution.check(int(split.validation.sum()))
+    ScoreDistribution.check(len(parts.validation))
 
 
-def _score_all(network: Any, x: NDArray[np.float32], block: int = 8192) -> Scores:
-    parts = [network(x[i : i + block], training=False) for i in range(0, len(x), block)]
-    joined = {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
-    return Scores(joined["score"], joined["expected"], joined["error"])
+def _scores(network: Any, rows: Matrix, block: int = 8192) -> Iterator[Scores]:
+    for x in slices(rows, block):
+        found = network(x, training=False)
+        yield Scores(*(np.asarray(found[name]) for name in ("score", "expected", "error")))
 
 
-def _evaluate(scores: NDArray[np.float32], threshold: float, data: TrainingData, split: Split) -> Evaluation:
-    rows = np.flatnonzero(split.test)
-    return evaluate(scores, threshold, data.failed[rows], data.kinds.take(rows), data.keys.take(rows))
+def _judge(network: Any, parts: Parts) -> tuple[Floats, dict[bool, NDArray[np.float64]]]:
+    """Scores of the test rows, float32 [n]; and the root mean error of each feature, [F], by whether rows failed."""
+    scores, start = [], 0
+    sums: dict[bool, Any] = {}
+    for block in _scores(network, parts.test):
+        failed = parts.failed[start : start + len(block.score)]
+        start += len(failed)
+        scores.append(block.score)
+        for which in np.unique(failed).tolist():
+            sums[which] = sums.get(which, 0) + block.error[failed == which].sum(axis=0, dtype=np.float64)
+    rows = {True: int(parts.failed.sum()), False: int((~parts.failed).sum())}
+    return np.concatenate(scores), {which: np.sqrt(total / rows[which]) for which, total in sums.items()}
 
 
-def _baseline(data: TrainingData, split: Split, features: Sequence[str], seed: int, budget: float) -> Evaluation:
-    network = baseline.train(data.x[split.train], features, seed)
-    normal = baseline.score(network, data.x[split.validation], features)
-    threshold = ScoreDistribution.fit(normal).threshold(budget)
-    return _evaluate(baseline.score(network, data.x[split.test], features), threshold, data, split)
+def _baseline(parts: Parts, features: Sequence[str], budget: float) -> Evaluation:
+    network = baseline.train(parts.train, features)
+    threshold = ScoreDistribution.fit(baseline.score(network, parts.validation, features)).threshold(budget)
+    scores = baseline.score(network, parts.test, features)
+    return evaluate(scores, threshold, parts.failed, parts.kinds, parts.keys)
 
 
-def _golden(folder: Path, network: Any, x: NDArray[np.float32], scores: NDArray[np.float32]) -> None:
+def _golden(folder: Path, network: Any, rows: Matrix, scores: Floats) -> None:
     """Golden vectors: ordinary rows and the strangest ones."""
     order = np.argsort(scores, kind="stable")
     half = GOLDEN_ROWS // 2
     chosen = np.unique(np.concatenate([order[-half:], order[:: max(1, len(order) // half)][:half]]))
-    write_golden(folder / GOLDEN_FILE, x[chosen], _score_all(network, x[chosen]))
+    x = np.concatenate([rows[i : i + 1] for i in chosen.tolist()])
+    write_golden(folder / GOLDEN_FILE, x, next(_scores(network, x)))
+
+
+def _summary(source: Source, counts: Counts, spool: Spool, parts: Parts) -> DataSummary:
+    start, until = (None if time is None else _iso(time) for time in (source.start_ms, source.end_ms))
+    return DataSummary(
+        source=source.root,
+        files=len(counts.files),
+        sha256=counts.sha256(),
+        rows=counts.read,
+        training_rows=len(parts.train),
+        start=start,
+        until=until,
+        first_event_time=_iso(spool.first_ms),
+        last_event_time=_iso(spool.last_ms),
+        seed=spool.seed,
+    )
 
 
 def _describe(
     use_case: UseCase,
     draft: registry.Draft,
-    data: TrainingData,
-    split: Split,
-    config: NetworkConfig,
-    seed: int,
+    data: DataSummary,
+    network: Mapping[str, Any],
     threshold: float,
     budget: float,
     distribution: ScoreDistribution,
@@ -220,15 +266,8 @@ def _describe(
         threshold=threshold,
         alert_budget=budget,
         score_quantiles=distribution.quantiles(),
-        data=DataSummary(
-            files=data.files,
-            sha256=data.sha256,
-            rows=data.read,
-            training_rows=int(split.train.sum()),
-            first_event_time=_iso(int(data.times.min())),
-            last_event_time=_iso(int(data.times.max())),
-        ),
-        network={**asdict(config), "hidden": list(config.hidden), "seed": seed, "split": split.by},
+        data=data,
+        network=network,
         metrics={name: evaluation.to_json() for name, evaluation in evaluations.items()},
         libraries=_libraries(),
         files=manifest.file_hashes(draft.path),
@@ -247,18 +286,6 @@ def _libraries() -> dict[str, str]:
         except PackageNotFoundError:
             continue  # one of tensorflow and tensorflow-cpu, or a checkout that isn't installed
     return found
-
-
-def _report(
-    folder: Path,
-    described: Manifest,
-    trained: TrainedNetwork,
-    test: Scores,
-    failed: NDArray[np.bool_],
-    evaluations: dict[str, Evaluation],
-) -> None:
-    shown = ReportData(trained.loss, trained.validation_loss, test.score, failed, test.error, evaluations)
-    write_report(folder / "report", described, shown)
 
 
 @contextmanager
@@ -293,11 +320,11 @@ class _EpochBar:
 
 def print_summary(console: Console, made: Trained, settings: Settings) -> None:
     """What came out, and what to do next."""
-    data, described = made.data, made.manifest
-    refused = ", ".join(f"{n:,} {reason}" for reason, n in sorted(data.refused.items())) or "0"
+    counts, described = made.counts, made.manifest
+    refused = ", ".join(f"{n:,} {reason}" for reason, n in sorted(counts.refused.items())) or "0"
     console.print(
-        f"{data.read:,} rows read, {data.filtered:,} filtered, refused: {refused}; "
-        f"{int(data.failed.sum()):,} labelled as failures; {described.data.training_rows:,} trained on "
+        f"{counts.read:,} rows read, {counts.filtered:,} filtered, refused: {refused}; "
+        f"{made.failures:,} labelled as failures; {described.data.training_rows:,} trained on "
         f"in {made.training_seconds:.1f} s (held out by {made.split})",
         highlight=False,
     )
@@ -332,7 +359,14 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="python -m model.train", description="Train a model and register it.")
     add = result.add_argument
     add("--use_case", required=True, help="a use case that ships (car_sensors), or the folder of one")
-    add("--data", required=True, metavar="PATH", help="Avro or Parquet: a file, a folder or a glob")
+    add(
+        "--data",
+        required=True,
+        metavar="PATH",
+        help="Avro or Parquet, an archive or other files: a file, a folder or a glob; gs://bucket/folder",
+    )
+    add("--from", dest="start", metavar="TIME", help="event time of the first rows: 2026-11-22T07:00:00Z, or epoch ms")
+    add("--until", metavar="TIME", help="event time of the first rows not wanted any more")
     add(
         "--registry",
         required=True,

@@ -50,7 +50,7 @@ def find(root: str, start_ms: int | None = None, end_ms: int | None = None) -> l
     found = [path for path in list_files(f"{root}/**") if path.endswith(SUFFIXES) and _counts(path, root)]
     if not found:
         raise UserError(f"{root}: no .avro or .parquet file there; name the folder that beam_jobs.archive wrote to")
-    wanted = [path for path in found if _overlaps(path, start_ms, end_ms)]
+    wanted = [path for path in found if may_hold(path, start_ms, end_ms)]
     if not wanted:
         raise UserError(f"{root}: none of its {len(found)} files is of that time")
     return wanted
@@ -61,7 +61,8 @@ def _counts(path: str, root: str) -> bool:
     return FOLDER not in parts and not any(part[:1] in "._" for part in parts)
 
 
-def _overlaps(path: str, start_ms: int | None, end_ms: int | None) -> bool:
+def may_hold(path: str, start_ms: int | None, end_ms: int | None) -> bool:
+    """Whether the hour of a file, if its folders say one, overlaps the time asked for."""
     match = _DAY_HOUR.search(path)
     if match is None:
         return True

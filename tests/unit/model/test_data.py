@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +18,33 @@ import use_cases
 from beam_jobs.codec.avro_file import write_avro
 from beam_jobs.errors import UserError
 from demo.fleet import FAILURE_KINDS, history
-from model.data import TrainingData, find_files, read, split
+from model.data import Counts, read, source
 
 CARS = use_cases.load("car_sensors")
+NOON = 1_795_348_800_000  # 2026-11-22T12:00:00Z
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """All rows of some files."""
+
+    x: np.ndarray
+    keys: pa.Array
+    times: np.ndarray
+    kinds: pa.Array
+    counts: Counts
+
+
+def load(pattern: str, limit: int | None = None, start: str | None = None, until: str | None = None) -> Loaded:
+    counts = Counts()
+    parts = list(read(CARS, source(pattern, start, until), counts, Path("/nowhere"), limit))
+    return Loaded(
+        np.concatenate([part.x for part in parts]),
+        pa.concat_arrays([part.keys for part in parts]),
+        np.concatenate([part.times for part in parts]),
+        pa.concat_arrays([part.kinds for part in parts]),
+        counts,
+    )
 
 
 def table(rows: int = 1000, **columns: pl.Expr) -> pl.DataFrame:
@@ -30,31 +58,30 @@ def save(frame: pl.DataFrame, path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
-    return read(CARS, save(table(), tmp_path_factory.mktemp("data") / "a.parquet"))
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    return load(save(table(), tmp_path_factory.mktemp("data") / "a.parquet"))
 
 
-def test_avro_and_parquet_give_the_same_rows(tmp_path: Path, rows: TrainingData) -> None:
+def test_avro_and_parquet_give_the_same_rows(tmp_path: Path, rows: Loaded) -> None:
     write_avro(tmp_path / "a.avro", CARS.schema, history(1000, seed=2, cars=40, prevalence=0.5))
-    avro = read(CARS, str(tmp_path))
+    avro = load(str(tmp_path))
     np.testing.assert_array_equal(avro.x, rows.x)
     np.testing.assert_array_equal(avro.times, rows.times)
     assert avro.keys.equals(rows.keys)
     assert avro.kinds.equals(rows.kinds)
-    assert avro.files == ("a.avro",)
+    assert [file.name for file in avro.counts.files] == ["a.avro"]
 
 
-def test_labels_become_kinds(rows: TrainingData) -> None:
+def test_labels_become_kinds(rows: Loaded) -> None:
     labels = table()["failure_occurred"].to_list()
     assert rows.kinds.to_pylist() == ["" if label == "false" else label for label in labels]
     assert set(rows.kinds.to_pylist()) == {"", *FAILURE_KINDS}
-    np.testing.assert_array_equal(rows.failed, [label != "false" for label in labels])
 
 
 @pytest.mark.parametrize(("label", "failed"), [("False", 0), (None, 0), ("", 0), ("TRUE", 1000), ("Tire", 1000)])
 def test_spellings_of_the_label(tmp_path: Path, label: str | None, failed: int) -> None:
     path = save(table(failure_occurred=pl.lit(label, pl.String)), tmp_path / "a.parquet")
-    assert read(CARS, path).failed.sum() == failed
+    assert sum(kind != "" for kind in load(path).kinds.to_pylist()) == failed
 
 
 def test_rows_the_stream_would_refuse_are_counted_by_reason(tmp_path: Path) -> None:
@@ -63,72 +90,89 @@ def test_rows_the_stream_would_refuse_are_counted_by_reason(tmp_path: Path) -> N
         speed=pl.when(row < 10).then(-1.0).when(row < 15).then(float("nan")).otherwise("speed"),
         battery_voltage=pl.when(row.is_between(100, 119)).then(0.0).otherwise("battery_voltage"),
     )
-    data = read(CARS, save(frame, tmp_path / "a.parquet"))
-    assert data.refused == {"out_of_range": 10, "not_finite": 5}
-    assert data.filtered == 20
-    assert len(data.x) + data.filtered + 15 == data.read == 1000
+    data = load(save(frame, tmp_path / "a.parquet"))
+    assert data.counts.refused == {"out_of_range": 10, "not_finite": 5}
+    assert data.counts.filtered == 20
+    assert len(data.x) + data.counts.filtered + 15 == data.counts.read == 1000
 
 
 def test_a_limit_spans_files(tmp_path: Path) -> None:
     for name in "abc":
         save(table(200), tmp_path / f"{name}.parquet")
-    assert read(CARS, str(tmp_path), limit=300).read == 300
-    assert read(CARS, str(tmp_path / "[ab].parquet")).read == 400
+    limited = load(str(tmp_path), limit=300)
+    assert [(file.name, file.rows) for file in limited.counts.files] == [("a.parquet", 200), ("b.parquet", 100)]
+    assert load(str(tmp_path / "[ab].parquet")).counts.read == 400
 
 
-def test_a_column_may_go_by_an_alias(tmp_path: Path, rows: TrainingData) -> None:
+def test_a_column_may_go_by_an_alias(tmp_path: Path, rows: Loaded) -> None:
     path = save(table().rename({"tire_pressure_1_1": "tire_pressure_11", "speed": "SPEED"}), tmp_path / "a.parquet")
-    np.testing.assert_array_equal(read(CARS, path).x, rows.x)
+    np.testing.assert_array_equal(load(path).x, rows.x)
 
 
 def test_files_that_will_not_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no \.avro or \.parquet file there"):
-        find_files(str(tmp_path))
+        source(str(tmp_path))
     with pytest.raises(UserError, match=r"no \.avro or \.parquet file there"):
-        find_files(str(tmp_path / "*.parquet"))
-    with pytest.raises(UserError, match="only local files"):
-        find_files("gs://bucket/data")
+        source(str(tmp_path / "*.parquet"))
+    with pytest.raises(UserError, match=r"--data 's3://bucket/data': expected gs://"):
+        source("s3://bucket/data")
     (tmp_path / "a.csv").write_text("")
     with pytest.raises(UserError, match=r"neither \.avro nor \.parquet"):
-        find_files(str(tmp_path / "a.csv"))
+        source(str(tmp_path / "a.csv"))
     (tmp_path / "broken.parquet").write_text("PAR1")
     with pytest.raises(UserError, match=r"broken\.parquet: can't be read"):
-        read(CARS, str(tmp_path / "broken.parquet"))
+        load(str(tmp_path / "broken.parquet"))
     with pytest.raises(UserError, match="no column 'speed'"):
-        read(CARS, save(table(100).drop("speed"), tmp_path / "x.parquet"))
+        load(save(table(100).drop("speed"), tmp_path / "x.parquet"))
     with pytest.raises(UserError, match="column 'speed' has nulls"):
-        read(CARS, save(table(100, speed=pl.lit(None, pl.Float64)), tmp_path / "x.parquet"))
+        load(save(table(100, speed=pl.lit(None, pl.Float64)), tmp_path / "x.parquet"))
     with pytest.raises(UserError, match=r"column 'speed' is .*string and can't become double"):
-        read(CARS, save(table(100, speed=pl.lit("fast")), tmp_path / "x.parquet"))
+        load(save(table(100, speed=pl.lit("fast")), tmp_path / "x.parquet"))
     with pytest.raises(UserError, match="100 out_of_range: nothing left to train on"):
-        read(CARS, save(table(100, speed=pl.lit(-1.0)), tmp_path / "x.parquet"))
+        load(save(table(100, speed=pl.lit(-1.0)), tmp_path / "x.parquet"))
 
 
-def test_a_car_is_wholly_on_one_side(rows: TrainingData) -> None:
-    parts = split(rows, 0.2, seed=1)
-    keys = np.array(rows.keys.to_pylist(), object)
-    sides = [set(keys[mask]) for mask in (parts.train, parts.validation, parts.test)]
-    assert sum(len(side) for side in sides) == len(set.union(*sides))
-    assert parts.by == "key"
-    assert not rows.failed[parts.train | parts.validation].any()
-    assert rows.failed[parts.test].any()
+def test_a_split_of_an_archive_reads_the_hours_asked_for_alone(tmp_path: Path) -> None:
+    blocks = list(history(4000, seed=2, cars=40, start_time=NOON, interval=144.0))  # 4 hours of 1,000 rows
+    for hour, block in enumerate(pa.Table.from_batches(blocks).to_batches(max_chunksize=1000)):
+        folder = tmp_path / "date=2026-11-22" / f"hour={12 + hour}"
+        folder.mkdir(parents=True)
+        write_avro(folder / "part-a.avro", CARS.schema, [block])
+    (tmp_path / "_archive").mkdir()
+    (tmp_path / "_archive" / "unfinished.avro").write_text("half a file")
+    (tmp_path / "date=2026-11-22/hour=15/part-b.avro").write_text("damaged")
+    found = load(str(tmp_path), start="2026-11-22T13:30:00Z", until=str(NOON + 3 * 3_600_000))
+    assert found.counts.read == 500 + 1000
+    assert found.times.min() >= NOON + 90 * 60_000
+    assert found.times.max() < NOON + 3 * 3_600_000
+    assert [(f.name, f.rows) for f in found.counts.files] == [
+        ("date=2026-11-22/hour=13/part-a.avro", 500),
+        ("date=2026-11-22/hour=14/part-a.avro", 1000),
+    ]
+    for file in found.counts.files:
+        assert file.sha256 == hashlib.sha256((tmp_path / file.name).read_bytes()).hexdigest()
+    assert json.loads(found.counts.list_files())[1]["rows"] == 1000
+    with pytest.raises(UserError, match=r"hour=15/part-b\.avro: can't be read"):
+        load(str(tmp_path))
 
 
-def test_the_split_depends_on_seed_and_key_alone(tmp_path: Path, rows: TrainingData) -> None:
-    one, again, other = (split(rows, 0.2, seed) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(one.train, again.train)
-    assert (one.train != other.train).any()
-    half = read(CARS, save(table().slice(500), tmp_path / "a.parquet"))
-    np.testing.assert_array_equal(split(half, 0.2, 1).test, one.test[500:])
+@pytest.mark.parametrize(
+    ("start", "until", "message"),
+    [
+        ("0:17", None, "--from 0:17: expected an event time"),
+        (None, "noon", "--until noon: expected an event time"),
+        ("2026-11-22", "2026-11-21", "--from 2026-11-22 is not before --until 2026-11-21"),
+        ("2027-01-01", None, "nothing left to train on"),
+    ],
+)
+def test_times_that_will_not_do(tmp_path: Path, start: str | None, until: str | None, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        load(save(table(100), tmp_path / "a.parquet"), start=start, until=until)
 
 
-def test_a_split_by_time_holds_out_the_newest(rows: TrainingData) -> None:
-    parts = split(rows, 0.25, seed=1, by="time")
-    assert parts.test.sum() == 250
-    assert rows.times[parts.train].max() <= rows.times[parts.validation].min()
-    assert rows.times[parts.validation].max() <= rows.times[parts.test].min()
-
-
-def test_few_cars_are_split_by_time(tmp_path: Path) -> None:
-    path = save(table(400, car_id=pl.lit("car-1")), tmp_path / "a.parquet")
-    assert split(read(CARS, path), 0.2, seed=1).by == "time"
+def test_hours_without_files_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "date=2026-11-22" / "hour=12"
+    folder.mkdir(parents=True)
+    save(table(100), folder / "a.parquet")
+    with pytest.raises(UserError, match="none of its 1 files is of that time"):
+        load(str(tmp_path), start="2027-01-01")

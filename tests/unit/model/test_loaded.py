@@ -7,9 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+import use_cases
 from beam_jobs.errors import UserError
+from demo.fleet import history
 from model import manifest, tf
 from model.loaded import GOLDEN_FILE, LoadedModel, read_golden, write_golden
 from model.network import FILE_NAME as NETWORK_FILE
@@ -25,7 +28,10 @@ def model(trained: Trained) -> LoadedModel:
 @pytest.fixture(scope="module")
 def rows(trained: Trained) -> np.ndarray:
     """Normal rows, float32 [n, F]."""
-    return trained.data.x[~trained.data.failed][:500]
+    blocks = history(1000, seed=8, cars=120, prevalence=0)
+    features = use_cases.load("car_sensors").preprocessor()
+    rows = pa.Table.from_batches(features.apply(block).rows for block in blocks)
+    return np.stack([rows[name].to_numpy() for name in trained.manifest.features], axis=1)[:500]
 
 
 def rehash(version: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +21,7 @@ as_user = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywher
 
 def publish(root: Path, name: str = "cars") -> str:
     with new_version(str(root), name) as draft:
-        data = DataSummary(("a.avro",), "00", 1, 1, "2026-01-01", "2026-01-02")
+        data = DataSummary("/data", 1, "00", 1, 1, None, None, "2026-01-01", "2026-01-02", 7)
         described = Manifest(
             name, draft.version, "2026-01-01", name, ("x",), (None,), "p", "s", 1.5, 0.001, ((0.0, 1.0), (1.0, 2.0)),
             data, {}, {}, {}, {},
@@ -172,14 +173,30 @@ def test_the_command_lists_shows_and_promotes(tmp_path: Path, capsys: pytest.Cap
     assert {line.split()[1] for line in lines} == {first, second}
     assert [line.split()[-1] for line in lines if second in line] == ["champion"]
     registry.main(["show", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert re.search(rf"^version +cars {second}", text)
+    assert re.search(r"^data +1 file of /data, sha256 00$", text, re.MULTILINE)
+    assert re.search(r"^rows +1 read, 1 trained on, seed 7$", text, re.MULTILINE)
+    registry.main(["show", str(tmp_path), "--json"])
     assert json.loads(capsys.readouterr().out)["version"] == second
     with pytest.raises(UserError, match="say which version"):
         registry.main(["promote", str(tmp_path)])
 
 
 def test_a_manifest_survives_its_file() -> None:
-    data = DataSummary(("a", "b"), "00", 2, 1, "x", "y")
+    data = DataSummary("gs://bucket/cars", 2, "00", 2, 1, "x", None, "x", "y", 7)
     one = Manifest("n", "v", "c", "u", ("a", "b"), (None, "°C"), "p", "s", 2.5, 0.1, ((0.0, 1.0), (0.9, 3.0)), data,
-                   {"epochs": 2}, {}, {"numpy": "2"}, {"model.keras": "00"})  # fmt: skip
+                   {"epochs": 2, "seed": 7}, {}, {"numpy": "2"}, {"model.keras": "00"})  # fmt: skip
     assert Manifest.from_json(one.to_json()) == one
+    assert "data           2 files of gs://bucket/cars, from x, sha256 00\n" in one.summary()
     assert one.percentile(np.array([0, 2, 99])).tolist() == pytest.approx([0, 45, 90])
+
+
+def test_a_manifest_written_before_file_lists_is_still_read() -> None:
+    data = {"files": ["a", "b"], "sha256": "00", "rows": 2, "training_rows": 1}
+    old = {"format": 1, "name": "n", "version": "v", "created_at": "c", "use_case": "u", "features": ["a"]}
+    old |= {"units": [None], "preprocessing_fingerprint": "p", "schema_fingerprint": "s", "threshold": 2.5}
+    old |= {"alert_budget": 0.1, "score_quantiles": [[0, 1]], "network": {"seed": 7}, "metrics": {}, "libraries": {}}
+    old |= {"files": {}, "data": {**data, "first_event_time": "x", "last_event_time": "y"}}
+    found = Manifest.from_json(json.dumps(old)).data
+    assert (found.files, found.rows, found.seed, found.start) == (2, 2, 7, None)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,10 @@ from rich.console import Console
 import use_cases
 from beam_jobs.codec.schema import fingerprint
 from beam_jobs.errors import UserError
-from model import registry
+from model import autoencoder, registry
 from model import train as training
-from model.autoencoder import NetworkConfig, ResidualModel, Scaling
+from model.autoencoder import NetworkConfig, ResidualModel, Scaling, batches
+from model.data import LIST_FILE
 from model.manifest import file_hashes, sha256
 from model.registry import resolve, versions
 from model.train import Settings, Trained, print_summary, train
@@ -31,8 +34,11 @@ def test_the_manifest_tells_it_all(trained: Trained, data: Path) -> None:
     assert described.units[described.features.index("speed")] == "m/s"
     assert described.preprocessing_fingerprint == preprocessor.fingerprint
     assert described.schema_fingerprint == fingerprint(use_case.schema)
-    assert described.data.rows == 6000
-    assert described.data.files == (data.name,)
+    assert (described.data.rows, described.data.seed) == (6000, described.network["seed"])
+    assert (described.data.source, described.data.files) == (str(data.parent), 1)
+    (file,) = json.loads((trained.path / LIST_FILE).read_text())
+    assert file == {"name": data.name, "sha256": sha256(data), "rows": 6000}
+    assert described.files[LIST_FILE] == sha256(trained.path / LIST_FILE)
     assert described.data.first_event_time < described.data.last_event_time
     assert described.files == file_hashes(trained.path)
     assert described.files["model.keras"] == sha256(trained.path / "model.keras")
@@ -82,10 +88,14 @@ def quick(data: Path, tmp_path: Path) -> Settings:
     return Settings("car_sensors", str(data), str(tmp_path / "models"), epochs=1, limit=3000, baseline=False)
 
 
-def test_the_same_seed_gives_the_same_model_and_the_champion_stays(quick: Settings) -> None:
+def test_the_same_seed_gives_the_same_bits_and_the_champion_stays(quick: Settings) -> None:
     first, second = train(quick), train(quick)
     assert (first.alias, second.alias) == ("champion", None)
-    assert second.manifest.threshold == pytest.approx(first.manifest.threshold, rel=1e-5)
+    assert second.manifest.threshold == first.manifest.threshold
+    weights = [np.load(made.path / "network.npz") for made in (first, second)]
+    for name in weights[0].files:
+        np.testing.assert_array_equal(*(file[name] for file in weights))
+    assert train(replace(quick, seed=1)).manifest.threshold != first.manifest.threshold
     out = io.StringIO()
     print_summary(Console(file=out, width=200), second, quick)
     assert "python -m model.registry promote" in out.getvalue()
@@ -151,3 +161,30 @@ def test_correlated_residuals_predict_each_other() -> None:
 def test_settings_of_a_use_case_become_the_network() -> None:
     config = NetworkConfig.of({"hidden": [4, 2, 4], "epochs": 3, "alert_budget": 0.1, "noise": None})
     assert (config.hidden, config.epochs, config.noise) == ((4, 2, 4), 3, NetworkConfig().noise)
+
+
+def test_each_epoch_has_all_rows_in_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autoencoder, "CHUNK_ROWS", 300)
+    rows = np.arange(1000, dtype=np.float32).reshape(-1, 1)
+    scaling = Scaling(np.zeros(1), np.full(1, 1000.0))
+
+    def epochs(seed: int | None) -> list[list[float]]:
+        data = batches(rows, scaling, 64, seed)
+        found = [[x.numpy() for x, _ in data] for _ in range(2)]
+        assert [len(x) for x in found[0]] == [64] * 15 + [40]
+        return [np.concatenate(epoch)[:, 0].tolist() for epoch in found]
+
+    assert epochs(None) == [(rows[:, 0] / 1000).tolist()] * 2
+    first, second = epochs(7)
+    assert first != second
+    assert sorted(first) == sorted(second) == epochs(None)[0]
+    assert epochs(7) == [first, second]
+
+
+def test_scaling_of_chunks_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(0).normal(1e4, 3, (1000, 2)).astype(np.float32)
+    whole = Scaling.fit(rows)
+    np.testing.assert_allclose(whole.spread, np.maximum(rows.std(axis=0, dtype=np.float64), 100), rtol=0.1)
+    monkeypatch.setattr(autoencoder, "CHUNK_ROWS", 77)
+    np.testing.assert_allclose(Scaling.fit(rows).mean, whole.mean, rtol=1e-12)
+    np.testing.assert_allclose(Scaling.fit(rows).spread, whole.spread, rtol=1e-9)

