@@ -14,6 +14,7 @@ CORE = [
     "confluent-kafka[schemaregistry]>=2.10,<2.17",
     "google-cloud-pubsub>=2.30,<3",
     "fastavro>=1.11,<2",
+    "isal>=1.7,<2",
     "numba>=0.61,<0.70",
     "numpy>=2.0,<3",
     "polars>=1.30,<3",

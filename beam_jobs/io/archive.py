@@ -34,7 +34,6 @@ from beam_jobs.io.files import is_local, patiently
 FileFormat = Literal["avro", "parquet"]
 
 _HOUR_MS = 3_600_000
-_DEFLATE_LEVEL = 1  # quick: compressing is most of the work
 
 Longs = NDArray[np.int64]
 
@@ -167,7 +166,7 @@ class WriteFiles(beam.DoFn):
         spool.parent.mkdir(parents=True, exist_ok=True)
         file = spool.open("wb")
         rows: _Rows = (
-            AvroWriter(file, self._schema, level=_DEFLATE_LEVEL)
+            AvroWriter(file, self._schema)
             if self._format == "avro"
             else pq.ParquetWriter(file, self._parquet_schema(), compression="zstd")
         )
