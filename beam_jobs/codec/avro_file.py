@@ -12,7 +12,6 @@ import fastavro
 import numpy as np
 import pyarrow as pa
 from isal import isal_zlib
-from numpy.typing import NDArray
 
 from beam_jobs.codec.avro import Machine
 from beam_jobs.codec.avro_encoder import AvroEncoder
@@ -162,7 +161,7 @@ class AvroWriter:
         """Appends the rows of a batch; UserError if one does not fit the schema."""
         if not batch.num_rows:
             return
-        body: NDArray[np.uint8] | bytes = self._encoder.encode_buffer(batch)[0]
+        body: Any = self._encoder.encode_buffer(batch)[0]
         if self._codec == "deflate":
             # Level 1 of ISA-L: what zlib's level 1 saves in a seventh to a tenth of its time (docs/decisions.md).
             body = isal_zlib.compress(body, 1, _RAW_DEFLATE)

@@ -33,6 +33,12 @@ from beam_jobs.io.files import is_local, patiently
 
 FileFormat = Literal["avro", "parquet"]
 
+COMPRESSIONS: dict[FileFormat, tuple[str, ...]] = {
+    "avro": ("deflate", "none"),
+    "parquet": ("zstd", "snappy", "none"),
+}
+"""What files can be compressed by; the first is the default."""
+
 _HOUR_MS = 3_600_000
 
 Longs = NDArray[np.int64]
@@ -65,6 +71,7 @@ class WriteFiles(beam.DoFn):
       schema: the rows' Avro schema (``archive_rows.archive_schema``).
       event_time: column of the event's time.
       file_format: "avro" or "parquet".
+      compression: one of its ``COMPRESSIONS``.
       route: text column whose values get folders of their own; None: none do.
       max_file_bytes: a file that has reached it is followed by another one.
     """
@@ -76,11 +83,12 @@ class WriteFiles(beam.DoFn):
         schema: Mapping[str, Any],
         event_time: str,
         file_format: FileFormat,
+        compression: str,
         route: str | None,
         max_file_bytes: int,
     ) -> None:
         self._root, self._name, self._schema = root, name, dict(schema)
-        self._event_time, self._format, self._route = event_time, file_format, route
+        self._event_time, self._format, self._compression, self._route = event_time, file_format, compression, route
         self._max_file_bytes = max_file_bytes
 
     def setup(self) -> None:
@@ -166,9 +174,9 @@ class WriteFiles(beam.DoFn):
         spool.parent.mkdir(parents=True, exist_ok=True)
         file = spool.open("wb")
         rows: _Rows = (
-            AvroWriter(file, self._schema)
+            AvroWriter(file, self._schema, "deflate" if self._compression == "deflate" else "null")
             if self._format == "avro"
-            else pq.ParquetWriter(file, self._parquet_schema(), compression="zstd")
+            else pq.ParquetWriter(file, self._parquet_schema(), compression=self._compression)
         )
         self._open[folder] = _Open(folder, number, spool, file, rows)
         return self._open[folder]
