@@ -30,6 +30,7 @@ from beam_jobs.codec.avro_file import AvroWriter
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.io.archive_log import ArchiveLog, Finished, Ranges, new_id
 from beam_jobs.io.files import is_local, patiently
+from beam_jobs.io.kafka_topic_id import KafkaTopic, TopicIds
 
 FileFormat = Literal["avro", "parquet"]
 
@@ -74,6 +75,7 @@ class WriteFiles(beam.DoFn):
       compression: one of its ``COMPRESSIONS``.
       route: text column whose values get folders of their own; None: none do.
       max_file_bytes: a file that has reached it is followed by another one.
+      topic: that is read; its positions are not those of a topic of the same name before it.
     """
 
     def __init__(
@@ -86,13 +88,16 @@ class WriteFiles(beam.DoFn):
         compression: str,
         route: str | None,
         max_file_bytes: int,
+        topic: KafkaTopic | None = None,
     ) -> None:
         self._root, self._name, self._schema = root, name, dict(schema)
         self._event_time, self._format, self._compression, self._route = event_time, file_format, compression, route
         self._max_file_bytes = max_file_bytes
+        self._topic = topic
 
     def setup(self) -> None:
         self._log = ArchiveLog(self._root, self._name)
+        self._topic_ids = TopicIds(self._topic.address, self._topic.config) if self._topic else None
         # Beside the data where that is a rename away; else on this machine until it is whole.
         self._scratch = None if is_local(self._root) else Path(tempfile.mkdtemp(prefix="highbeam-archive-"))
 
@@ -123,6 +128,8 @@ class WriteFiles(beam.DoFn):
             self._close(folder)
         if not self._closed:
             return
+        if self._topic_ids and self._topic:
+            self._topic_ids.check(self._topic)
         files = [self._finished(file) for file in self._closed]
         ranges = {partition: np.array([span], np.int64) for partition, span in self._seen.items()}
         self._log.commit(self._bundle, files, Ranges(ranges))
@@ -132,7 +139,7 @@ class WriteFiles(beam.DoFn):
 
     def _new(self, block: Block) -> Block:
         """Without the rows the archive has already; notes the positions of the others."""
-        topic = block.column(SOURCE_PREFIX + "topic")[0].as_py()
+        topic = self._positions(block.column(SOURCE_PREFIX + "topic")[0].as_py())
         partitions = block.column(SOURCE_PREFIX + "partition").to_numpy()
         offsets = block.column(SOURCE_PREFIX + "offset").to_numpy()
         keep = np.ones(len(offsets), np.bool_)
@@ -149,6 +156,10 @@ class WriteFiles(beam.DoFn):
             return block
         metrics.inc(metrics.ALREADY_ARCHIVED, int((~keep).sum()))
         return take(block, np.flatnonzero(keep))
+
+    def _positions(self, topic: str) -> str:
+        """What the archive remembers a topic's offsets under."""
+        return self._topic.positions() if self._topic and self._topic.address.topic == topic else topic
 
     def _partitioned(self, block: Block) -> Iterator[tuple[str, Block]]:
         """Folder and rows, in their order, of each partition of the archive the block has rows of."""

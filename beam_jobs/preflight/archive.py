@@ -19,6 +19,7 @@ from beam_jobs.io.archive import COMPRESSIONS, WriteFiles
 from beam_jobs.io.archive_log import ArchiveLog
 from beam_jobs.io.files import root_of
 from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.kafka_topic_id import KafkaTopic
 from beam_jobs.io.uri import KafkaAddress, parse
 from beam_jobs.lookup import LookupFile, describe
 from beam_jobs.preflight.addresses import kafka_source, prepare_outputs
@@ -88,7 +89,8 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     writers.check()
     # One log for each stream into the archive: two of them may run at once, and their positions have nothing in common.
     log = f"{use_case.name}-{content}-{source['address'].topic}"
-    ArchiveLog(root, log).recover()
+    topic = KafkaTopic.find(source["address"], config)
+    _recover(ArchiveLog(root, log), topic)
     source |= {
         "max_latency_s": None,
         "max_bundle_s": wanted.max_file_age,
@@ -118,6 +120,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
             compression,
             wanted.route_by,
             int(wanted.max_file_mb * _MB),
+            topic,
         ),
         lookup=lookup,
         lookup_every_s=wanted.enrich_every,
@@ -125,6 +128,19 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
         max_dead_letter_rate=bad.max_dead_letter_rate,
         schema_ids={"dead_letter": writers.register(f"{dead.topic}-value", schemas.load("dead_letter"))},
     )
+
+
+def _recover(log: ArchiveLog, topic: KafkaTopic) -> None:
+    """Makes the log ready, and says so where it knows another topic of the same name."""
+    name = topic.address.topic
+    # A log of a time when the topic had no id: nothing tells its positions from the topic's of today.
+    held = log.recover({name: topic.positions()} if topic.id else {})
+    known = {topic for topic, _ in held.of}
+    if topic.positions() not in known and any(other.startswith(f"{name}#") for other in known):
+        say(
+            f"{name} was made anew since it was last archived: its offsets count from 0 again, its records are "
+            "archived beside those of the old one"
+        )
 
 
 def _lookup(wanted: options.ArchiveOptions, use_case: UseCase, rows: pa.Schema) -> LookupFile | None:
