@@ -76,7 +76,7 @@ def test_a_file_that_reached_its_size_is_followed_by_another(
     run(writer(tmp_path, file_format, compression), *(block(i) for i in range(40)))
     sizes = [path.stat().st_size for path in files(tmp_path)]
     assert len(sizes) > 4
-    assert sum(size >= MAX_BYTES for size in sizes) == len(sizes) - 1  # the last holds the rest
+    assert sum(size >= MAX_BYTES for size in sizes) >= len(sizes) - 1  # the last holds the rest
     assert max(sizes) < MAX_BYTES + 15_000 + 20_000  # a block, and Parquet's footer
     found = [offset for path in files(tmp_path) for offset in offsets(path)]
     assert sorted(found) == list(range(40 * ROWS))
