@@ -135,7 +135,7 @@ def _recover(log: ArchiveLog, topic: KafkaTopic) -> None:
     name = topic.address.topic
     # A log of a time when the topic had no id: nothing tells its positions from the topic's of today.
     held = log.recover({name: topic.positions()} if topic.id else {})
-    known = {topic for topic, _ in held.of}
+    known = {remembered for remembered, _ in held.of}
     if topic.positions() not in known and any(other.startswith(f"{name}#") for other in known):
         say(
             f"{name} was made anew since it was last archived: its offsets count from 0 again, its records are "
