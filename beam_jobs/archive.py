@@ -13,10 +13,12 @@ import apache_beam as beam
 
 from beam_jobs import launch, options
 from beam_jobs.archive_rows import carried
+from beam_jobs.block import Block
 from beam_jobs.cli import run
 from beam_jobs.dead_letters import WriteDeadLetters, step
 from beam_jobs.io.archive import WriteToArchive
 from beam_jobs.io.kafka import ReadFromKafka
+from beam_jobs.lookup import Enrich
 from beam_jobs.preflight.addresses import shares
 from beam_jobs.preflight.archive import ArchiveJob, archive_job
 from beam_jobs.preprocessing.transforms import DecodeEvents, Preprocess
@@ -45,6 +47,8 @@ def build(pipeline: beam.Pipeline, job: ArchiveJob) -> None:
         label = carried(job.use_case)
         preprocess = Preprocess(job.use_case.preprocessor(), job.name, [label] if label else [])
         rows, bad["Preprocess"] = step("Preprocess", preprocess, rows)
+    if job.lookup is not None:
+        rows = rows | "Enrich" >> beam.ParDo(Enrich(job.lookup, job.lookup_every_s)).with_output_types(Block)
     rows | "Archive" >> WriteToArchive(job.write)
     # One sink a step: a Flatten would end the fused stage, and with it the order of output and commit.
     for name, letters in bad.items():

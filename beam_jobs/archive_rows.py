@@ -7,7 +7,7 @@ one. The schema's property ``highbeam`` names the use case, the content and the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -32,13 +32,17 @@ SOURCE_FIELDS: tuple[dict[str, Any], ...] = (
 _RAW = {f["name"]: SOURCE_PREFIX + f["name"].removeprefix("source_") for f in SOURCE_FIELDS}
 
 
-def archive_schema(use_case: UseCase, content: Content) -> dict[str, Any]:
+def archive_schema(use_case: UseCase, content: Content, lookup: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """The Avro schema of the archive's rows.
 
+    Args:
+      lookup: fields that a lookup table adds; readers of the archive need not know them.
+
     Raises:
-      UserError: a field of the events is called like one of the source's.
+      UserError: two fields have one name, or one of the lookup table is called like personal data.
     """
     fields = _features(use_case) if content == "features" else _events(use_case)
+    _check_lookup(use_case, [*SOURCE_FIELDS, *fields], lookup)
     clash = {f["name"] for f in fields} & _RAW.keys()
     if clash:
         raise UserError(f"use case {use_case.name}: a field is called {min(clash)!r}, which the archive uses itself")
@@ -50,8 +54,21 @@ def archive_schema(use_case: UseCase, content: Content) -> dict[str, Any]:
             "content": content,
             "preprocessing": use_case.preprocessor().fingerprint,
         },
-        "fields": [*SOURCE_FIELDS, *fields],
+        "fields": [*SOURCE_FIELDS, *fields, *lookup],
     }
+
+
+def _check_lookup(use_case: UseCase, fields: Sequence[Mapping[str, Any]], lookup: Sequence[Mapping[str, Any]]) -> None:
+    known = fields_of(use_case.schema)
+    taken = {f["name"].lower() for f in fields}
+    for name in (f["name"] for f in lookup):
+        if name in known and known[name].pii is not None:
+            raise UserError(
+                f"the lookup table has a column {name!r}, which is personal data in the events (pii: "
+                f"{known[name].pii}); leave it out"
+            )
+        if name.lower() in taken:
+            raise UserError(f"the lookup table has a column {name!r}, as the archive's rows have; rename it")
 
 
 def _features(use_case: UseCase) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ UNREADABLE = "unreadable_dead_letters"  # records of a dead-letter topic that ar
 ARCHIVED = "archived"  # rows in files that count
 ALREADY_ARCHIVED = "already_archived"  # records whose position the archive held before: not written again
 ARCHIVED_FILES = "archived_files"  # files that count
+NOT_IN_LOOKUP = "not_in_lookup"  # rows whose key the lookup table does not have: its columns are null
 RECORDS_WRITTEN = "records_written"  # records acknowledged by a sink; by topic as "records_written.<topic>"
 OFFSETS_COMMITTED = "offset_commits"  # successful offset commits
 COMMIT_FAILURES = "offset_commit_failures"  # offset commits refused or timed out (retried with the next bundle)

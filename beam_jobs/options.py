@@ -141,6 +141,28 @@ class ArchiveOptions(PipelineOptions):
         )
         parser.add_argument("--file_format", choices=["avro", "parquet"], default="avro", help="default avro")
         parser.add_argument(
+            "--compression",
+            choices=["deflate", "zstd", "snappy", "none"],
+            help="of the files: deflate (default) or none in Avro, zstd (default), snappy or none in Parquet",
+        )
+        parser.add_argument(
+            "--enrich",
+            metavar="FILE",
+            help="a lookup table, .csv or .parquet, on gs:// or local: its columns are put beside the rows of its key",
+        )
+        parser.add_argument(
+            "--enrich_on",
+            metavar="COLUMN",
+            help="the column that rows and lookup table have in common (default: the use case's key)",
+        )
+        parser.add_argument(
+            "--enrich_every",
+            type=float,
+            default=30.0,
+            metavar="SECONDS",
+            help="how often the lookup table is looked at; one that changed is loaded anew (default 30)",
+        )
+        parser.add_argument(
             "--route_by",
             metavar="COLUMN",
             help="a text column whose values get folders of their own, above date and hour",

@@ -31,6 +31,7 @@ class Summary:
     archived: int = 0  # rows in files that count
     already_archived: int = 0  # the archive held their positions before
     files: int = 0  # that count
+    not_in_lookup: int = 0  # rows whose key the lookup table does not have
     reasons: dict[str, int] = field(default_factory=dict)  # dead letters by reason
     seconds: float = 0.0  # from the start of the pipeline
     reading_seconds: float = 0.0  # from the first record read to the last output acknowledged
@@ -104,6 +105,7 @@ def summarize(started: float, live: bool) -> Summary:
         archived=counts[metrics.ARCHIVED],
         already_archived=counts[metrics.ALREADY_ARCHIVED],
         files=counts[metrics.ARCHIVED_FILES],
+        not_in_lookup=counts[metrics.NOT_IN_LOOKUP],
         reasons={
             name.removeprefix(_REASON_PREFIX): n
             for name, n in sorted(counts.items(), key=lambda item: -item[1])
@@ -128,6 +130,8 @@ def print_summary(summary: Summary, archive: bool = False) -> None:
     if archive:
         table.add_row(f"archived, in {summary.files:,} files", f"{summary.archived:,}")
         table.add_row("in the archive before", f"{summary.already_archived:,}")
+        if summary.not_in_lookup:
+            table.add_row("key not in the lookup table", f"{summary.not_in_lookup:,}")
     else:
         table.add_row("scored", f"{summary.scored:,}")
     table.add_row("filtered", f"{summary.filtered:,}")

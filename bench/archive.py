@@ -3,10 +3,11 @@
     python -m bench.archive --records 1000000 --rounds 3
     python -m bench.archive --kills 3
 
-Apache Kafka, four partitions, car_sensor events to Avro files (deflate) by hour of event time. The loop writes the
-decoded events without their personal fields, as ``--raw`` does; both are measured from the first record on. With
-``--kills`` the job is ended by -9 that many times and then run to its end: each record must be in exactly one row, by
-position and by content.
+Apache Kafka, four partitions, car_sensor events to files by hour of event time. The loop writes the decoded events
+without their personal fields, as ``--raw`` does, once with the codec fastavro takes by default (null) and once
+deflated; all are measured from the first record on, in turns. A round prints records/s, and what they are over the loop
+of the same codec (Parquet: the deflating one) and over the quickest loop. With ``--kills`` the job is ended by -9 that
+many times and then run to its end: each record must be in exactly one row, by position and by content.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from beam_jobs.archive_rows import archive_schema
 from beam_jobs.io.archive_input import find, read_rows
 from beam_jobs.io.uri import KafkaAddress
 from bench import processes
-from bench.world import fill, topic
+from bench.world import CARS, fill, topic
 from demo.broker import ApacheKafka
 
 HOUR_MS = 3_600_000
@@ -47,8 +48,13 @@ def command(source: KafkaAddress, dead: KafkaAddress, folder: Path, report: Path
     ]
 
 
-def loop(servers: str, name: str, folder: Path, records: int) -> float:
-    """Seconds from the first record; as the libraries' documentation writes it."""
+def loop(servers: str, name: str, folder: Path, records: int, codec: str) -> float:
+    """Seconds from the first record; as the libraries' documentation writes it.
+
+    Args:
+      codec: "null" or "deflate" (at level 1, the quickest).
+    """
+    level = {"codec_compression_level": 1} if codec == "deflate" else {}
     use_case = use_cases.load("car_sensors")
     reader, writer = fastavro.parse_schema(use_case.schema), fastavro.parse_schema(archive_schema(use_case, "events"))
     consumer = Consumer({"bootstrap.servers": servers, "group.id": "loop", "enable.auto.commit": False})
@@ -68,24 +74,44 @@ def loop(servers: str, name: str, folder: Path, records: int) -> float:
         for hour, ready in rows.items():
             if len(ready) >= 20_000 or read >= records:
                 with (folder / f"{hour}.avro").open("a+b") as file:
-                    fastavro.writer(file, writer, ready, codec="deflate", codec_compression_level=1)
+                    fastavro.writer(file, writer, ready, codec=codec, **level)
                 rows[hour] = []
     consumer.close()
     return time.time() - first
 
 
-def rates(servers: str, source: KafkaAddress, records: int) -> dict[str, int]:
+LOOPS = {"loop, null": "null", "loop, deflate": "deflate"}
+JOBS: dict[str, tuple[str, list[str]]] = {  # name -> loop of the same codec, flags
+    "features": ("loop, deflate", []),
+    "features, no codec": ("loop, null", ["--compression", "none"]),
+    "features, enriched": ("loop, deflate", ["--enrich"]),
+    "--raw": ("loop, deflate", ["--raw"]),
+    "--raw, no codec": ("loop, null", ["--raw", "--compression", "none"]),
+    "features, Parquet": ("loop, deflate", ["--file_format", "parquet"]),
+    "--raw, Parquet": ("loop, deflate", ["--raw", "--file_format", "parquet"]),
+}
+
+
+def rates(servers: str, source: KafkaAddress, records: int) -> dict[str, dict[str, float]]:
+    found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder, report = Path(name), Path(name) / "report.json"
-        found = {"loop": round(records / loop(servers, source.topic, folder, records))}
-        ways = {"features": [], "--raw": ["--raw"], "--raw, Parquet": ["--raw", "--file_format", "parquet"]}
-        for way, flags in ways.items():
-            dead = topic(servers, "dead")
-            processes.run(command(source, dead, folder / way.replace(" ", ""), report, *flags))
+        cars = folder / "cars.csv"
+        cars.write_text("car_id,fleet,built\n" + "".join(f"car-{i:06d},north,{i}\n" for i in range(CARS)))
+        for way, codec in LOOPS.items():
+            (folder / codec).mkdir()
+            found[way] = round(records / loop(servers, source.topic, folder / codec, records, codec))
+        for i, (way, (_, flags)) in enumerate(JOBS.items()):
+            given = [*flags, str(cars)] if flags == ["--enrich"] else flags
+            processes.run(command(source, topic(servers, "dead"), folder / str(i), report, *given))
             result = json.loads(report.read_text())
             assert result["archived"] == records
             found[way] = round(records / result["reading_seconds"])
-    return found
+    return {
+        "records_per_second": found,
+        "over_the_loop_of_the_same_codec": {way: round(found[way] / found[same], 1) for way, (same, _) in JOBS.items()},
+        "over_the_quickest_loop": {way: round(found[way] / found["loop, null"], 1) for way in JOBS},
+    }
 
 
 def kills(servers: str, source: KafkaAddress, records: int, times: int) -> dict[str, Any]:

@@ -55,11 +55,14 @@ class AvroEncoder:
             raise UserError(f"{rows.num_rows} rows encode to {len(out)} bytes; encode blocks of less than 2 GiB")
         offsets = np.zeros(len(ends) + 1, np.int32)
         offsets[1:] = ends
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(out)]
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(out.copy())]  # without the unused end
         return pa.Array.from_buffers(pa.binary(), len(ends), buffers, 0)
 
     def encode_buffer(self, rows: pa.RecordBatch) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """(bytes of all values end to end, int64 [n] where each ends); errors as in :meth:`encode`."""
+        """(bytes of all values end to end, int64 [n] where each ends); errors as in :meth:`encode`.
+
+        The bytes are the front of a larger buffer: to be used and let go.
+        """
         n = rows.num_rows
         columns = _Columns(levels=self._program.levels)
         columns.level_rows[0] = n
@@ -77,7 +80,7 @@ class AvroEncoder:
         if refused >= 0:
             name = self._program.names[int(ops[refused, vm.FIELD])]
             raise UserError(f"field {name!r} has no value in some row and is not nullable; give it one, or allow null")
-        return out[: ends[-1] if n else 0].copy(), ends
+        return out[: ends[-1] if n else 0], ends
 
 
 def _max_bytes(instruction: list[int]) -> int:

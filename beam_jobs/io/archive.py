@@ -29,11 +29,17 @@ from beam_jobs.codec.avro_file import AvroWriter
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.io.archive_log import ArchiveLog, Finished, Ranges, new_id
 from beam_jobs.io.files import is_local, patiently, upload, writing
+from beam_jobs.io.kafka_topic_id import KafkaTopic, TopicIds
 
 FileFormat = Literal["avro", "parquet"]
 
+COMPRESSIONS: dict[FileFormat, tuple[str, ...]] = {
+    "avro": ("deflate", "none"),
+    "parquet": ("zstd", "snappy", "none"),
+}
+"""What files can be compressed by; the first is the default."""
+
 _HOUR_MS = 3_600_000
-_DEFLATE_LEVEL = 1  # quick: compressing is most of the work
 
 Longs = NDArray[np.int64]
 
@@ -65,8 +71,10 @@ class WriteFiles(beam.DoFn):
       schema: the rows' Avro schema (``archive_rows.archive_schema``).
       event_time: column of the event's time.
       file_format: "avro" or "parquet".
+      compression: one of its ``COMPRESSIONS``.
       route: text column whose values get folders of their own; None: none do.
       max_file_bytes: a file that has reached it is followed by another one.
+      topic: that is read; its positions are not those of a topic of the same name before it.
     """
 
     def __init__(
@@ -76,15 +84,19 @@ class WriteFiles(beam.DoFn):
         schema: Mapping[str, Any],
         event_time: str,
         file_format: FileFormat,
+        compression: str,
         route: str | None,
         max_file_bytes: int,
+        topic: KafkaTopic | None = None,
     ) -> None:
         self._root, self._name, self._schema = root, name, dict(schema)
-        self._event_time, self._format, self._route = event_time, file_format, route
+        self._event_time, self._format, self._compression, self._route = event_time, file_format, compression, route
         self._max_file_bytes = max_file_bytes
+        self._topic = topic
 
     def setup(self) -> None:
         self._log = ArchiveLog(self._root, self._name)
+        self._topic_ids = TopicIds(self._topic.address, self._topic.config) if self._topic else None
         # Beside the data where that is a rename away; else on this machine until it is whole.
         self._scratch = None if is_local(self._root) else Path(tempfile.mkdtemp(prefix="highbeam-archive-"))
         self._spools = str(self._scratch or self._root)
@@ -118,6 +130,8 @@ class WriteFiles(beam.DoFn):
                 self._close(folder)
         if not self._closed:
             return
+        if self._topic_ids and self._topic:
+            self._topic_ids.check(self._topic)
         ranges = {partition: np.array([span], np.int64) for partition, span in self._seen.items()}
         with writing(self._root):
             files = [self._finished(file) for file in self._closed]
@@ -128,7 +142,7 @@ class WriteFiles(beam.DoFn):
 
     def _new(self, block: Block) -> Block:
         """Without the rows the archive has already; notes the positions of the others."""
-        topic = block.column(SOURCE_PREFIX + "topic")[0].as_py()
+        topic = self._positions(block.column(SOURCE_PREFIX + "topic")[0].as_py())
         partitions = block.column(SOURCE_PREFIX + "partition").to_numpy()
         offsets = block.column(SOURCE_PREFIX + "offset").to_numpy()
         keep = np.ones(len(offsets), np.bool_)
@@ -145,6 +159,10 @@ class WriteFiles(beam.DoFn):
             return block
         metrics.inc(metrics.ALREADY_ARCHIVED, int((~keep).sum()))
         return take(block, np.flatnonzero(keep))
+
+    def _positions(self, topic: str) -> str:
+        """What the archive remembers a topic's offsets under."""
+        return self._topic.positions() if self._topic and self._topic.address.topic == topic else topic
 
     def _partitioned(self, block: Block) -> Iterator[tuple[str, Block]]:
         """Folder and rows, in their order, of each partition of the archive the block has rows of."""
@@ -170,9 +188,9 @@ class WriteFiles(beam.DoFn):
         spool.parent.mkdir(parents=True, exist_ok=True)
         file = spool.open("wb")
         rows: _Rows = (
-            AvroWriter(file, self._schema, level=_DEFLATE_LEVEL)
+            AvroWriter(file, self._schema, "deflate" if self._compression == "deflate" else "null")
             if self._format == "avro"
-            else pq.ParquetWriter(file, self._parquet_schema(), compression="zstd")
+            else pq.ParquetWriter(file, self._parquet_schema(), compression=self._compression)
         )
         self._open[folder] = _Open(folder, number, spool, file, rows)
         return self._open[folder]

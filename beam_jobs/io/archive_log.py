@@ -118,10 +118,13 @@ class ArchiveLog:
         write_bytes(probe, b"")
         remove([probe])
 
-    def recover(self) -> Ranges:
+    def recover(self, adopt: Mapping[str, str] | None = None) -> Ranges:
         """Finishes what a killed job has committed, removes what it has not; before a job of this name starts.
 
         Folds all commits into one, so that their number does not grow from run to run.
+
+        Args:
+          adopt: topics whose positions are remembered under another name from now on, old name to new.
         """
         commits = list_files(f"{self.folder}/commits/*.json")
         left = set(list_files(f"{self.folder}/unfinished/*"))
@@ -137,7 +140,13 @@ class ArchiveLog:
         if left:
             _LOGGER.warning("%s: %d files a killed job had not finished are removed", self._root, len(left))
             remove(sorted(left))
-        if len(commits) > 1:
+        known_as = adopt or {}
+        renamed = known_as.keys() & {topic for topic, _ in held.of}
+        if renamed:
+            before, held = held, Ranges()
+            for (topic, partition), ranges in before.of.items():
+                held |= Ranges({(known_as.get(topic, topic), partition): ranges})
+        if len(commits) > 1 or renamed:
             folded = json.dumps({"files": [], "held": held.to_json()}).encode()
             write_bytes(f"{self.folder}/commits/{new_id()}.json", folded)
             remove(commits)

@@ -15,11 +15,13 @@ from beam_jobs.archive_rows import Content, archive_schema, carried
 from beam_jobs.cli import say
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError
-from beam_jobs.io.archive import WriteFiles
+from beam_jobs.io.archive import COMPRESSIONS, WriteFiles
 from beam_jobs.io.archive_log import ArchiveLog
 from beam_jobs.io.files import check_access, root_of, writing
 from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.kafka_topic_id import KafkaTopic
 from beam_jobs.io.uri import KafkaAddress, parse
+from beam_jobs.lookup import LookupFile, describe
 from beam_jobs.preflight.addresses import kafka_source, prepare_outputs
 from schemas.client import SchemaSource, for_registry
 from use_cases import UseCase
@@ -41,6 +43,8 @@ class ArchiveJob:
     config: KafkaConfig
     writers: SchemaSource
     write: WriteFiles
+    lookup: LookupFile | None
+    lookup_every_s: float
     dead_letters: KafkaAddress
     max_dead_letter_rate: float
     schema_ids: dict[str, int]
@@ -54,15 +58,22 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     """
     options.require(parsed, "use_case", "input", "output", "dead_letters")
     wanted, bad = parsed.view_as(options.ArchiveOptions), parsed.view_as(options.DeadLetterOptions)
-    for flag, value in {"max_file_age": wanted.max_file_age, "max_file_mb": wanted.max_file_mb}.items():
-        if value <= 0:
-            raise UserError(f"--{flag} {value:g}: expected more than 0")
+    for flag in ("max_file_age", "max_file_mb", "enrich_every"):
+        if getattr(wanted, flag) <= 0:
+            raise UserError(f"--{flag} {getattr(wanted, flag):g}: expected more than 0")
+    compression = wanted.compression or COMPRESSIONS[wanted.file_format][0]
+    if compression not in COMPRESSIONS[wanted.file_format]:
+        known = ", ".join(COMPRESSIONS[wanted.file_format])
+        raise UserError(f"--compression {compression}: {wanted.file_format} files have one of {known}")
     use_case = use_cases.load(parsed.view_as(options.UseCaseOptions).use_case)
     preprocessor = use_case.preprocessor()
     content: Content = "events" if wanted.raw else "features"
     if content == "features":
         preprocessor.check_secrets()
     schema = archive_schema(use_case, content)
+    lookup = _lookup(wanted, use_case, arrow_schema(schema))
+    if lookup is not None:
+        schema = archive_schema(use_case, content, lookup.fields)
     rows = arrow_schema(schema)
     if wanted.route_by and (wanted.route_by not in rows.names or not _is_text(rows.field(wanted.route_by).type)):
         texts = ", ".join(f.name for f in rows if _is_text(f.type))
@@ -79,9 +90,10 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     writers.check()
     # One log for each stream into the archive: two of them may run at once, and their positions have nothing in common.
     log = f"{use_case.name}-{content}-{source['address'].topic}"
+    topic = KafkaTopic.find(source["address"], config)
     with writing(root):
         ArchiveLog(root, log).check_writable()
-        ArchiveLog(root, log).recover()
+        _recover(ArchiveLog(root, log), topic)
     source |= {
         "max_latency_s": None,
         "max_bundle_s": wanted.max_file_age,
@@ -103,12 +115,52 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
         config=config,
         writers=writers,
         write=WriteFiles(
-            root, log, schema, use_case.event_time, wanted.file_format, wanted.route_by, int(wanted.max_file_mb * _MB)
+            root,
+            log,
+            schema,
+            use_case.event_time,
+            wanted.file_format,
+            compression,
+            wanted.route_by,
+            int(wanted.max_file_mb * _MB),
+            topic,
         ),
+        lookup=lookup,
+        lookup_every_s=wanted.enrich_every,
         dead_letters=dead,
         max_dead_letter_rate=bad.max_dead_letter_rate,
         schema_ids={"dead_letter": writers.register(f"{dead.topic}-value", schemas.load("dead_letter"))},
     )
+
+
+def _recover(log: ArchiveLog, topic: KafkaTopic) -> None:
+    """Makes the log ready, and says so where it knows another topic of the same name."""
+    name = topic.address.topic
+    # A log of a time when the topic had no id: nothing tells its positions from the topic's of today.
+    held = log.recover({name: topic.positions()} if topic.id else {})
+    known = {remembered for remembered, _ in held.of}
+    if topic.positions() not in known and any(other.startswith(f"{name}#") for other in known):
+        say(
+            f"{name} was made anew since it was last archived: its offsets count from 0 again, its records are "
+            "archived beside those of the old one"
+        )
+
+
+def _lookup(wanted: options.ArchiveOptions, use_case: UseCase, rows: pa.Schema) -> LookupFile | None:
+    """The table that --enrich names, read once, for the archive's rows."""
+    if not wanted.enrich:
+        if wanted.enrich_on:
+            raise UserError(f"--enrich_on {wanted.enrich_on}: name the lookup table with --enrich")
+        return None
+    key = wanted.enrich_on or use_case.key
+    if key not in rows.names:
+        raise UserError(f"--enrich_on {key}: no column of the archive; there are {', '.join(rows.names)}")
+    try:
+        lookup = describe(root_of(wanted.enrich), key, rows.field(key).type)
+    except (UserError, OSError) as error:
+        raise UserError(f"--enrich: {' '.join(str(error).split())}") from error
+    say(f"enriching with {lookup.path} by {key}: {', '.join(field['name'] for field in lookup.fields)}")
+    return lookup
 
 
 def _is_text(kind: pa.DataType) -> bool:

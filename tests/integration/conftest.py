@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,18 @@ def trained_model(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> P
             subprocess.run([*command, "--no-baseline"], check=True, capture_output=True, timeout=200)
             (folder / "done").touch()
     return folder / "models"
+
+
+@pytest.fixture
+def archive(topics: Topics, tmp_path: Path) -> Callable[..., list[str]]:
+    """The command that archives the topic "events" under ``tmp_path``; bounded unless ``until`` is None."""
+
+    def command(*more: str, until: str | None = "latest") -> list[str]:
+        return [
+            *(sys.executable, "-m", "beam_jobs.archive", "--use_case", "car_sensors"),
+            *("--input", topics.uri("events"), "--from", "earliest", *(["--until", until] if until else [])),
+            *("--output", (tmp_path / "archive").as_uri(), "--dead_letters", topics.uri("dead")),
+            *("--report", str(tmp_path / "report.json"), *more),
+        ]
+
+    return command

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import subprocess
@@ -11,54 +10,18 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import duckdb
-import fastavro
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 
 import use_cases
+from tests.integration.archives import one, positions, report, rows
 from tests.integration.topics import Topics, events, framed, run
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 PERSONAL = {"vin", "driver_name", "latitude", "longitude"}
-
-
-@pytest.fixture
-def archive(topics: Topics, tmp_path: Path) -> Callable[..., list[str]]:
-    def command(*more: str, until: str | None = "latest") -> list[str]:
-        return [
-            *(sys.executable, "-m", "beam_jobs.archive", "--use_case", "car_sensors"),
-            *("--input", topics.uri("events"), "--from", "earliest", *(["--until", until] if until else [])),
-            *("--output", (tmp_path / "archive").as_uri(), "--dead_letters", topics.uri("dead")),
-            *("--report", str(tmp_path / "report.json"), *more),
-        ]
-
-    return command
-
-
-def report(tmp_path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((tmp_path / "report.json").read_text())
-    return found
-
-
-def rows(tmp_path: Path, suffix: str = "avro") -> list[dict[str, Any]]:
-    """All rows a reader sees that knows nothing but the folder."""
-    found: list[dict[str, Any]] = []
-    for path in sorted((tmp_path / "archive").rglob(f"*.{suffix}")):
-        if suffix == "avro":
-            with path.open("rb") as file:
-                found += list(fastavro.reader(file))  # type: ignore[arg-type]
-        else:
-            found += pq.ParquetFile(path).read().to_pylist()
-    return found
-
-
-def positions(found: list[dict[str, Any]]) -> Counter[tuple[int, int]]:
-    return Counter((row["source_partition"], row["source_offset"]) for row in found)
 
 
 @pytest.mark.parametrize("file_format", ["avro", "parquet"])
@@ -76,7 +39,7 @@ def test_rows_are_filed_by_event_time(
     assert len(found) == 3000
     assert not PERSONAL & found[0].keys()
     for path in (tmp_path / "archive").rglob(f"*.{file_format}"):
-        hours = {pd.Timestamp(t).floor("h") for t in pd.DataFrame(_one(path))["event_time"]}
+        hours = {pd.Timestamp(t).floor("h") for t in pd.DataFrame(one(path))["event_time"]}
         (hour,) = hours
         assert path.parent.name == f"hour={hour:%H}"
         assert path.parent.parent.name == f"date={hour:%Y-%m-%d}"
@@ -85,13 +48,6 @@ def test_rows_are_filed_by_event_time(
     if content == "features":
         assert set(car.preprocessor().features) < found[0].keys()
         assert car.label in found[0]
-
-
-def _one(path: Path) -> list[dict[str, Any]]:
-    if path.suffix == ".parquet":
-        return list(pq.ParquetFile(path).read().to_pylist())
-    with path.open("rb") as file:
-        return list(fastavro.reader(file))  # type: ignore[arg-type]
 
 
 def test_the_same_range_again_adds_nothing(topics: Topics, archive: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -132,29 +88,6 @@ def test_killed_at_random_every_record_is_in_one_row(
     assert set(found.values()) == {1}
     assert len(found) == 40_000
     assert not list((tmp_path / "archive").rglob("*.part"))
-
-
-def test_live_files_are_finished_by_age_and_ctrl_c(
-    topics: Topics, archive: Callable[..., list[str]], tmp_path: Path
-) -> None:
-    topics.send("events", list(framed(events(2000))))
-    live = archive("--max_file_age", "1", "--runner", "DirectRunner", "--group_id", topics.name("group"), until=None)
-    job = subprocess.Popen(live, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 60
-        while len(rows(tmp_path)) < 2000:
-            assert time.monotonic() < deadline, job.poll()
-            time.sleep(0.1)
-        topics.send("events", list(framed(events(300, seed=9))))
-    finally:
-        time.sleep(0.2)
-        job.send_signal(signal.SIGINT)
-        _, errors = job.communicate(timeout=60)
-    assert job.returncode == 0, errors
-    assert report(tmp_path)["unaccounted"] == 0
-    run(archive("--group_id", topics.name("group")))
-    assert set(positions(rows(tmp_path)).values()) == {1}
-    assert len(rows(tmp_path)) == 2300
 
 
 @pytest.mark.parametrize("content", ["features", "events"])

@@ -1,0 +1,106 @@
+"""Archives as their readers see them, for the tests of whole jobs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import fastavro
+import pyarrow.parquet as pq
+
+TIMEOUT_S = 90
+
+
+def report(tmp_path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((tmp_path / "report.json").read_text())
+    return found
+
+
+def one(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file."""
+    if path.suffix == ".parquet":
+        return list(pq.ParquetFile(path).read().to_pylist())
+    with path.open("rb") as file:
+        return list(fastavro.reader(file))  # type: ignore[arg-type]
+
+
+def rows(tmp_path: Path, suffix: str = "avro") -> list[dict[str, Any]]:
+    """All rows a reader sees that knows nothing but the folder."""
+    return [row for path in sorted((tmp_path / "archive").rglob(f"*.{suffix}")) for row in one(path)]
+
+
+def positions(found: list[dict[str, Any]]) -> Counter[tuple[int, int]]:
+    return Counter((row["source_partition"], row["source_offset"]) for row in found)
+
+
+def wait(enough: Callable[[], bool], job: subprocess.Popen[str]) -> None:
+    """Until it is so, or the job has ended."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not enough():
+        assert job.poll() is None, job.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@contextmanager
+def live(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A job that runs until ``stop``; ended at once where the test fails before."""
+    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        yield job
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+            job.communicate()
+
+
+def stop(job: subprocess.Popen[str]) -> str:
+    """Ctrl-C, as a terminal sends it: to the runner's processes as well. Returns what the job said on stderr."""
+    os.killpg(job.pid, signal.SIGINT)
+    _, errors = job.communicate(timeout=TIMEOUT_S)
+    assert job.returncode == 0, errors
+    return errors
+
+
+class Reader:
+    """Reads every data file again and again while a job writes; each must be whole at any time, and stay as it is."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self._folder = tmp_path / "archive"
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.rows: dict[Path, int] = {}  # of each file, when it was seen first
+        self.wrong: list[str] = []
+
+    def __enter__(self) -> Reader:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        sizes: dict[Path, int] = {}
+        while not self._stop.wait(0.002):
+            for path in self._folder.rglob("*.avro"):
+                size = path.stat().st_size
+                if sizes.setdefault(path, size) != size:
+                    self.wrong.append(f"{path} grew from {sizes[path]} to {size} bytes")
+                if path not in self.rows:
+                    try:
+                        self.rows[path] = len(one(path))
+                    except Exception as problem:
+                        self.wrong.append(f"{path}: {problem!r}")

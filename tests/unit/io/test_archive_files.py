@@ -1,0 +1,149 @@
+"""The files of a bundle: where rows go, how large files get, what readers see before it is committed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from beam_jobs.archive_rows import PROPERTY, SOURCE_FIELDS
+from beam_jobs.block import raw_block, with_source
+from beam_jobs.errors import UserError
+from beam_jobs.io import archive
+from beam_jobs.io.archive import COMPRESSIONS, WriteFiles
+from beam_jobs.io.archive_log import ArchiveLog
+from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.kafka_topic_id import KafkaTopic
+from beam_jobs.io.uri import KafkaAddress
+
+SCHEMA: dict[str, Any] = {
+    "type": "record",
+    "name": "R",
+    PROPERTY: {},
+    "fields": [
+        *SOURCE_FIELDS,
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        {"name": "value", "type": "double"},
+    ],
+}
+HOUR_MS = 3_600_000
+MAX_BYTES = 50_000
+ROWS = 500  # of a block: 10 kB
+
+
+def block(number: int, hour: int = 0) -> pa.RecordBatch:
+    """The n-th block of the topic."""
+    offsets = np.arange(ROWS) + number * ROWS
+    raw = raw_block("t", np.zeros(ROWS, np.int32), offsets, offsets, [None] * ROWS, [b""] * ROWS)
+    times = pa.array(np.full(ROWS, hour * HOUR_MS) + np.arange(ROWS)).cast(pa.timestamp("ms", "UTC"))
+    return with_source(pa.record_batch({"at": times, "value": np.random.default_rng(number).normal(size=ROWS)}), raw)
+
+
+def writer(root: Path, file_format: Any = "avro", compression: str = "deflate", topic: Any = None) -> WriteFiles:
+    write = WriteFiles(str(root), "job", SCHEMA, "at", file_format, compression, None, MAX_BYTES, topic)
+    write.setup()
+    return write
+
+
+def run(write: WriteFiles, *blocks: pa.RecordBatch) -> None:
+    write.start_bundle()
+    for each in blocks:
+        write.process(each)
+    write.finish_bundle()
+
+
+def files(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.suffix in (".avro", ".parquet"))
+
+
+def offsets(path: Path) -> list[int]:
+    if path.suffix == ".parquet":
+        return list(pq.read_table(path, partitioning=None).column("source_offset").to_pylist())
+    with path.open("rb") as file:
+        return [row["source_offset"] for row in fastavro.reader(file)]  # type: ignore[arg-type, index, call-overload]
+
+
+@pytest.mark.parametrize(("file_format", "compression"), [(f, c) for f, known in COMPRESSIONS.items() for c in known])
+def test_a_file_that_reached_its_size_is_followed_by_another(
+    tmp_path: Path, file_format: Any, compression: str
+) -> None:
+    run(writer(tmp_path, file_format, compression), *(block(i) for i in range(40)))
+    sizes = [path.stat().st_size for path in files(tmp_path)]
+    assert len(sizes) > 4
+    assert sum(size >= MAX_BYTES for size in sizes) >= len(sizes) - 1  # the last holds the rest
+    assert max(sizes) < MAX_BYTES + 15_000 + 20_000  # a block, and Parquet's footer
+    found = [offset for path in files(tmp_path) for offset in offsets(path)]
+    assert sorted(found) == list(range(40 * ROWS))
+
+
+def test_files_say_their_codec(tmp_path: Path) -> None:
+    for compression, codec in (("deflate", "deflate"), ("none", "null")):
+        run(writer(tmp_path / compression, "avro", compression), block(0))
+        (path,) = files(tmp_path / compression)
+        with path.open("rb") as file:
+            assert fastavro.reader(file).metadata["avro.codec"] == codec
+    for compression in COMPRESSIONS["parquet"]:
+        run(writer(tmp_path / "parquet" / compression, "parquet", compression), block(0))
+        (path,) = files(tmp_path / "parquet" / compression)
+        said = pq.read_metadata(path).row_group(0).column(5).compression
+        assert said == {"none": "UNCOMPRESSED"}.get(compression, compression.upper())
+        assert pl.read_parquet(path).height == ROWS
+
+
+def test_nothing_is_seen_before_the_commit_and_each_hour_has_its_folder(tmp_path: Path) -> None:
+    write = writer(tmp_path)
+    write.start_bundle()
+    for i, hour in enumerate([5, 6, 5, 2]):  # the last is late
+        write.process(block(i, hour))
+        assert files(tmp_path) == []
+    write.finish_bundle()
+    found = {path.parent.name: offsets(path) for path in files(tmp_path)}
+    assert {name: sorted({o // ROWS for o in of}) for name, of in found.items()} == {
+        "hour=02": [3],
+        "hour=05": [0, 2],
+        "hour=06": [1],
+    }
+
+
+class Ids:
+    """The answers of a cluster about a topic's id; the real ones: tests/integration/test_archive_stream.py."""
+
+    id = "first"
+
+    def __init__(self, address: KafkaAddress, config: KafkaConfig) -> None:
+        self.address = address
+
+    def check(self, topic: KafkaTopic) -> None:
+        if topic.id != self.id:
+            raise UserError("made anew")
+
+
+def test_positions_are_those_of_a_topics_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "TopicIds", Ids)
+    address = KafkaAddress("h:1", "t")
+    first, second = (KafkaTopic(address, KafkaConfig(), name) for name in ("first", "second"))
+    old = writer(tmp_path, topic=first)
+    run(old, block(0))
+    run(old, block(0))
+    assert len(files(tmp_path)) == 1
+    monkeypatch.setattr(Ids, "id", "second")
+    with pytest.raises(UserError, match="made anew"):
+        run(old, block(1))
+    assert len(files(tmp_path)) == 1
+    run(writer(tmp_path, topic=second), block(0))
+    run(writer(tmp_path, topic=second), block(0))
+    assert len(files(tmp_path)) == 2
+
+
+def test_a_log_without_ids_is_adopted(tmp_path: Path) -> None:
+    run(writer(tmp_path), block(0))
+    held = ArchiveLog(str(tmp_path), "job").recover({"t": "t#id"})
+    assert {topic for topic, _ in held.of} == {"t#id"}
+    again = ArchiveLog(str(tmp_path), "job").held()
+    assert again.holds(("t#id", 0), np.array([0, ROWS])).tolist() == [True, False]
