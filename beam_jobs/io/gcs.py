@@ -30,6 +30,7 @@ from google.api_core.retry import Retry
 from google.auth import _cloud_sdk, environment_vars
 from google.auth import exceptions as auth
 from google.cloud import storage
+from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
 from beam_jobs.errors import UserError
 from beam_jobs.io.patience import StorageAwayError, patiently
@@ -54,6 +55,7 @@ _AWAY_TYPES = (
     requests.exceptions.ChunkedEncodingError,
     urllib3.exceptions.HTTPError,
     http.client.HTTPException,
+    DataCorruption,  # a checksum that doesn't fit what arrived
 )
 NO_CREDENTIALS = (
     f"no Google credentials: run `gcloud auth application-default login`, set {environment_vars.CREDENTIALS}, or give "
@@ -67,6 +69,8 @@ def is_away(error: BaseException) -> bool:
         return True
     if isinstance(error, api.GoogleAPICallError):
         return error.code in _AWAY_STATUS
+    if isinstance(error, InvalidResponse):  # what uploads and downloads retry on
+        return error.response.status_code in _AWAY_STATUS
     if isinstance(error, auth.TransportError):
         return True
     if isinstance(error, auth.GoogleAuthError):
@@ -276,6 +280,8 @@ def _client() -> Any:
     key = (os.environ.get(EMULATOR), _anonymous())
     with _lock:
         if key not in _clients:
+            # Else each client asks for the bucket's own data in the background, which takes another permission.
+            os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
             _clients[key] = create_storage_client(_options(), use_credentials=not key[1])
         return _clients[key]
 
@@ -304,24 +310,22 @@ def _errors(path: str, bucket_missing: bool = False) -> Iterator[None]:
         if bucket_missing:
             raise UserError(f"{bucket}: no such bucket; create it, or mend the address {path}") from error
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
-    except (api.Forbidden, api.Unauthorized) as error:
+    except (api.Forbidden, api.Unauthorized, auth.InvalidOperation) as error:  # the last: anonymous, and asked for more
         if _anonymous():
             remedy = "it is not public: leave out --gcs_anonymous and log in, or make it public"
         else:
             remedy = "give the account the role roles/storage.objectUser on the bucket (to read: objectViewer)"
         raise UserError(f"{bucket}: no permission ({_line(error)}); {remedy}") from error
-    except auth.GoogleAuthError as error:
-        if is_away(error):
-            raise StorageAwayError(f"{bucket} can't be reached ({_reason(error)})") from error
-        raise UserError(f"{bucket}: Google credentials are refused ({_line(error)}); {NO_CREDENTIALS}") from error
-    except api.GoogleAPICallError as error:
-        if is_away(error):
-            raise StorageAwayError(f"{bucket} is out of order ({_reason(error)})") from error
-        raise UserError(f"{path}: storage refuses ({_line(error)}); mend the address or the bucket") from error
     except Exception as error:
-        if not is_away(error):
-            raise
-        raise StorageAwayError(f"{bucket} can't be reached ({_reason(error)}); check the network") from error
+        if is_away(error):
+            reason = _reason(error)
+            remedy = "try again later" if reason.startswith("HTTP") else "check the network"
+            raise StorageAwayError(f"{bucket} can't be reached ({reason}); {remedy}") from error
+        if isinstance(error, auth.GoogleAuthError):
+            raise UserError(f"{bucket}: Google credentials are refused ({_line(error)}); {NO_CREDENTIALS}") from error
+        if isinstance(error, api.GoogleAPICallError):
+            raise UserError(f"{path}: storage refuses ({_line(error)}); mend the address or the bucket") from error
+        raise
 
 
 def _line(error: BaseException) -> str:
@@ -336,6 +340,8 @@ def _reason(error: BaseException) -> str:
     while at is not None and at not in seen:
         if isinstance(at, api.GoogleAPICallError):
             return f"HTTP {at.code}"
+        if isinstance(at, InvalidResponse):
+            return f"HTTP {at.response.status_code}"
         if isinstance(at, OSError) and at.strerror:
             return str(at.strerror)
         if isinstance(at, requests.Timeout):

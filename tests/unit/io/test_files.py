@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -177,6 +179,64 @@ def test_what_can_be_mended_says_how(error: Exception, said: str, monkeypatch: p
     with pytest.raises(UserError, match=said) as raised, gcs._errors("gs://b/x"):
         raise error
     assert not isinstance(raised.value, files.StorageAwayError)
+
+
+class _Refusing(ThreadingHTTPServer):
+    """Stands for Cloud Storage that answers every request with one status: no emulator does."""
+
+    def __init__(self, status: int) -> None:
+        self.asked: Counter[str] = Counter()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                server.asked[self.command + " " + self.path] += 1
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = json.dumps({"error": {"code": status, "message": "said by the service"}}).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+# The client leaves the sockets of refused downloads to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
+def test_what_the_service_answers(status: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(gcs._RETRY, "_timeout", 0.5)
+    (tmp_path / "large").write_bytes(bytes(9_000_000))  # another kind of upload
+    away = status not in (401, 403)
+    said = f"HTTP {status}" if away else "^gs://b: no permission .*not public"
+    with _Refusing(status) as server:
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+        monkeypatch.setenv(gcs.EMULATOR, f"http://127.0.0.1:{server.server_port}")
+        for action in (
+            lambda: files.check_access("gs://b/a"),
+            lambda: files.list_files("gs://b/*"),
+            lambda: files.read_bytes("gs://b/a"),
+            lambda: files.open_file("gs://b/a"),
+            lambda: files.write_bytes("gs://b/a", b""),
+            lambda: files.upload(tmp_path / "large", "gs://b/a"),
+            lambda: files.move("gs://b/a", "gs://b/b"),
+            lambda: files.remove(["gs://b/a"]),
+            lambda: files.update("gs://b/a", lambda old: b""),
+        ):
+            server.asked.clear()
+            with pytest.raises(UserError, match=said) as raised:
+                action()
+            assert isinstance(raised.value, files.StorageAwayError) == away
+            assert (server.asked.total() > 1) == away  # tried again, or not
+        for client in gcs._clients.values():
+            client.close()
+        server.shutdown()
 
 
 def test_storage_that_goes_away_is_waited_for(
