@@ -24,14 +24,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 from numpy.typing import NDArray
 
 from beam_jobs import metrics
 from beam_jobs.block import Block
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError
-from beam_jobs.io.files import patiently, read_bytes
+from beam_jobs.io.files import FileInfo, find_files, patiently, read_bytes
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -268,12 +267,11 @@ class Lookup:
         self._table, self._version, self._told = table, version, ""
 
 
-def _version(path: str) -> tuple[int, float]:
-    (found,) = FileSystems.match([path])
-    if len(found.metadata_list) != 1:
+def _version(path: str) -> FileInfo:
+    found = find_files(path)
+    if len(found) != 1:
         raise UserError(f"{path}: there is no such file; a lookup table is a .csv or a .parquet file")
-    (file,) = found.metadata_list
-    return file.size_in_bytes, file.last_updated_in_seconds
+    return found[0]
 
 
 def _one_line(error: Exception) -> str:

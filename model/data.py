@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
 
 from beam_jobs.archive_rows import archive_schema
 from beam_jobs.codec.avro_file import read_avro
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError
 from beam_jobs.io.archive_input import SUFFIXES, check_content, described, find, may_hold, read_rows
-from beam_jobs.io.files import is_local, list_files, patiently, root_of
+from beam_jobs.io.files import download, is_local, list_files, patiently, root_of
 from beam_jobs.io.kafka_offsets import OffsetKind, OffsetSpec
 from model.manifest import sha256
 from model.rows import Examples
@@ -223,12 +221,7 @@ def _here(path: str, scratch: Path) -> Iterator[Path]:
         yield Path(path)
         return
     copy = scratch / path.rpartition("/")[2]
-
-    def fetch() -> None:
-        with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file, copy.open("wb") as out:
-            shutil.copyfileobj(file, out, 1 << 20)
-
-    patiently(fetch)
+    patiently(partial(download, path, copy))
     try:
         yield copy
     finally:

@@ -56,13 +56,14 @@ class FileInfo:
 
     path: str
     size: int  # bytes
+    version: int  # another one once the file is replaced: a bucket's generation, else when it was written
 
 
 class _Storage(Protocol):
     """Where files are; paths are whole ones."""
 
     def check_access(self, path: str) -> None: ...
-    def find(self, pattern: str, prefix: str) -> Iterable[tuple[str, int]]: ...
+    def find(self, pattern: str, prefix: str) -> Iterable[tuple[str, int, int]]: ...
     def open(self, path: str) -> BinaryIO: ...
     def read(self, path: str) -> bytes: ...
     def write(self, path: str, data: bytes) -> None: ...
@@ -78,7 +79,7 @@ class _Local:
     def check_access(self, path: str) -> None:
         """A folder that isn't there yet may be made; a file that isn't is said where it is read."""
 
-    def find(self, pattern: str, prefix: str) -> Iterator[tuple[str, int]]:
+    def find(self, pattern: str, prefix: str) -> Iterator[tuple[str, int, int]]:
         paths: Iterable[str]
         if "**" in pattern:
             walked = os.walk(os.path.dirname(prefix))
@@ -91,7 +92,7 @@ class _Local:
             except FileNotFoundError:
                 continue  # gone since it was listed
             if stat.S_ISREG(found.st_mode):
-                yield path, found.st_size
+                yield path, found.st_size, found.st_mtime_ns
 
     def open(self, path: str) -> BinaryIO:
         return Path(path).open("rb")

@@ -94,14 +94,14 @@ class Gcs:
         with _errors(path, bucket_missing=True):
             list(_client().list_blobs(bucket, prefix=name, max_results=1, timeout=_TIMEOUT_S, retry=_RETRY))
 
-    def find(self, pattern: str, prefix: str) -> Iterator[tuple[str, int]]:
-        """Path and bytes of every object whose path begins with the prefix."""
+    def find(self, pattern: str, prefix: str) -> Iterator[tuple[str, int, int]]:
+        """Path, bytes and generation of every object whose path begins with the prefix."""
         bucket, name = _split(prefix)
         with _errors(prefix, bucket_missing=True):
             listed = _client().list_blobs(bucket, prefix=name, timeout=_TIMEOUT_S, retry=_RETRY)
             for blob in listed:
                 if not blob.name.endswith("/"):  # what consoles make for an empty folder
-                    yield f"gs://{bucket}/{blob.name}", int(blob.size)
+                    yield f"gs://{bucket}/{blob.name}", int(blob.size), int(blob.generation)
 
     def open(self, path: str) -> BinaryIO:
         with _errors(path):
