@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -237,6 +238,8 @@ def test_what_the_service_answers(status: int, monkeypatch: pytest.MonkeyPatch, 
         for client in gcs._clients.values():
             client.close()
         server.shutdown()
+    del raised
+    gc.collect()  # here, where the warning is expected
 
 
 def test_storage_that_goes_away_is_waited_for(
