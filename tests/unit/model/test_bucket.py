@@ -49,7 +49,7 @@ def test_a_version_is_published_found_promoted_and_loaded(
     assert promote(model, second, only_if_absent=True) == first
     registry.main(["promote", f"{root}@{second}", "--alias", "challenger"])
     registry.main(["list", root])
-    registry.main(["show", f"{model}@challenger"])
+    registry.main(["show", f"{model}@challenger", "--json"])
     listed = capsys.readouterr().out
     assert f"challenger is {second} now" in listed
     assert f'"version": "{second}"' in listed
