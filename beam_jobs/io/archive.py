@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ from beam_jobs.io.files import is_local, patiently
 FileFormat = Literal["avro", "parquet"]
 
 _HOUR_MS = 3_600_000
+_MAX_OPEN_FILES = 64
 _DEFLATE_LEVEL = 1  # quick: compressing is most of the work
 
 Longs = NDArray[np.int64]
@@ -68,6 +70,10 @@ class WriteFiles(beam.DoFn):
       file_format: "avro" or "parquet".
       route: text column whose values get folders of their own; None: none do.
       max_file_bytes: a file that has reached it is followed by another one.
+      exact: the rows come in any order (from another archive), not as unbroken ranges of each partition: the archive
+        remembers their exact positions, takes each position once, and a bundle, which may be the whole input, commits
+        now and then.
+      max_file_age_s: how often it does, at least.
     """
 
     def __init__(
@@ -79,10 +85,13 @@ class WriteFiles(beam.DoFn):
         file_format: FileFormat,
         route: str | None,
         max_file_bytes: int,
+        exact: bool = False,
+        max_file_age_s: float = 60.0,
     ) -> None:
         self._root, self._name, self._schema = root, name, dict(schema)
         self._event_time, self._format, self._route = event_time, file_format, route
         self._max_file_bytes = max_file_bytes
+        self._exact, self._max_file_age_s = exact, max_file_age_s
 
     def setup(self) -> None:
         self._log = ArchiveLog(self._root, self._name)
@@ -94,11 +103,15 @@ class WriteFiles(beam.DoFn):
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def start_bundle(self) -> None:
-        self._bundle, self._numbers = new_id(), 0
+        self._held = self._log.held()
+        self._start()
+
+    def _start(self) -> None:
+        self._bundle, self._numbers, self._since = new_id(), 0, time.monotonic()
         self._open: dict[str, _Open] = {}
         self._closed: list[_Open] = []
-        self._seen: dict[tuple[str, int], tuple[int, int]] = {}
-        self._held = self._log.held()
+        self._closed_bytes = 0
+        self._written = Ranges()
 
     def process(self, block: Block) -> None:
         block = self._new(block)
@@ -110,34 +123,46 @@ class WriteFiles(beam.DoFn):
             file.count += rows.num_rows
             if file.file.tell() >= self._max_file_bytes:
                 self._close(folder)
+        if self._exact and self._is_enough():
+            self._commit()
+
+    def _is_enough(self) -> bool:
+        """Whether so much is open that a kill would repeat a lot, or the files become too many."""
+        size = self._closed_bytes + sum(file.file.tell() for file in self._open.values())
+        aged = time.monotonic() - self._since >= self._max_file_age_s
+        return aged or size >= self._max_file_bytes or len(self._open) >= _MAX_OPEN_FILES
 
     def finish_bundle(self) -> None:
+        self._commit()
+
+    def _commit(self) -> None:
         for folder in list(self._open):
             self._close(folder)
-        if not self._closed:
-            return
-        files = [self._finished(file) for file in self._closed]
-        ranges = {partition: np.array([span], np.int64) for partition, span in self._seen.items()}
-        self._log.commit(self._bundle, files, Ranges(ranges))
-        rows = sum(file.rows for file in files)
-        metrics.inc(metrics.ARCHIVED, rows)
-        metrics.inc(metrics.ARCHIVED_FILES, len(files))
+        if self._closed:
+            files = [self._finished(file) for file in self._closed]
+            self._log.commit(self._bundle, files, self._written if self._exact else self._written.spans())
+            self._held |= self._written
+            metrics.inc(metrics.ARCHIVED, sum(file.rows for file in files))
+            metrics.inc(metrics.ARCHIVED_FILES, len(files))
+        self._start()
 
     def _new(self, block: Block) -> Block:
         """Without the rows the archive has already; notes the positions of the others."""
-        topic = block.column(SOURCE_PREFIX + "topic")[0].as_py()
-        partitions = block.column(SOURCE_PREFIX + "partition").to_numpy()
-        offsets = block.column(SOURCE_PREFIX + "offset").to_numpy()
+        topics, partitions, offsets = (block.column(SOURCE_PREFIX + name) for name in ("topic", "partition", "offset"))
+        names, offsets = topics.dictionary.to_pylist(), offsets.to_numpy()
+        groups = partitions.to_numpy() + (topics.indices.to_numpy().astype(np.int64) << 32)
         keep = np.ones(len(offsets), np.bool_)
-        for p in np.unique(partitions).tolist():
-            here = partitions == p
+        for group in np.unique(groups).tolist():
+            partition = names[group >> 32], group & 0xFFFFFFFF
+            here = np.flatnonzero(groups == group)
             mine = offsets[here]
-            known = self._held.holds((topic, p), mine)
-            keep[here] = ~known
-            if not known.all():
-                fresh = mine[~known]
-                first, last = self._seen.get((topic, p), (fresh[0], fresh[0]))
-                self._seen[topic, p] = min(int(fresh.min()), first), max(int(fresh.max()), last)
+            fresh = ~self._held.holds(partition, mine)
+            if self._exact:
+                fresh &= ~self._written.holds(partition, mine) & _firsts(mine)
+            keep[here] = fresh
+            if fresh.any():
+                made = Ranges.exactly if self._exact else Ranges.span
+                self._written |= made(partition, mine[fresh])
         if keep.all():
             return block
         metrics.inc(metrics.ALREADY_ARCHIVED, int((~keep).sum()))
@@ -181,6 +206,7 @@ class WriteFiles(beam.DoFn):
         done = self._open.pop(folder)
         if isinstance(done.rows, pq.ParquetWriter):
             done.rows.close()
+        self._closed_bytes += done.file.tell()
         done.file.close()
         self._closed.append(done)
 
@@ -192,6 +218,13 @@ class WriteFiles(beam.DoFn):
             file.spool.unlink()
         final = f"{self._root}/{file.folder}/part-{self._bundle}-{file.number}.{self._format}"
         return Finished(temporary, final, file.count)
+
+
+def _firsts(values: Longs) -> NDArray[np.bool_]:
+    """Which of the values were not there before, bool [n]."""
+    first = np.zeros(len(values), np.bool_)
+    first[np.unique(values, return_index=True)[1]] = True
+    return first
 
 
 def hour_folder(hour: int) -> str:
