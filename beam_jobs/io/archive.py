@@ -7,6 +7,7 @@ file count, and why a retry makes no second copy: ``archive_log``.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tempfile
 import time
@@ -25,12 +26,15 @@ from apache_beam.io.filesystems import FileSystems
 from numpy.typing import NDArray
 
 from beam_jobs import metrics
-from beam_jobs.archive_rows import PROPERTY, archive_rows
+from beam_jobs.archive_rows import PROPERTY, SOURCE_KEY, archive_rows, other_keys
 from beam_jobs.block import SOURCE_PREFIX, Block, take
 from beam_jobs.codec.avro_file import AvroWriter
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.io.archive_log import ArchiveLog, Finished, Ranges, new_id
 from beam_jobs.io.files import is_local, patiently
+
+_LOGGER = logging.getLogger(__name__)
+_OTHER_KEYS = "some records have another key than %s: the archive holds that field instead (--keep_keys keeps the keys)"
 
 FileFormat = Literal["avro", "parquet"]
 
@@ -74,6 +78,7 @@ class WriteFiles(beam.DoFn):
         remembers their exact positions, takes each position once, and a bundle, which may be the whole input, commits
         now and then.
       max_file_age_s: how often it does, at least.
+      key: the key field, whose text stands for the keys of records in an archive of events; None: they are kept.
     """
 
     def __init__(
@@ -87,14 +92,17 @@ class WriteFiles(beam.DoFn):
         max_file_bytes: int,
         exact: bool = False,
         max_file_age_s: float = 60.0,
+        key: str | None = None,
     ) -> None:
         self._root, self._name, self._schema = root, name, dict(schema)
         self._event_time, self._format, self._route = event_time, file_format, route
         self._max_file_bytes = max_file_bytes
         self._exact, self._max_file_age_s = exact, max_file_age_s
+        self._key = key
 
     def setup(self) -> None:
         self._log = ArchiveLog(self._root, self._name)
+        self._watched_key = self._key if SOURCE_KEY in self._schema["fields"] else None
         # Beside the data where that is a rename away; else on this machine until it is whole.
         self._scratch = None if is_local(self._root) else Path(tempfile.mkdtemp(prefix="highbeam-archive-"))
 
@@ -117,9 +125,12 @@ class WriteFiles(beam.DoFn):
         block = self._new(block)
         if not block.num_rows:
             return
+        if self._watched_key and other_keys(block, self._watched_key):
+            _LOGGER.warning(_OTHER_KEYS, self._watched_key)
+            self._watched_key = None  # once is enough
         for folder, rows in self._partitioned(block):
             file = self._open.get(folder) or self._begin(folder)
-            file.rows.write(archive_rows(rows, self._schema))
+            file.rows.write(archive_rows(rows, self._schema, self._key))
             file.count += rows.num_rows
             if file.file.tell() >= self._max_file_bytes:
                 self._close(folder)

@@ -9,8 +9,8 @@ Writing a commit is one atomic step; it is what makes the files count. They are 
 can be repeated. So after a kill at any moment: with a commit, the renames are finished; without one, the files in
 ``unfinished/`` are removed and their records read again. A record whose offset a commit holds is never written twice.
 
-A commit may say a span where its bundle has read everything between its ends, as a topic is read; where rows come in any
-order it says the exact offsets.
+A commit says a span where its bundle has read everything between its ends, as a topic is read; where rows come in any
+order, it says the exact offsets.
 """
 
 from __future__ import annotations

@@ -16,11 +16,12 @@ from beam_jobs.cli import say
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError
 from beam_jobs.io.archive import WriteFiles
+from beam_jobs.io.archive_input import ArchiveInput
 from beam_jobs.io.archive_log import ArchiveLog
 from beam_jobs.io.files import root_of
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.uri import KafkaAddress, parse
-from beam_jobs.preflight.addresses import kafka_source, prepare_outputs
+from beam_jobs.preflight.addresses import archive_input, kafka_source, prepare_outputs
 from schemas.client import SchemaSource, for_registry
 from use_cases import UseCase
 
@@ -37,7 +38,8 @@ class ArchiveJob:
     use_case: UseCase
     content: Content
     columns: tuple[str, ...]  # fields of the events that are decoded
-    source: dict[str, Any]  # arguments of ReadFromKafka
+    source: dict[str, Any]  # arguments of ReadFromKafka; empty: the input is an archive
+    archive: ArchiveInput | None
     config: KafkaConfig
     writers: SchemaSource
     write: WriteFiles
@@ -69,24 +71,35 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
         raise UserError(f"--route_by {wanted.route_by}: no text column of the archive; there are {texts}")
     root = root_of(parsed.view_as(options.OutputOptions).output)
     name = f"archive/{use_case.name}"
-    config, source, live = kafka_source(parsed, name)
+    given = parsed.view_as(options.InputOptions)
+    archive = archive_input(given, use_case)
+    config = KafkaConfig.from_file(parsed.view_as(options.ConnectionOptions).kafka_config)
+    source: dict[str, Any] = {}
+    live = False
+    if archive:
+        check_archive(archive, content, root_of(given.input), root)
+    else:
+        config, source, live = kafka_source(parsed, name)
     dead = parse(bad.dead_letters)
-    prepare_outputs(parsed, config, [dead], source["address"])
+    prepare_outputs(parsed, config, [dead], source.get("address"))
     writers = for_registry(
         parsed.view_as(options.ConnectionOptions).schema_registry, use_case.schema, dict(config.settings)
     )
     writers.check()
     # One log for each stream into the archive: two of them may run at once, and their positions have nothing in common.
-    log = f"{use_case.name}-{content}-{source['address'].topic}"
+    log = f"{use_case.name}-{content}" + ("@archive" if archive else f"-{source['address'].topic}")
     ArchiveLog(root, log).recover()
-    source |= {
-        "max_latency_s": None,
-        "max_bundle_s": wanted.max_file_age,
-        "gather_s": wanted.max_file_age if live else 0.0,
-        "max_blocks_per_bundle": max(1, int(wanted.max_file_mb * _MB // _BYTES_PER_BLOCK)),
-    }
-    say(writers.describe())
-    say(f"reading {source['address']} from {source['start']}" + ("" if live else f" until {source['until']}"))
+    if archive:
+        say(f"reading {len(archive.files)} files of {archive.content} from {given.input}")
+    else:
+        source |= {
+            "max_latency_s": None,
+            "max_bundle_s": wanted.max_file_age,
+            "gather_s": wanted.max_file_age if live else 0.0,
+            "max_blocks_per_bundle": max(1, int(wanted.max_file_mb * _MB // _BYTES_PER_BLOCK)),
+        }
+        say(writers.describe())
+        say(f"reading {source['address']} from {source['start']}" + ("" if live else f" until {source['until']}"))
     say(f"writing {content} to {root}, a file an hour of event time, finished every {wanted.max_file_age:g} s")
     label = carried(use_case)
     needed = rows.names if content == "events" else [*preprocessor.input_columns, *([label] if label else [])]
@@ -97,15 +110,33 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
         content=content,
         columns=tuple(field["name"] for field in use_case.schema["fields"] if field["name"] in needed),
         source=source,
+        archive=archive,
         config=config,
         writers=writers,
         write=WriteFiles(
-            root, log, schema, use_case.event_time, wanted.file_format, wanted.route_by, int(wanted.max_file_mb * _MB)
+            root,
+            log,
+            schema,
+            use_case.event_time,
+            wanted.file_format,
+            wanted.route_by,
+            int(wanted.max_file_mb * _MB),
+            exact=archive is not None,
+            max_file_age_s=wanted.max_file_age,
+            key=None if wanted.keep_keys else use_case.key,
         ),
         dead_letters=dead,
         max_dead_letter_rate=bad.max_dead_letter_rate,
         schema_ids={"dead_letter": writers.register(f"{dead.topic}-value", schemas.load("dead_letter"))},
     )
+
+
+def check_archive(archive: ArchiveInput, content: Content, source: str, target: str) -> None:
+    """Refuses what an archive can't be made from: features back into events, or from itself."""
+    if archive.content == "features" and content == "events":
+        raise UserError(f"{source} holds features, which can't be turned back into events; leave out --raw")
+    if f"{target}/".startswith(f"{source}/") or f"{source}/".startswith(f"{target}/"):
+        raise UserError(f"--output {target}: within --input, or around it; name a folder of its own")
 
 
 def _is_text(kind: pa.DataType) -> bool:
