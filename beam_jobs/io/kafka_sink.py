@@ -194,7 +194,7 @@ class WriteBlocks(beam.DoFn):
         if self._extras:  # the client does not give back the headers and timestamps of what was refused
             sizes = [len(row["value"] or b"") for row in self._take_failed()]
             raise UserError(
-                f"{self._address}: {len(sizes)} records of up to {max(sizes)} bytes are larger than the topic takes, one "
+                f"{self._address}: {len(sizes)} records of up to {max(sizes)} bytes are more than the topic takes, one "
                 "by one or as a batch; raise its max.message.bytes, or set a smaller batch.size in --kafka_config"
             )
         # A whole batch is refused for one large row: each row gets its own chance.
