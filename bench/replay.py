@@ -2,8 +2,8 @@
 
     python -m bench.replay --records 1000000 --rounds 3
 
-Apache Kafka; car_sensor events of four partitions, archived with ``--raw`` (Avro, deflate) by hour of event time, one in
-twenty late by hours. Both write Avro values with key, timestamp and the header that names the origin, with the sink's
+Apache Kafka; car_sensor events of four partitions, archived with ``--raw`` (Avro, deflate) by hour of event time, one
+in twenty late by hours. Both write Avro values with key, timestamp and the header that names the origin, with the same
 producer settings. The loop goes through the files as they lie, so it does not keep the order of late events. The job is
 measured from the first record on (``records_per_second`` of its report), which leaves out its look through the
 positions; that is given beside it.

@@ -165,15 +165,15 @@ def test_the_same_events_give_the_same_ids_and_scores(
 
 def test_keys_times_and_order_are_those_of_the_topic(jobs: Jobs) -> None:
     """Keys of every kind, null ones too; the order of each key; in small files, by hour and by route."""
-    rows = late(events(6000))
+    rows = late(events(6000), 0.02)
     producer = Producer({"bootstrap.servers": jobs.topics.servers})
     for i, value in enumerate(framed(rows)):
         key = [b"car-%d" % (i % 40), b"\x00\x00\x00\x00\x07odd-%d" % (i % 9), None, b""][min(i % 20, 3) if i % 2 else 0]
         producer.produce(jobs.topics.name("events"), value, key, timestamp=1_700_000_000_000 + i * 10)
         producer.poll(0)
     producer.flush()
-    small = ["--raw", "--keep_keys", "--block_rows", "700", "--max_file_age", "0.05", "--route_by", "car_id"]
-    run(jobs.archive(jobs.uri("events"), "events", *small, "--max_file_mb", "0.1"))
+    small = ["--raw", "--keep_keys", "--block_rows", "700", "--route_by", "failure_occurred"]
+    run(jobs.archive(jobs.uri("events"), "events", *small, "--max_file_mb", "0.5"))
     ensure_topic(parse(jobs.uri("again")), KafkaConfig(), partitions=3)
     run(jobs.replay("events", "again"))
     sent, found = messages(jobs.topics, "events"), messages(jobs.topics, "again")
@@ -335,15 +335,15 @@ def test_personal_fields_that_can_not_be_null(topics: Topics, tmp_path: Path) ->
 
 def test_archives_of_archives_hold_each_record_once(jobs: Jobs) -> None:
     """Events to features, Avro to Parquet; killed at any time and run again."""
-    jobs.topics.send("events", list(framed(late(events(30_000), 0.3))))
-    run(jobs.archive(jobs.uri("events"), "events", "--raw", "--max_file_age", "0.05", "--block_rows", "500"))
+    jobs.topics.send("events", list(framed(late(events(6000), 0.05))))
+    run(jobs.archive(jobs.uri("events"), "events", "--raw", "--max_file_mb", "0.5", "--block_rows", "500"))
     run(jobs.archive(jobs.uri("events"), "features-1"))
     command = jobs.archive(
         str(jobs.folder / "events"), "features-2", "--file_format", "parquet", "--max_file_age", "0.01"
     )
     target = jobs.folder / "features-2"
     killed = 0
-    for files in (5, 40):
+    for files in (2, 9):
         job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
         while job.poll() is None and time.monotonic() < deadline and len(list(target.rglob("*.parquet"))) < files:
@@ -356,7 +356,7 @@ def test_archives_of_archives_hold_each_record_once(jobs: Jobs) -> None:
     run(command)
     counted = jobs.reported()
     assert counted["already_archived"] >= there
-    assert (counted["already_archived"] + counted["archived"], counted["unaccounted"]) == (30_000, 0)
+    assert (counted["already_archived"] + counted["archived"], counted["unaccounted"]) == (6000, 0)
     assert not list(target.rglob("*.part"))
 
     def described(folder: str) -> list[str]:
