@@ -12,13 +12,15 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from beam_jobs.block import HEADERS_TYPE, SOURCE_PREFIX, Block
 
 ORIGIN_HEADER = "highbeam.origin"
 
-# The largest numbers fit int32 and int64.
-_FORM = r"^(?P<topic>[!-~]{1,255})-(?P<partition>[0-9]{1,9})-(?P<offset>[0-9]{1,18}|[0-8][0-9]{18})$"
+_TOPIC = "^[!-~]{1,255}$"
+_TEXT = "^[!-~]{1,300}$"
+_MAX_PARTITION_DIGITS, _MAX_OFFSET_DIGITS = 9, 19  # what fits int32 and int64; of 19 digits up to 8,999...
 
 
 class Origin(NamedTuple):
@@ -42,22 +44,41 @@ def origin(block: Block) -> Origin:
     rows, values = _named(headers)
     if not len(rows):
         return own
-    found = pc.extract_regex(values, _FORM)
-    good = found.is_valid()
-    rows, found = rows[good.to_numpy(zero_copy_only=False)], found.drop_null()
+    good, named = _parsed(values)
     replaced = np.zeros(len(headers), np.bool_)
-    replaced[rows] = True
+    replaced[rows[good]] = True
     mask = pa.array(replaced)
-
-    def put(column: pa.Array, name: str) -> pa.Array:
-        texts = found.field(found.type.get_field_index(name)).cast(pa.string())
-        return pc.replace_with_mask(column, mask, texts.cast(column.type))
-
-    topic = put(own.topic.cast(pa.string()), "topic").dictionary_encode()
-    return Origin(topic, put(own.partition, "partition"), put(own.offset, "offset"))
+    topic, partition, offset = (
+        pc.replace_with_mask(column.cast(kind), mask, new.cast(kind))
+        for column, new, kind in zip(own, named, (pa.string(), pa.int32(), pa.int64()), strict=True)
+    )
+    return Origin(topic.dictionary_encode(), partition, offset)
 
 
-def _named(headers: pa.Array) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], pa.Array]:
+def _parsed(values: pa.Array) -> tuple[NDArray[np.bool_], tuple[pa.Array, pa.Array, pa.Array]]:
+    """Which values are topic-partition-offset, bool [n], and the three parts of those that are, as text."""
+    good = values.is_valid().to_numpy(zero_copy_only=False)
+    try:
+        texts = values.cast(pa.string())
+    except pa.ArrowInvalid:  # somebody else's bytes
+        good &= pc.fill_null(pc.match_substring_regex(values, _TEXT), False).to_numpy(zero_copy_only=False)
+        texts = pc.if_else(pa.array(good), values, None).cast(pa.string())
+    parts = pc.split_pattern(texts, "-", max_splits=2, reverse=True)
+    good &= pc.fill_null(pc.equal(pc.list_value_length(parts), 3), False).to_numpy(zero_copy_only=False)
+    flat = parts.filter(pa.array(good)).flatten()
+    places = np.arange(0, len(flat), 3)
+    topic, partition, offset = (flat.take(pa.array(places + i)) for i in range(3))
+    topic = topic.dictionary_encode()  # few: each is looked at once
+    fits = pc.match_substring_regex(topic.dictionary, _TOPIC).take(topic.indices)
+    for digits, most in ((partition, _MAX_PARTITION_DIGITS), (offset, _MAX_OFFSET_DIGITS)):
+        size = pc.binary_length(digits)
+        small = pc.or_(pc.less(size, most), pc.and_(pc.equal(size, most), pc.less(digits, "9")))
+        fits = pc.and_(fits, pc.and_(pc.string_is_ascii(digits), pc.and_(pc.utf8_is_decimal(digits), small)))
+    good[np.flatnonzero(good)[~fits.to_numpy(zero_copy_only=False)]] = False
+    return good, (topic.cast(pa.string()).filter(fits), partition.filter(fits), offset.filter(fits))
+
+
+def _named(headers: pa.Array) -> tuple[NDArray[np.int64], pa.Array]:
     """Rows that have the header, ascending, and its first value in each, binary."""
     flat = headers.flatten()
     wanted = pc.equal(flat.field("key"), ORIGIN_HEADER)
