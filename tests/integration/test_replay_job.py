@@ -399,6 +399,7 @@ def test_records_with_headers_that_a_topic_refuses_are_not_written_without_them(
         ("replay", "features", [], "--raw"),
         ("replay", "events", ["--speed", "fast"], "expected a factor like 1x"),
         ("replay", "events", ["--speed", "0x"], "expected a factor like 1x"),
+        ("replay", "events", ["--direct_num_workers", "2"], "keeps the order"),
         ("replay", "nothing", [], "no .avro or .parquet file"),
         ("replay", "events", ["--from", "2031-01-01T00:00:00Z"], "of that time"),
         ("replay", "events", ["--from", "0:1"], "cut by event time"),
