@@ -17,6 +17,7 @@ from beam_jobs.block import Block
 from beam_jobs.cli import run
 from beam_jobs.dead_letters import WriteDeadLetters, step
 from beam_jobs.io.archive import WriteToArchive
+from beam_jobs.io.archive_input import ReadFromArchive
 from beam_jobs.io.kafka import ReadFromKafka
 from beam_jobs.lookup import Enrich
 from beam_jobs.preflight.addresses import shares
@@ -39,11 +40,14 @@ CONCERNS = (
 def build(pipeline: beam.Pipeline, job: ArchiveJob) -> None:
     """Wires the job into ``pipeline``. One fused stage: offsets are committed after the files count."""
 
-    raw = pipeline | "Read" >> ReadFromKafka(**job.source)
-    decode = DecodeEvents(job.use_case.schema, job.columns, job.writers.writer_schema, job.name)
-    rows, undecodable = step("Decode", decode, raw)
-    bad = {"Decode": undecodable}
-    if job.content == "features":
+    bad: dict[str, beam.PCollection] = {}
+    if job.archive:
+        rows = pipeline | "Read" >> ReadFromArchive(job.archive)
+    else:
+        raw = pipeline | "Read" >> ReadFromKafka(**job.source)
+        decode = DecodeEvents(job.use_case.schema, job.columns, job.writers.writer_schema, job.name)
+        rows, bad["Decode"] = step("Decode", decode, raw)
+    if job.content == "features" and not (job.archive and job.archive.content == "features"):
         label = carried(job.use_case)
         preprocess = Preprocess(job.use_case.preprocessor(), job.name, [label] if label else [])
         rows, bad["Preprocess"] = step("Preprocess", preprocess, rows)
@@ -63,7 +67,8 @@ def main(argv: Sequence[str]) -> int:
     with launch.start_workers(parsed) as workers:
         job = archive_job(parsed)
         report = parsed.view_as(options.ReportOptions).report
-        done = partial(conclude, live=job.live, path=report, archive=True)
+        files = len(job.archive.files) if job.archive else 0
+        done = partial(conclude, live=job.live, path=report, archive=True, input_files=files)
         wires = [partial(build, job=part) for part in shares(job, workers.count)]
         return launch.run_job(parsed, wires, job.live, done, workers)
 

@@ -28,6 +28,7 @@ ARCHIVED = "archived"  # rows in files that count
 ALREADY_ARCHIVED = "already_archived"  # records whose position the archive held before: not written again
 ARCHIVED_FILES = "archived_files"  # files that count
 NOT_IN_LOOKUP = "not_in_lookup"  # rows whose key the lookup table does not have: its columns are null
+FILES_READ = "files_read"  # files of an archive read to their end
 RECORDS_WRITTEN = "records_written"  # records acknowledged by a sink; by topic as "records_written.<topic>"
 OFFSETS_COMMITTED = "offset_commits"  # successful offset commits
 COMMIT_FAILURES = "offset_commit_failures"  # offset commits refused or timed out (retried with the next bundle)
@@ -57,6 +58,7 @@ class _Totals:
     def reset(self) -> None:
         self.counts: TallyCounter[str] = TallyCounter()
         self.first_read = self.last_output = 0.0  # time.time()
+        self.reached_ms: int | None = None  # event time, a replay's: of the newest row it has handed out
         self.latency = np.zeros(len(_LATENCY_EDGES_MS) + 1, np.int64)
         self._workers: dict[int, TotalsState] = {}  # what the job's other processes have counted so far
 
@@ -65,7 +67,7 @@ class _Totals:
             self.counts[name] += n
             if name == RECORDS_READ and not self.first_read:
                 self.first_read = time.time()
-            if name == ARCHIVED:
+            if name in (ARCHIVED, RECORDS_WRITTEN):
                 self.last_output = time.time()
 
     def observe(self, values_ms: NDArray[np.float64]) -> None:

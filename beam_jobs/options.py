@@ -36,7 +36,7 @@ class InputOptions(PipelineOptions):
             metavar="WHERE",
             help="start at: earliest, latest, a time (2026-11-22T07:00:00Z or epoch milliseconds) or "
             "partition:offset pairs (0:100,1:250). Offsets committed for --group_id win over it. "
-            "Default: latest; earliest when --until is given",
+            "Default: latest; earliest when --until is given. Of an archive: a time, the events' own",
         )
         parser.add_argument(
             "--until",
@@ -110,7 +110,7 @@ class OutputOptions(PipelineOptions):
         parser.add_argument(
             "--output",
             metavar="URI",
-            help="redrive: topic the original records are put back on; archive: its folder, gs://bucket/folder, "
+            help="redrive, replay: topic the records are put on; archive: its folder, gs://bucket/folder, "
             "file:///folder or a path",
         )
 
@@ -138,6 +138,12 @@ class ArchiveOptions(PipelineOptions):
             "--raw",
             action="store_true",
             help="archive the events as they came, without personal data, instead of what preprocessing makes of them",
+        )
+        parser.add_argument(
+            "--keep_keys",
+            action="store_true",
+            help="with --raw: keep the records' keys as they came; otherwise the text of the key field stands for a "
+            "key that is another, for no schema tells what is personal in it",
         )
         parser.add_argument("--file_format", choices=["avro", "parquet"], default="avro", help="default avro")
         parser.add_argument(
@@ -186,6 +192,18 @@ class StorageOptions(PipelineOptions):
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--gcs_anonymous", action="store_true", help="read public gs:// buckets without Google credentials"
+        )
+
+
+class ReplayOptions(PipelineOptions):
+    """How fast an archive is put back."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--speed",
+            metavar="FACTOR",
+            help="pace by event time: 1x as it happened, 10x ten times as fast. Default: as fast as it goes",
         )
 
 

@@ -6,7 +6,8 @@ import json
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
@@ -32,6 +33,7 @@ class Summary:
     already_archived: int = 0  # the archive held their positions before
     files: int = 0  # that count
     not_in_lookup: int = 0  # rows whose key the lookup table does not have
+    files_not_read: int = 0  # of the input, where it is an archive and the job was ended
     reasons: dict[str, int] = field(default_factory=dict)  # dead letters by reason
     seconds: float = 0.0  # from the start of the pipeline
     reading_seconds: float = 0.0  # from the first record read to the last output acknowledged
@@ -59,9 +61,16 @@ class Summary:
         )
 
 
-def conclude(started: float, live: bool, path: str | None, archive: bool = False) -> None:
-    """Prints the summary of a scoring or archiving job and writes it to ``path``, where one is given."""
+def conclude(started: float, live: bool, path: str | None, archive: bool = False, input_files: int = 0) -> None:
+    """Prints the summary of a scoring or archiving job and writes it to ``path``, where one is given.
+
+    Args:
+      archive: it writes an archive.
+      input_files: how many files it reads, where its input is an archive.
+    """
     summary = summarize(started, live)
+    if input_files:
+        summary = replace(summary, files_not_read=input_files - metrics.TOTALS.snapshot()[0][metrics.FILES_READ])
     print_summary(summary, archive)
     if path:
         Path(path).write_text(summary.to_json() + "\n", encoding="utf-8")
@@ -85,6 +94,51 @@ def conclude_redrive(started: float, dry_run: bool) -> None:
     table.add_row("left: not a dead letter", f"{counts[metrics.UNREADABLE]:,}")
     table.add_row("time", f"{time.time() - started:,.1f} s")
     Console(soft_wrap=True).print(table)
+
+
+def conclude_replay(started: float, path: str | None, wanted: int) -> None:
+    """Prints how far a replay came and writes it to ``path``, where one is given.
+
+    Args:
+      wanted: rows the archive has between --from and --until.
+    """
+    counts, _ = metrics.TOTALS.snapshot()
+    first, last = metrics.TOTALS.active_span()
+    written = counts[metrics.RECORDS_WRITTEN]
+    summary = {
+        "wanted": wanted,
+        "written": written,
+        "complete": written == wanted,
+        "reached": time_text(metrics.TOTALS.reached_ms),
+        "seconds": round(time.time() - started, 3),
+        "records_per_second": round(written / (last - first), 1) if last > first else 0.0,
+    }
+    table = Table(title="Replay", show_header=False, title_justify="left")
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("records in the archive, of that time", f"{wanted:,}")
+    table.add_row("written and acknowledged", f"{written:,}")
+    table.add_row("event time reached", str(summary["reached"] or "none"))
+    table.add_row("rate", f"{summary['records_per_second']:,.0f} records/s")
+    table.add_row("time", f"{summary['seconds']:,.1f} s")
+    console = Console(soft_wrap=True)
+    console.print(table)
+    if written == wanted:
+        console.print("the whole of it is on the topic")
+    else:
+        console.print(
+            f"[bold]{wanted - written:,} records are not on the topic yet[/bold]: started again it begins anew, and "
+            "what then comes twice has the same highbeam.origin"
+        )
+    if path:
+        Path(path).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+
+def time_text(millis: int | None) -> str | None:
+    """A time in milliseconds since the epoch as 2026-11-22T07:00:00.000Z."""
+    if millis is None:
+        return None
+    return datetime.fromtimestamp(millis / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def summarize(started: float, live: bool) -> Summary:
@@ -147,6 +201,8 @@ def print_summary(summary: Summary, archive: bool = False) -> None:
     table.add_row("time", f"{summary.seconds:,.1f} s")
     console = Console(soft_wrap=True)
     console.print(table)
+    if summary.files_not_read:
+        console.print(f"[bold]ended before {summary.files_not_read:,} files of the input were read[/bold] to their end")
     if summary.unaccounted:
         console.print(
             f"[bold]{summary.unaccounted:,} records are not accounted for[/bold]: they were read but the job ended "
@@ -210,6 +266,8 @@ class Progress:
                 "filtered": counts[metrics.RECORDS_FILTERED],
                 "alerts": counts[metrics.ALERTS],
                 "dead_letters": counts[metrics.DEAD_LETTERS],
+                "written": counts[metrics.RECORDS_WRITTEN],
+                "reached": time_text(metrics.TOTALS.reached_ms),  # by a replay
                 "events_per_second": round((counts[metrics.RECORDS_READ] - read) / (now - then)),
                 "latency_ms_p50": metrics.latency_quantile(all_latencies - histogram, 0.5),
                 "latency_ms_p99": metrics.latency_quantile(all_latencies - histogram, 0.99),
@@ -219,6 +277,10 @@ class Progress:
                 print(json.dumps(state), file=sys.stderr, flush=True)
             else:
                 p99 = state["latency_ms_p99"]
+                if state["reached"]:
+                    line = f"replayed {state['written']:,} ({state['events_per_second']:,}/s)  at {state['reached']}"
+                    print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+                    continue
                 line = (
                     f"read {state['read']:,} ({state['events_per_second']:,}/s)  "
                     + (f"archived {state['archived']:,}  " if state["archived"] else f"alerts {state['alerts']:,}  ")

@@ -89,8 +89,10 @@ def main(argv: Sequence[str]) -> int:
     with launch.start_workers(parsed) as workers:
         job = score_job(parsed)
         report = parsed.view_as(options.ReportOptions).report
+        files = len(job.archive.files) if job.archive else 0
+        done = partial(conclude, live=job.live, path=report, input_files=files)
         wires = [partial(build, job=part) for part in shares(job, workers.count)]
-        return launch.run_job(parsed, wires, job.live, partial(conclude, live=job.live, path=report), workers)
+        return launch.run_job(parsed, wires, job.live, done, workers)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 import schemas
@@ -17,13 +16,14 @@ from beam_jobs.codec.jit import compiled
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import RowErrors
 from beam_jobs.inference import handler as h
+from beam_jobs.origin import origin
 
 Floats = NDArray[np.float32]
 
 MAX_FEATURES = 5  # an alert names the features that made it, at most this many, largest share first
 
 _TINY = np.finfo(np.float32).tiny
-_SOURCE = tuple(SOURCE_PREFIX + name for name in ("topic", "partition", "offset"))
+_SOURCE = tuple(SOURCE_PREFIX + name for name in ("topic", "partition", "offset", "headers"))
 _SCORED = (h.SCORE, h.THRESHOLD, h.PERCENTILE, h.MODEL, h.VERSION, h.EXPECTED, h.FEATURE_ERROR)
 
 
@@ -51,14 +51,13 @@ def alert_rows(
 ) -> Block:
     """The anomalies of a scored block as ``alert.avsc``; possibly no row.
 
-    The id is "topic-partition-offset" of the event: the same on every replay, whatever model made the alert.
+    The id is "topic-partition-offset" of the event's origin: the same on every replay, whatever model made the alert.
     """
     rows = np.flatnonzero(is_anomaly(scored))
     needed = [key, event_time, *features, *_SOURCE, *_SCORED]
     anomalies = take(scored.select(list(dict.fromkeys(needed))), rows)
-    ids = pc.binary_join_element_wise(*(anomalies.column(name).cast(pa.string()) for name in _SOURCE), "-")
     made_by = _features(anomalies, features, units)
-    return _rows("alert", anomalies, key, event_time, {"id": ids, "features": made_by})
+    return _rows("alert", anomalies, key, event_time, {"id": origin(anomalies).ids(), "features": made_by})
 
 
 def _features(anomalies: Block, features: Sequence[str], units: Mapping[str, str | None]) -> pa.Array:
@@ -132,11 +131,8 @@ def warm_up() -> None:
 
 def _rows(name: str, scored: Block, key: str, event_time: str, own: Mapping[str, pa.Array]) -> Block:
     """Puts together the columns that scores and alerts share and their own, in the order of the schema."""
-    renamed = {
-        "key": key,
-        "event_time": event_time,
-        **{f"source_{column}": SOURCE_PREFIX + column for column in ("topic", "partition", "offset")},
-    }
+    renamed = {"key": key, "event_time": event_time}
+    own = {**own, **{f"source_{column}": values for column, values in origin(scored)._asdict().items()}}
     schema = _schema(name)
     columns = [own[f.name] if f.name in own else scored.column(renamed.get(f.name, f.name)) for f in schema]
     return pa.RecordBatch.from_arrays(

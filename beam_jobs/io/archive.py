@@ -7,8 +7,10 @@ file count, and why a retry makes no second copy: ``archive_log``.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,13 +25,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from beam_jobs import metrics
-from beam_jobs.archive_rows import PROPERTY, archive_rows
+from beam_jobs.archive_rows import PROPERTY, SOURCE_KEY, archive_rows, other_keys
 from beam_jobs.block import SOURCE_PREFIX, Block, take
 from beam_jobs.codec.avro_file import AvroWriter
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.io.archive_log import ArchiveLog, Finished, Ranges, new_id
 from beam_jobs.io.files import is_local, patiently, upload, writing
 from beam_jobs.io.kafka_topic_id import KafkaTopic, TopicIds
+
+_LOGGER = logging.getLogger(__name__)
+_OTHER_KEYS = "some records have another key than %s: the archive holds that field instead (--keep_keys keeps the keys)"
 
 FileFormat = Literal["avro", "parquet"]
 
@@ -40,6 +45,7 @@ COMPRESSIONS: dict[FileFormat, tuple[str, ...]] = {
 """What files can be compressed by; the first is the default."""
 
 _HOUR_MS = 3_600_000
+_MAX_OPEN_FILES = 64
 
 Longs = NDArray[np.int64]
 
@@ -75,6 +81,11 @@ class WriteFiles(beam.DoFn):
       route: text column whose values get folders of their own; None: none do.
       max_file_bytes: a file that has reached it is followed by another one.
       topic: that is read; its positions are not those of a topic of the same name before it.
+      exact: the rows come in any order (from another archive), not as unbroken ranges of each partition: the archive
+        remembers their exact positions, takes each position once, and a bundle, which may be the whole input, commits
+        now and then.
+      max_file_age_s: how often it does, at least.
+      key: the key field, whose text stands for the keys of records in an archive of events; None: they are kept.
     """
 
     def __init__(
@@ -88,15 +99,21 @@ class WriteFiles(beam.DoFn):
         route: str | None,
         max_file_bytes: int,
         topic: KafkaTopic | None = None,
+        exact: bool = False,
+        max_file_age_s: float = 60.0,
+        key: str | None = None,
     ) -> None:
         self._root, self._name, self._schema = root, name, dict(schema)
         self._event_time, self._format, self._compression, self._route = event_time, file_format, compression, route
         self._max_file_bytes = max_file_bytes
         self._topic = topic
+        self._exact, self._max_file_age_s = exact, max_file_age_s
+        self._key = key
 
     def setup(self) -> None:
         self._log = ArchiveLog(self._root, self._name)
         self._topic_ids = TopicIds(self._topic.address, self._topic.config) if self._topic else None
+        self._watched_key = self._key if SOURCE_KEY in self._schema["fields"] else None
         # Beside the data where that is a rename away; else on this machine until it is whole.
         self._scratch = None if is_local(self._root) else Path(tempfile.mkdtemp(prefix="highbeam-archive-"))
         self._spools = str(self._scratch or self._root)
@@ -106,55 +123,74 @@ class WriteFiles(beam.DoFn):
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def start_bundle(self) -> None:
-        self._bundle, self._numbers = new_id(), 0
+        self._held = self._log.held()
+        self._start()
+
+    def _start(self) -> None:
+        self._bundle, self._numbers, self._since = new_id(), 0, time.monotonic()
         self._open: dict[str, _Open] = {}
         self._closed: list[_Open] = []
-        self._seen: dict[tuple[str, int], tuple[int, int]] = {}
-        self._held = self._log.held()
+        self._closed_bytes = 0
+        self._written = Ranges()
 
     def process(self, block: Block) -> None:
         block = self._new(block)
         if not block.num_rows:
             return
+        if self._watched_key and other_keys(block, self._watched_key):
+            _LOGGER.warning(_OTHER_KEYS, self._watched_key)
+            self._watched_key = None  # once is enough
         for folder, rows in self._partitioned(block):
             with writing(self._spools):
                 file = self._open.get(folder) or self._begin(folder)
-                file.rows.write(archive_rows(rows, self._schema))
+                file.rows.write(archive_rows(rows, self._schema, self._key))
                 file.count += rows.num_rows
                 if file.file.tell() >= self._max_file_bytes:
                     self._close(folder)
+        if self._exact and self._is_enough():
+            self._commit()
+
+    def _is_enough(self) -> bool:
+        """Whether so much is open that a kill would repeat a lot, or the files become too many."""
+        size = self._closed_bytes + sum(file.file.tell() for file in self._open.values())
+        aged = time.monotonic() - self._since >= self._max_file_age_s
+        return aged or size >= self._max_file_bytes or len(self._open) >= _MAX_OPEN_FILES
 
     def finish_bundle(self) -> None:
+        self._commit()
+
+    def _commit(self) -> None:
         with writing(self._spools):
             for folder in list(self._open):
                 self._close(folder)
-        if not self._closed:
-            return
-        if self._topic_ids and self._topic:
-            self._topic_ids.check(self._topic)
-        ranges = {partition: np.array([span], np.int64) for partition, span in self._seen.items()}
-        with writing(self._root):
-            files = [self._finished(file) for file in self._closed]
-            self._log.commit(self._bundle, files, Ranges(ranges))
-        rows = sum(file.rows for file in files)
-        metrics.inc(metrics.ARCHIVED, rows)
-        metrics.inc(metrics.ARCHIVED_FILES, len(files))
+        if self._closed:
+            if self._topic_ids and self._topic:
+                self._topic_ids.check(self._topic)
+            with writing(self._root):
+                files = [self._finished(file) for file in self._closed]
+                self._log.commit(self._bundle, files, self._written if self._exact else self._written.spans())
+            self._held |= self._written
+            metrics.inc(metrics.ARCHIVED, sum(file.rows for file in files))
+            metrics.inc(metrics.ARCHIVED_FILES, len(files))
+        self._start()
 
     def _new(self, block: Block) -> Block:
         """Without the rows the archive has already; notes the positions of the others."""
-        topic = self._positions(block.column(SOURCE_PREFIX + "topic")[0].as_py())
-        partitions = block.column(SOURCE_PREFIX + "partition").to_numpy()
-        offsets = block.column(SOURCE_PREFIX + "offset").to_numpy()
+        topics, partitions, offsets = (block.column(SOURCE_PREFIX + name) for name in ("topic", "partition", "offset"))
+        names, offsets = [self._positions(name) for name in topics.dictionary.to_pylist()], offsets.to_numpy()
+        groups = partitions.to_numpy() + (topics.indices.to_numpy().astype(np.int64) << 32)
         keep = np.ones(len(offsets), np.bool_)
-        for p in np.unique(partitions).tolist():
-            here = partitions == p
+        for group in np.unique(groups).tolist():
+            partition = names[group >> 32], group & 0xFFFFFFFF
+            here = np.flatnonzero(groups == group)
             mine = offsets[here]
-            known = self._held.holds((topic, p), mine)
-            keep[here] = ~known
-            if not known.all():
-                fresh = mine[~known]
-                first, last = self._seen.get((topic, p), (fresh[0], fresh[0]))
-                self._seen[topic, p] = min(int(fresh.min()), first), max(int(fresh.max()), last)
+            fresh = ~self._held.holds(partition, mine)
+            if self._exact:
+                fresh &= ~self._written.holds(partition, mine) & _firsts(mine)
+            keep[here] = fresh
+            if fresh.any():
+                made = Ranges.exactly if self._exact else Ranges.span
+                self._written |= made(partition, mine[fresh])
         if keep.all():
             return block
         metrics.inc(metrics.ALREADY_ARCHIVED, int((~keep).sum()))
@@ -202,6 +238,7 @@ class WriteFiles(beam.DoFn):
         done = self._open.pop(folder)
         if isinstance(done.rows, pq.ParquetWriter):
             done.rows.close()
+        self._closed_bytes += done.file.tell()
         done.file.close()
         self._closed.append(done)
 
@@ -213,6 +250,13 @@ class WriteFiles(beam.DoFn):
             file.spool.unlink()
         final = f"{self._root}/{file.folder}/part-{self._bundle}-{file.number}.{self._format}"
         return Finished(temporary, final, file.count)
+
+
+def _firsts(values: Longs) -> NDArray[np.bool_]:
+    """Which of the values were not there before, bool [n]."""
+    first = np.zeros(len(values), np.bool_)
+    first[np.unique(values, return_index=True)[1]] = True
+    return first
 
 
 def hour_folder(hour: int) -> str:

@@ -14,15 +14,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.transforms.window import TimestampedValue
+from numpy.typing import NDArray
 
 from beam_jobs import metrics
-from beam_jobs.archive_rows import PROPERTY, SOURCE_FIELDS, Content, archive_schema
+from beam_jobs.archive_rows import PROPERTY, SOURCE_FIELDS, SOURCE_KEY, Content, archive_schema
 from beam_jobs.block import MAX_BLOCK_ROWS, RAW_SCHEMA, Block, min_timestamp, take, with_source
 from beam_jobs.codec.avro_file import read_avro
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError
 from beam_jobs.io.archive_log import FOLDER
 from beam_jobs.io.files import list_files, open_file, patiently
+from beam_jobs.io.kafka_source import drain_requested
 from use_cases import UseCase
 
 SUFFIXES = (".avro", ".parquet")
@@ -39,6 +41,11 @@ class ArchiveInput:
     content: Content
     start_ms: int | None  # event time, inclusive
     end_ms: int | None  # event time, exclusive
+    keyless: frozenset[str] = frozenset()  # files of events from before keys were kept: the key field stands for them
+
+    def key_of(self, path: str) -> str | None:
+        """The column that stands for the records' keys in a file; None: they are there."""
+        return self.use_case.key if self.content == "features" or path in self.keyless else None
 
 
 def find(root: str, start_ms: int | None = None, end_ms: int | None = None) -> list[str]:
@@ -107,16 +114,18 @@ def open_archive(root: str, use_case: UseCase, start_ms: int | None = None, end_
       UserError: no file, another use case, mixed content, or features of another preprocessing.
     """
     files = find(root, start_ms, end_ms)
-    contents = set()
+    contents, keyless = set(), set()
     for path in files:
         about = described(path)
         if about is None:
             raise UserError(f"{path}: not written by beam_jobs.archive, its positions are not known")
         check_content(path, about, use_case)
         contents.add(about["content"])
+        if about["content"] == "events" and not about.get("keys"):
+            keyless.add(path)
     if len(contents) > 1:
         raise UserError(f"{root} holds features as well as events; keep them in folders of their own")
-    return ArchiveInput(tuple(files), use_case, contents.pop(), start_ms, end_ms)
+    return ArchiveInput(tuple(files), use_case, contents.pop(), start_ms, end_ms, frozenset(keyless))
 
 
 def _open(path: str) -> IO[bytes]:
@@ -135,15 +144,58 @@ def read_rows(path: str, schema: Mapping[str, Any], columns: Sequence[str] | Non
             return
         wanted = arrow_schema(schema, columns)
         try:
-            for batch in pq.ParquetFile(file).iter_batches(MAX_BLOCK_ROWS, columns=wanted.names):
-                arrays = [batch.column(f.name).cast(f.type) for f in wanted]
+            table = pq.ParquetFile(file)
+            # As Avro's defaults do it: what was added since is null in older files.
+            added = {f["name"] for f in schema["fields"] if f.get("default", ...) is None}
+            missing = added - set(table.schema_arrow.names)
+            for batch in table.iter_batches(MAX_BLOCK_ROWS, columns=wanted.names):
+                arrays = [
+                    batch.column(f.name).cast(f.type) if f.name not in missing else pa.nulls(batch.num_rows, f.type)
+                    for f in wanted
+                ]
                 yield pa.RecordBatch.from_arrays(arrays, schema=wanted)
         except (OSError, KeyError, pa.ArrowException) as error:
             raise UserError(f"{path}: can't be read ({' '.join(str(error).split())[:200]})") from error
 
 
+def wanted_rows(archive: ArchiveInput, event_times: pa.Array) -> NDArray[np.bool_]:
+    """Which rows lie between the bounds of event time, bool [n]."""
+    times = event_times.cast(pa.timestamp("ms", "UTC")).cast(pa.int64()).to_numpy()
+    keep = np.ones(len(times), np.bool_)
+    if archive.start_ms is not None:
+        keep &= times >= archive.start_ms
+    if archive.end_ms is not None:
+        keep &= times < archive.end_ms
+    return keep
+
+
+def as_block(rows: pa.RecordBatch, key: str | None) -> Block:
+    """Rows of an archive as a features or events block; values and headers are null.
+
+    Args:
+      key: the column whose text is the records' key; None: the archive has kept their keys.
+    """
+    columns = {field["name"]: rows.column(field["name"]) for field in SOURCE_FIELDS}
+    n = rows.num_rows
+    kept = rows.column(SOURCE_KEY["name"]) if key is None else rows.column(key).cast(pa.string()).cast(pa.binary())
+    raw = pa.RecordBatch.from_arrays(
+        [
+            columns["source_topic"].dictionary_encode(),
+            columns["source_partition"],
+            columns["source_offset"],
+            columns["source_timestamp"].cast(RAW_SCHEMA.field("timestamp").type),
+            kept,
+            pa.nulls(n, pa.binary()),
+            pa.nulls(n, RAW_SCHEMA.field("headers").type),
+        ],
+        schema=RAW_SCHEMA,
+    )
+    own = {*columns, SOURCE_KEY["name"]}
+    return with_source(rows.select([name for name in rows.schema.names if name not in own]), raw)
+
+
 class ReadFiles(beam.DoFn):
-    """File names to blocks of the archive's content with their source columns; values and headers are null."""
+    """File names to blocks of the archive's content with their source columns."""
 
     def __init__(self, archive: ArchiveInput) -> None:
         self._archive = archive
@@ -151,39 +203,17 @@ class ReadFiles(beam.DoFn):
     def process(self, path: str) -> Iterator[TimestampedValue]:
         archive = self._archive
         schema = archive_schema(archive.use_case, archive.content)
+        key = archive.key_of(path)
         for rows in read_rows(path, schema):
+            if drain_requested():
+                return
+            keep = wanted_rows(archive, rows.column(archive.use_case.event_time))
+            rows = rows if keep.all() else take(rows, np.flatnonzero(keep))
             for start in range(0, rows.num_rows, MAX_BLOCK_ROWS):
-                block = self._block(rows.slice(start, MAX_BLOCK_ROWS))
-                if block.num_rows:
-                    metrics.inc(metrics.RECORDS_READ, block.num_rows)
-                    yield TimestampedValue(block, min_timestamp(block))
-
-    def _block(self, rows: pa.RecordBatch) -> Block:
-        archive = self._archive
-        if archive.start_ms is not None or archive.end_ms is not None:
-            times = rows.column(archive.use_case.event_time).cast(pa.timestamp("ms", "UTC")).cast(pa.int64()).to_numpy()
-            keep = np.ones(len(times), np.bool_)
-            if archive.start_ms is not None:
-                keep &= times >= archive.start_ms
-            if archive.end_ms is not None:
-                keep &= times < archive.end_ms
-            rows = take(rows, np.flatnonzero(keep))
-        columns = {field["name"]: rows.column(field["name"]) for field in SOURCE_FIELDS}
-        key = rows.column(archive.use_case.key)
-        n = rows.num_rows
-        raw = pa.RecordBatch.from_arrays(
-            [
-                columns["source_topic"].dictionary_encode(),
-                columns["source_partition"],
-                columns["source_offset"],
-                columns["source_timestamp"].cast(RAW_SCHEMA.field("timestamp").type),
-                key.cast(pa.string()).cast(pa.binary()),
-                pa.nulls(n, pa.binary()),
-                pa.nulls(n, RAW_SCHEMA.field("headers").type),
-            ],
-            schema=RAW_SCHEMA,
-        )
-        return with_source(rows.select([name for name in rows.schema.names if name not in columns]), raw)
+                block = as_block(rows.slice(start, MAX_BLOCK_ROWS), key)
+                metrics.inc(metrics.RECORDS_READ, block.num_rows)
+                yield TimestampedValue(block, min_timestamp(block))
+        metrics.inc(metrics.FILES_READ)
 
 
 class ReadFromArchive(beam.PTransform):

@@ -8,6 +8,9 @@ Beside the data, under ``_archive/NAME/`` (readers of data pass over names that 
 Writing a commit is one atomic step; it is what makes the files count. They are then renamed to where they belong, which
 can be repeated. So after a kill at any moment: with a commit, the renames are finished; without one, the files in
 ``unfinished/`` are removed and their records read again. A record whose offset a commit holds is never written twice.
+
+A commit says a span where its bundle has read everything between its ends, as a topic is read; where rows come in any
+order, it says the exact offsets.
 """
 
 from __future__ import annotations
@@ -46,6 +49,21 @@ class Ranges:
             return np.zeros(len(offsets), np.bool_)
         place = np.searchsorted(ranges[:, 0], offsets, "right") - 1
         return (place >= 0) & (offsets <= ranges[np.maximum(place, 0), 1])
+
+    @staticmethod
+    def exactly(partition: Partition, offsets: Longs) -> Ranges:
+        """These offsets of a partition and no others, given in any order (one at least)."""
+        ordered = np.unique(offsets)
+        return Ranges({partition: _merged(np.stack([ordered, ordered], axis=1))})
+
+    @staticmethod
+    def span(partition: Partition, offsets: Longs) -> Ranges:
+        """A partition's offsets from the smallest to the largest of these, what lies between included."""
+        return Ranges({partition: np.array([[offsets.min(), offsets.max()]], np.int64)})
+
+    def spans(self) -> Ranges:
+        """Each partition's offsets from its first to its last, what lies between included."""
+        return Ranges({partition: np.array([[of[0, 0], of[-1, 1]]]) for partition, of in self.of.items()})
 
     def __or__(self, other: Ranges) -> Ranges:
         both = dict(self.of)

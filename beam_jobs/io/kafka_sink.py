@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from beam_jobs import metrics
@@ -33,6 +35,8 @@ ROW_SCHEMA = pa.schema(
         pa.field("headers", HEADERS_TYPE),
     ]
 )
+
+_EXTRAS = ("partition", "timestamp", "headers")  # columns beside value and key, in the order they are handed on
 
 DRAIN_TIMEOUT_S = 30.0  # how long an ending job waits for a cluster that is away before its bundle fails
 _SAY_AWAY_AFTER_S = 2.0  # a broker that is merely slow is not reported
@@ -88,6 +92,7 @@ class WriteBlocks(beam.DoFn):
         self._waiting_since: float | None = None
         self._said_away = False
         self._rows = 0
+        self._extras = False  # there are rows of more than key and value
         self._timestamps_ms: list[float] = []
 
     def process(self, block: pa.RecordBatch, timestamp: Any = beam.DoFn.TimestampParam) -> None:
@@ -136,12 +141,16 @@ class WriteBlocks(beam.DoFn):
                 except (BufferError, KafkaException) as error:
                     self._produce_one(error, {"value": value, "key": key})
         else:
-            for row in zip(*columns.values(), strict=True):
-                arguments = dict(zip(columns, row, strict=True))
+            self._extras = True
+            every = {"partition": -1, "timestamp": 0, "headers": None} | columns  # the client's defaults
+            extras = (v if isinstance(v, list) else repeat(v, block.num_rows) for k, v in every.items() if k in _EXTRAS)
+            for value, key, *more in zip(columns["value"], columns["key"], *extras, strict=True):
+                partition, timestamp, headers = more
                 try:
-                    produce(topic, **arguments)
+                    produce(topic, value, key, partition, timestamp=timestamp, headers=headers)
                 except (BufferError, KafkaException) as error:
-                    self._produce_one(error, arguments)
+                    row = dict(zip(_EXTRAS, more, strict=True))
+                    self._produce_one(error, {"value": value, "key": key, **row})
         self._producer.poll(0)
 
     def _produce_one(self, error: BufferError | KafkaException, row: dict[str, Any]) -> None:
@@ -182,6 +191,12 @@ class WriteBlocks(beam.DoFn):
 
     def _mend(self) -> None:
         """Deals with refused rows: too large ones go through ``on_too_large``, any other failure is raised."""
+        if self._extras:  # the client does not give back the headers and timestamps of what was refused
+            sizes = [len(row["value"] or b"") for row in self._take_failed()]
+            raise UserError(
+                f"{self._address}: {len(sizes)} records of up to {max(sizes)} bytes are more than the topic takes, one "
+                "by one or as a batch; raise its max.message.bytes, or set a smaller batch.size in --kafka_config"
+            )
         # A whole batch is refused for one large row: each row gets its own chance.
         too_large = [row for row in self._take_failed() if self._too_large_alone(row)]
         if not too_large:
@@ -231,11 +246,17 @@ def _columns(block: Block) -> dict[str, list[Any]]:
     columns = {"value": block.column("value").to_pylist(), "key": block.column("key").to_pylist()}
     names = block.schema.names
     if "headers" in names and block.column("headers").null_count < block.num_rows:
-        columns["headers"] = [
-            [(header["key"], header["value"]) for header in row or ()] for row in block.column("headers").to_pylist()
-        ]
+        columns["headers"] = _pairs(block.column("headers"))
     if "timestamp" in names:
         columns["timestamp"] = block.column("timestamp").cast(pa.timestamp("ms", "UTC")).view(pa.int64()).to_pylist()
     if "partition" in names:
         columns["partition"] = block.column("partition").to_pylist()
     return columns
+
+
+def _pairs(headers: pa.Array) -> list[list[tuple[str, bytes | None]]]:
+    """HEADERS_TYPE as the client takes it."""
+    flat = headers.flatten()
+    pairs = list(zip(flat.field("key").to_pylist(), flat.field("value").to_pylist(), strict=True))
+    ends = np.cumsum(pc.fill_null(pc.list_value_length(headers), 0).to_numpy()).tolist()
+    return [pairs[start:end] for start, end in zip([0, *ends], ends, strict=False)]

@@ -16,13 +16,14 @@ from beam_jobs.cli import say
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError
 from beam_jobs.io.archive import COMPRESSIONS, WriteFiles
+from beam_jobs.io.archive_input import ArchiveInput
 from beam_jobs.io.archive_log import ArchiveLog
 from beam_jobs.io.files import check_access, root_of, writing
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_topic_id import KafkaTopic
 from beam_jobs.io.uri import KafkaAddress, parse
 from beam_jobs.lookup import LookupFile, describe
-from beam_jobs.preflight.addresses import kafka_source, prepare_outputs
+from beam_jobs.preflight.addresses import archive_input, kafka_source, prepare_outputs
 from schemas.client import SchemaSource, for_registry
 from use_cases import UseCase
 
@@ -39,7 +40,8 @@ class ArchiveJob:
     use_case: UseCase
     content: Content
     columns: tuple[str, ...]  # fields of the events that are decoded
-    source: dict[str, Any]  # arguments of ReadFromKafka
+    source: dict[str, Any]  # arguments of ReadFromKafka; empty: the input is an archive
+    archive: ArchiveInput | None
     config: KafkaConfig
     writers: SchemaSource
     write: WriteFiles
@@ -81,27 +83,38 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     root = root_of(parsed.view_as(options.OutputOptions).output)
     check_access(root)
     name = f"archive/{use_case.name}"
-    config, source, live = kafka_source(parsed, name)
+    given = parsed.view_as(options.InputOptions)
+    archive = archive_input(given, use_case)
+    config = KafkaConfig.from_file(parsed.view_as(options.ConnectionOptions).kafka_config)
+    source: dict[str, Any] = {}
+    live = False
+    if archive:
+        check_archive(archive, content, root_of(given.input), root)
+    else:
+        config, source, live = kafka_source(parsed, name)
     dead = parse(bad.dead_letters)
-    prepare_outputs(parsed, config, [dead], source["address"])
+    prepare_outputs(parsed, config, [dead], source.get("address"))
     writers = for_registry(
         parsed.view_as(options.ConnectionOptions).schema_registry, use_case.schema, dict(config.settings)
     )
     writers.check()
     # One log for each stream into the archive: two of them may run at once, and their positions have nothing in common.
-    log = f"{use_case.name}-{content}-{source['address'].topic}"
-    topic = KafkaTopic.find(source["address"], config)
+    log = f"{use_case.name}-{content}" + ("@archive" if archive else f"-{source['address'].topic}")
+    topic = None if archive else KafkaTopic.find(source["address"], config)
     with writing(root):
         ArchiveLog(root, log).check_writable()
         _recover(ArchiveLog(root, log), topic)
-    source |= {
-        "max_latency_s": None,
-        "max_bundle_s": wanted.max_file_age,
-        "gather_s": wanted.max_file_age if live else 0.0,
-        "max_blocks_per_bundle": max(1, int(wanted.max_file_mb * _MB // _BYTES_PER_BLOCK)),
-    }
-    say(writers.describe())
-    say(f"reading {source['address']} from {source['start']}" + ("" if live else f" until {source['until']}"))
+    if archive:
+        say(f"reading {len(archive.files)} files of {archive.content} from {given.input}")
+    else:
+        source |= {
+            "max_latency_s": None,
+            "max_bundle_s": wanted.max_file_age,
+            "gather_s": wanted.max_file_age if live else 0.0,
+            "max_blocks_per_bundle": max(1, int(wanted.max_file_mb * _MB // _BYTES_PER_BLOCK)),
+        }
+        say(writers.describe())
+        say(f"reading {source['address']} from {source['start']}" + ("" if live else f" until {source['until']}"))
     say(f"writing {content} to {root}, a file an hour of event time, finished every {wanted.max_file_age:g} s")
     label = carried(use_case)
     needed = rows.names if content == "events" else [*preprocessor.input_columns, *([label] if label else [])]
@@ -112,6 +125,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
         content=content,
         columns=tuple(field["name"] for field in use_case.schema["fields"] if field["name"] in needed),
         source=source,
+        archive=archive,
         config=config,
         writers=writers,
         write=WriteFiles(
@@ -124,6 +138,9 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
             wanted.route_by,
             int(wanted.max_file_mb * _MB),
             topic,
+            exact=archive is not None,
+            max_file_age_s=wanted.max_file_age,
+            key=None if wanted.keep_keys else use_case.key,
         ),
         lookup=lookup,
         lookup_every_s=wanted.enrich_every,
@@ -133,8 +150,11 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     )
 
 
-def _recover(log: ArchiveLog, topic: KafkaTopic) -> None:
+def _recover(log: ArchiveLog, topic: KafkaTopic | None) -> None:
     """Makes the log ready, and says so where it knows another topic of the same name."""
+    if topic is None:
+        log.recover()
+        return
     name = topic.address.topic
     # A log of a time when the topic had no id: nothing tells its positions from the topic's of today.
     held = log.recover({name: topic.positions()} if topic.id else {})
@@ -161,6 +181,14 @@ def _lookup(wanted: options.ArchiveOptions, use_case: UseCase, rows: pa.Schema) 
         raise UserError(f"--enrich: {' '.join(str(error).split())}") from error
     say(f"enriching with {lookup.path} by {key}: {', '.join(field['name'] for field in lookup.fields)}")
     return lookup
+
+
+def check_archive(archive: ArchiveInput, content: Content, source: str, target: str) -> None:
+    """Refuses what an archive can't be made from: features back into events, or from itself."""
+    if archive.content == "features" and content == "events":
+        raise UserError(f"{source} holds features, which can't be turned back into events; leave out --raw")
+    if f"{target}/".startswith(f"{source}/") or f"{source}/".startswith(f"{target}/"):
+        raise UserError(f"--output {target}: within --input, or around it; name a folder of its own")
 
 
 def _is_text(kind: pa.DataType) -> bool:

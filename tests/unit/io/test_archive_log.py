@@ -37,6 +37,15 @@ def test_a_union_of_ranges_holds_what_its_parts_hold(parts: list[list[tuple[int,
     assert again.holds(("t", 0), offsets).tolist() == expected
 
 
+@given(st.lists(st.integers(0, 60), min_size=1), st.lists(st.integers(0, 60), min_size=1))
+def test_exact_offsets_hold_nothing_else(first: list[int], second: list[int]) -> None:
+    both = Ranges.exactly(("t", 0), np.array(first)) | Ranges.exactly(("t", 0), np.array(second))
+    assert np.flatnonzero(both.holds(("t", 0), np.arange(70))).tolist() == sorted({*first, *second})
+    spans = Ranges.span(("t", 0), np.array(first)) | Ranges.span(("t", 0), np.array(second))
+    whole = range(min(first + second), max(first + second) + 1)
+    assert np.flatnonzero(spans.spans().holds(("t", 0), np.arange(70))).tolist() == list(whole)
+
+
 class Files:
     """An archive with files that are about to be committed."""
 

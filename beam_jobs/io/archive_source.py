@@ -1,0 +1,215 @@
+"""The replay source: an archive's rows in their first order, over Beam's ``UnboundedSource``, paced by event time.
+
+Bundles end every second, so that what was read is written and acknowledged as the replay goes on. A reader parks its
+sweep, with the open files, under its checkpoint mark; one that finds none there starts a sweep of its own at the mark.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam import coders
+from apache_beam.io.unbounded_source import (
+    CheckpointMark,
+    ReadFromUnboundedSource,
+    UnboundedReader,
+    UnboundedSource,
+)
+from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
+
+from beam_jobs import metrics
+from beam_jobs.block import MAX_BLOCK_ROWS, Block, BlockCoder, min_timestamp
+from beam_jobs.io.archive_input import ArchiveInput, as_block
+from beam_jobs.io.archive_sweep import NONE_YET, Contents, Part, Sweep
+from beam_jobs.io.idle import IdleCache
+from beam_jobs.io.kafka_source import drain_requested
+
+_BLOCKS_PER_BUNDLE = 40
+_POLL_S = 0.05  # how long a paced reader with nothing due lets the runner wait
+
+
+@dataclass(frozen=True)
+class SweepMark(CheckpointMark):
+    """How far a reader is."""
+
+    after: tuple[int, ...] | None = None  # for each partition the first offset not handed out; None: nothing was
+    reached_ms: int = NONE_YET  # event time
+    began: tuple[float, int] | None = None  # time.time() and the event time that was due then
+    done: bool = False
+
+    def to_json(self) -> bytes:
+        return json.dumps([self.after, self.reached_ms, self.began, self.done]).encode()
+
+    @staticmethod
+    def from_json(data: bytes) -> SweepMark:
+        """The inverse of ``to_json``."""
+        after, reached_ms, began, done = json.loads(data)
+        return SweepMark(after and tuple(after), reached_ms, began and tuple(began), done)
+
+
+class _MarkCoder(coders.Coder):
+    def encode(self, value: SweepMark) -> bytes:
+        return value.to_json()
+
+    def decode(self, encoded: bytes) -> SweepMark:
+        return SweepMark.from_json(encoded)
+
+    def is_deterministic(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, eq=False)
+class ArchiveSource(UnboundedSource):
+    """Events blocks of an archive of events; see :class:`SweepArchive`. Equal by name: Beam pickles each one once."""
+
+    archive: ArchiveInput
+    contents: Contents
+    speed: float | None
+    block_rows: int = MAX_BLOCK_ROWS
+    now: Callable[[], float] = time.time
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ArchiveSource) and other.name == self.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def split(self, desired_num_splits: int, options: Any = None) -> list[UnboundedSource]:
+        return [self]
+
+    def create_reader(self, options: Any, checkpoint_mark: SweepMark | None) -> UnboundedReader:
+        return SweepReader(self, checkpoint_mark or SweepMark())
+
+    def get_checkpoint_mark_coder(self) -> coders.Coder:
+        return _MarkCoder()
+
+    def default_output_coder(self) -> coders.Coder:
+        return BlockCoder()
+
+
+class _Session:
+    """A sweep and what of it is not handed out yet."""
+
+    def __init__(self, source: ArchiveSource, mark: SweepMark) -> None:
+        after = None if mark.after is None else np.array(mark.after, np.int64)
+        self.sweep = Sweep(source.archive, source.contents, after, mark.reached_ms)
+        self.part: Part | None = None
+        self.after = np.full(len(source.contents.partitions), NONE_YET) if after is None else after.copy()
+
+    def close(self) -> None:
+        self.sweep.close()
+
+
+SESSIONS: IdleCache[_Session] = IdleCache(_Session.close)
+
+
+class SweepReader(UnboundedReader):
+    """Reads blocks from ``mark`` on; with nothing due it says so, and the runner comes back."""
+
+    def __init__(self, source: ArchiveSource, mark: SweepMark) -> None:
+        self._source, self._mark = source, mark
+        self._session: _Session | None = None
+        self._parked: tuple[object, _Session] | None = None
+        self._block: Block | None = None
+
+    def start(self) -> bool:
+        return self.advance()
+
+    def advance(self) -> bool:
+        self._block = None
+        if drain_requested() or self._mark.done:
+            self._finish()
+            return False
+        session = self._open()
+        if session.part is None:
+            session.part = session.sweep.next()
+            if session.part is None:
+                self._finish()
+                return False
+        part, source = session.part, self._source
+        rows, began = len(part), self._mark.began
+        if source.speed is not None:
+            began = began or (source.now(), int(part.due_ms[0]))
+            due = began[1] + (source.now() - began[0]) * 1000 * source.speed
+            rows = int(np.searchsorted(part.due_ms, due, "right"))
+        rows = min(rows, source.block_rows)
+        handed = part.slice(0, rows)
+        session.part = part.slice(rows, len(part)) if rows < len(part) else None
+        if rows:
+            np.maximum.at(session.after, handed.partitions, handed.offsets + 1)
+            self._block = as_block(handed.rows, None)
+            metrics.inc(metrics.RECORDS_READ, rows)
+            metrics.TOTALS.reached_ms = int(handed.due_ms[-1])
+        reached = int(handed.due_ms[-1]) if rows else self._mark.reached_ms
+        self._mark = SweepMark(tuple(session.after.tolist()), reached, began)
+        return rows > 0
+
+    def get_current(self) -> Block:
+        assert self._block is not None
+        return self._block
+
+    def get_current_timestamp(self) -> Timestamp:
+        assert self._block is not None
+        return min_timestamp(self._block)
+
+    def get_watermark(self) -> Timestamp:
+        return MAX_TIMESTAMP if self._mark.done else MIN_TIMESTAMP
+
+    def get_checkpoint_mark(self) -> SweepMark:
+        session, self._session = self._session, None
+        self._block = None
+        if session is not None:
+            self._parked = (self._key(), session)
+            SESSIONS.park(*self._parked)
+        return self._mark
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        if self._parked is not None:
+            SESSIONS.discard(*self._parked)
+            self._parked = None
+
+    def _finish(self) -> None:
+        self._mark = SweepMark(self._mark.after, self._mark.reached_ms, self._mark.began, done=True)
+
+    def _key(self) -> object:
+        return self._source.name, self._mark.to_json()
+
+    def _open(self) -> _Session:
+        if self._session is None:
+            self._parked = None
+            self._session = SESSIONS.take(self._key()) or _Session(self._source, self._mark)
+        return self._session
+
+
+class SweepArchive(beam.PTransform):
+    """Reads an archive of events as events blocks, each partition in the order it had on its topic.
+
+    Args:
+      archive, contents: as ``archive_input.open_archive`` and ``archive_sweep.look_through`` give them.
+      speed: seconds of event time a second, counted from the first row; None: as fast as it goes. A row is due with the
+        latest event before it in its partition, so that late ones do not come early.
+    """
+
+    def __init__(self, archive: ArchiveInput, contents: Contents, speed: float | None = None) -> None:
+        super().__init__()
+        self._source = ArchiveSource(archive, contents, speed)
+
+    def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection[pa.RecordBatch]:
+        return pbegin | "Sweep" >> ReadFromUnboundedSource(
+            self._source,
+            poll_interval=_POLL_S,
+            max_records_per_bundle=_BLOCKS_PER_BUNDLE,
+            max_read_time_seconds=1.0,
+        )

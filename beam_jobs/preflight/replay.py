@@ -1,0 +1,118 @@
+"""What ``replay`` needs, checked."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+import use_cases
+from beam_jobs import options
+from beam_jobs.cli import say
+from beam_jobs.errors import UserError
+from beam_jobs.io.archive_input import ArchiveInput
+from beam_jobs.io.archive_sweep import Contents, look_through
+from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.uri import KafkaAddress, parse
+from beam_jobs.preflight.addresses import archive_input, prepare_outputs
+from beam_jobs.replay_records import value_schema
+from beam_jobs.report import time_text
+from schemas.client import ShippedSchemas, for_registry
+
+_SPEED = re.compile(r"([0-9]+(?:\.[0-9]+)?)x")
+_TELL_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class ReplayJob:
+    """Everything the wiring of ``replay`` needs, checked."""
+
+    archive: ArchiveInput
+    contents: Contents
+    speed: float | None  # seconds of event time a second; None: as fast as it goes
+    config: KafkaConfig
+    output: KafkaAddress
+    schema: dict[str, Any]  # of the values
+    schema_id: int
+
+
+def replay_job(parsed: PipelineOptions, workers: int = 1) -> ReplayJob:
+    """Checks the options of ``replay`` and looks through the archive.
+
+    Args:
+      workers: processes that were asked for.
+
+    Raises:
+      UserError: the first thing that is wrong, with its remedy.
+    """
+    options.require(parsed, "use_case", "input", "output")
+    if workers != 1:
+        raise UserError(f"--direct_num_workers={workers}: one process keeps the order of a replay; leave it out")
+    speed = parse_speed(parsed.view_as(options.ReplayOptions).speed)
+    use_case = use_cases.load(parsed.view_as(options.UseCaseOptions).use_case)
+    given = parsed.view_as(options.InputOptions)
+    output = parse(parsed.view_as(options.OutputOptions).output)
+    archive = archive_input(given, use_case)
+    if archive is None:
+        raise UserError(f"--input {given.input}: expected an archive, gs://bucket/folder, file:///folder or a path")
+    if archive.content == "features":
+        raise UserError(
+            f"{given.input} holds features, what preprocessing has made of the events: no job reads them from a topic; "
+            "replay an archive of events (beam_jobs.archive --raw), or name this one as --input of score"
+        )
+    config = KafkaConfig.from_file(parsed.view_as(options.ConnectionOptions).kafka_config)
+    writers = for_registry(
+        parsed.view_as(options.ConnectionOptions).schema_registry, use_case.schema, dict(config.settings)
+    )
+    writers.check()
+    schema = value_schema(use_case, registry=not isinstance(writers, ShippedSchemas))
+    prepare_outputs(parsed, config, [output], None)
+    say(writers.describe())
+    contents = look_through(archive, _teller())
+    say(
+        f"{contents.rows:,} events in {len(contents.files):,} files of {given.input}, "
+        f"{time_text(contents.first_ms)} to {time_text(contents.last_ms)}"
+    )
+    if not all(file.in_order for file in contents.files):
+        say("some files are not in the order of their topic (made from another archive): each is read as a whole")
+    say(f"writing to {output}, " + (f"{speed:g} times as fast as it happened" if speed else "as fast as it goes"))
+    return ReplayJob(
+        archive=archive,
+        contents=contents,
+        speed=speed,
+        config=config,
+        output=output,
+        schema=schema,
+        schema_id=writers.register(f"{output.topic}-value", schema),
+    )
+
+
+def parse_speed(text: str | None) -> float | None:
+    """The factor of ``--speed 10x``; None for None.
+
+    Raises:
+      UserError: it is none, or 0.
+    """
+    if text is None:
+        return None
+    match = _SPEED.fullmatch(text.strip().lower())
+    if match is None or float(match[1]) == 0:
+        raise UserError(f"--speed {text}: expected a factor like 1x, 10x or 0.5x; leave it out for full speed")
+    return float(match[1])
+
+
+def _teller() -> Callable[[int, int], None]:
+    """Says now and then how far looking through the archive is."""
+    told = time.monotonic()
+
+    def tell(done: int, files: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > _TELL_EVERY_S:
+            told = time.monotonic()
+            say(f"looked through {done:,} of {files:,} files")
+
+    return tell

@@ -1,0 +1,56 @@
+"""Puts an archive of events back on a topic, with its keys, timestamps and order; as fast as it goes, or paced.
+
+    python -m beam_jobs.replay --use_case car_sensors --input archive/car_sensors \\
+        --output kafka://localhost:9092/sensor-data-again --speed 10x
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import apache_beam as beam
+
+from beam_jobs import launch, options
+from beam_jobs.block import Block
+from beam_jobs.cli import run
+from beam_jobs.io.archive_source import SweepArchive
+from beam_jobs.io.kafka import WriteToKafka
+from beam_jobs.preflight.replay import ReplayJob, replay_job
+from beam_jobs.replay_records import ToOriginalRecords
+from beam_jobs.report import conclude_replay
+
+CONCERNS = (
+    options.UseCaseOptions,
+    options.OutputOptions,
+    options.ReplayOptions,
+    options.InputOptions,
+    options.ConnectionOptions,
+    options.StorageOptions,
+    options.ReportOptions,
+)
+
+
+def build(pipeline: beam.Pipeline, job: ReplayJob) -> None:
+    """Wires the job into ``pipeline``."""
+    to_records = ToOriginalRecords(job.schema, job.schema_id)
+    (
+        pipeline
+        | "Read" >> SweepArchive(job.archive, job.contents, job.speed)
+        | "Records" >> beam.ParDo(to_records).with_output_types(Block)
+        | "Write" >> WriteToKafka(job.output, job.config)
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses, checks everything that can be checked before the start, runs, says how far it came."""
+    parsed = options.parse("python -m beam_jobs.replay", (__doc__ or "").splitlines()[0], argv, *CONCERNS)
+    with launch.start_workers(parsed) as workers:
+        job = replay_job(parsed, workers.count)
+        report = parsed.view_as(options.ReportOptions).report
+        done = partial(conclude_replay, path=report, wanted=job.contents.rows)
+        return launch.run_job(parsed, [partial(build, job=job)], False, done, workers)
+
+
+if __name__ == "__main__":
+    run(main)
