@@ -8,7 +8,7 @@ where a block ended. It is rounded once, when it is read, to the nearest double.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,36 +31,9 @@ _LIMBS = 67  # of 32 bits: 2**-1074 to 2**1070
 _DIGIT = 0xFFFFFFFF
 _BIAS = 1074
 _HEAD = 55  # bits of a sum that decide how it is rounded: two more than a double has
+_LARGEST = float(np.finfo(np.float64).max)
 _SQUARABLE = 2.0**510  # the largest value whose square is exact in two doubles
 _NAN, _PLUS, _MINUS, _HUGE = range(4)  # what no limb holds is counted
-
-
-class Lanes(NamedTuple):
-    """The window of one key, once for each lane (a pair of argument and length); the last one is for late rows."""
-
-    limbs: Ints  # [lanes + 1, 2, _LIMBS], of the values and of their squares; each may exceed its 32 bits
-    reach: Ints  # [lanes + 1, 2, 2], first and last limb in use
-    counts: Ints  # [lanes + 1], values that are not null
-    special: Ints  # [lanes + 1, 4], values no limb holds
-    starts: Ints  # [lanes + 1], first row in the window
-    queues: Ints  # [lanes + 1, 2, rows], rows that may yet be the smallest, the largest; the first one is
-    ends: Ints  # [lanes + 1, 2, 2], first row and end of each queue
-    digits: Ints  # [_LIMBS + 1], scratch
-
-
-def make_lanes(lanes: int, rows: int) -> Lanes:
-    """For keys of at most ``rows`` rows, kept and new."""
-    n = lanes + 1
-    return Lanes(
-        np.zeros((n, 2, _LIMBS), np.int64),
-        np.zeros((n, 2, 2), np.int64),
-        np.zeros(n, np.int64),
-        np.zeros((n, 4), np.int64),
-        np.zeros(n, np.int64),
-        np.zeros((n, 2, rows), np.int64),
-        np.zeros((n, 2, 2), np.int64),
-        np.zeros(_LIMBS + 1, np.int64),
-    )
 
 
 @compiled
@@ -103,7 +76,7 @@ def move(
 
 
 @compiled
-def _add(limbs: Ints, reach: Ints, value: Any, sign: Any) -> None:
+def _add(limbs: Ints, value: Any, sign: Any) -> None:
     """limbs += sign * value, exactly; ``value`` is finite."""
     bits = np.float64(value).view(np.int64)
     exponent = (bits >> 52) & 0x7FF
@@ -111,25 +84,34 @@ def _add(limbs: Ints, reach: Ints, value: Any, sign: Any) -> None:
     if exponent:
         mantissa |= 1 << 52
         exponent -= 1
-    if mantissa == 0:
-        return
     if bits < 0:
         sign = -sign
     k, shift = exponent >> 5, exponent & 31
     low, high = (mantissa & _DIGIT) << shift, (mantissa >> 32) << shift
-    limbs[k] += sign * (low & _DIGIT)
-    limbs[k + 1] += sign * (((low >> 32) & _DIGIT) + (high & _DIGIT))
-    limbs[k + 2] += sign * (high >> 32)
-    reach[0] = min(reach[0], k)
-    reach[1] = max(reach[1], k + 2)
+    limbs[np.uint64(k)] += sign * (low & _DIGIT)
+    limbs[np.uint64(k + 1)] += sign * (((low >> 32) & _DIGIT) + (high & _DIGIT))
+    limbs[np.uint64(k + 2)] += sign * (high >> 32)
 
 
 @compiled
-def _rounded(limbs: Ints, reach: Ints, digits: Ints) -> float:
-    """The sum as the nearest double, halves to the even one; infinite beyond the largest."""
-    first, last = reach[0], reach[1]
-    if first > last:
-        return 0.0
+def _reach(values: Floats, start: Any, end: Any, reach: Ints) -> None:
+    """First and last limb that sums of these values use, then those of their squares and the errors of these."""
+    low, high = 1.0, 0.0
+    for row in range(start, end):
+        size = abs(values[row])
+        if size <= _LARGEST:  # NaN is not
+            high = max(high, size)
+            if size > 0.0:
+                low = min(low, size)
+    below, above = math.frexp(low)[1] - 54, math.frexp(high)[1]  # exponents of the last and of the first bit
+    for i in range(2):
+        reach[2 * i] = max((below * (i + 1) + _BIAS) >> 5, 0)
+        reach[2 * i + 1] = min(((above * (i + 1) + _BIAS) >> 5) + 2, _LIMBS - 1)
+
+
+@compiled
+def _rounded(limbs: Ints, first: Any, last: Any, digits: Ints) -> float:
+    """The sum, in the limbs first to last, as the nearest double, halves to the even one; infinite beyond the largest."""
     carry = np.int64(0)
     for k in range(first, last + 1):
         total = limbs[k] + carry
@@ -150,9 +132,7 @@ def _rounded(limbs: Ints, reach: Ints, digits: Ints) -> float:
     head = digits[top]
     if head == 0:
         return 0.0
-    width = 0
-    while head >> width:
-        width += 1
+    width = math.frexp(float(head))[1]
     exponent = 32 * top - _BIAS
     below = top - 1
     # Further digits until the head has enough bits; what is left below only matters by not being zero.
@@ -176,119 +156,20 @@ def _rounded(limbs: Ints, reach: Ints, digits: Ints) -> float:
 
 
 @compiled
-def _square(value: Any) -> tuple[float, float]:
-    """value * value as the exact sum of two doubles (Dekker)."""
-    scaled = 134217729.0 * value
-    high = scaled - (scaled - value)
-    low = value - high
-    square = value * value
-    return square, low * low - ((square - high * high) - 2.0 * high * low)
-
-
-@compiled
-def _clear(lanes: Lanes, at: Any) -> None:
-    for i in range(2):
-        for k in range(lanes.reach[at, i, 0], lanes.reach[at, i, 1] + 1):
-            lanes.limbs[at, i, k] = 0
-        lanes.reach[at, i, 0] = _LIMBS
-        lanes.reach[at, i, 1] = -1
-        lanes.ends[at, i, :] = 0
-    lanes.counts[at] = 0
-    lanes.special[at, :] = 0
-
-
-@compiled
-def _count(lanes: Lanes, at: Any, needs: Any, value: Any, sign: Any) -> None:
-    """A value that is not null enters (sign 1) or leaves (-1) the counts and sums."""
-    lanes.counts[at] += sign
-    if not needs & (SUM | VARIANCE):
-        return
-    if math.isnan(value):
-        lanes.special[at, _NAN] += sign
-    elif math.isinf(value):
-        lanes.special[at, _PLUS if value > 0 else _MINUS] += sign
-    else:
-        _add(lanes.limbs[at, 0], lanes.reach[at, 0], value, sign)
-        if needs & VARIANCE:
-            if abs(value) > _SQUARABLE:
-                lanes.special[at, _HUGE] += sign
-            else:
-                square, error = _square(value)
-                _add(lanes.limbs[at, 1], lanes.reach[at, 1], square, sign)
-                _add(lanes.limbs[at, 1], lanes.reach[at, 1], error, sign)
-
-
-@compiled
-def _below(a: Any, b: Any) -> bool:
-    """a < b, where NaN is above every number."""
-    return a < b or (math.isnan(b) and not math.isnan(a))
-
-
-@compiled
-def _enter(lanes: Lanes, at: Any, needs: Any, values: Floats, valid: Flags, row: Any) -> None:
-    """A row enters the window; no row before it will leave later."""
-    if not valid[row]:
-        return
-    value = values[row]
-    _count(lanes, at, needs, value, 1)
-    if needs & EXTREMES:
-        for i in range(2):
-            queue, ends = lanes.queues[at, i], lanes.ends[at, i]
-            while ends[1] > ends[0]:
-                other = values[queue[ends[1] - 1]]
-                if _below(other, value) if i == 0 else _below(value, other):
-                    break
-                ends[1] -= 1
-            queue[ends[1]] = row
-            ends[1] += 1
-
-
-@compiled
-def _leave(lanes: Lanes, at: Any, needs: Any, values: Floats, valid: Flags, row: Any) -> None:
-    """The first row of the window leaves it."""
-    if not valid[row]:
-        return
-    _count(lanes, at, needs, values[row], -1)
-    if needs & EXTREMES:
-        for i in range(2):
-            ends = lanes.ends[at, i]
-            if lanes.queues[at, i, ends[0]] == row:
-                ends[0] += 1
-
-
-@compiled
-def _fill(lanes: Lanes, at: Any, needs: Any, values: Floats, valid: Flags, start: Any, end: Any) -> None:
-    _clear(lanes, at)
-    for row in range(start, end):
-        _enter(lanes, at, needs, values, valid, row)
-    lanes.starts[at] = start
-
-
-@compiled
-def _total(lanes: Lanes, at: Any) -> float:
-    special = lanes.special[at]
-    if special[_NAN] or (special[_PLUS] and special[_MINUS]):
-        return math.nan
-    if special[_PLUS] or special[_MINUS]:
-        return math.inf if special[_PLUS] else -math.inf
-    return _rounded(lanes.limbs[at, 0], lanes.reach[at, 0], lanes.digits)
-
-
-@compiled
-def _pair(limbs: Ints, reach: Ints, digits: Ints) -> tuple[float, float]:
+def _pair(limbs: Ints, first: Any, last: Any, digits: Ints) -> tuple[float, float]:
     """The sum as two doubles, 106 bits."""
-    high = _rounded(limbs, reach, digits)
+    high = _rounded(limbs, first, last, digits)
     if math.isinf(high):
         return high, 0.0
-    _add(limbs, reach, high, -1)
-    low = _rounded(limbs, reach, digits)
-    _add(limbs, reach, high, 1)
+    _add(limbs, high, -1)
+    low = _rounded(limbs, first, last, digits)
+    _add(limbs, high, 1)
     return high, low
 
 
 @compiled
 def _product(a: Any, b: Any) -> tuple[float, float]:
-    """a * b as the sum of two doubles."""
+    """a * b as the exact sum of two doubles (Dekker)."""
     scaled = 134217729.0 * a
     a_high = scaled - (scaled - a)
     a_low = a - a_high
@@ -300,13 +181,40 @@ def _product(a: Any, b: Any) -> tuple[float, float]:
 
 
 @compiled
-def _variance(lanes: Lanes, at: Any) -> float:
-    """Of the sample; NaN where it is not defined (less than two values) or no double can hold it."""
-    n = float(lanes.counts[at])
-    if n < 2 or lanes.special[at].any():
+def _count(value: Any, sign: Any, squares: Any, sum_: Ints, sum_of_squares: Ints, special: Ints) -> None:
+    """A value enters (sign 1) or leaves (-1) the sums."""
+    size = abs(value)
+    if size <= _LARGEST:
+        _add(sum_, value, sign)
+        if squares:
+            if size <= _SQUARABLE:
+                square, error = _product(value, value)
+                _add(sum_of_squares, square, sign)
+                _add(sum_of_squares, error, sign)
+            else:
+                special[_HUGE] += sign
+    elif math.isnan(value):
+        special[_NAN] += sign
+    else:
+        special[_PLUS if value > 0 else _MINUS] += sign
+
+
+@compiled
+def _total(sum_: Ints, reach: Ints, special: Ints, digits: Ints) -> float:
+    if special[_NAN] or (special[_PLUS] and special[_MINUS]):
         return math.nan
-    total, total_low = _pair(lanes.limbs[at, 0], lanes.reach[at, 0], lanes.digits)
-    squares, squares_low = _pair(lanes.limbs[at, 1], lanes.reach[at, 1], lanes.digits)
+    if special[_PLUS] or special[_MINUS]:
+        return math.inf if special[_PLUS] else -math.inf
+    return _rounded(sum_, reach[0], reach[1], digits)
+
+
+@compiled
+def _variance(n: Any, sum_: Ints, sum_of_squares: Ints, reach: Ints, special: Ints, digits: Ints) -> float:
+    """Of the sample of at least two values; NaN where one of them, or its square, is not finite."""
+    if special[_NAN] or special[_PLUS] or special[_MINUS] or special[_HUGE]:
+        return math.nan
+    total, total_low = _pair(sum_, reach[0], reach[1], digits)
+    squares, squares_low = _pair(sum_of_squares, reach[2], reach[3], digits)
     # n * squares - total ** 2 loses most of its bits where the mean is far from 0; twice as many are there to lose.
     left, left_error = _product(n, squares)
     right, right_error = _product(total, total)
@@ -314,19 +222,148 @@ def _variance(lanes: Lanes, at: Any) -> float:
     return max(difference, 0.0) / (n * (n - 1.0))
 
 
+# A run is a stretch of one key's rows, ``first`` to ``end``, in the order of their times; the rows before it are those it
+# may see. ``spot`` says where in the block a row of the run stands, and so where its result goes.
+
+
 @compiled
-def _report(lanes: Lanes, at: Any, needs: Any, values: Floats, counts: Ints, found: Floats, row: Any) -> None:
-    """Writes what the window says of a row; where the count is 0 nothing else is looked at."""
-    counts[row] = lanes.counts[at]
-    if lanes.counts[at] == 0:
-        return
-    if needs & SUM:
-        found[FOUND_SUM, row] = _total(lanes, at)
-    if needs & EXTREMES:
-        found[FOUND_MIN, row] = values[lanes.queues[at, 0, lanes.ends[at, 0, 0]]]
-        found[FOUND_MAX, row] = values[lanes.queues[at, 1, lanes.ends[at, 1, 0]]]
-    if needs & VARIANCE:
-        found[FOUND_VARIANCE, row] = _variance(lanes, at)
+def _lower_bound(times: Ints, size: Any, time: Any) -> int:
+    """The first row not before ``time``."""
+    low, high = 0, size
+    while low < high:
+        middle = (low + high) >> 1
+        if times[middle] < time:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@compiled
+def _count_run(times: Ints, valid: Flags, start: Any, first: Any, end: Any, span: Any, spot: Ints, counts: Ints) -> None:
+    """How many values that are not null the windows hold; ``start``: the first row in the window of row ``first``."""
+    count = 0
+    for row in range(start, first):
+        count += valid[row]
+    for row in range(first, end):
+        count += valid[row]
+        while times[start] < times[row] - span:
+            count -= valid[start]
+            start += 1
+        counts[spot[row - first]] = count
+
+
+@compiled
+def _sum_run(
+    times: Ints,
+    values: Floats,
+    valid: Flags,
+    start: Any,
+    first: Any,
+    end: Any,
+    span: Any,
+    spot: Ints,
+    needs: Any,
+    counts: Ints,
+    found: Floats,
+    sum_: Ints,
+    sum_of_squares: Ints,
+    digits: Ints,
+    special: Ints,
+    reach: Ints,
+) -> None:
+    """Scratch: ``sum_`` and ``sum_of_squares``, zeros before and after; ``digits``, ``special``, ``reach``."""
+    squares = needs & VARIANCE != 0
+    _reach(values, start, end, reach)
+    special[:] = 0
+    for row in range(start, first):
+        if valid[row]:
+            _count(values[row], 1, squares, sum_, sum_of_squares, special)
+    for row in range(first, end):
+        if valid[row]:
+            _count(values[row], 1, squares, sum_, sum_of_squares, special)
+        while times[start] < times[row] - span:
+            if valid[start]:
+                _count(values[start], -1, squares, sum_, sum_of_squares, special)
+            start += 1
+        at = spot[row - first]
+        if needs & SUM and counts[at] > 0:
+            found[FOUND_SUM, at] = _total(sum_, reach, special, digits)
+        if squares and counts[at] > 1:
+            found[FOUND_VARIANCE, at] = _variance(float(counts[at]), sum_, sum_of_squares, reach, special, digits)
+    sum_[reach[0] : reach[1] + 1] = 0
+    sum_of_squares[reach[2] : reach[3] + 1] = 0
+
+
+@compiled
+def _below(a: Any, b: Any) -> bool:
+    """a < b, where NaN is above every number."""
+    return a < b or (math.isnan(b) and not math.isnan(a))
+
+
+@compiled
+def _extreme_run(
+    times: Ints,
+    values: Floats,
+    valid: Flags,
+    start: Any,
+    first: Any,
+    end: Any,
+    span: Any,
+    spot: Ints,
+    largest: Any,
+    found: Floats,
+    queue: Ints,
+) -> None:
+    """The queue holds the rows no later one has beaten, the best one first."""
+    head, tail = 0, 0
+    for row in range(start, end):
+        if valid[row]:
+            value = values[row]
+            while tail > head:
+                other = values[queue[tail - 1]]
+                if _below(value, other) if largest else _below(other, value):
+                    break
+                tail -= 1
+            queue[tail] = row
+            tail += 1
+        if row >= first:
+            while head < tail and times[queue[head]] < times[row] - span:
+                head += 1
+            if head < tail:
+                found[spot[row - first]] = values[queue[head]]
+
+
+@compiled
+def _run(
+    times: Ints,
+    values: Floats,
+    valid: Flags,
+    first: Any,
+    end: Any,
+    oldest: Any,
+    spot: Ints,
+    arguments: Ints,
+    spans: Ints,
+    needs: Ints,
+    counts: Ints,
+    found: Floats,
+    scratch: Ints,
+    queue: Ints,
+) -> None:
+    """All lanes of a run; rows before the time ``oldest`` are not seen."""
+    for lane in range(len(spans)):
+        v, known, span = values[arguments[lane]], valid[arguments[lane]], spans[lane]
+        start = _lower_bound(times, first, max(oldest, times[first] - span))
+        _count_run(times, known, start, first, end, span, spot, counts[lane])
+        if needs[lane] & (SUM | VARIANCE):
+            _sum_run(
+                *(times, v, known, start, first, end, span, spot, needs[lane], counts[lane], found[lane]),
+                *(scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]),
+            )
+        if needs[lane] & EXTREMES:
+            _extreme_run(times, v, known, start, first, end, span, spot, False, found[lane, FOUND_MIN], queue)
+            _extreme_run(times, v, known, start, first, end, span, spot, True, found[lane, FOUND_MAX], queue)
 
 
 @compiled
@@ -340,9 +377,9 @@ def advance(
     arguments: Ints,
     spans: Ints,
     needs: Ints,
-    lanes: Lanes,
     firsts: Ints,
     sizes: Ints,
+    rooms: Ints,
     stale: Ints,
     kept_times: Ints,
     kept_values: Floats,
@@ -357,68 +394,64 @@ def advance(
       slots: [groups], the slot of each group's key.
       times, values, valid: of the new rows, [n], [A, n], [A, n].
       arguments, spans, needs: [L], of each lane its argument, the length of its window, what it has to know (bits).
-      firsts, sizes, stale: [slots], where a slot's kept rows are, how many, how many too old rows came last.
+      firsts, sizes, rooms, stale: [slots], where a slot's kept rows are, how many, for how many there is room, how many too
+        old rows came last.
       kept_times, kept_values, kept_valid: the kept rows, [room], [A, room]; those of a slot by time, and behind them room
         for the slot's new rows.
       counts, found: [L, n], [L, 4, n], the results.
     """
-    longest = spans.max()
-    late = len(spans)  # the lane that is filled for one row
+    longest, most = spans.max(), 1
+    for g in range(len(slots)):
+        most = max(most, sizes[slots[g]] + starts[g + 1] - starts[g])
+    scratch, queue = np.zeros((5, _LIMBS + 1), np.int64), np.empty(most, np.int64)
     for g in range(len(slots)):
         slot = slots[g]
-        base, room = firsts[slot], sizes[slot] + starts[g + 1] - starts[g]
+        size, last = sizes[slot], starts[g + 1]
+        base, room = firsts[slot], size + last - starts[g]
         t = kept_times[base : base + room]
         v, known = kept_values[:, base : base + room], kept_valid[:, base : base + room]
-        size, front, filled = sizes[slot], np.int64(0), False
-        for row in rows[starts[g] : starts[g + 1]]:
+        i = starts[g]
+        while i < last:
+            row = rows[i]
             now = times[row]
-            if size > front and now < t[size - 1] - longest:
+            newest = t[size - 1] if size else now
+            if now < newest - longest:
                 stale[slot] += 1
-                if stale[slot] < STALE_ROWS:
-                    # Nothing is left of its window but itself.
-                    t_alone, v_alone, known_alone = times[row : row + 1], values[:, row : row + 1], valid[:, row : row + 1]
-                    for lane in range(len(spans)):
-                        a = arguments[lane]
-                        _fill(lanes, late, needs[lane], v_alone[a], known_alone[a], 0, len(t_alone))
-                        _report(lanes, late, needs[lane], v_alone[a], counts[lane], found[lane], row)
+                if stale[slot] < STALE_ROWS:  # it sees itself alone
+                    _run(
+                        *(times[row : row + 1], values[:, row : row + 1], valid[:, row : row + 1], 0, 1, now),
+                        *(rows[i : i + 1], arguments, spans, needs, counts, found, scratch, queue),
+                    )
+                    i += 1
                     continue
-                size, front, filled = np.int64(0), np.int64(0), False
+                size, newest = 0, now
             stale[slot] = 0
-            place = size
-            while place > front and t[place - 1] > now:
-                place -= 1
-            for i in range(size, place, -1):
-                t[i] = t[i - 1]
+            first, end, oldest = size, i, max(now, newest) - longest
+            if now < newest:  # a late one: those behind it make room
+                while first > 0 and t[first - 1] > now:
+                    t[first] = t[first - 1]
+                    for a in range(len(v)):
+                        v[a, first], known[a, first] = v[a, first - 1], known[a, first - 1]
+                    first -= 1
+                end += 1
+                size += 1
+            else:
+                while end < last and times[rows[end]] >= newest:
+                    newest = times[rows[end]]
+                    end += 1
+                size += end - i
+            for k in range(i, end):
+                to, source = first + k - i, rows[k]
+                t[to] = times[source]
                 for a in range(len(v)):
-                    v[a, i], known[a, i] = v[a, i - 1], known[a, i - 1]
-            t[place] = now
-            for a in range(len(v)):
-                v[a, place], known[a, place] = values[a, row], valid[a, row]
-            size += 1
-            if place < size - 1:
-                for lane in range(len(spans)):
-                    a = arguments[lane]
-                    start = max(front, np.searchsorted(t[:size], now - spans[lane]))
-                    _fill(lanes, late, needs[lane], v[a], known[a], start, place + 1)
-                    _report(lanes, late, needs[lane], v[a], counts[lane], found[lane], row)
-                filled = False
-                continue
-            for lane in range(len(spans)):
-                a, oldest = arguments[lane], now - spans[lane]
-                if not filled:
-                    start = np.searchsorted(t[front:size], oldest) + front
-                    _fill(lanes, lane, needs[lane], v[a], known[a], start, size)
-                else:
-                    _enter(lanes, lane, needs[lane], v[a], known[a], place)
-                    while t[lanes.starts[lane]] < oldest:
-                        _leave(lanes, lane, needs[lane], v[a], known[a], lanes.starts[lane])
-                        lanes.starts[lane] += 1
-                _report(lanes, lane, needs[lane], v[a], counts[lane], found[lane], row)
-            filled = True
-            while t[front] < now - longest:
-                front += 1
+                    v[a, to], known[a, to] = values[a, source], valid[a, source]
+            _run(
+                *(t, v, known, first, first + end - i, oldest),
+                *(rows[i:end], arguments, spans, needs, counts, found, scratch, queue),
+            )
+            i = end
+        # The room of rows that are out of reach is won back when the slot is moved.
+        front = _lower_bound(t, size, t[size - 1] - longest) if size else 0
+        firsts[slot] += front
         sizes[slot] = size - front
-        for i in range(size - front if front else 0):
-            t[i] = t[front + i]
-            for a in range(len(v)):
-                v[a, i], known[a, i] = v[a, front + i], known[a, front + i]
+        rooms[slot] -= front

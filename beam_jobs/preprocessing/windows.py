@@ -54,7 +54,8 @@ _FOUND = {
     "max": kernel.FOUND_MAX,
     "stddev_samp": kernel.FOUND_VARIANCE,
 }
-_FIRST_ROOM = 1 << 12  # rows; doubled as needed
+_FIRST_ROOM = 1 << 12  # rows; grows as needed
+_SPARE = 4  # rows
 
 
 @dataclass(frozen=True)
@@ -116,11 +117,10 @@ class History:
         self._make_room(slots, added)
         counts = np.zeros((len(self._lanes), n), np.int64)
         found = np.zeros((len(self._lanes), 4, n))
-        most = int((self._sizes[slots] + added).max(initial=0))
         kernel.advance(
             *(rows, starts, slots, times, arguments + 0.0, valid),  # -0.0 becomes 0.0: equal values, equal bits
-            *(self._arguments, self._spans, self._needs, kernel.make_lanes(len(self._lanes), most)),
-            *(self._firsts, self._sizes, self._stale, self._times, self._values, self._valid, counts, found),
+            *(self._arguments, self._spans, self._needs),
+            *(self._firsts, self._sizes, self._rooms, self._stale, self._times, self._values, self._valid, counts, found),
         )
         return [self._result(window, counts, found) for window in self._windows]
 
@@ -149,18 +149,19 @@ class History:
         return slots
 
     def _make_room(self, slots: NDArray[np.int64], added: NDArray[np.int64]) -> None:
-        """Sees to it that each slot has room for ``added`` rows more; those it moves get twice of what they need."""
+        """Sees to it that each slot has room for ``added`` rows more; those it moves get half as much again."""
         needed = self._sizes[slots] + added
-        short = slots[needed > self._rooms[slots]]
-        if not len(short):
+        lacking = needed > self._rooms[slots]
+        if not lacking.any():
             return
-        self._rooms[short] = 2 * needed[needed > self._rooms[slots]]
+        short, needed = slots[lacking], needed[lacking]
+        self._rooms[short] = needed + needed // 2 + _SPARE
         if self._used + self._rooms[short].sum() <= len(self._times):
             self._move(short)
             return
         # All are moved, one behind the other: what was given up is free again.
         before, self._used = (self._times, self._values, self._valid), 0
-        self._allocate(2 * int(self._rooms.sum()))
+        self._allocate(int(self._rooms.sum()) * 3 // 2)
         self._move(np.arange(len(self._sizes)), before)
 
     def _move(self, slots: NDArray[np.int64], source: Sequence[NDArray[Any]] | None = None) -> None:
