@@ -278,7 +278,10 @@ def _sum_run(
     special[:] = 0
     for row in range(start, first):
         if valid[row]:
-            _count(values[row], 1, squares, sum_, sum_of_squares, special)
+            if not squares and abs(values[row]) <= _LARGEST:  # what most rows are, without a call
+                _add(sum_, values[row], 1)
+            else:
+                _count(values[row], 1, squares, sum_, sum_of_squares, special)
     for row in range(first, end):
         if valid[row]:
             _count(values[row], 1, squares, sum_, sum_of_squares, special)
@@ -315,9 +318,15 @@ def _extreme_run(
     found: Floats,
     queue: Ints,
 ) -> None:
-    """The queue holds the rows no later one has beaten, the best one first."""
-    head, tail = 0, 0
-    for row in range(start, end):
+    """The queue holds the rows no later one has reached or beaten, the best one first."""
+    head, tail = first, first
+    for row in range(first - 1, start - 1, -1):  # backwards few rows enter, and none leaves
+        if valid[row]:
+            value, best = values[row], values[queue[head]] if head < tail else math.nan
+            if head == tail or (_below(best, value) if largest else _below(value, best)):
+                head -= 1
+                queue[head] = row
+    for row in range(first, end):
         if valid[row]:
             value = values[row]
             while tail > head:
@@ -327,11 +336,10 @@ def _extreme_run(
                 tail -= 1
             queue[tail] = row
             tail += 1
-        if row >= first:
-            while head < tail and times[queue[head]] < times[row] - span:
-                head += 1
-            if head < tail:
-                found[spot[row - first]] = values[queue[head]]
+        while head < tail and times[queue[head]] < times[row] - span:
+            head += 1
+        if head < tail:
+            found[spot[row - first]] = values[queue[head]]
 
 
 @compiled
