@@ -20,6 +20,7 @@ from beam_jobs.codec.avro_file import read_avro
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError
 from beam_jobs.io.archive_input import check_content, described, read_rows
+from beam_jobs.preprocessing.windows import in_time_order
 from model.manifest import sha256
 from use_cases import UseCase
 
@@ -84,7 +85,7 @@ def find_files(pattern: str) -> list[Path]:
 def read(
     use_case: UseCase, pattern: str, limit: int | None = None, progress: Callable[[float], None] = lambda share: None
 ) -> TrainingData:
-    """Reads and preprocesses the files.
+    """Reads and preprocesses the files; where the SQL has windows, their rows in the order of their event times.
 
     Args:
       use_case: says which fields, and how they become features.
@@ -102,27 +103,38 @@ def read(
     refused: Counter[str] = Counter()
     read_rows = filtered = done = 0
     size = sum(file.stat().st_size for file in files)
+    history, unordered = preprocessor.history(), []
+
+    def add(events: pa.RecordBatch, archived: bool) -> None:
+        nonlocal filtered
+        rows, kept = events, np.arange(events.num_rows)
+        if not archived:
+            result = preprocessor.apply(events, history)
+            filtered += result.filtered
+            refused.update(result.errors.reasons)
+            rows, kept = result.rows, result.kept
+        x = np.stack([rows[name].to_numpy() for name in preprocessor.features], axis=1)
+        times = rows[use_case.event_time].cast(pa.int64()).to_numpy()
+        label = events[use_case.label] if use_case.label else pa.nulls(events.num_rows, pa.string())
+        parts.append((x, rows[use_case.key], times, _kinds(label).take(pa.array(kept))))
+
     for file in files:
         archived = _is_features(file, use_case)
         for events in _read_features(file, use_case) if archived else _read_file(file, use_case, columns):
             events = events if limit is None else events.slice(0, limit - read_rows)
             read_rows += events.num_rows
-            rows, kept = events, np.arange(events.num_rows)
-            if not archived:
-                result = preprocessor.apply(events)
-                filtered += result.filtered
-                refused.update(result.errors.reasons)
-                rows, kept = result.rows, result.kept
-            x = np.stack([rows[name].to_numpy() for name in preprocessor.features], axis=1)
-            times = rows[use_case.event_time].cast(pa.int64()).to_numpy()
-            label = events[use_case.label] if use_case.label else pa.nulls(events.num_rows, pa.string())
-            parts.append((x, rows[use_case.key], times, _kinds(label).take(pa.array(kept))))
+            if history is not None and not archived:
+                unordered.append(events)
+            else:
+                add(events, archived)
             if limit is not None and read_rows >= limit:
                 break
         done += file.stat().st_size
         progress(done / max(1, size))
         if limit is not None and read_rows >= limit:
             break
+    for events in in_time_order(unordered, use_case.event_time):
+        add(events, archived=False)
     if not sum(len(part[0]) for part in parts):
         why = ", ".join(f"{n} {reason}" for reason, n in refused.most_common()) or "none refused"
         raise UserError(f"--data {pattern}: {read_rows} rows, {filtered} filtered, {why}: nothing left to train on")

@@ -183,7 +183,9 @@ def window(c: Compiler, node: exp.Window) -> Compiled:
     function = _WINDOW_FUNCTIONS.get(type(node.this))
     if function is None:
         names = ", ".join(FUNCTIONS)
-        c.fail(node, f"{sql_of(node.this)} is not supported as a window; use one of {names} (CASE inside can choose rows)")
+        c.fail(
+            node, f"{sql_of(node.this)} is not supported as a window; use one of {names} (CASE inside can choose rows)"
+        )
     milliseconds = _length(c, node, _definition(c, node))
     called = node.this
     if called.args.get("expressions") or isinstance(called.this, exp.Distinct | exp.Order):
@@ -220,13 +222,15 @@ def _definition(c: Compiler, node: exp.Window) -> exp.Window:
 
 def _length(c: Compiler, node: exp.Window, definition: exp.Window) -> int:
     """Milliseconds of the one form of window there is."""
-    form = (
-        f"OVER (PARTITION BY {c.key} ORDER BY {c.event_time} RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND CURRENT ROW)"
-    )
+    frame = "RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND CURRENT ROW"
+    form = f"OVER (PARTITION BY {c.key} ORDER BY {c.event_time} {frame})"
     order = definition.args["order"].expressions if definition.args.get("order") else []
     if not order:
         c.fail(node, f"{sql_of(node)} has no ORDER BY, so it depends on how rows were cut into blocks; use {form}")
-    by = [c.column(part).name if isinstance(part, exp.Column) else "" for part in definition.args.get("partition_by") or []]
+    by = [
+        c.column(part).name if isinstance(part, exp.Column) else ""
+        for part in definition.args.get("partition_by") or []
+    ]
     along = [c.column(o.this).name if isinstance(o.this, exp.Column) and not o.args.get("desc") else "" for o in order]
     spec = definition.args.get("spec")
     given = {name: value for name, value in spec.args.items() if value} if spec is not None else {}

@@ -131,8 +131,8 @@ class Preprocessor:
     def apply(self, events: pa.RecordBatch, history: History | None = None) -> Preprocessed:
         """Checks the rows, filters them and computes their features.
 
-        A row is checked before the WHERE sees it: a broken record is an error, never silently filtered. The rows the WHERE
-        lets through are those that windows are made of.
+        A row is checked before the WHERE sees it: a broken record is an error, never silently filtered. The rows that
+        the WHERE lets through are those that windows are made of.
 
         Args:
           events: at least ``input_columns``, of the Arrow types the codec gives their Avro types, any number of rows.
@@ -203,11 +203,7 @@ class Preprocessor:
             frame, known, events = frame.filter(through), known.filter(through), events.filter(pa.array(through))
         # Rows of one key are told by what may leave, so a history holds no key that is personal data.
         plain = self._key_output.field
-        keys = (
-            _plain(events.column(plain.name))
-            if plain
-            else frame.get_column(pseudonym_column(self.key)).to_arrow()
-        )
+        keys = _plain(events.column(plain.name)) if plain else frame.get_column(pseudonym_column(self.key)).to_arrow()
         times = events.column(self.event_time).cast(pa.timestamp("us", "UTC")).view(pa.int64()).to_numpy()
         arguments = [known.get_column(name) for name in self._arguments]
         found = history.advance(

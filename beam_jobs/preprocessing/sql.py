@@ -20,8 +20,8 @@
 >>> result.errors.rows.tolist(), result.errors.errors
 ([2], ['speed is 250 m/s, expected 0 to 100'])
 
-The SQL is one ``SELECT ... FROM events [WHERE ...] [WINDOW ...]`` over the fields of the event schema, in DuckDB's dialect: standard
-SQL in which ``/`` divides to a fraction and the whole data set can be queried with the very same file.
+The SQL is one ``SELECT ... FROM events [WHERE ...] [WINDOW ...]`` over the fields of the event schema, in DuckDB's
+dialect: standard SQL in which ``/`` divides to a fraction and the whole data set can be queried with the same file.
 """
 
 from __future__ import annotations

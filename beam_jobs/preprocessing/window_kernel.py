@@ -1,9 +1,4 @@
-"""The compiled loops of windows.py: exact sums that rows enter and leave, and the walk over the rows of a key.
-
-A sum is a row of limbs, the digits of one fixed-point number of 2,144 bits that holds every double exactly: adding a row
-and taking it away again leaves no trace, so a sum depends on the rows of its window alone, not on their order, nor on
-where a block ended. It is rounded once, when it is read, to the nearest double.
-"""
+"""The compiled loops of windows.py: the walk over the new rows of each key and the rows kept before them."""
 
 from __future__ import annotations
 
@@ -14,9 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_jobs.codec.jit import compiled
+from beam_jobs.preprocessing.exact_sum import (
+    LARGEST,
+    LIMBS,
+    Floats,
+    Ints,
+    add,
+    reach_of,
+    read_sum,
+    read_variance,
+    update,
+)
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 # What a lane has to know beside the count: bits.
@@ -26,14 +30,6 @@ FOUND_SUM, FOUND_MIN, FOUND_MAX, FOUND_VARIANCE = range(4)
 
 # After so many rows in a row that are older than the window, the newest time is taken for a wrong clock.
 STALE_ROWS = 16
-
-_LIMBS = 67  # of 32 bits: 2**-1074 to 2**1070
-_DIGIT = 0xFFFFFFFF
-_BIAS = 1074
-_HEAD = 55  # bits of a sum that decide how it is rounded: two more than a double has
-_LARGEST = float(np.finfo(np.float64).max)
-_SQUARABLE = 2.0**510  # the largest value whose square is exact in two doubles
-_NAN, _PLUS, _MINUS, _HUGE = range(4)  # what no limb holds is counted
 
 
 @compiled
@@ -75,155 +71,8 @@ def move(
                 to_valid[a, target + i] = valid[a, source + i]
 
 
-@compiled
-def _add(limbs: Ints, value: Any, sign: Any) -> None:
-    """limbs += sign * value, exactly; ``value`` is finite."""
-    bits = np.float64(value).view(np.int64)
-    exponent = (bits >> 52) & 0x7FF
-    mantissa = bits & 0xFFFFFFFFFFFFF
-    if exponent:
-        mantissa |= 1 << 52
-        exponent -= 1
-    if bits < 0:
-        sign = -sign
-    k, shift = exponent >> 5, exponent & 31
-    low, high = (mantissa & _DIGIT) << shift, (mantissa >> 32) << shift
-    limbs[np.uint64(k)] += sign * (low & _DIGIT)
-    limbs[np.uint64(k + 1)] += sign * (((low >> 32) & _DIGIT) + (high & _DIGIT))
-    limbs[np.uint64(k + 2)] += sign * (high >> 32)
-
-
-@compiled
-def _reach(values: Floats, start: Any, end: Any, reach: Ints) -> None:
-    """First and last limb that sums of these values use, then those of their squares and the errors of these."""
-    low, high = 1.0, 0.0
-    for row in range(start, end):
-        size = abs(values[row])
-        if size <= _LARGEST:  # NaN is not
-            high = max(high, size)
-            if size > 0.0:
-                low = min(low, size)
-    below, above = math.frexp(low)[1] - 54, math.frexp(high)[1]  # exponents of the last and of the first bit
-    for i in range(2):
-        reach[2 * i] = max((below * (i + 1) + _BIAS) >> 5, 0)
-        reach[2 * i + 1] = min(((above * (i + 1) + _BIAS) >> 5) + 2, _LIMBS - 1)
-
-
-@compiled
-def _rounded(limbs: Ints, first: Any, last: Any, digits: Ints) -> float:
-    """The sum, in the limbs first to last, as the nearest double, halves to the even one; infinite beyond the largest."""
-    carry = np.int64(0)
-    for k in range(first, last + 1):
-        total = limbs[k] + carry
-        digits[k] = total & _DIGIT
-        carry = total >> 32
-    negative = carry < 0
-    if negative:
-        borrow = np.int64(1)
-        for k in range(first, last + 1):
-            digit = (digits[k] ^ _DIGIT) + borrow
-            digits[k] = digit & _DIGIT
-            borrow = digit >> 32
-        carry = ~carry + borrow
-    top = last + 1
-    digits[top] = carry
-    while top > first and digits[top] == 0:
-        top -= 1
-    head = digits[top]
-    if head == 0:
-        return 0.0
-    width = math.frexp(float(head))[1]
-    exponent = 32 * top - _BIAS
-    below = top - 1
-    # Further digits until the head has enough bits; what is left below only matters by not being zero.
-    rest = np.int64(0)
-    missing = _HEAD - width
-    while missing > 0:
-        taken = min(missing, 32)
-        digit = digits[below] if below >= first else np.int64(0)
-        head = head << taken | digit >> (32 - taken)
-        rest = digit & ((np.int64(1) << (32 - taken)) - 1)
-        exponent -= taken
-        missing -= taken
-        below -= 1
-    while rest == 0 and below >= first:
-        rest = digits[below]
-        below -= 1
-    if rest:
-        head |= 1
-    value = math.ldexp(float(head), exponent)
-    return -value if negative else value
-
-
-@compiled
-def _pair(limbs: Ints, first: Any, last: Any, digits: Ints) -> tuple[float, float]:
-    """The sum as two doubles, 106 bits."""
-    high = _rounded(limbs, first, last, digits)
-    if math.isinf(high):
-        return high, 0.0
-    _add(limbs, high, -1)
-    low = _rounded(limbs, first, last, digits)
-    _add(limbs, high, 1)
-    return high, low
-
-
-@compiled
-def _product(a: Any, b: Any) -> tuple[float, float]:
-    """a * b as the exact sum of two doubles (Dekker)."""
-    scaled = 134217729.0 * a
-    a_high = scaled - (scaled - a)
-    a_low = a - a_high
-    scaled = 134217729.0 * b
-    b_high = scaled - (scaled - b)
-    b_low = b - b_high
-    product = a * b
-    return product, a_low * b_low - (((product - a_high * b_high) - a_low * b_high) - a_high * b_low)
-
-
-@compiled
-def _count(value: Any, sign: Any, squares: Any, sum_: Ints, sum_of_squares: Ints, special: Ints) -> None:
-    """A value enters (sign 1) or leaves (-1) the sums."""
-    size = abs(value)
-    if size <= _LARGEST:
-        _add(sum_, value, sign)
-        if squares:
-            if size <= _SQUARABLE:
-                square, error = _product(value, value)
-                _add(sum_of_squares, square, sign)
-                _add(sum_of_squares, error, sign)
-            else:
-                special[_HUGE] += sign
-    elif math.isnan(value):
-        special[_NAN] += sign
-    else:
-        special[_PLUS if value > 0 else _MINUS] += sign
-
-
-@compiled
-def _total(sum_: Ints, reach: Ints, special: Ints, digits: Ints) -> float:
-    if special[_NAN] or (special[_PLUS] and special[_MINUS]):
-        return math.nan
-    if special[_PLUS] or special[_MINUS]:
-        return math.inf if special[_PLUS] else -math.inf
-    return _rounded(sum_, reach[0], reach[1], digits)
-
-
-@compiled
-def _variance(n: Any, sum_: Ints, sum_of_squares: Ints, reach: Ints, special: Ints, digits: Ints) -> float:
-    """Of the sample of at least two values; NaN where one of them, or its square, is not finite."""
-    if special[_NAN] or special[_PLUS] or special[_MINUS] or special[_HUGE]:
-        return math.nan
-    total, total_low = _pair(sum_, reach[0], reach[1], digits)
-    squares, squares_low = _pair(sum_of_squares, reach[2], reach[3], digits)
-    # n * squares - total ** 2 loses most of its bits where the mean is far from 0; twice as many are there to lose.
-    left, left_error = _product(n, squares)
-    right, right_error = _product(total, total)
-    difference = (left - right) + ((left_error + n * squares_low) - (right_error + 2.0 * total * total_low))
-    return max(difference, 0.0) / (n * (n - 1.0))
-
-
-# A run is a stretch of one key's rows, ``first`` to ``end``, in the order of their times; the rows before it are those it
-# may see. ``spot`` says where in the block a row of the run stands, and so where its result goes.
+# A run is a stretch of one key's rows, ``first`` to ``end``, in the order of their times; the rows before it are those
+# it may see. ``spot`` says where in the block a row of the run stands, and so where its result goes.
 
 
 @compiled
@@ -240,7 +89,9 @@ def _lower_bound(times: Ints, size: Any, time: Any) -> int:
 
 
 @compiled
-def _count_run(times: Ints, valid: Flags, start: Any, first: Any, end: Any, span: Any, spot: Ints, counts: Ints) -> None:
+def _count_run(
+    times: Ints, valid: Flags, start: Any, first: Any, end: Any, span: Any, spot: Ints, counts: Ints
+) -> None:
     """How many values that are not null the windows hold; ``start``: the first row in the window of row ``first``."""
     count = 0
     for row in range(start, first):
@@ -274,26 +125,26 @@ def _sum_run(
 ) -> None:
     """Scratch: ``sum_`` and ``sum_of_squares``, zeros before and after; ``digits``, ``special``, ``reach``."""
     squares = needs & VARIANCE != 0
-    _reach(values, start, end, reach)
+    reach_of(values, start, end, reach)
     special[:] = 0
     for row in range(start, first):
         if valid[row]:
-            if not squares and abs(values[row]) <= _LARGEST:  # what most rows are, without a call
-                _add(sum_, values[row], 1)
+            if not squares and abs(values[row]) <= LARGEST:  # what most rows are, without a call
+                add(sum_, values[row], 1)
             else:
-                _count(values[row], 1, squares, sum_, sum_of_squares, special)
+                update(values[row], 1, squares, sum_, sum_of_squares, special)
     for row in range(first, end):
         if valid[row]:
-            _count(values[row], 1, squares, sum_, sum_of_squares, special)
+            update(values[row], 1, squares, sum_, sum_of_squares, special)
         while times[start] < times[row] - span:
             if valid[start]:
-                _count(values[start], -1, squares, sum_, sum_of_squares, special)
+                update(values[start], -1, squares, sum_, sum_of_squares, special)
             start += 1
         at = spot[row - first]
         if needs & SUM and counts[at] > 0:
-            found[FOUND_SUM, at] = _total(sum_, reach, special, digits)
+            found[FOUND_SUM, at] = read_sum(sum_, reach, special, digits)
         if squares and counts[at] > 1:
-            found[FOUND_VARIANCE, at] = _variance(float(counts[at]), sum_, sum_of_squares, reach, special, digits)
+            found[FOUND_VARIANCE, at] = read_variance(float(counts[at]), sum_, sum_of_squares, reach, special, digits)
     sum_[reach[0] : reach[1] + 1] = 0
     sum_of_squares[reach[2] : reach[3] + 1] = 0
 
@@ -366,8 +217,22 @@ def _run(
         _count_run(times, known, start, first, end, span, spot, counts[lane])
         if needs[lane] & (SUM | VARIANCE):
             _sum_run(
-                *(times, v, known, start, first, end, span, spot, needs[lane], counts[lane], found[lane]),
-                *(scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]),
+                times,
+                v,
+                known,
+                start,
+                first,
+                end,
+                span,
+                spot,
+                needs[lane],
+                counts[lane],
+                found[lane],
+                scratch[0],
+                scratch[1],
+                scratch[2],
+                scratch[3],
+                scratch[4],
             )
         if needs[lane] & EXTREMES:
             _extreme_run(times, v, known, start, first, end, span, spot, False, found[lane, FOUND_MIN], queue)
@@ -402,16 +267,16 @@ def advance(
       slots: [groups], the slot of each group's key.
       times, values, valid: of the new rows, [n], [A, n], [A, n].
       arguments, spans, needs: [L], of each lane its argument, the length of its window, what it has to know (bits).
-      firsts, sizes, rooms, stale: [slots], where a slot's kept rows are, how many, for how many there is room, how many too
-        old rows came last.
-      kept_times, kept_values, kept_valid: the kept rows, [room], [A, room]; those of a slot by time, and behind them room
-        for the slot's new rows.
+      firsts, sizes, rooms, stale: [slots], where a slot's kept rows are, how many, for how many there is room, how
+        many too old rows came last.
+      kept_times, kept_values, kept_valid: the kept rows, [room], [A, room]; those of a slot by time, and behind them
+        room for the slot's new rows.
       counts, found: [L, n], [L, 4, n], the results.
     """
     longest, most = spans.max(), 1
     for g in range(len(slots)):
         most = max(most, sizes[slots[g]] + starts[g + 1] - starts[g])
-    scratch, queue = np.zeros((5, _LIMBS + 1), np.int64), np.empty(most, np.int64)
+    scratch, queue = np.zeros((5, LIMBS + 1), np.int64), np.empty(most, np.int64)
     for g in range(len(slots)):
         slot = slots[g]
         size, last = sizes[slot], starts[g + 1]
@@ -427,8 +292,20 @@ def advance(
                 stale[slot] += 1
                 if stale[slot] < STALE_ROWS:  # it sees itself alone
                     _run(
-                        *(times[row : row + 1], values[:, row : row + 1], valid[:, row : row + 1], 0, 1, now),
-                        *(rows[i : i + 1], arguments, spans, needs, counts, found, scratch, queue),
+                        times[row : row + 1],
+                        values[:, row : row + 1],
+                        valid[:, row : row + 1],
+                        0,
+                        1,
+                        now,
+                        rows[i : i + 1],
+                        arguments,
+                        spans,
+                        needs,
+                        counts,
+                        found,
+                        scratch,
+                        queue,
                     )
                     i += 1
                     continue
@@ -454,8 +331,20 @@ def advance(
                 for a in range(len(v)):
                     v[a, to], known[a, to] = values[a, source], valid[a, source]
             _run(
-                *(t, v, known, first, first + end - i, oldest),
-                *(rows[i:end], arguments, spans, needs, counts, found, scratch, queue),
+                t,
+                v,
+                known,
+                first,
+                first + end - i,
+                oldest,
+                rows[i:end],
+                arguments,
+                spans,
+                needs,
+                counts,
+                found,
+                scratch,
+                queue,
             )
             i = end
         # The room of rows that are out of reach is won back when the slot is moved.

@@ -19,20 +19,21 @@ its own and not after it. In a stream no other rows are known. So
 * rows that come in the order of their times see what SQL says; of rows with the same time each sees the ones before it;
 * a late row sees its own past, as far as it is kept: back to the longest window before the newest time of its key. Rows
   that come later see it too. A row older than that sees itself alone, and nobody sees it;
-* one wrong clock does no lasting harm: when 16 rows in a row are that old, the newest time was wrong, and the key starts anew.
+* one wrong clock does no lasting harm: when 16 rows in a row are that old, the newest time was wrong, and the key
+  starts anew.
 
 The same rows in the same order give the same bits, however they were cut into blocks: sums are exact and rounded once
-(window_kernel.py), so nothing drifts.
+(exact_sum.py), so nothing drifts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from beam_jobs.preprocessing import window_kernel as kernel
@@ -67,6 +68,24 @@ class Window:
     milliseconds: int  # length; a row exactly so old is in it
 
 
+def in_time_order(blocks: Sequence[pa.RecordBatch], event_time: str, rows: int = 32_768) -> Iterator[pa.RecordBatch]:
+    """The rows of all blocks by event time, as a history wants what was recorded: file after file is seldom in order.
+
+    Rows of one time stay as they were, those without a time come last. All rows are in memory at once.
+
+    Args:
+      blocks: of one schema.
+      event_time: the column to go by.
+      rows: of a block that comes out, at most.
+    """
+    if not blocks:
+        return
+    table = pa.Table.from_batches(blocks).combine_chunks()  # to take from many chunks costs a copy of all of them
+    order = pc.sort_indices(table[event_time])  # stable
+    for start in range(0, len(order), rows):
+        yield from table.take(order.slice(start, rows)).combine_chunks().to_batches()
+
+
 class History:
     """The rows of each key that its windows still reach. Not for several threads at once.
 
@@ -85,7 +104,7 @@ class History:
         self._spans = np.array([milliseconds * 1000 for _, milliseconds in lanes], np.int64)
         self._needs = np.array(list(lanes.values()), np.int64)
         self._slots: dict[str, int] = {}
-        # By slot: where its rows start, how many there are, for how many there is room, how many too old ones came last.
+        # By slot: where its rows start, how many, for how many there is room, how many too old ones came last.
         self._firsts, self._sizes, self._rooms, self._stale = (np.zeros(0, np.int64) for _ in range(4))
         self._used = 0
         self._allocate(_FIRST_ROOM)
@@ -117,10 +136,26 @@ class History:
         self._make_room(slots, added)
         counts = np.zeros((len(self._lanes), n), np.int64)
         found = np.zeros((len(self._lanes), 4, n))
+        arguments = arguments + 0.0  # -0.0 becomes 0.0: equal values, equal bits
         kernel.advance(
-            *(rows, starts, slots, times, arguments + 0.0, valid),  # -0.0 becomes 0.0: equal values, equal bits
-            *(self._arguments, self._spans, self._needs),
-            *(self._firsts, self._sizes, self._rooms, self._stale, self._times, self._values, self._valid, counts, found),
+            rows,
+            starts,
+            slots,
+            times,
+            arguments,
+            valid,
+            self._arguments,
+            self._spans,
+            self._needs,
+            self._firsts,
+            self._sizes,
+            self._rooms,
+            self._stale,
+            self._times,
+            self._values,
+            self._valid,
+            counts,
+            found,
         )
         return [self._result(window, counts, found) for window in self._windows]
 
@@ -157,20 +192,24 @@ class History:
         short, needed = slots[lacking], needed[lacking]
         self._rooms[short] = needed + needed // 2 + _SPARE
         if self._used + self._rooms[short].sum() <= len(self._times):
-            self._move(short)
+            self._move(short, self._times, self._values, self._valid)
             return
         # All are moved, one behind the other: what was given up is free again.
-        before, self._used = (self._times, self._values, self._valid), 0
+        times, values, valid = self._times, self._values, self._valid
+        self._used = 0
         self._allocate(int(self._rooms.sum()) * 3 // 2)
-        self._move(np.arange(len(self._sizes)), before)
+        self._move(np.arange(len(self._sizes)), times, values, valid)
 
-    def _move(self, slots: NDArray[np.int64], source: Sequence[NDArray[Any]] | None = None) -> None:
-        """Moves the rows of the slots behind all others."""
+    def _move(
+        self, slots: NDArray[np.int64], times: NDArray[np.int64], values: NDArray[np.float64], valid: NDArray[np.bool_]
+    ) -> None:
+        """Moves the rows of the slots from these arrays behind all others of the history's own."""
         ends = self._used + np.cumsum(self._rooms[slots])
         targets = self._firsts.copy()
         targets[slots] = ends - self._rooms[slots]
-        to = (self._times, self._values, self._valid)
-        kernel.move(slots, self._sizes, self._firsts, targets, *(source or to), *to)
+        kernel.move(
+            slots, self._sizes, self._firsts, targets, times, values, valid, self._times, self._values, self._valid
+        )
         self._firsts, self._used = targets, int(ends[-1])
 
     def _allocate(self, rows: int) -> None:

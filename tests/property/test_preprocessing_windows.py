@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import duckdb
@@ -30,8 +31,10 @@ SCHEMA: dict[str, Any] = {
 }
 SQL = """
     SELECT id, ts, row,
-           a - avg(a) OVER w AS off, COALESCE(sum(b) OVER w, -1) AS total, count(*) OVER w AS n, count(b) OVER short AS known,
-           COALESCE(min(b) OVER w, 0) AS low, max(a + 1) OVER short AS high, COALESCE(stddev_samp(a) OVER w, 0) AS spread
+           a - avg(a) OVER w AS off, COALESCE(sum(b) OVER w, -1) AS total,
+           count(*) OVER w AS n, count(b) OVER short AS known,
+           COALESCE(min(b) OVER w, 0) AS low, max(a + 1) OVER short AS high,
+           COALESCE(stddev_samp(a) OVER w, 0) AS spread
     FROM events
     WHERE a > -20
     WINDOW w AS (PARTITION BY id ORDER BY ts RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND CURRENT ROW),
@@ -62,9 +65,7 @@ def block(rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
 
 def online(events: pa.RecordBatch, cuts: list[int]) -> list[dict[str, Any]]:
     history, places = QUERY.history(), sorted({0, events.num_rows, *(min(cut, events.num_rows) for cut in cuts)})
-    parts = [
-        QUERY.apply(events.slice(start, end - start), history) for start, end in zip(places, places[1:], strict=False)
-    ]
+    parts = [QUERY.apply(events.slice(start, end - start), history) for start, end in pairwise(places)]
     assert not any(len(part.errors) for part in parts)
     return [row for part in parts for row in part.rows.to_pylist()]
 
@@ -127,7 +128,7 @@ def test_late_rows_and_ties_are_as_defined(rows: list[tuple[Any, ...]], cuts: li
     known = np.array([[value is not None for _, _, value in rows]], np.bool_)
     places = sorted({0, len(rows), *(min(cut, len(rows)) for cut in cuts)})
     found: list[list[Any]] = [[] for _ in range(2 * len(FUNCTIONS))]
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in pairwise(places):
         part = slice(start, end)
         columns = history.advance(keys[part], times[part], values[:, part], known[:, part])
         for total, column in zip(found, columns, strict=True):

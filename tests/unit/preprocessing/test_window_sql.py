@@ -68,7 +68,8 @@ def test_spellings_of_one_window(window: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "other", ["avg(speed) OVER w", "sum(load) OVER w", "sum(speed + 1) OVER w", "sum(speed) OVER long", "count(*) OVER w"]
+    "other",
+    ["avg(speed) OVER w", "sum(load) OVER w", "sum(speed + 1) OVER w", "sum(speed) OVER long", "count(*) OVER w"],
 )
 def test_the_fingerprint_covers_windows(other: str) -> None:
     definitions = f"WINDOW w AS {WINDOW}, long AS {WINDOW.replace('MINUTE', 'HOUR')}"
@@ -76,7 +77,9 @@ def test_the_fingerprint_covers_windows(other: str) -> None:
 
 
 def test_windows_stand_in_expressions_and_each_is_computed_once() -> None:
-    compiled = select(f"speed - avg(speed) OVER w + CASE WHEN count(*) OVER w > 1 THEN avg(speed) OVER w END", f"WINDOW w AS {WINDOW}")
+    compiled = select(
+        "speed - avg(speed) OVER w + CASE WHEN count(*) OVER w > 1 THEN avg(speed) OVER w END", f"WINDOW w AS {WINDOW}"
+    )
     assert [window.function for window in compiled.windows] == ["avg", "count"]
     result = compiled.apply(events([0, 1, 2], speed=[1, 2, 3]), compiled.history())
     assert result.rows.column("x").to_pylist() == [2, 3]
@@ -180,7 +183,16 @@ def test_pickles() -> None:
         ),
         *(
             (f"avg(speed) OVER {WINDOW.replace(chr(39) + '1' + chr(39) + ' MINUTE', length)}", "at most 31 days")
-            for length in ("'0' MINUTE", "'-1' MINUTE", "'1.5' HOUR", "'32' DAY", "'1' MONTH", "'x' MINUTE", "speed MINUTE", "99999999999 DAY")
+            for length in (
+                "'0' MINUTE",
+                "'-1' MINUTE",
+                "'1.5' HOUR",
+                "'32' DAY",
+                "'1' MONTH",
+                "'x' MINUTE",
+                "speed MINUTE",
+                "99999999999 DAY",
+            )
         ),
     ],
 )

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from beam_jobs.preprocessing.window_kernel import STALE_ROWS
-from beam_jobs.preprocessing.windows import FUNCTIONS, History, Window
+from beam_jobs.preprocessing.windows import FUNCTIONS, History, Window, in_time_order
 
 SECOND = 1_000_000
 NAN, INF = math.nan, math.inf
@@ -67,9 +67,7 @@ def test_of_rows_with_the_same_time_each_sees_the_ones_before_it() -> None:
 def test_windows_of_several_lengths_and_arguments() -> None:
     history = History([Window("sum", 0, 10_000), Window("sum", 0, 1000), Window("max", 1, 1000)])
     values = np.array([[1.0, 2.0, 4.0], [9.0, 8.0, 7.0]])
-    found = history.advance(
-        pa.array(["car"] * 3), np.array([0, 1, 10]) * SECOND, values, np.ones((2, 3), np.bool_)
-    )
+    found = history.advance(pa.array(["car"] * 3), np.array([0, 1, 10]) * SECOND, values, np.ones((2, 3), np.bool_))
     assert [column.to_pylist() for column in found] == [[1, 3, 7], [1, 3, 4], [9, 9, 7]]
 
 
@@ -140,7 +138,9 @@ def test_sums_are_exact_and_rounded_once(seed: int) -> None:
     rng = random.Random(seed)
     kind = seed % 4
     values = [
-        rng.choice([-1, 1]) * rng.random() * 2.0 ** rng.randint(*[(-1080, -1000), (-1074, 900), (-60, 60), (-3, 3)][kind])
+        rng.choice([-1, 1])
+        * rng.random()
+        * 2.0 ** rng.randint(*[(-1080, -1000), (-1074, 900), (-60, 60), (-3, 3)][kind])
         for _ in range(400)
     ]
     times = [float(i) for i in range(400)]
@@ -184,3 +184,17 @@ def test_no_rows() -> None:
     history = past("sum")
     assert take(history, [], []) == [[]]
     assert history.rows == 0
+
+
+def test_blocks_in_time_order() -> None:
+    times = [[5, 1, 3], [], [None, 3, 2]]
+    names = iter("abcdef")
+    blocks = [
+        pa.record_batch({"at": pa.array(part, pa.timestamp("ms", "UTC")), "name": [next(names) for _ in part]})
+        for part in times
+    ]
+    blocks[1] = blocks[0].slice(0, 0)
+    ordered = list(in_time_order(blocks, "at", rows=4))
+    assert [block.num_rows for block in ordered] == [4, 2]
+    assert [name for block in ordered for name in block["name"].to_pylist()] == ["b", "f", "c", "e", "a", "d"]
+    assert list(in_time_order([], "at")) == []
