@@ -25,6 +25,7 @@ from beam_jobs.errors import UserError
 from beam_jobs.io.archive_input import SUFFIXES, check_content, described, find, may_hold, read_rows
 from beam_jobs.io.files import download, is_local, list_files, patiently, root_of
 from beam_jobs.io.kafka_offsets import OffsetKind, OffsetSpec
+from beam_jobs.preprocessing.windows import History, in_time_order
 from model.manifest import sha256
 from model.rows import Examples
 from use_cases import UseCase
@@ -142,6 +143,8 @@ def read(
       UserError: files that can't be read or lack a field, or no row that can be used.
     """
     used = 0
+    history = use_case.preprocessor().history()
+    waiting: list[pa.RecordBatch] = []  # of an SQL with windows, which need the rows in the order of their times
     for number, path in enumerate(source.paths):
         if limit is not None and counts.read >= limit:
             break
@@ -152,14 +155,21 @@ def read(
                 events = _within(events, use_case.event_time, source)
                 events = events if limit is None else events.slice(0, limit - counts.read)
                 counts.read += events.num_rows
-                examples = _examples(events, archived, use_case, counts)
-                used += len(examples.x)
-                yield examples
+                if history is not None and not archived:
+                    waiting.append(events)
+                else:
+                    examples = _examples(events, archived, use_case, counts)
+                    used += len(examples.x)
+                    yield examples
                 progress(number / len(source.paths))
                 if limit is not None and counts.read >= limit:
                     break
         counts.files.append(TrainingFile(source.name(path), digest, counts.read - before))
         progress((number + 1) / len(source.paths))
+    for events in in_time_order(waiting, use_case.event_time):
+        examples = _examples(events, False, use_case, counts, history)
+        used += len(examples.x)
+        yield examples
     if not used:
         why = ", ".join(f"{n} {reason}" for reason, n in counts.refused.most_common()) or "none refused"
         raise UserError(
@@ -201,11 +211,13 @@ def _within(rows: pa.RecordBatch, event_time: str, source: Source) -> pa.RecordB
     return rows.filter(keep)
 
 
-def _examples(events: pa.RecordBatch, archived: bool, use_case: UseCase, counts: Counts) -> Examples:
+def _examples(
+    events: pa.RecordBatch, archived: bool, use_case: UseCase, counts: Counts, history: History | None = None
+) -> Examples:
     preprocessor = use_case.preprocessor()
     rows, label = events, events[use_case.label] if use_case.label else pa.nulls(events.num_rows, pa.string())
     if not archived:
-        result = preprocessor.apply(events)
+        result = preprocessor.apply(events, history)
         counts.filtered += result.filtered
         counts.refused.update(result.errors.reasons)
         rows, label = result.rows, label.take(pa.array(result.kept))

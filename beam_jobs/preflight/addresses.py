@@ -1,4 +1,4 @@
-"""Checks that jobs share: where events come from, where the output goes."""
+"""Checks that jobs share: where events come from, where the output goes, what the SQL asks of the job."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from beam_jobs.io.kafka import check_topic, ensure_topic
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_offsets import OffsetKind, OffsetSpec
 from beam_jobs.io.uri import KafkaAddress, parse
+from beam_jobs.preprocessing.preprocessor import Preprocessor
 from use_cases import UseCase
 
 
@@ -103,3 +104,13 @@ def _share(job: JobT, number: int, count: int) -> JobT:
     if archive is not None:
         return replace(job, archive=replace(archive, files=archive.files[number::count]))
     return replace(job, source=job.source | {"share": (number, count)})
+
+
+def check_no_windows(preprocessor: Preprocessor, remedy: str) -> None:
+    """Refuses SQL with windows: the job's steps keep nothing of a key from one block to the next."""
+    if preprocessor.windows:
+        window = preprocessor.windows[0]
+        raise UserError(
+            f"the SQL has window features ({window.function} OVER ...), which jobs can't compute yet, only "
+            f"training and Preprocessor.apply; {remedy}"
+        )

@@ -23,7 +23,7 @@ from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_topic_id import KafkaTopic
 from beam_jobs.io.uri import KafkaAddress, parse
 from beam_jobs.lookup import LookupFile, describe
-from beam_jobs.preflight.addresses import archive_input, kafka_source, prepare_outputs
+from beam_jobs.preflight.addresses import archive_input, check_no_windows, kafka_source, prepare_outputs
 from schemas.client import SchemaSource, for_registry
 from use_cases import UseCase
 
@@ -71,6 +71,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     preprocessor = use_case.preprocessor()
     content: Content = "events" if wanted.raw else "features"
     if content == "features":
+        check_no_windows(preprocessor, "archive the events with --raw; model.train computes the windows from them")
         preprocessor.check_secrets()
     schema = archive_schema(use_case, content)
     lookup = _lookup(wanted, use_case, arrow_schema(schema))

@@ -15,7 +15,7 @@ from beam_jobs.errors import UserError
 from beam_jobs.io.archive_input import ArchiveInput
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.uri import KafkaAddress, parse
-from beam_jobs.preflight.addresses import archive_input, kafka_source, prepare_outputs
+from beam_jobs.preflight.addresses import archive_input, check_no_windows, kafka_source, prepare_outputs
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from model.manifest import Manifest
 from model.registry import ModelVersion, resolve
@@ -56,6 +56,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
         raise UserError(f"--max_dead_letter_rate {bad.max_dead_letter_rate}: a share between 0 and 1")
     use_case = use_cases.load(parsed.view_as(options.UseCaseOptions).use_case)
     preprocessor = use_case.preprocessor()
+    check_no_windows(preprocessor, "remove OVER from the SQL and train a new version")
     preprocessor.check_secrets()
     model = resolve(wanted.model, use_case.name)
     described = model.manifest

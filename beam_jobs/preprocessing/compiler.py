@@ -6,7 +6,6 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Any, NoReturn
 
 import polars as pl
@@ -31,11 +30,12 @@ class Compiled:
 
 @dataclass(frozen=True)
 class WindowFeature:
-    """``function(argument) OVER (PARTITION BY key ORDER BY event_time RANGE …)``: recognised, not computed yet."""
+    """``function(argument) OVER (PARTITION BY key ORDER BY event_time RANGE …)``."""
 
-    function: str  # "avg", "sum", "min", "max", "count"
-    argument: str  # canonical text of the expression it aggregates
-    preceding: timedelta  # length of the window, which ends at the row itself
+    function: str  # one of windows.FUNCTIONS
+    argument: Compiled  # what it aggregates, a number
+    milliseconds: int  # length of the window, which ends at the row itself
+    column: str  # of the frame that holds its values; no Avro name has a colon
 
 
 def pseudonym_column(field: str) -> str:
@@ -56,7 +56,8 @@ class Compiler:
         self.key = key
         self.event_time = event_time
         self.tables = {"events"}
-        self.windows: list[WindowFeature] = []
+        self.windows: dict[str, WindowFeature] = {}  # by canonical text: each is computed once
+        self.named_windows: dict[str, exp.Window] = {}  # of the WINDOW clause, by name in lower case
         self.pseudonyms: set[str] = set()
 
     def compile(self, node: Any) -> Compiled:

@@ -261,5 +261,5 @@ HANDLERS: Handlers = {
     exp.Concat: (concat, ("expressions", "safe", "coalesce")),
     exp.DPipe: (concat, (*_TWO, "safe")),
     exp.Anonymous: (own_function, ("this", "expressions")),
-    exp.Window: (window, ("this", "partition_by", "order", "spec", "over")),
+    exp.Window: (window, ("this", "partition_by", "order", "spec", "over", "alias")),
 }

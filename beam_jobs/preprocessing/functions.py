@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
@@ -13,6 +14,7 @@ from sqlglot import exp
 from beam_jobs.preprocessing.compiler import Compiled, Compiler, Handler, WindowFeature, join, pseudonym_column, sql_of
 from beam_jobs.preprocessing.fields import Field, Kind
 from beam_jobs.preprocessing.pii import MAX_CHARACTERS, MAX_DECIMALS
+from beam_jobs.preprocessing.windows import FUNCTIONS
 
 
 def half_away(x: pl.Expr) -> pl.Expr:
@@ -166,43 +168,87 @@ def _generalize(c: Compiler, node: exp.Anonymous) -> Compiled:
 _WINDOW_FUNCTIONS: dict[type[exp.Expression], str] = {
     exp.Avg: "avg",
     exp.Sum: "sum",
+    exp.Count: "count",
     exp.Min: "min",
     exp.Max: "max",
-    exp.Count: "count",
+    exp.Stddev: "stddev_samp",
+    exp.StddevSamp: "stddev_samp",
 }
-_SECONDS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86400}
+_MILLISECONDS = {"SECOND": 1000, "MINUTE": 60_000, "HOUR": 3_600_000, "DAY": 86_400_000}
+_LONGEST_DAYS = 31  # every row of a window is held in memory
 
 
 def window(c: Compiler, node: exp.Window) -> Compiled:
-    frame = "RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND CURRENT ROW"
-    form = f"OVER (PARTITION BY {c.key} ORDER BY {c.event_time} {frame})"
-    partition = [part.name for part in node.args.get("partition_by") or [] if isinstance(part, exp.Column)]
-    order = [
-        (o.this.name, bool(o.args.get("desc")))
-        for o in (node.args["order"].expressions if node.args.get("order") else [])
-    ]
-    if not order:
-        c.fail(node, f"{sql_of(node)} has no ORDER BY, so it depends on how rows were cut into blocks; use {form}")
+    """The value of a window: a column of the frame, filled before the expressions around it are computed."""
     function = _WINDOW_FUNCTIONS.get(type(node.this))
     if function is None:
-        c.fail(node, f"{sql_of(node.this)} is not supported as a window; use {', '.join(_WINDOW_FUNCTIONS.values())}")
-    spec = node.args.get("spec")
-    start = spec.args.get("start") if spec is not None else None
+        names = ", ".join(FUNCTIONS)
+        c.fail(
+            node, f"{sql_of(node.this)} is not supported as a window; use one of {names} (CASE inside can choose rows)"
+        )
+    milliseconds = _length(c, node, _definition(c, node))
+    called = node.this
+    if called.args.get("expressions") or isinstance(called.this, exp.Distinct | exp.Order):
+        c.fail(node, f"{sql_of(called)} is not supported as a window; it takes one argument and nothing else")
+    if called.this.find(exp.Window):
+        c.fail(node, f"{sql_of(node)}: a window of a window is not supported; use the field itself")
+    if isinstance(called.this, exp.Star):
+        argument = Compiled(pl.lit(0.0), "number", "*")
+    elif function == "count":
+        counted = c.compile(called.this)
+        argument = join("known", "number", pl.when(counted.expr.is_not_null()).then(pl.lit(0.0)), counted)
+    else:
+        argument = c.number(called.this)
+    text = f"(over:{function}:{milliseconds} {argument.text})"
+    if text not in c.windows:
+        c.windows[text] = WindowFeature(function, argument, milliseconds, f"window:{len(c.windows)}")
+    column = pl.col(c.windows[text].column)
+    return Compiled(column, "number", text, argument.columns | {c.event_time}, argument.raw_pii)
+
+
+def _definition(c: Compiler, node: exp.Window) -> exp.Window:
+    """What stands in the parentheses behind OVER, or in the WINDOW clause under the name behind it."""
+    name = node.args.get("alias")
+    if name is None:
+        return node
+    definition = c.named_windows.get(name.name.lower())
+    if definition is None:
+        known = ", ".join(c.named_windows) or "none"
+        c.fail(node, f"{sql_of(node)}: no window is named {name.name}; the WINDOW clause defines {known}")
+    if node.args.get("partition_by") or node.args.get("order") or node.args.get("spec"):
+        c.fail(node, f"{sql_of(node)}: a named window can't be extended; write OVER {name.name}")
+    return definition
+
+
+def _length(c: Compiler, node: exp.Window, definition: exp.Window) -> int:
+    """Milliseconds of the one form of window there is."""
+    frame = "RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND CURRENT ROW"
+    form = f"OVER (PARTITION BY {c.key} ORDER BY {c.event_time} {frame})"
+    order = definition.args["order"].expressions if definition.args.get("order") else []
+    if not order:
+        c.fail(node, f"{sql_of(node)} has no ORDER BY, so it depends on how rows were cut into blocks; use {form}")
+    by = [
+        c.column(part).name if isinstance(part, exp.Column) else ""
+        for part in definition.args.get("partition_by") or []
+    ]
+    along = [c.column(o.this).name if isinstance(o.this, exp.Column) and not o.args.get("desc") else "" for o in order]
+    spec = definition.args.get("spec")
+    given = {name: value for name, value in spec.args.items() if value} if spec is not None else {}
+    start = given.pop("start", None)
     if (
-        partition != [c.key]
-        or order != [(c.event_time, False)]
-        or spec is None
-        or spec.args.get("kind") != "RANGE"
+        by != [c.key]
+        or along != [c.event_time]
+        or given.pop("kind", None) != "RANGE"
+        or given.pop("start_side", None) != "PRECEDING"
+        or given.pop("end", "CURRENT ROW") != "CURRENT ROW"
+        or given
         or not isinstance(start, exp.Interval)
-        or start.unit is None
-        or start.unit.name.upper() not in _SECONDS
-        or spec.args.get("start_side") != "PRECEDING"
-        or spec.args.get("end") != "CURRENT ROW"
     ):
         c.fail(node, f"{sql_of(node)}: windows have the form {form}")
-    length = timedelta(seconds=float(start.this.name) * _SECONDS[start.unit.name.upper()])
-    argument = (
-        c.compile(node.this.this) if not isinstance(node.this.this, exp.Star) else Compiled(pl.lit(1), "number", "*")
-    )
-    c.windows.append(WindowFeature(function, argument.text, length))
-    c.fail(node, f"{sql_of(node)}: window features are not supported yet by this version; remove the column")
+    amount = start.this.name if isinstance(start.this, exp.Literal) else ""
+    unit = start.unit.name.upper().removesuffix("S") if isinstance(start.unit, exp.Var) else ""
+    longest = _LONGEST_DAYS * _MILLISECONDS["DAY"]
+    if not re.fullmatch(r"\d{1,9}", amount) or not 0 < int(amount) * _MILLISECONDS.get(unit, 0) <= longest:
+        units = ", ".join(_MILLISECONDS)
+        c.fail(node, f"{sql_of(start)}: a window is a whole number of {units}, at most {_LONGEST_DAYS} days")
+    return int(amount) * _MILLISECONDS[unit]

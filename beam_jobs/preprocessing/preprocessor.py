@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from beam_jobs.errors import RowErrors
 from beam_jobs.preprocessing import checks
-from beam_jobs.preprocessing.compiler import Compiled, pseudonym_column
+from beam_jobs.preprocessing.compiler import Compiled, WindowFeature, pseudonym_column
 from beam_jobs.preprocessing.fields import Field
 from beam_jobs.preprocessing.pii import PiiPolicy, pseudonymize
+from beam_jobs.preprocessing.windows import History, Window
 
 _EVENT_TIME_TYPE = pa.timestamp("ms", "UTC")
 _WHERE = "where:"  # beside the output columns in one frame; their names have no colon
@@ -51,6 +52,7 @@ class Preprocessor:
         in the order of the SELECT.
       features: the numeric columns, in order; the input of the model.
       attributes: text columns beside the key: carried along, never a model's input.
+      windows: the window features the columns are computed from; with any, rows need the history of their keys.
       units: unit of each feature that is a field unchanged, else None.
       fingerprint: sha256 (hexadecimal) of all that decides which values come out; no secret goes into it.
     """
@@ -60,6 +62,7 @@ class Preprocessor:
         *,
         outputs: Sequence[Output],
         where: Compiled | None,
+        windows: Sequence[WindowFeature] = (),
         inputs: Sequence[Field],
         pseudonyms: frozenset[str],
         policy: PiiPolicy,
@@ -84,12 +87,19 @@ class Preprocessor:
         self._pseudonyms = sorted(pseudonyms)
         self._recipe = recipe
         self._where = where
+        self.windows = tuple(windows)
         self._exprs = [
             o.value.expr.cast(pl.Float32 if o.is_feature else pl.String).alias(o.name) for o in outputs if not o.field
         ]
-        if where is not None:
-            self._exprs.append(where.expr.fill_null(False).alias(_WHERE))
+        # What must be known of all rows before windows can be; without windows it is computed along with the rest.
+        self._first = [where.expr.fill_null(False).alias(_WHERE)] if where is not None else []
+        arguments = {window.argument.text: window.argument.expr for window in windows}
+        self._arguments = {f"argument:{i}": expr.cast(pl.Float64) for i, expr in enumerate(arguments.values())}
+        self._places = [list(arguments).index(window.argument.text) for window in windows]
+        if not windows:
+            self._exprs += self._first
         computed = [o.value for o in outputs if not o.field] + ([where] if where else [])
+        self._key_output = next(o for o in outputs if o.name == key)
         self._frame_fields = [f for f in inputs if any(f.name in value.columns for value in computed)]
         self._ranged = [f for f in inputs if f.kind == "timestamp" or f.floating or _has_limit(f)]
         # A field that is never null and stays inside float32 by its limits was checked before the query.
@@ -111,14 +121,25 @@ class Preprocessor:
         if self._pseudonyms:
             self._policy.secret()
 
-    def apply(self, events: pa.RecordBatch) -> Preprocessed:
+    def history(self) -> History | None:
+        """What ``apply`` needs to know of rows before, at the start: of none. None: the query has no windows."""
+        if not self.windows:
+            return None
+        pairs = zip(self.windows, self._places, strict=True)
+        return History([Window(window.function, place, window.milliseconds) for window, place in pairs])
+
+    def apply(self, events: pa.RecordBatch, history: History | None = None) -> Preprocessed:
         """Checks the rows, filters them and computes their features.
 
-        A row is checked before the WHERE sees it: a broken record is an error, never silently filtered.
+        A row is checked before the WHERE sees it: a broken record is an error, never silently filtered. The rows that
+        the WHERE lets through are those that windows are made of.
 
         Args:
           events: at least ``input_columns``, of the Arrow types the codec gives their Avro types, any number of rows.
+          history: of the rows before, in the same order; takes these rows in. Needed where the query has windows.
         """
+        if self.windows and history is None:
+            raise ValueError("the query has windows: apply needs a history (Preprocessor.history())")
         n = events.num_rows
         if n == 0:
             return Preprocessed(self._no_rows, _rows(0), 0, RowErrors.none())
@@ -129,7 +150,12 @@ class Preprocessor:
         if len(errors):
             kept = errors.good_rows(n)
             events = events.take(pa.array(kept))  # the query never meets a value outside the limits
-        computed, where = self._evaluate(events)
+        frame = self._frame(events)
+        if history is not None and self.windows:
+            frame, let_through = self._with_windows(frame, events, history)
+            if not let_through.all():
+                events, kept = events.filter(pa.array(let_through)), kept[let_through]
+        computed, where = self._evaluate(frame)
         columns = [computed[o.name] if o.field is None else _plain(events.column(o.field.name)) for o in self._outputs]
         rows = pa.RecordBatch.from_arrays(self._converted(columns), schema=self.output_schema)
         if where is not None and not where.all():
@@ -160,17 +186,42 @@ class Preprocessor:
                 converted.append(array if array.type == type_ else pc.cast(array, type_, safe=False))
         return converted
 
-    def _evaluate(self, events: pa.RecordBatch) -> tuple[dict[str, pa.Array], NDArray[np.bool_] | None]:
-        """The computed columns by name, and the rows the WHERE lets through (None: there is no WHERE)."""
-        if not self._exprs:
-            return {}, None
+    def _frame(self, events: pa.RecordBatch) -> Any:
+        """The fields that expressions read, and the pseudonyms; None: there are no expressions."""
+        if not self._exprs and not self.windows:
+            return None
         arrays = {field.name: _plain(events.column(field.name)) for field in self._frame_fields}
         for name in self._pseudonyms:
             arrays[pseudonym_column(name)] = pseudonymize(events.column(name), self._policy.secret())
-        frame: Any = pl.from_arrow(pa.RecordBatch.from_pydict(arrays), rechunk=False)
+        return pl.from_arrow(pa.RecordBatch.from_pydict(arrays), rechunk=False)
+
+    def _with_windows(self, frame: Any, events: pa.RecordBatch, history: History) -> tuple[Any, NDArray[np.bool_]]:
+        """The rows the WHERE lets through, with the values of their windows, and which rows of ``events`` they are."""
+        known = frame.with_columns(*self._first, **self._arguments)
+        through = known.get_column(_WHERE).to_numpy() if self._first else np.ones(len(frame), np.bool_)
+        if not through.all():
+            frame, known, events = frame.filter(through), known.filter(through), events.filter(pa.array(through))
+        # Rows of one key are told by what may leave, so a history holds no key that is personal data.
+        plain = self._key_output.field
+        keys = _plain(events.column(plain.name)) if plain else frame.get_column(pseudonym_column(self.key)).to_arrow()
+        times = events.column(self.event_time).cast(pa.timestamp("us", "UTC")).view(pa.int64()).to_numpy()
+        arguments = [known.get_column(name) for name in self._arguments]
+        found = history.advance(
+            keys.cast(pa.string()),
+            times,
+            np.stack([argument.fill_null(0.0).to_numpy() for argument in arguments]),
+            np.stack([argument.is_not_null().to_numpy() for argument in arguments]),
+        )
+        columns = [pl.Series(window.column, values) for window, values in zip(self.windows, found, strict=True)]
+        return frame.with_columns(columns), through
+
+    def _evaluate(self, frame: Any) -> tuple[dict[str, pa.Array], NDArray[np.bool_] | None]:
+        """The computed columns by name, and the rows the WHERE lets through (None: all that are left)."""
+        if not self._exprs:
+            return {}, None
         result = frame.select(self._exprs)
         columns = {o.name: result.get_column(o.name).to_arrow() for o in self._outputs if o.field is None}
-        return columns, result.get_column(_WHERE).to_numpy() if self._where is not None else None
+        return columns, result.get_column(_WHERE).to_numpy() if _WHERE in result.columns else None
 
 
 def _rows(n: int) -> NDArray[np.int64]:

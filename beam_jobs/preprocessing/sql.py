@@ -20,8 +20,8 @@
 >>> result.errors.rows.tolist(), result.errors.errors
 ([2], ['speed is 250 m/s, expected 0 to 100'])
 
-The SQL is one ``SELECT ... FROM events [WHERE ...]`` over the fields of the event schema, in DuckDB's dialect: standard
-SQL in which ``/`` divides to a fraction and the whole data set can be queried with the very same file.
+The SQL is one ``SELECT ... FROM events [WHERE ...] [WINDOW ...]`` over the fields of the event schema, in DuckDB's
+dialect: standard SQL in which ``/`` divides to a fraction and the whole data set can be queried with the same file.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from beam_jobs.preprocessing.preprocessor import Output, Preprocessor
 __all__ = ["compile_sql", "parse_query", "Query", "Preprocessor"]
 
 _DIALECT = "duckdb"
-_FORM = "the SQL is one SELECT ... FROM events [WHERE ...]"
+_FORM = "the SQL is one SELECT ... FROM events [WHERE ...] [WINDOW ...]"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Query:
 
     outputs: tuple[Output, ...]  # in the order of the SELECT
     where: Compiled | None
-    windows: tuple[WindowFeature, ...]  # always empty for now: compile refuses them
+    windows: tuple[WindowFeature, ...]  # those the outputs use
     pseudonyms: frozenset[str]  # fields the query reads through pseudonymize()
 
 
@@ -107,6 +107,7 @@ def compile_sql(
     return Preprocessor(
         outputs=query.outputs,
         where=query.where,
+        windows=query.windows,
         inputs=inputs,
         pseudonyms=query.pseudonyms,
         policy=policy,
@@ -134,7 +135,7 @@ def parse_query(sql: str, fields: Mapping[str, Field], key: str, event_time: str
     if not any(output.is_feature for output in outputs):
         compiler.fail(None, "the SELECT has no numeric column beside the key and the time; a model needs a feature")
     where = _where(compiler, select.args.get("where"))
-    return Query(tuple(outputs), where, tuple(compiler.windows), frozenset(compiler.pseudonyms))
+    return Query(tuple(outputs), where, tuple(compiler.windows.values()), frozenset(compiler.pseudonyms))
 
 
 def _parse(sql: str, source: str, compiler: Compiler) -> exp.Select:
@@ -153,7 +154,7 @@ def _parse(sql: str, source: str, compiler: Compiler) -> exp.Select:
         compiler.fail(select, f"{select.key.upper()} is not supported; {_FORM}")
     for name, value in select.args.items():
         clause = name.rstrip("_")
-        if value and clause not in ("expressions", "from", "where", "kind"):
+        if value and clause not in ("expressions", "from", "where", "windows", "kind"):
             part = value[0] if isinstance(value, list) else value
             node = part if isinstance(part, exp.Expression) else None
             compiler.fail(node, _CLAUSES.get(clause, f"{clause.upper()} is not supported") + f"; {_FORM}")
@@ -171,6 +172,7 @@ def _parse(sql: str, source: str, compiler: Compiler) -> exp.Select:
             compiler.fail(table, f"{name.upper()} on the table is not supported; {_FORM}")
     if table.alias:
         compiler.tables = {table.alias.lower()}
+    compiler.named_windows = {named.name.lower(): named for named in select.args.get("windows") or []}
     return select
 
 
@@ -235,6 +237,8 @@ def _output(compiler: Compiler, item: Any) -> Output:
 def _where(compiler: Compiler, node: exp.Where | None) -> Compiled | None:
     if node is None:
         return None
+    if node.find(exp.Window):
+        compiler.fail(node.this, "the WHERE chooses the rows that windows are made of, so it can't use one; remove it")
     where = compiler.compile(node.this)
     text = node.this.sql(dialect=_DIALECT)
     if where.kind != "boolean":

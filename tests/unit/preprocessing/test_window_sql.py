@@ -1,0 +1,208 @@
+"""OVER in the SQL: what it may say, what it means beside WHERE and checks, what it shows of persons."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from beam_jobs.errors import UserError
+from beam_jobs.preprocessing import PiiPolicy, Preprocessor, compile_sql
+
+SCHEMA: dict[str, Any] = {
+    "type": "record",
+    "name": "Event",
+    "fields": [
+        {"name": "id", "type": "string"},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}},
+        {"name": "speed", "type": "double", "min": 0, "max": 100},
+        {"name": "load", "type": ["null", "double"]},
+        {"name": "model", "type": ["null", "string"]},
+        {"name": "card", "type": "string", "pii": "direct"},
+        {"name": "age", "type": "int", "pii": "quasi"},
+    ],
+}
+MINUTE = "RANGE BETWEEN INTERVAL '1' MINUTE PRECEDING AND CURRENT ROW"
+WINDOW = f"(PARTITION BY id ORDER BY at {MINUTE})"
+
+
+def query(sql: str, key: str = "id") -> Preprocessor:
+    return compile_sql(sql, SCHEMA, PiiPolicy("env:HIGHBEAM_TEST_KEY"), key=key, event_time="at")
+
+
+def select(column: str, rest: str = "") -> Preprocessor:
+    return query(f"SELECT id, at, {column} AS x FROM events {rest}")
+
+
+def events(seconds: list[float], **columns: list[Any]) -> pa.RecordBatch:
+    n = len(seconds)
+    types = [pa.string(), pa.float64(), pa.float64(), pa.string(), pa.string(), pa.int32()]
+    defaults = {"id": "car", "speed": 1.0, "load": 2.0, "model": "Coupe", "card": "4711", "age": 44}
+    arrays = {
+        name: pa.array(columns.get(name, [value] * n), type_)
+        for (name, value), type_ in zip(defaults.items(), types, strict=True)
+    }
+    return pa.record_batch({**arrays, "at": pa.array([int(s * 1e6) for s in seconds], pa.timestamp("us", "UTC"))})
+
+
+def x(compiled: Preprocessor, block: pa.RecordBatch) -> list[float]:
+    return compiled.apply(block, compiled.history()).rows.column("x").to_pylist()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        WINDOW,
+        "(PARTITION BY ID ORDER BY events.at RANGE INTERVAL 60 SECONDS PRECEDING)",
+        "(PARTITION BY id ORDER BY at ASC RANGE BETWEEN INTERVAL '1 minute' PRECEDING AND CURRENT ROW)",
+    ],
+)
+def test_spellings_of_one_window(window: str) -> None:
+    compiled = select(f"sum(speed) OVER {window}")
+    assert x(compiled, events([0, 60, 60.000001], speed=[1, 2, 4])) == [1, 3, 6]
+    assert compiled.fingerprint == select(f"SUM(Speed) OVER {WINDOW}").fingerprint
+    named = select("sum(speed) OVER W", f"WINDOW w AS {window}")
+    assert named.fingerprint == compiled.fingerprint
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["avg(speed) OVER w", "sum(load) OVER w", "sum(speed + 1) OVER w", "sum(speed) OVER long", "count(*) OVER w"],
+)
+def test_the_fingerprint_covers_windows(other: str) -> None:
+    definitions = f"WINDOW w AS {WINDOW}, long AS {WINDOW.replace('MINUTE', 'HOUR')}"
+    assert select(other, definitions).fingerprint != select("sum(speed) OVER w", definitions).fingerprint
+
+
+def test_windows_stand_in_expressions_and_each_is_computed_once() -> None:
+    compiled = select(
+        "speed - avg(speed) OVER w + CASE WHEN count(*) OVER w > 1 THEN avg(speed) OVER w END", f"WINDOW w AS {WINDOW}"
+    )
+    assert [window.function for window in compiled.windows] == ["avg", "count"]
+    result = compiled.apply(events([0, 1, 2], speed=[1, 2, 3]), compiled.history())
+    assert result.rows.column("x").to_pylist() == [2, 3]
+    assert list(result.errors.reasons) == ["null_feature"]
+    assert compiled.input_columns == ("id", "at", "speed")
+
+
+def test_where_chooses_the_rows_a_window_is_made_of() -> None:
+    compiled = select(f"count(*) OVER {WINDOW}", "WHERE load > 1")
+    block = events([0, 1, 2, 3], load=[2, 0, None, 2])
+    result = compiled.apply(block, compiled.history())
+    assert result.rows.column("x").to_pylist() == [1, 2]
+    assert result.kept.tolist() == [0, 3]
+    assert result.filtered == 2
+
+
+def test_rows_out_of_range_are_in_no_window_rows_without_a_feature_are() -> None:
+    compiled = query(f"SELECT id, at, load, sum(speed) OVER {WINDOW} AS x FROM events")
+    block = events([0, 1, 2], speed=[1, 1000, 4])
+    result = compiled.apply(block, compiled.history())
+    assert result.rows.column("x").to_pylist() == [1, 5]
+    assert (result.errors.rows.tolist(), result.errors.reasons) == ([1], ["out_of_range"])
+    result = compiled.apply(events([0, 1], speed=[1, 4], load=[None, 2]), compiled.history())
+    assert result.rows.column("x").to_pylist() == [5]
+    assert list(result.errors.reasons) == ["null_feature"]
+
+
+def test_any_type_can_be_counted() -> None:
+    assert x(select(f"count(model) OVER {WINDOW}"), events([0, 1, 2], model=["a", None, "b"])) == [1, 1, 2]
+
+
+def test_no_row_gets_through() -> None:
+    compiled = select(f"count(*) OVER {WINDOW}", "WHERE load > 1")
+    history = compiled.history()
+    result = compiled.apply(events([0, 1], load=[0, None]), history)
+    assert (result.rows.num_rows, result.filtered) == (0, 2)
+    assert result.rows.schema == compiled.output_schema
+    assert compiled.apply(events([]), history).rows.num_rows == 0
+
+
+def test_a_query_with_windows_needs_a_history() -> None:
+    with pytest.raises(ValueError, match="needs a history"):
+        select(f"count(*) OVER {WINDOW}").apply(events([0]))
+    assert select("speed").history() is None
+
+
+def test_a_key_that_is_personal_data_is_told_by_its_pseudonym(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIGHBEAM_TEST_KEY", "a secret of many bytes")
+    window = f"(PARTITION BY card ORDER BY at {MINUTE})"
+    compiled = query(f"SELECT pseudonymize(card) AS card, at, count(*) OVER {window} AS x FROM events", key="card")
+    history = compiled.history()
+    result = compiled.apply(events([0, 1, 2], card=["1", "2", "1"]), history)
+    assert result.rows.column("x").to_pylist() == [1, 1, 2]
+    assert "'1'" not in repr(vars(history))
+
+
+def test_pickles() -> None:
+    compiled = pickle.loads(pickle.dumps(select(f"sum(speed) OVER {WINDOW}")))
+    assert x(compiled, events([0, 1])) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        ("lag(speed) OVER w", "LAG(speed) is not supported as a window; use one of avg, sum, count"),
+        ("first_value(speed) OVER w", "not supported as a window"),
+        ("median(speed) OVER w", "not supported as a window"),
+        ("count(DISTINCT model) OVER w", "takes one argument and nothing else"),
+        ("count(speed, load) OVER w", "takes one argument and nothing else"),
+        ("sum(speed) FILTER (WHERE load > 1) OVER w", "CASE inside can choose rows"),
+        ("avg(speed ORDER BY load) OVER w", "takes one argument and nothing else"),
+        ("avg(avg(speed) OVER w) OVER w", "a window of a window"),
+        ("avg(model) OVER w", "needs a number"),
+        ("max(at) OVER w", "needs a number"),
+        ("avg(age) OVER w", "x shows age, personal data"),
+        ("count(card) OVER w", "x shows card, personal data"),
+        ("avg(speed) OVER v", "no window is named v; the WINDOW clause defines w"),
+        (f"avg(speed) OVER (w {MINUTE})", "can't be extended"),
+        ("avg(speed) OVER (PARTITION BY id)", "has no ORDER BY"),
+        (f"avg(speed) OVER (ORDER BY at {MINUTE})", "windows have the form OVER (PARTITION BY id ORDER BY at RANGE"),
+        (f"avg(speed) OVER (PARTITION BY model ORDER BY at {MINUTE})", "windows have the form"),
+        (f"avg(speed) OVER (PARTITION BY id, model ORDER BY at {MINUTE})", "windows have the form"),
+        (f"avg(speed) OVER (PARTITION BY lower(id) ORDER BY at {MINUTE})", "windows have the form"),
+        (f"avg(speed) OVER (PARTITION BY id ORDER BY at DESC {MINUTE})", "windows have the form"),
+        (f"avg(speed) OVER (PARTITION BY id ORDER BY speed {MINUTE})", "windows have the form"),
+        (f"avg(speed) OVER (PARTITION BY nobody ORDER BY at {MINUTE})", "unknown column nobody"),
+        ("avg(speed) OVER (PARTITION BY id ORDER BY at)", "windows have the form"),
+        (f"avg(speed) OVER (PARTITION BY id ORDER BY at {MINUTE.replace('RANGE', 'ROWS')})", "windows have the form"),
+        (f"avg(speed) OVER (PARTITION BY id ORDER BY at {MINUTE} EXCLUDE TIES)", "windows have the form"),
+        (
+            f"avg(speed) OVER (PARTITION BY id ORDER BY at {MINUTE.replace('CURRENT ROW', 'UNBOUNDED FOLLOWING')})",
+            "windows have the form",
+        ),
+        (
+            "avg(speed) OVER (PARTITION BY id ORDER BY at RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)",
+            "windows have the form",
+        ),
+        (
+            "avg(speed) OVER (PARTITION BY id ORDER BY at RANGE BETWEEN INTERVAL '1' MINUTE FOLLOWING AND CURRENT ROW)",
+            "windows have the form",
+        ),
+        *(
+            (f"avg(speed) OVER {WINDOW.replace(chr(39) + '1' + chr(39) + ' MINUTE', length)}", "at most 31 days")
+            for length in (
+                "'0' MINUTE",
+                "'-1' MINUTE",
+                "'1.5' HOUR",
+                "'32' DAY",
+                "'1' MONTH",
+                "'x' MINUTE",
+                "speed MINUTE",
+                "99999999999 DAY",
+            )
+        ),
+    ],
+)
+def test_refused(column: str, expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        select(column, f"WINDOW w AS {WINDOW}")
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_where_has_no_windows() -> None:
+    with pytest.raises(UserError, match="WHERE chooses the rows that windows are made of"):
+        select("speed", f"WHERE avg(speed) OVER {WINDOW} > 1")
