@@ -94,10 +94,10 @@ def source(pattern: str, start: str | None = None, until: str | None = None) -> 
         raise UserError(f"--from {start} is not before --until {until}; no row is of that time")
     try:
         root = root_of(pattern)
-        if root.endswith(SUFFIXES) or any(sign in root for sign in "*?[") or Path(root).is_file():
+        if root.endswith(SUFFIXES) or any(sign in root for sign in "*?") or Path(root).is_file():
             paths = [path for path in list_files(root) if path.rpartition("/")[2][0] not in "._"]
             paths = [path for path in paths if may_hold(path, start_ms, end_ms)]
-            root = re.split(r"[*?[]", root, maxsplit=1)[0].rpartition("/")[0]
+            root = re.split(r"[*?]", root, maxsplit=1)[0].rpartition("/")[0]
         else:
             paths = find(root, start_ms, end_ms)
     except UserError as error:

@@ -31,7 +31,7 @@ from beam_jobs.archive_rows import Content, archive_schema, carried
 from beam_jobs.block import Block, raw_block
 from beam_jobs.codec.avro_encoder import AvroEncoder
 from beam_jobs.codec.schema import arrow_schema
-from beam_jobs.io.archive import FileFormat, WriteFiles, WriteToArchive
+from beam_jobs.io.archive import COMPRESSIONS, FileFormat, WriteFiles, WriteToArchive
 from beam_jobs.preprocessing.transforms import DecodeEvents, Preprocess
 from demo.fleet import Fleet
 from model.data import Counts, read, source
@@ -109,7 +109,10 @@ def archive(
         rows = p | beam.Create([block]) | "Decode" >> _good(decode)
         if content == "features":
             rows = rows | "Preprocess" >> _good(Preprocess(CARS.preprocessor(), "test", [label]))
-        rows | WriteToArchive(WriteFiles(str(folder), "test", schema, CARS.event_time, file_format, None, 1 << 30))
+        compression = COMPRESSIONS[file_format][0]
+        rows | WriteToArchive(
+            WriteFiles(str(folder), "test", schema, CARS.event_time, file_format, compression, None, 1 << 30)
+        )
     return Archive(folder, content, file_format, arrow_schema(schema))
 
 

@@ -37,7 +37,7 @@ def block(positions: list[tuple[str, int, int]], hours: list[int]) -> Block:
 
 
 def writer(root: Path, **more: object) -> WriteFiles:
-    made = WriteFiles(str(root), "job", SCHEMA, "at", "avro", None, 1 << 20, **more)  # type: ignore[arg-type]
+    made = WriteFiles(str(root), "job", SCHEMA, "at", "avro", "deflate", None, 1 << 20, **more)  # type: ignore[arg-type]
     made.setup()
     made.start_bundle()
     return made

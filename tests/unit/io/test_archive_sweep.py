@@ -19,7 +19,7 @@ from beam_jobs.archive_rows import archive_schema
 from beam_jobs.block import raw_block, with_source
 from beam_jobs.errors import UserError
 from beam_jobs.io import archive_source
-from beam_jobs.io.archive import FileFormat, WriteFiles
+from beam_jobs.io.archive import COMPRESSIONS, FileFormat, WriteFiles
 from beam_jobs.io.archive_input import open_archive
 from beam_jobs.io.archive_source import ArchiveSource, SweepMark, SweepReader
 from beam_jobs.io.archive_sweep import Contents, Sweep, look_through
@@ -58,7 +58,9 @@ def write(
 ) -> None:
     """An archive of events, written bundle by bundle, a bundle block by block."""
     schema = archive_schema(CASE, "events")
-    made = WriteFiles(str(root), name, schema, "at", file_format, None, 1 << 20, exact=exact)
+    made = WriteFiles(
+        str(root), name, schema, "at", file_format, COMPRESSIONS[file_format][0], None, 1 << 20, exact=exact
+    )
     made.setup()
     for blocks in bundles:
         made.start_bundle()

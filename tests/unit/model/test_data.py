@@ -97,11 +97,11 @@ def test_rows_the_stream_would_refuse_are_counted_by_reason(tmp_path: Path) -> N
 
 
 def test_a_limit_spans_files(tmp_path: Path) -> None:
-    for name in "abc":
+    for name in ("a", "b", "cc"):
         save(table(200), tmp_path / f"{name}.parquet")
     limited = load(str(tmp_path), limit=300)
     assert [(file.name, file.rows) for file in limited.counts.files] == [("a.parquet", 200), ("b.parquet", 100)]
-    assert load(str(tmp_path / "[ab].parquet")).counts.read == 400
+    assert load(str(tmp_path / "?.parquet")).counts.read == 400
 
 
 def test_a_column_may_go_by_an_alias(tmp_path: Path, rows: Loaded) -> None:
