@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +28,9 @@ from beam_jobs.archive_rows import PROPERTY, archive_rows
 from beam_jobs.block import SOURCE_PREFIX, Block, take
 from beam_jobs.codec.avro_file import AvroWriter
 from beam_jobs.codec.schema import arrow_schema
-from beam_jobs.io.archive_log import ArchiveLog, Finished, Ranges, new_id
+from beam_jobs.io import acknowledged
+from beam_jobs.io.archive_log import ArchiveLog, Finished, Held, Ranges, new_id
+from beam_jobs.io.expiring_ids import ExpiringIds
 from beam_jobs.io.files import is_local, patiently, upload, writing
 from beam_jobs.io.kafka_topic_id import KafkaTopic, TopicIds
 
@@ -42,6 +45,16 @@ COMPRESSIONS: dict[FileFormat, tuple[str, ...]] = {
 _HOUR_MS = 3_600_000
 
 Longs = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ExactIds:
+    """How long the archive remembers offsets that are ids without an order."""
+
+    stream: str  # the subscription's name, as the source tells what it has acknowledged
+    topic: str  # in the blocks' topic column
+    unacknowledged_s: float  # as long as the service keeps a message
+    acknowledged_s: float  # once it has taken the acknowledgement: late copies of it
 
 
 class _Rows(Protocol):
@@ -75,6 +88,7 @@ class WriteFiles(beam.DoFn):
       route: text column whose values get folders of their own; None: none do.
       max_file_bytes: a file that has reached it is followed by another one.
       topic: that is read; its positions are not those of a topic of the same name before it.
+      ids: None where offsets have an order and ranges of them say what was read.
     """
 
     def __init__(
@@ -88,15 +102,18 @@ class WriteFiles(beam.DoFn):
         route: str | None,
         max_file_bytes: int,
         topic: KafkaTopic | None = None,
+        ids: ExactIds | None = None,
     ) -> None:
         self._root, self._name, self._schema = root, name, dict(schema)
         self._event_time, self._format, self._compression, self._route = event_time, file_format, compression, route
         self._max_file_bytes = max_file_bytes
-        self._topic = topic
+        self._topic, self._ids = topic, ids
 
     def setup(self) -> None:
         self._log = ArchiveLog(self._root, self._name)
         self._topic_ids = TopicIds(self._topic.address, self._topic.config) if self._topic else None
+        if self._ids is not None:
+            acknowledged.listen(self._ids.stream)
         # Beside the data where that is a rename away; else on this machine until it is whole.
         self._scratch = None if is_local(self._root) else Path(tempfile.mkdtemp(prefix="highbeam-archive-"))
         self._spools = str(self._scratch or self._root)
@@ -110,6 +127,10 @@ class WriteFiles(beam.DoFn):
         self._open: dict[str, _Open] = {}
         self._closed: list[_Open] = []
         self._seen: dict[tuple[str, int], tuple[int, int]] = {}
+        self._seen_ids: dict[tuple[str, int], ExpiringIds] = {}
+        if self._ids is not None:
+            until = time.time() + self._ids.acknowledged_s
+            self._log.acknowledged((self._ids.topic, 0), acknowledged.take(self._ids.stream), until)
         self._held = self._log.held()
 
     def process(self, block: Block) -> None:
@@ -135,7 +156,7 @@ class WriteFiles(beam.DoFn):
         ranges = {partition: np.array([span], np.int64) for partition, span in self._seen.items()}
         with writing(self._root):
             files = [self._finished(file) for file in self._closed]
-            self._log.commit(self._bundle, files, Ranges(ranges))
+            self._log.commit(self._bundle, files, Held(Ranges(ranges), self._seen_ids))
         rows = sum(file.rows for file in files)
         metrics.inc(metrics.ARCHIVED, rows)
         metrics.inc(metrics.ARCHIVED_FILES, len(files))
@@ -150,8 +171,10 @@ class WriteFiles(beam.DoFn):
             here = partitions == p
             mine = offsets[here]
             known = self._held.holds((topic, p), mine)
+            if self._ids is not None:
+                known = self._note_ids((topic, p), mine, known, self._ids.unacknowledged_s)
             keep[here] = ~known
-            if not known.all():
+            if self._ids is None and not known.all():
                 fresh = mine[~known]
                 first, last = self._seen.get((topic, p), (fresh[0], fresh[0]))
                 self._seen[topic, p] = min(int(fresh.min()), first), max(int(fresh.max()), last)
@@ -163,6 +186,18 @@ class WriteFiles(beam.DoFn):
     def _positions(self, topic: str) -> str:
         """What the archive remembers a topic's offsets under."""
         return self._topic.positions() if self._topic and self._topic.address.topic == topic else topic
+
+    def _note_ids(
+        self, partition: tuple[str, int], ids: Longs, known: NDArray[np.bool_], keep_s: float
+    ) -> NDArray[np.bool_]:
+        """Which ids came before, in this bundle too; notes the others."""
+        noted = self._seen_ids.setdefault(partition, ExpiringIds())
+        first = np.zeros(len(ids), np.bool_)
+        first[np.unique(ids, return_index=True)[1]] = True
+        known = known | noted.holds(ids) | ~first
+        now = time.time()
+        noted.add(ids[~known], int(now + keep_s), now)
+        return known
 
     def _partitioned(self, block: Block) -> Iterator[tuple[str, Block]]:
         """Folder and rows, in their order, of each partition of the archive the block has rows of."""
