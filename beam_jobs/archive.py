@@ -16,12 +16,12 @@ from beam_jobs.archive_rows import carried
 from beam_jobs.block import Block
 from beam_jobs.cli import run
 from beam_jobs.dead_letters import WriteDeadLetters, step
+from beam_jobs.io import bus
 from beam_jobs.io.archive import WriteToArchive
 from beam_jobs.io.archive_input import ReadFromArchive
-from beam_jobs.io.kafka import ReadFromKafka
 from beam_jobs.lookup import Enrich
 from beam_jobs.preflight.addresses import shares
-from beam_jobs.preflight.archive import ArchiveJob, archive_job
+from beam_jobs.preflight.archive import ArchiveJob, archive_job, check_processes
 from beam_jobs.preprocessing.transforms import DecodeEvents, Preprocess
 from beam_jobs.report import conclude
 
@@ -30,6 +30,7 @@ CONCERNS = (
     options.OutputOptions,
     options.ArchiveOptions,
     options.InputOptions,
+    options.PubSubOptions,
     options.ConnectionOptions,
     options.StorageOptions,
     options.DeadLetterOptions,
@@ -44,8 +45,9 @@ def build(pipeline: beam.Pipeline, job: ArchiveJob) -> None:
     if job.archive:
         rows = pipeline | "Read" >> ReadFromArchive(job.archive)
     else:
-        raw = pipeline | "Read" >> ReadFromKafka(**job.source)
-        decode = DecodeEvents(job.use_case.schema, job.columns, job.writers.writer_schema, job.name)
+        raw = pipeline | "Read" >> bus.read(**job.source)
+        revisions = bus.revision_schema(job.source["address"])
+        decode = DecodeEvents(job.use_case.schema, job.columns, job.writers.writer_schema, job.name, revisions)
         rows, bad["Decode"] = step("Decode", decode, raw)
     if job.content == "features" and not (job.archive and job.archive.content == "features"):
         label = carried(job.use_case)
@@ -66,6 +68,7 @@ def main(argv: Sequence[str]) -> int:
     parsed = options.parse("python -m beam_jobs.archive", (__doc__ or "").splitlines()[0], argv, *CONCERNS)
     with launch.start_workers(parsed) as workers:
         job = archive_job(parsed)
+        check_processes(job, workers.count)
         report = parsed.view_as(options.ReportOptions).report
         files = len(job.archive.files) if job.archive else 0
         done = partial(conclude, live=job.live, path=report, archive=True, input_files=files)

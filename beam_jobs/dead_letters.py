@@ -20,9 +20,9 @@ from beam_jobs.codec.avro import AvroDecoder
 from beam_jobs.codec.avro_encoder import AvroEncoder
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import RowErrors, UserError
-from beam_jobs.io.kafka import WriteToKafka
+from beam_jobs.io import bus
 from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.uri import KafkaAddress
+from beam_jobs.io.uri import Address
 
 T = TypeVar("T")
 
@@ -167,7 +167,7 @@ def without_payload(schema_id: int, records: Block) -> Block:
 class WriteDeadLetters(beam.PTransform):
     """Writes blocks of dead letters to a topic, keyed as the original records were."""
 
-    def __init__(self, address: KafkaAddress, config: KafkaConfig, schema_id: int, max_rate: float) -> None:
+    def __init__(self, address: Address, config: KafkaConfig, schema_id: int, max_rate: float) -> None:
         super().__init__()
         self._address = address
         self._config = config
@@ -178,8 +178,7 @@ class WriteDeadLetters(beam.PTransform):
         return (
             letters
             | "Encode" >> beam.ParDo(_EncodeDeadLetters(self._schema_id, self._max_rate)).with_output_types(Block)
-            | "Write"
-            >> WriteToKafka(self._address, self._config, on_too_large=partial(without_payload, self._schema_id))
+            | "Write" >> bus.write(self._address, self._config, on_too_large=partial(without_payload, self._schema_id))
         )
 
 

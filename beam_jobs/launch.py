@@ -29,7 +29,7 @@ from beam_jobs import metrics, options
 from beam_jobs.cli import EXIT_INTERRUPTED, STOP_SIGNALS, say
 from beam_jobs.errors import UserError
 from beam_jobs.io import files
-from beam_jobs.io.kafka import request_drain, reset_drain
+from beam_jobs.io.reading import request_drain, reset_drain
 from beam_jobs.local_runner import LocalRunner
 from beam_jobs.report import Progress, check_writable
 from beam_jobs.workers import Workers

@@ -28,7 +28,8 @@ class InputOptions(PipelineOptions):
         parser.add_argument(
             "--input",
             metavar="URI",
-            help="events: kafka://host:9092[,host2:9092]/topic, or an archive: gs://bucket/folder, file:///folder",
+            help="events: kafka://host:9092[,host2:9092]/topic, pubsub://project/subscription-or-topic, or an archive: "
+            "gs://bucket/folder, file:///folder",
         )
         parser.add_argument(
             "--from",
@@ -36,18 +37,21 @@ class InputOptions(PipelineOptions):
             metavar="WHERE",
             help="start at: earliest, latest, a time (2026-11-22T07:00:00Z or epoch milliseconds) or "
             "partition:offset pairs (0:100,1:250). Offsets committed for --group_id win over it. "
-            "Default: latest; earliest when --until is given. Of an archive: a time, the events' own",
+            "Default: latest; earliest when --until is given. Of an archive: a time, the events' own. A Pub/Sub "
+            "subscription goes on where it stands; a time sets a new one, or with --until any, to that time",
         )
         parser.add_argument(
             "--until",
             metavar="WHERE",
-            help="stop there (same forms; latest = the end as of now) and exit; without it the job runs on",
+            help="stop there (same forms; latest = the end as of now) and exit; without it the job runs on. Pub/Sub: "
+            "latest or a time, by publish time",
         )
         parser.add_argument(
             "--group_id",
             metavar="ID",
             help="consumer group: its offsets are committed, and a restarted job resumes from them. "
-            "Default: highbeam.JOB.USE_CASE when streaming, none for a bounded run",
+            "Default: highbeam.JOB.USE_CASE when streaming, none for a bounded run. With a Pub/Sub topic as --input: "
+            "the subscription, made if it is missing (default: highbeam.JOB.USE_CASE.TOPIC)",
         )
         parser.add_argument(
             "--fetch",
@@ -90,6 +94,40 @@ class ConnectionOptions(PipelineOptions):
 
 
 # Beam puts the flags of all option classes into one parser: each flag is declared once, for all jobs that have it.
+
+
+class PubSubOptions(PipelineOptions):
+    """Pub/Sub as the input."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--timestamp_attribute",
+            metavar="NAME",
+            help="attribute with a message's time (epoch milliseconds or RFC 3339). Default: its publish time",
+        )
+        parser.add_argument(
+            "--quiet_seconds",
+            type=float,
+            default=30.0,
+            metavar="S",
+            help="with --until: the end is where no message has come for so long (default 30; leases of a killed job "
+            "take 20 to run out)",
+        )
+        parser.add_argument(
+            "--dedupe_seconds",
+            type=float,
+            default=600.0,
+            metavar="S",
+            help="a message that comes again within this time is dropped (default 600)",
+        )
+        parser.add_argument(
+            "--pull_streams",
+            type=int,
+            default=1,
+            metavar="N",
+            help="streams that messages come over, about 10 MB/s each (default 1)",
+        )
 
 
 class UseCaseOptions(PipelineOptions):

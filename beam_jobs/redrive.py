@@ -15,7 +15,7 @@ from beam_jobs import launch, options
 from beam_jobs.block import Block
 from beam_jobs.cli import run
 from beam_jobs.dead_letters import Redrive
-from beam_jobs.io.kafka import ReadFromKafka, WriteToKafka
+from beam_jobs.io import bus
 from beam_jobs.preflight.addresses import shares
 from beam_jobs.preflight.redrive import RedriveJob, redrive_job
 from beam_jobs.report import conclude_redrive
@@ -24,6 +24,7 @@ CONCERNS = (
     options.OutputOptions,
     options.RedriveOptions,
     options.InputOptions,
+    options.PubSubOptions,
     options.ConnectionOptions,
     options.ReportOptions,
 )
@@ -33,11 +34,11 @@ def build(pipeline: beam.Pipeline, job: RedriveJob) -> None:
     """Wires the job into ``pipeline``."""
     records = (
         pipeline
-        | "Read" >> ReadFromKafka(**job.source)
+        | "Read" >> bus.read(**job.source)
         | "Restore" >> beam.ParDo(Redrive(job.reasons, job.writers.writer_schema)).with_output_types(Block)
     )
     if job.output:
-        records | "Write" >> WriteToKafka(job.output, job.config)
+        records | "Write" >> bus.write(job.output, job.config)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -14,8 +14,8 @@ import apache_beam as beam
 from beam_jobs import launch, options
 from beam_jobs.block import Block
 from beam_jobs.cli import run
+from beam_jobs.io import bus
 from beam_jobs.io.archive_source import SweepArchive
-from beam_jobs.io.kafka import WriteToKafka
 from beam_jobs.preflight.replay import ReplayJob, replay_job
 from beam_jobs.replay_records import ToOriginalRecords
 from beam_jobs.report import conclude_replay
@@ -38,7 +38,7 @@ def build(pipeline: beam.Pipeline, job: ReplayJob) -> None:
         pipeline
         | "Read" >> SweepArchive(job.archive, job.contents, job.speed)
         | "Records" >> beam.ParDo(to_records).with_output_types(Block)
-        | "Write" >> WriteToKafka(job.output, job.config)
+        | "Write" >> bus.write(job.output, job.config)
     )
 
 

@@ -20,8 +20,8 @@ from beam_jobs.dead_letters import WriteDeadLetters, step
 from beam_jobs.inference.alerts import alert_rows, score_rows
 from beam_jobs.inference.handler import BlockModelHandler
 from beam_jobs.inference.transforms import CheckScores, ToRecords
+from beam_jobs.io import bus
 from beam_jobs.io.archive_input import ReadFromArchive
-from beam_jobs.io.kafka import ReadFromKafka, WriteToKafka
 from beam_jobs.preflight.addresses import shares
 from beam_jobs.preflight.score import ScoreJob, score_job
 from beam_jobs.preprocessing.transforms import DecodeEvents, Preprocess
@@ -31,6 +31,7 @@ CONCERNS = (
     options.UseCaseOptions,
     options.ScoreOptions,
     options.InputOptions,
+    options.PubSubOptions,
     options.ConnectionOptions,
     options.StorageOptions,
     options.DeadLetterOptions,
@@ -46,8 +47,10 @@ def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
     if job.archive:
         blocks = pipeline | "Read" >> ReadFromArchive(job.archive)
     else:
-        raw = pipeline | "Read" >> ReadFromKafka(**job.source)
-        decode = DecodeEvents(use_case.schema, preprocessor.input_columns, job.writers.writer_schema, job.name)
+        raw = pipeline | "Read" >> bus.read(**job.source)
+        revisions = bus.revision_schema(job.source["address"])
+        writers = job.writers.writer_schema
+        decode = DecodeEvents(use_case.schema, preprocessor.input_columns, writers, job.name, revisions)
         blocks, bad["Decode"] = step("Decode", decode, raw)
     if not (job.archive and job.archive.content == "features"):
         blocks, bad["Preprocess"] = step("Preprocess", Preprocess(preprocessor, job.name), blocks)
@@ -66,7 +69,7 @@ def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
     (
         scored
         | "Alerts" >> beam.ParDo(to_alerts).with_output_types(Block)
-        | "WriteAlerts" >> WriteToKafka(job.alerts, job.config, record_latency=True)
+        | "WriteAlerts" >> bus.write(job.alerts, job.config, record_latency=True)
     )
     if job.scores:
         scores = partial(score_rows, key=use_case.key, event_time=use_case.event_time)
@@ -74,7 +77,7 @@ def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
         (
             scored
             | "Scores" >> beam.ParDo(to_scores).with_output_types(Block)
-            | "WriteScores" >> WriteToKafka(job.scores, job.config)
+            | "WriteScores" >> bus.write(job.scores, job.config, ordered=False)
         )
     # One sink a step: a Flatten would end the fused stage, and with it the order of output and commit.
     for name, letters in bad.items():

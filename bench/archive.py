@@ -2,12 +2,15 @@
 
     python -m bench.archive --records 1000000 --rounds 3
     python -m bench.archive --kills 3
+    python -m bench.archive --kills 3 --bus pubsub
 
 Apache Kafka, four partitions, car_sensor events to files by hour of event time. The loop writes the decoded events
 without their personal fields, as ``--raw`` does, once with the codec fastavro takes by default (null) and once
 deflated; all are measured from the first record on, in turns. A round prints records/s, and what they are over the loop
 of the same codec (Parquet: the deflating one) and over the quickest loop. With ``--kills`` the job is ended by -9 that
-many times and then run to its end: each record must be in exactly one row, by position and by content.
+many times and then run to its end: each record must be in exactly one row, by position and by content. On Pub/Sub
+(Google's fake, built with Go) the positions are the message ids, and the contents are compared with what was sent. It
+is a live job then, and the messages are published meanwhile.
 """
 
 from __future__ import annotations
@@ -16,31 +19,38 @@ import argparse
 import hashlib
 import io
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import fastavro
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from confluent_kafka import Consumer, TopicPartition
 
 import use_cases
 from beam_jobs.archive_rows import archive_schema
+from beam_jobs.codec.avro import AvroDecoder
 from beam_jobs.io.archive_input import find, read_rows
-from beam_jobs.io.uri import KafkaAddress
+from beam_jobs.io.uri import Address, KafkaAddress, PubSubAddress
 from bench import processes
-from bench.world import CARS, fill, topic
+from bench.world import CARS, fill, fill_pubsub, pubsub_topic, topic
 from demo.broker import ApacheKafka
+from tests.pubsub_emulator import EMULATOR, Server
 
 HOUR_MS = 3_600_000
+IN_STORE = 30_000  # messages the fake has to keep, about
 
 
-def command(source: KafkaAddress, dead: KafkaAddress, folder: Path, report: Path, *more: str) -> list[str]:
+def command(source: Address, dead: Address, folder: Path, report: Path, *more: str) -> list[str]:
     return [
         *(sys.executable, "-m", "beam_jobs.archive", "--use_case", "car_sensors", "--input", str(source)),
         *("--from", "earliest", "--until", "latest", "--output", str(folder), "--dead_letters", str(dead)),
@@ -114,38 +124,96 @@ def rates(servers: str, source: KafkaAddress, records: int) -> dict[str, dict[st
     }
 
 
-def kills(servers: str, source: KafkaAddress, records: int, times: int) -> dict[str, Any]:
-    chance = random.Random(7)
+def kills(source: Address, dead: Address, records: int, times: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
-        folder, report, dead = Path(name) / "archive", Path(name) / "report.json", topic(servers, "dead")
+        folder, report = Path(name) / "archive", Path(name) / "report.json"
         run = command(source, dead, folder, report, "--raw", "--max_file_age", "0.05", "--block_rows", "4096")
-        killed = 0
-        while killed < times:
-            before = len(list(folder.rglob("*.avro")))
-            job = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            while job.poll() is None and len(list(folder.rglob("*.avro"))) == before:
-                time.sleep(0.01)
-            time.sleep(chance.random() * 0.3)
-            killed += job.poll() is None
-            job.kill()
-            if job.wait() == 0:
-                break  # it was done sooner
+        killed = kill_while_writing(run, folder, times, 0.3)
         processes.run(run)
-        again = json.loads(report.read_text())
-        schema = archive_schema(use_cases.load("car_sensors"), "events")
-        rows = pl.concat([pl.from_arrow(batch) for path in find(str(folder)) for batch in read_rows(path, schema)])
-        assert isinstance(rows, pl.DataFrame)
-        content = rows.drop("source_topic", "source_timestamp").sort("source_partition", "source_offset")
-        return {
-            "records": records,
-            "kills": killed,
-            "rows": rows.height,
-            "positions": rows.select("source_partition", "source_offset").n_unique(),
-            "contents": content.drop("source_partition", "source_offset").n_unique(),
-            "archived_by_the_last_run": again["archived"],
-            "unfinished": len(list(folder.rglob("*.part"))),
-            "hash": hashlib.sha256(np.asarray(content.hash_rows(seed=1)).tobytes()).hexdigest()[:16],
-        }
+        return counted(folder, report, records, killed)
+
+
+def kills_live(source: PubSubAddress, dead: Address, records: int, times: int) -> dict[str, Any]:
+    """As :func:`kills`, of a live job while messages are published: the fake is slow with many in store."""
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(1) as publisher:
+        folder, report = Path(name) / "archive", Path(name) / "report.json"
+        bounded = command(source, dead, folder, report, "--raw", "--quiet_seconds", "25")
+        live = [word for word in bounded if word not in ("--until", "latest")] + ["--max_file_age", "1"]
+        archived = Archived(folder)
+        published = publisher.submit(fill_pubsub, source, records, lambda n: n - archived.rows() < IN_STORE)
+        killed = kill_while_writing(live, folder, times, 10.0)
+        job = subprocess.Popen(live, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        values = published.result()
+        job.send_signal(signal.SIGINT)
+        job.wait()
+        processes.run(bounded)
+        return counted(folder, report, records, killed) | {"hash_of_what_was_sent": content_hash(sent(values))}
+
+
+class Archived:
+    """Counts the rows of an archive's files, each file once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._rows: dict[Path, int] = {}
+
+    def rows(self) -> int:
+        for path in self._folder.rglob("part-*.avro"):
+            if path not in self._rows:
+                with path.open("rb") as file:
+                    self._rows[path] = sum(block.num_records for block in fastavro.block_reader(file))
+        return sum(self._rows.values())
+
+
+def kill_while_writing(run: list[str], folder: Path, times: int, within_s: float) -> int:
+    """Starts the job again and again and ends it by -9 at a random moment after new files; how often it was running."""
+    chance = random.Random(7)
+    killed = 0
+    while killed < times:
+        before = len(list(folder.rglob("*.avro")))
+        job = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while job.poll() is None and len(list(folder.rglob("*.avro"))) == before:
+            time.sleep(0.01)
+        time.sleep(chance.random() * within_s)
+        killed += job.poll() is None
+        job.kill()
+        if job.wait() >= 0:
+            break  # it was done sooner
+    return killed
+
+
+def counted(folder: Path, report: Path, records: int, killed: int) -> dict[str, Any]:
+    """What is in the archive at the end."""
+    again = json.loads(report.read_text())
+    schema = archive_schema(use_cases.load("car_sensors"), "events")
+    rows = pl.concat([pl.from_arrow(batch) for path in find(str(folder)) for batch in read_rows(path, schema)])
+    assert isinstance(rows, pl.DataFrame)
+    content = rows.drop("source_topic", "source_partition", "source_offset", "source_timestamp")
+    return {
+        "records": records,
+        "kills": killed,
+        "rows": rows.height,
+        "positions": rows.select("source_partition", "source_offset").n_unique(),
+        "contents": content.n_unique(),
+        "archived_by_the_last_run": again["archived"],
+        "unfinished": len(list(folder.rglob("*.part"))),
+        "hash": content_hash(content),
+    }
+
+
+def content_hash(rows: pl.DataFrame) -> str:
+    rows = rows.sort("car_id", "event_time")
+    return hashlib.sha256(np.asarray(rows.hash_rows(seed=1)).tobytes()).hexdigest()[:16]
+
+
+def sent(values: list[Any]) -> pl.DataFrame:
+    """What an archive of these values has to hold."""
+    use_case = use_cases.load("car_sensors")
+    wanted = [f["name"] for f in archive_schema(use_case, "events")["fields"] if not f["name"].startswith("source_")]
+    decoded = AvroDecoder(use_case.schema, lambda _: use_case.schema, wanted).decode(pa.array(values, pa.binary()))
+    rows = pl.from_arrow(decoded.rows)
+    assert isinstance(rows, pl.DataFrame)
+    return rows
 
 
 def main() -> None:
@@ -153,13 +221,21 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kills", type=int, default=0)
+    parser.add_argument("--bus", choices=["kafka", "pubsub"], default="kafka", help="with --kills")
     args = parser.parse_args()
+    if args.bus == "pubsub":
+        server = Server()
+        os.environ[EMULATOR] = server.address
+        found = kills_live(pubsub_topic("events"), pubsub_topic("dead"), args.records, args.kills)
+        print(json.dumps(found))
+        server.close()
+        return
     with ApacheKafka() as broker:
         source = topic(broker.bootstrap_servers, "events", 4)
         fill(source, args.records)
         if args.kills:
-            print(json.dumps(kills(broker.bootstrap_servers, source, args.records, args.kills)))
-            print(json.dumps(kills(broker.bootstrap_servers, source, args.records, 0)))
+            for times in (args.kills, 0):
+                print(json.dumps(kills(source, topic(broker.bootstrap_servers, "dead"), args.records, times)))
             return
         for _ in range(args.rounds):
             print(json.dumps(rates(broker.bootstrap_servers, source, args.records)), flush=True)

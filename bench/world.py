@@ -6,16 +6,22 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from confluent_kafka import Producer
+from google.pubsub_v1 import SubscriberClient, types
+from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
 import schemas
 from beam_jobs.codec.avro_encoder import AvroEncoder
+from beam_jobs.io import pubsub_client
 from beam_jobs.io.kafka import ensure_topic
 from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.uri import KafkaAddress, parse
+from beam_jobs.io.pubsub_messages import Message, PublishRequest
+from beam_jobs.io.uri import KafkaAddress, PubSubAddress, parse_kafka
 from demo.broker import cache_dir
 from demo.fleet import Fleet
 from demo.history import write_history
@@ -31,7 +37,7 @@ SCHEMA_ID = 1  # without a registry the shipped schema is taken for every id
 
 def topic(servers: str, name: str, partitions: int = 1) -> KafkaAddress:
     """Creates a topic with a name of its own for this run."""
-    address = parse(f"kafka://{servers}/{name}-{time.time_ns()}")
+    address = parse_kafka(f"kafka://{servers}/{name}-{time.time_ns()}")
     ensure_topic(address, KafkaConfig.from_file(None), partitions=partitions)
     return address
 
@@ -40,14 +46,8 @@ def fill(address: KafkaAddress, rows: int, prevalence: float = 0.05, seed: int =
     """Puts ``rows`` events of a fleet of 1,000 cars on the topic, keyed by car; of more than a million, copies."""
     settings = {"linger.ms": 50, "batch.size": 1_000_000, "queue.buffering.max.messages": 1_000_000}
     producer = Producer({"bootstrap.servers": address.bootstrap_servers, **settings})
-    encoder = AvroEncoder(schemas.load("car_sensor"), SCHEMA_ID)
     distinct = min(rows, DISTINCT)
-    fleet = Fleet(CARS, seed=seed, prevalence=prevalence, interval=1.0, span=distinct / CARS)
-    messages: list[dict[str, str | bytes]] = []
-    while len(messages) < distinct:
-        block = fleet.step(10)
-        pairs = zip(block.column("car_id").to_pylist(), encoder.encode(block).to_pylist(), strict=True)
-        messages += ({"key": key, "value": value} for key, value in pairs)
+    messages = _messages(distinct, prevalence, seed)
     left = rows
     while left:
         for start in range(0, min(left, distinct), CHUNK):
@@ -58,6 +58,39 @@ def fill(address: KafkaAddress, rows: int, prevalence: float = 0.05, seed: int =
                 producer.poll(0.1 if chunk else 0)
         left -= min(left, distinct)
     producer.flush()
+
+
+def _messages(distinct: int, prevalence: float, seed: int) -> list[dict[str, str | bytes]]:
+    """Key and value of events of a fleet of 1,000 cars."""
+    encoder = AvroEncoder(schemas.load("car_sensor"), SCHEMA_ID)
+    fleet = Fleet(CARS, seed=seed, prevalence=prevalence, interval=1.0, span=distinct / CARS)
+    messages: list[dict[str, str | bytes]] = []
+    while len(messages) < distinct:
+        block = fleet.step(10)
+        pairs = zip(block.column("car_id").to_pylist(), encoder.encode(block).to_pylist(), strict=True)
+        messages += ({"key": key, "value": value} for key, value in pairs)
+    return messages
+
+
+def pubsub_topic(name: str) -> PubSubAddress:
+    """Creates a topic and a subscription of its name on the fake."""
+    address = PubSubAddress("bench-project", name)
+    pubsub_client.ensure_topic(address)
+    subscriber = SubscriberClient(transport=SubscriberGrpcTransport(channel=pubsub_client.channel()))
+    subscriber.create_subscription(request={"name": address.subscription_path, "topic": address.topic_path})
+    return address
+
+
+def fill_pubsub(address: PubSubAddress, rows: int, ready: Callable[[int], bool]) -> list[Any]:
+    """As :func:`fill`, without keys, when ``ready(sent so far)``; what was sent."""
+    publish = pubsub_client.call("Publisher/Publish", PublishRequest, types.PublishResponse.pb())
+    values = [message["value"] for message in _messages(rows, 0.05, 11)][:rows]
+    for start in range(0, rows, 1000):
+        while not ready(start):
+            time.sleep(0.05)
+        messages = [Message(data=value) for value in values[start : start + 1000]]
+        publish(PublishRequest(topic=address.topic_path, messages=messages), timeout=60)
+    return values
 
 
 def train(folder: Path, rows: int = 100_000) -> Path:

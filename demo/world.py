@@ -23,7 +23,7 @@ from beam_jobs.cli import STOP_SIGNALS
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka import ensure_topic
 from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.uri import KafkaAddress, parse
+from beam_jobs.io.uri import KafkaAddress, parse_kafka
 from demo import past
 from demo.broker import ApacheKafka, Tansu
 from demo.driver import AlertWatch, EventProducer, EventSender
@@ -291,7 +291,7 @@ def _topics(servers: str) -> dict[str, KafkaAddress]:
     """Creates the demo's topics, new ones for every run."""
     run = f"{int(time.time())}-{os.getpid()}"
     names = {"events": "sensor-data", "alerts": "alerts", "scores": "scores", "dead_letters": "dead-letters"}
-    topics = {key: parse(f"kafka://{servers}/{name}-{run}") for key, name in names.items()}
+    topics = {key: parse_kafka(f"kafka://{servers}/{name}-{run}") for key, name in names.items()}
     for key, address in topics.items():
         ensure_topic(address, KafkaConfig.from_file(None), partitions=_PARTITIONS if key == "events" else 1)
     return topics

@@ -4,8 +4,18 @@ from hypothesis import HealthCheck, settings
 
 from tests.gcs_emulator import bucket, gcs_emulator
 from tests.kafka_broker import apache_kafka, embedded, own_apache_kafka, prism_binary
+from tests.pubsub_emulator import pubsub, pubsub_server
 
-__all__ = ["apache_kafka", "bucket", "embedded", "gcs_emulator", "own_apache_kafka", "prism_binary"]
+__all__ = [
+    "apache_kafka",
+    "bucket",
+    "embedded",
+    "gcs_emulator",
+    "own_apache_kafka",
+    "prism_binary",
+    "pubsub",
+    "pubsub_server",
+]
 
 # Tests share two cores with brokers and runners: how long an example takes says nothing.
 settings.register_profile("highbeam", deadline=None, suppress_health_check=[HealthCheck.too_slow])

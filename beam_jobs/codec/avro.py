@@ -65,6 +65,34 @@ class AvroDecoder:
         status = np.zeros(n, np.int32)
         detail = np.zeros((n, 4), np.int64)
         read_headers(data, offsets, valid, ids, status, detail)
+        return self._decode(data, offsets, ids, HEADER_BYTES, status, detail)
+
+    def decode_bare(self, values: pa.BinaryArray, ids: NDArray[np.int64]) -> Decoded:
+        """Decodes a block of values without a header.
+
+        Args:
+          values: n values; null is an error.
+          ids: the schema id of each, int64 [n], for ``writer_schema``.
+        """
+        n = len(values)
+        data, offsets, valid = binary_buffers(values)
+        status = np.zeros(n, np.int32)
+        ids = ids.copy()
+        if len(valid):
+            status[~valid] = op.NULL_VALUE
+            ids[~valid] = -1
+        return self._decode(data, offsets, ids, 0, status, np.zeros((n, 4), np.int64))
+
+    def _decode(
+        self,
+        data: NDArray[np.uint8],
+        offsets: NDArray[np.int64],
+        ids: NDArray[np.int64],
+        header: int,
+        status: NDArray[np.int32],
+        detail: NDArray[np.int64],
+    ) -> Decoded:
+        n = len(ids)
         entries = np.full(n, -1, np.int64)
         unknown: dict[int, str] = {}
         first = int(ids[0]) if n else -1
@@ -77,11 +105,11 @@ class AvroDecoder:
             if entry < 0:
                 status[here] = op.UNKNOWN_ID if schema_id in unknown else op.UNRESOLVABLE_SCHEMA
                 detail[here, 2] = schema_id
-        rows = self._machine.run(data, offsets[:-1] + HEADER_BYTES, offsets[1:], entries, status, detail)
+        rows = self._machine.run(data, offsets[:-1] + header, offsets[1:], entries, status, detail)
         if not status.any():
-            return Decoded(rows, row_errors(self._machine.program, status, detail, {}, HEADER_BYTES))
+            return Decoded(rows, row_errors(self._machine.program, status, detail, {}, header))
         sentences = self._unresolvable | unknown
-        return Decoded(rows, row_errors(self._machine.program, status, detail, sentences, HEADER_BYTES))
+        return Decoded(rows, row_errors(self._machine.program, status, detail, sentences, header))
 
     def _entry(self, schema_id: int, unknown: dict[int, str]) -> int:
         if schema_id in self._entries:

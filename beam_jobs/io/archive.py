@@ -29,7 +29,9 @@ from beam_jobs.archive_rows import PROPERTY, SOURCE_KEY, archive_rows, other_key
 from beam_jobs.block import SOURCE_PREFIX, Block, take
 from beam_jobs.codec.avro_file import AvroWriter
 from beam_jobs.codec.schema import arrow_schema
-from beam_jobs.io.archive_log import ArchiveLog, Finished, Ranges, new_id
+from beam_jobs.io import acknowledged
+from beam_jobs.io.archive_log import ArchiveLog, Finished, Held, Ranges, new_id
+from beam_jobs.io.expiring_ids import ExpiringIds
 from beam_jobs.io.files import is_local, patiently, upload, writing
 from beam_jobs.io.kafka_topic_id import KafkaTopic, TopicIds
 
@@ -48,6 +50,16 @@ _HOUR_MS = 3_600_000
 _MAX_OPEN_FILES = 64
 
 Longs = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ExactIds:
+    """How long the archive remembers offsets that are ids without an order."""
+
+    stream: str  # the subscription's name, as the source tells what it has acknowledged
+    topic: str  # in the blocks' topic column
+    unacknowledged_s: float  # as long as the service keeps a message
+    acknowledged_s: float  # once it has taken the acknowledgement: late copies of it
 
 
 class _Rows(Protocol):
@@ -86,6 +98,7 @@ class WriteFiles(beam.DoFn):
         now and then.
       max_file_age_s: how often it does, at least.
       key: the key field, whose text stands for the keys of records in an archive of events; None: they are kept.
+      ids: None where offsets have an order and ranges of them say what was read.
     """
 
     def __init__(
@@ -102,11 +115,12 @@ class WriteFiles(beam.DoFn):
         exact: bool = False,
         max_file_age_s: float = 60.0,
         key: str | None = None,
+        ids: ExactIds | None = None,
     ) -> None:
         self._root, self._name, self._schema = root, name, dict(schema)
         self._event_time, self._format, self._compression, self._route = event_time, file_format, compression, route
         self._max_file_bytes = max_file_bytes
-        self._topic = topic
+        self._topic, self._ids = topic, ids
         self._exact, self._max_file_age_s = exact, max_file_age_s
         self._key = key
 
@@ -114,6 +128,8 @@ class WriteFiles(beam.DoFn):
         self._log = ArchiveLog(self._root, self._name)
         self._topic_ids = TopicIds(self._topic.address, self._topic.config) if self._topic else None
         self._watched_key = self._key if SOURCE_KEY in self._schema["fields"] else None
+        if self._ids is not None:
+            acknowledged.listen(self._ids.stream)
         # Beside the data where that is a rename away; else on this machine until it is whole.
         self._scratch = None if is_local(self._root) else Path(tempfile.mkdtemp(prefix="highbeam-archive-"))
         self._spools = str(self._scratch or self._root)
@@ -123,6 +139,9 @@ class WriteFiles(beam.DoFn):
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def start_bundle(self) -> None:
+        if self._ids is not None:
+            until = time.time() + self._ids.acknowledged_s
+            self._log.acknowledged((self._ids.topic, 0), acknowledged.take(self._ids.stream), until)
         self._held = self._log.held()
         self._start()
 
@@ -132,6 +151,7 @@ class WriteFiles(beam.DoFn):
         self._closed: list[_Open] = []
         self._closed_bytes = 0
         self._written = Ranges()
+        self._seen_ids: dict[tuple[str, int], ExpiringIds] = {}
 
     def process(self, block: Block) -> None:
         block = self._new(block)
@@ -166,10 +186,11 @@ class WriteFiles(beam.DoFn):
         if self._closed:
             if self._topic_ids and self._topic:
                 self._topic_ids.check(self._topic)
+            held = Held(self._written if self._exact else self._written.spans(), self._seen_ids)
             with writing(self._root):
                 files = [self._finished(file) for file in self._closed]
-                self._log.commit(self._bundle, files, self._written if self._exact else self._written.spans())
-            self._held |= self._written
+                self._log.commit(self._bundle, files, held)
+            self._held |= held
             metrics.inc(metrics.ARCHIVED, sum(file.rows for file in files))
             metrics.inc(metrics.ARCHIVED_FILES, len(files))
         self._start()
@@ -184,13 +205,15 @@ class WriteFiles(beam.DoFn):
             partition = names[group >> 32], group & 0xFFFFFFFF
             here = np.flatnonzero(groups == group)
             mine = offsets[here]
-            fresh = ~self._held.holds(partition, mine)
-            if self._exact:
-                fresh &= ~self._written.holds(partition, mine) & _firsts(mine)
-            keep[here] = fresh
-            if fresh.any():
+            known = self._held.holds(partition, mine)
+            if self._ids is not None:
+                known = self._note_ids(partition, mine, known, self._ids.unacknowledged_s)
+            elif self._exact:
+                known |= self._written.holds(partition, mine) | ~_firsts(mine)
+            keep[here] = ~known
+            if self._ids is None and not known.all():
                 made = Ranges.exactly if self._exact else Ranges.span
-                self._written |= made(partition, mine[fresh])
+                self._written |= made(partition, mine[~known])
         if keep.all():
             return block
         metrics.inc(metrics.ALREADY_ARCHIVED, int((~keep).sum()))
@@ -199,6 +222,16 @@ class WriteFiles(beam.DoFn):
     def _positions(self, topic: str) -> str:
         """What the archive remembers a topic's offsets under."""
         return self._topic.positions() if self._topic and self._topic.address.topic == topic else topic
+
+    def _note_ids(
+        self, partition: tuple[str, int], ids: Longs, known: NDArray[np.bool_], keep_s: float
+    ) -> NDArray[np.bool_]:
+        """Which ids came before, in this bundle too; notes the others."""
+        noted = self._seen_ids.setdefault(partition, ExpiringIds())
+        known = known | noted.holds(ids) | ~_firsts(ids)
+        now = time.time()
+        noted.add(ids[~known], int(now + keep_s), now)
+        return known
 
     def _partitioned(self, block: Block) -> Iterator[tuple[str, Block]]:
         """Folder and rows, in their order, of each partition of the archive the block has rows of."""

@@ -13,7 +13,7 @@ from beam_jobs.io.kafka_client import FetchPath, KafkaTransport, check_topic, en
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_offsets import EARLIEST, OffsetSpec
 from beam_jobs.io.kafka_sink import OnTooLarge, WriteBlocks
-from beam_jobs.io.kafka_source import KafkaSource, OnLost, request_drain, reset_drain
+from beam_jobs.io.kafka_source import KafkaSource, OnLost
 from beam_jobs.io.uri import KafkaAddress
 
 __all__ = [
@@ -22,8 +22,6 @@ __all__ = [
     "OffsetSpec",
     "check_topic",
     "ensure_topic",
-    "request_drain",
-    "reset_drain",
 ]
 
 # Bundle length decides between latency and overhead (docs/measurements.md).

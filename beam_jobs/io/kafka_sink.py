@@ -20,7 +20,7 @@ from beam_jobs.errors import UserError
 from beam_jobs.io.kafka_client import client_errors, user_error
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_fetch import DebugLog
-from beam_jobs.io.kafka_source import drain_requested
+from beam_jobs.io.reading import drain_requested
 from beam_jobs.io.uri import KafkaAddress
 
 _LOGGER = logging.getLogger(__name__)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -30,6 +29,7 @@ from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.kafka_client import DENIED, NO_TOPIC, user_error
 from beam_jobs.io.kafka_fetch import Fetched, Fetcher, Problem, Transport
 from beam_jobs.io.kafka_offsets import EARLIEST, OffsetKind, OffsetSpec
+from beam_jobs.io.reading import Outage, Pace, drain_requested, wait_for_drain
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -40,27 +40,8 @@ _FINAL_COMMIT_S = 10.0  # how long the end of a job waits for its last commit
 _OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
 _AWAY = frozenset({KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION, KafkaError._SSL}) | NO_TOPIC
 _CONNECTION = frozenset({KafkaError._TRANSPORT, KafkaError._RESOLVE})
-_SMALLEST_CUT = 1024  # rows; what a smaller block takes is overhead, cutting it would not help
-_PATIENCE_S = 1.0  # an election, a broker that restarts at once: not worth a line
-
-_DRAIN = threading.Event()
 
 T = TypeVar("T")
-
-
-def request_drain() -> None:
-    """Ends all Kafka reading in this process in good order: no new block, the last offsets committed, the job done."""
-    _DRAIN.set()
-
-
-def reset_drain() -> None:
-    """Takes ``request_drain`` back, for the next job of this process."""
-    _DRAIN.clear()
-
-
-def drain_requested() -> bool:
-    """Whether ``request_drain`` was called."""
-    return _DRAIN.is_set()
 
 
 @dataclass(frozen=True)
@@ -220,7 +201,7 @@ def _named(transport: Transport, spec: OffsetSpec, partitions: list[int]) -> lis
 
 
 def _patiently(transport: Transport, question: Callable[[float], T]) -> T:
-    outage = _Outage(transport)
+    outage = Outage(transport)
     while True:
         try:
             answer = question(_QUESTION_TIMEOUT_S)
@@ -230,78 +211,10 @@ def _patiently(transport: Transport, question: Callable[[float], T]) -> T:
             lasting = user_error(str(transport), error.args[0])
             if lasting is not None:
                 raise lasting from None
-            if _DRAIN.wait(0.2):
+            if wait_for_drain(0.2):
                 raise UserError(f"{transport}: ended before the cluster answered ({error.args[0].str()})") from None
             outage.seen(error.args[0].str())
             outage.tell()
-
-
-class _Outage:
-    """Says once that nothing can be read, and once that it can again; nothing of hiccups under ``_PATIENCE_S``."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-        self._since: float | None = None
-        self._text = ""
-        self._reason = ""
-        self._told = False
-
-    def seen(self, text: str) -> None:
-        """Something is wrong; ``text`` says what."""
-        if self._since is None:
-            self._since = time.monotonic()
-        self._text = text
-
-    def because(self, text: str) -> None:
-        """A telling reason, which alone does not mean that anything is wrong."""
-        self._reason = text.split(" (after ")[0]  # the rest counts milliseconds and suppressed repeats
-
-    def tell(self) -> None:
-        """Speaks if it has lasted; called again and again."""
-        if self._since is not None and not self._told and time.monotonic() - self._since >= _PATIENCE_S:
-            self._told = True
-            _LOGGER.warning("%s: nothing can be read (%s); waiting", self._transport, self._reason or self._text)
-
-    def over(self) -> None:
-        """An answer came."""
-        if self._since is not None and self._told:
-            _LOGGER.warning("%s: back after %.1f s", self._transport, time.monotonic() - self._since)
-        self._since, self._told, self._reason = None, False, ""
-
-
-class Pace:
-    """How large the next block may be, and how long it may wait for records.
-
-    Blocks grow with the load: all that has arrived goes into the next one. With a latency to keep, a block waits for
-    at most a quarter of it, less as the pipeline needs longer for a block, and is cut to what the pipeline handled in
-    half of it; the other half is the broker's and the sink's.
-
-    Args:
-      rows, linger_s: the bounds, and what holds where ``max_latency_s`` is None.
-    """
-
-    def __init__(self, rows: int, linger_s: float, max_latency_s: float | None) -> None:
-        self._rows = rows
-        self._linger_s = linger_s if max_latency_s is None else max_latency_s / 4
-        self._share_s = None if max_latency_s is None else max_latency_s / 2
-        self._busy_s = 0.0  # of the pipeline with the last block
-        self._last = 0  # rows of it
-        self._since = 0.0
-
-    def next(self, now: Callable[[], float] = time.monotonic) -> tuple[int, float]:
-        """Rows at most, seconds to linger; called when the pipeline asks for the next block."""
-        if self._share_s is None:
-            return self._rows, self._linger_s
-        if self._last:
-            self._busy_s = now() - self._since
-        rows = self._rows
-        if self._last > _SMALLEST_CUT and self._busy_s > self._share_s:
-            rows = min(rows, max(_SMALLEST_CUT, int(self._last * self._share_s / self._busy_s)))
-        return rows, min(self._linger_s, max(0.0, self._share_s - self._busy_s))
-
-    def handed_out(self, rows: int, now: Callable[[], float] = time.monotonic) -> None:
-        """The pipeline has got a block (0: nothing was there)."""
-        self._last, self._since = rows, now()
 
 
 class _Session:
@@ -315,7 +228,7 @@ class _Session:
         self.current: set[int] = set()  # partitions read to their end at the moment
         self.last_row = dict.fromkeys(mark.positions, time.time())  # partition -> clock at its last record
         self.next_discovery = time.monotonic() + source.discover_s
-        self.outage = _Outage(source.transport)
+        self.outage = Outage(source.transport)
         self.pace = Pace(source.block_rows, source.linger_s, source.max_latency_s)
         self.fetcher.assign({p: offset for p, offset in self.positions.items() if not self.ended(p)})
         metrics.inc(metrics.READERS_CREATED)

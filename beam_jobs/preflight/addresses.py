@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol, TypeVar
 
+import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs import options
 from beam_jobs.errors import UserError
+from beam_jobs.io import bus
 from beam_jobs.io.archive_input import ArchiveInput, open_archive
 from beam_jobs.io.files import check_access, root_of
-from beam_jobs.io.kafka import check_topic, ensure_topic
+from beam_jobs.io.kafka import check_topic
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_offsets import OffsetKind, OffsetSpec
-from beam_jobs.io.uri import KafkaAddress, parse
+from beam_jobs.io.uri import Address, PubSubAddress, parse
+from beam_jobs.preflight.subscription import pubsub_settings, topic_of
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from use_cases import UseCase
 
@@ -27,7 +31,7 @@ class Job(Protocol):
 
     @property
     def source(self) -> dict[str, Any]:
-        """Arguments of ``ReadFromKafka``; empty: an archive is read."""
+        """Arguments of ``bus.read``; empty: an archive is read."""
 
 
 JobT = TypeVar("JobT", bound=Job)
@@ -54,41 +58,67 @@ def archive_input(given: options.InputOptions, use_case: UseCase) -> ArchiveInpu
     return open_archive(root, use_case, bounds["--from"], bounds["--until"])
 
 
-def kafka_source(parsed: PipelineOptions, name: str) -> tuple[KafkaConfig, dict[str, Any], bool]:
-    """The client configuration, the arguments of ``ReadFromKafka``, and whether the job runs until it is stopped."""
+def stream_source(
+    parsed: PipelineOptions, name: str, keep_position: bool | None = None
+) -> tuple[KafkaConfig, dict[str, Any], bool]:
+    """The client configuration, the arguments of ``bus.read``, and whether the job runs until it is stopped.
+
+    Args:
+      name: of the job, "score/car_sensors".
+      keep_position: whether what was read is committed, or acknowledged, even where no group is named; None: on Kafka
+        of a live job only.
+
+    Raises:
+      UserError: the topic or subscription is not there, or an option is wrong.
+    """
     given = parsed.view_as(options.InputOptions)
     config = KafkaConfig.from_file(parsed.view_as(options.ConnectionOptions).kafka_config)
-    address = parse(given.input)
-    check_topic(address, config)
     live = given.until is None
     if not 1 <= given.block_rows <= 1_000_000:
         raise UserError(f"--block_rows {given.block_rows}: expected 1 to 1000000")
     if not 1 <= given.max_latency_ms <= 60_000:
         raise UserError(f"--max_latency_ms {given.max_latency_ms:g}: expected 1 to 60000")
-    group_id = given.group_id or (f"highbeam.{name.replace('/', '.')}" if live else None)
+    address = parse(given.input)
+    group = f"highbeam.{name.replace('/', '.')}"
+    shared = {"block_rows": given.block_rows, "max_latency_s": given.max_latency_ms / 1000}
+    if isinstance(address, PubSubAddress):
+        return config, pubsub_settings(parsed, address, group, keep_position is not False) | shared, live
+    check_topic(address, config)
     source = {
         "address": address,
         "config": config,
-        "group_id": group_id,
+        "group_id": given.group_id or (group if (live if keep_position is None else keep_position) else None),
         "start": OffsetSpec.parse(given.start_from or ("latest" if live else "earliest")),
         "until": None if live else OffsetSpec.parse(given.until),
         "fetch": given.fetch,
-        "block_rows": given.block_rows,
-        "max_latency_s": given.max_latency_ms / 1000,
     }
-    return config, source, live
+    return config, source | shared, live
 
 
-def prepare_outputs(parsed: PipelineOptions, config: KafkaConfig, outputs: Any, source: KafkaAddress | None) -> None:
+def describe_source(source: Mapping[str, Any]) -> str:
+    """What is read, as a person reads it; ``source`` as :func:`stream_source` gives it."""
+    if isinstance(source["address"], PubSubAddress):
+        until = source["until_ms"]
+        end = "" if until is None else f" until {np.datetime64(until, 'ms')}Z and then {source['quiet_s']:g} s of quiet"
+        return f"reading subscription {source['address']}{end}"
+    group = f" as group {source['group_id']}" if source["group_id"] else ""
+    end = "" if source["until"] is None else f" until {source['until']}"
+    return f"reading {source['address']} from {source['start']}{group}{end}"
+
+
+def prepare_outputs(
+    parsed: PipelineOptions, config: KafkaConfig, outputs: Iterable[Address], source: Address | None
+) -> None:
     """Checks the output topics, or makes those that are missing where ``--create_topics`` allows it."""
     create = parsed.view_as(options.ConnectionOptions).create_topics
+    read = topic_of(source) if isinstance(source, PubSubAddress) else source
     for address in outputs:
-        if address == source:
+        if address == read:
             raise UserError(f"{address.topic} is the input as well as an output: the job would feed itself")
         if create:
-            ensure_topic(address, config)
+            bus.ensure_topic(address, config)
         try:
-            check_topic(address, config, write=True)
+            bus.check_output(address, config)
         except UserError as error:
             hint = "" if create or "does not exist" not in str(error) else " (--create_topics creates it)"
             raise UserError(f"{error}{hint}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +16,22 @@ from beam_jobs.archive_rows import Content, archive_schema, carried
 from beam_jobs.cli import say
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError
-from beam_jobs.io.archive import COMPRESSIONS, WriteFiles
+from beam_jobs.io.archive import COMPRESSIONS, ExactIds, WriteFiles
 from beam_jobs.io.archive_input import ArchiveInput
 from beam_jobs.io.archive_log import ArchiveLog
 from beam_jobs.io.files import check_access, root_of, writing
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_topic_id import KafkaTopic
-from beam_jobs.io.uri import KafkaAddress, parse
+from beam_jobs.io.uri import Address, KafkaAddress, PubSubAddress, parse
 from beam_jobs.lookup import LookupFile, describe
-from beam_jobs.preflight.addresses import archive_input, check_no_windows, kafka_source, prepare_outputs
+from beam_jobs.preflight.addresses import (
+    archive_input,
+    check_no_windows,
+    describe_source,
+    prepare_outputs,
+    stream_source,
+)
+from beam_jobs.preflight.subscription import retention_s
 from schemas.client import SchemaSource, for_registry
 from use_cases import UseCase
 
@@ -40,14 +48,14 @@ class ArchiveJob:
     use_case: UseCase
     content: Content
     columns: tuple[str, ...]  # fields of the events that are decoded
-    source: dict[str, Any]  # arguments of ReadFromKafka; empty: the input is an archive
+    source: dict[str, Any]  # arguments of bus.read; empty: the input is an archive
     archive: ArchiveInput | None
     config: KafkaConfig
     writers: SchemaSource
     write: WriteFiles
     lookup: LookupFile | None
     lookup_every_s: float
-    dead_letters: KafkaAddress
+    dead_letters: Address
     max_dead_letter_rate: float
     schema_ids: dict[str, int]
 
@@ -92,7 +100,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     if archive:
         check_archive(archive, content, root_of(given.input), root)
     else:
-        config, source, live = kafka_source(parsed, name)
+        config, source, live = stream_source(parsed, name)
     dead = parse(bad.dead_letters)
     prepare_outputs(parsed, config, [dead], source.get("address"))
     writers = for_registry(
@@ -100,8 +108,9 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     )
     writers.check()
     # One log for each stream into the archive: two of them may run at once, and their positions have nothing in common.
-    log = f"{use_case.name}-{content}" + ("@archive" if archive else f"-{source['address'].topic}")
-    topic = None if archive else KafkaTopic.find(source["address"], config)
+    read = source.get("address")
+    log = f"{use_case.name}-{content}" + (f"-{read.topic}" if read else "@archive")
+    topic = KafkaTopic.find(read, config) if isinstance(read, KafkaAddress) else None
     with writing(root):
         ArchiveLog(root, log).check_writable()
         _recover(ArchiveLog(root, log), topic)
@@ -115,7 +124,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
             "max_blocks_per_bundle": max(1, int(wanted.max_file_mb * _MB // _BYTES_PER_BLOCK)),
         }
         say(writers.describe())
-        say(f"reading {source['address']} from {source['start']}" + ("" if live else f" until {source['until']}"))
+        say(describe_source(source))
     say(f"writing {content} to {root}, a file an hour of event time, finished every {wanted.max_file_age:g} s")
     label = carried(use_case)
     needed = rows.names if content == "events" else [*preprocessor.input_columns, *([label] if label else [])]
@@ -142,6 +151,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
             exact=archive is not None,
             max_file_age_s=wanted.max_file_age,
             key=None if wanted.keep_keys else use_case.key,
+            ids=_exact_ids(source),
         ),
         lookup=lookup,
         lookup_every_s=wanted.enrich_every,
@@ -159,7 +169,7 @@ def _recover(log: ArchiveLog, topic: KafkaTopic | None) -> None:
     name = topic.address.topic
     # A log of a time when the topic had no id: nothing tells its positions from the topic's of today.
     held = log.recover({name: topic.positions()} if topic.id else {})
-    known = {remembered for remembered, _ in held.of}
+    known = {remembered for remembered, _ in held.ranges.of}
     if topic.positions() not in known and any(other.startswith(f"{name}#") for other in known):
         say(
             f"{name} was made anew since it was last archived: its offsets count from 0 again, its records are "
@@ -190,6 +200,24 @@ def check_archive(archive: ArchiveInput, content: Content, source: str, target: 
         raise UserError(f"{source} holds features, which can't be turned back into events; leave out --raw")
     if f"{target}/".startswith(f"{source}/") or f"{source}/".startswith(f"{target}/"):
         raise UserError(f"--output {target}: within --input, or around it; name a folder of its own")
+
+
+def check_processes(job: ArchiveJob, count: int) -> None:
+    """Refuses several processes where a message may come to any of them: two could write one that comes again.
+
+    Raises:
+      UserError: as said.
+    """
+    if count > 1 and isinstance(job.source.get("address"), PubSubAddress):
+        raise UserError(f"--direct_num_workers={count}: one process writes an archive from Pub/Sub; leave it out")
+
+
+def _exact_ids(source: Mapping[str, Any]) -> ExactIds | None:
+    """How message ids are remembered; None: the positions have an order, or come from another archive."""
+    address = source.get("address")
+    if not isinstance(address, PubSubAddress):
+        return None
+    return ExactIds(address.topic, source["name"], retention_s(address), source["settings"].dedupe_s)
 
 
 def _is_text(kind: pa.DataType) -> bool:

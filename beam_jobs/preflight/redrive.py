@@ -10,8 +10,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 import schemas
 from beam_jobs import options
 from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.uri import KafkaAddress, parse
-from beam_jobs.preflight.addresses import kafka_source, prepare_outputs
+from beam_jobs.io.uri import Address, parse
+from beam_jobs.preflight.addresses import prepare_outputs, stream_source
+from beam_jobs.preflight.subscription import check_reasons
 from schemas.client import SchemaSource, for_registry
 
 
@@ -19,10 +20,10 @@ from schemas.client import SchemaSource, for_registry
 class RedriveJob:
     """Everything the wiring of ``redrive`` needs, checked."""
 
-    source: dict[str, Any]  # arguments of ReadFromKafka
+    source: dict[str, Any]  # arguments of bus.read
     config: KafkaConfig
     writers: SchemaSource  # schemas of the dead letters by id
-    output: KafkaAddress | None  # None: a dry run
+    output: Address | None  # None: a dry run
     reasons: tuple[str, ...]  # empty: all
 
 
@@ -36,11 +37,12 @@ def redrive_job(parsed: PipelineOptions) -> RedriveJob:
     options.require(parsed, "input", *([] if wanted.count_only else ["output"]))
     given = parsed.view_as(options.InputOptions)
     given.until = given.until or "latest"  # what is put back may fail again: never chase it
-    config, source, _ = kafka_source(parsed, "redrive")
+    # Nothing is put back twice: what was read is committed to a group, though the run is bounded.
+    config, source, _ = stream_source(parsed, "redrive", keep_position=not wanted.count_only)
+    check_reasons(source, wanted.reason or ())
     output = None if wanted.count_only else parse(parsed.view_as(options.OutputOptions).output)
     if output:
         prepare_outputs(parsed, config, [output], source["address"])
-        source["group_id"] = source["group_id"] or "highbeam.redrive"  # nothing is put back twice
     writers = for_registry(
         parsed.view_as(options.ConnectionOptions).schema_registry, schemas.load("dead_letter"), dict(config.settings)
     )

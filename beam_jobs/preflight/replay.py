@@ -17,7 +17,7 @@ from beam_jobs.errors import UserError
 from beam_jobs.io.archive_input import ArchiveInput
 from beam_jobs.io.archive_sweep import Contents, look_through
 from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.uri import KafkaAddress, parse
+from beam_jobs.io.uri import Address, parse
 from beam_jobs.preflight.addresses import archive_input, prepare_outputs
 from beam_jobs.replay_records import value_schema
 from beam_jobs.report import time_text
@@ -35,7 +35,7 @@ class ReplayJob:
     contents: Contents
     speed: float | None  # seconds of event time a second; None: as fast as it goes
     config: KafkaConfig
-    output: KafkaAddress
+    output: Address
     schema: dict[str, Any]  # of the values
     schema_id: int
 

@@ -14,8 +14,14 @@ from beam_jobs.cli import say
 from beam_jobs.errors import UserError
 from beam_jobs.io.archive_input import ArchiveInput
 from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.uri import KafkaAddress, parse
-from beam_jobs.preflight.addresses import archive_input, check_no_windows, kafka_source, prepare_outputs
+from beam_jobs.io.uri import Address, parse
+from beam_jobs.preflight.addresses import (
+    archive_input,
+    check_no_windows,
+    describe_source,
+    prepare_outputs,
+    stream_source,
+)
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from model.manifest import Manifest
 from model.registry import ModelVersion, resolve
@@ -32,13 +38,13 @@ class ScoreJob:
     use_case: UseCase
     preprocessor: Preprocessor
     model: ModelVersion
-    source: dict[str, Any]  # arguments of ReadFromKafka; empty: the input is an archive
+    source: dict[str, Any]  # arguments of bus.read; empty: the input is an archive
     archive: ArchiveInput | None
     config: KafkaConfig
     writers: SchemaSource  # writer schemas by id
-    alerts: KafkaAddress
-    scores: KafkaAddress | None
-    dead_letters: KafkaAddress
+    alerts: Address
+    scores: Address | None
+    dead_letters: Address
     max_dead_letter_rate: float
     schema_ids: dict[str, int]  # of the outputs, by the schema's file name
 
@@ -71,7 +77,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     source: dict[str, Any] = {}
     live = False
     if archive is None:
-        config, source, live = kafka_source(parsed, name)
+        config, source, live = stream_source(parsed, name)
     prepare_outputs(parsed, config, outputs.values(), source.get("address"))
     registry = parsed.view_as(options.ConnectionOptions).schema_registry
     writers = for_registry(registry, use_case.schema, dict(config.settings))
@@ -80,10 +86,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     if archive:
         say(f"reading {len(archive.files)} files of {archive.content} from {given.input}")
     else:
-        group = f" as group {source['group_id']}" if source["group_id"] else ""
-        say(
-            f"reading {source['address']} from {source['start']}{group}" + ("" if live else f" until {source['until']}")
-        )
+        say(describe_source(source))
     say(f"model {described.name} {described.version}, alerts above a score of {described.threshold:.4g}")
     return ScoreJob(
         name=name,

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from beam_jobs import dead_letters, metrics
 from beam_jobs.block import Block, source_of, take, with_source
-from beam_jobs.codec.decoder import EventDecoder, warm_up
+from beam_jobs.codec.decoded import Decoded
+from beam_jobs.codec.decoder import EventDecoder, RevisionSchema, warm_up
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 
 Writers = Callable[[int], dict[str, Any]]
@@ -19,18 +20,29 @@ Writers = Callable[[int], dict[str, Any]]
 class DecodeEvents(beam.DoFn):
     """Raw blocks to events blocks; what cannot be decoded goes to the tagged output as dead letters."""
 
-    def __init__(self, schema: dict[str, Any], columns: Sequence[str], writer_schema: Writers, job: str) -> None:
+    def __init__(
+        self,
+        schema: dict[str, Any],
+        columns: Sequence[str],
+        writer_schema: Writers,
+        job: str,
+        revision_schema: RevisionSchema | None = None,
+    ) -> None:
         self._schema = schema
         self._columns = tuple(columns)
         self._writer_schema = writer_schema
         self._job = job
+        self._revision_schema = revision_schema
 
     def setup(self) -> None:
         warm_up()  # the first block must not wait for the compiler
-        self._decoder = EventDecoder(self._schema, self._writer_schema, self._columns)
+        self._decoder = EventDecoder(self._schema, self._writer_schema, self._columns, self._revision_schema)
+
+    def _decode(self, raw: Block) -> Decoded:
+        return self._decoder.decode(raw.column("value"), raw.column("headers"))
 
     def process(self, raw: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
-        parts, bad = dead_letters.isolate(lambda part: self._decoder.decode(part.column("value")), raw)
+        parts, bad = dead_letters.isolate(self._decode, raw)
         if len(bad):
             yield _refused(raw, bad, "decode", self._job)
         for _, part, decoded in parts:

@@ -20,9 +20,8 @@ from beam_jobs.io.kafka_source import (
     KafkaMark,
     KafkaReader,
     KafkaSource,
-    request_drain,
-    reset_drain,
 )
+from beam_jobs.io.reading import request_drain, reset_drain
 from tests.contract.cluster import Cluster, Record
 
 TIMEOUT_S = 30.0

@@ -40,7 +40,7 @@ CARS = use_cases.load("car_sensors")
 N = 400
 START = 1_795_348_800_000 - 60_000  # a minute before 2026-11-22T12:00:00Z
 DUCKDB = {"INTEGER": "int32", "BIGINT": "int64", "FLOAT": "float", "DOUBLE": "double", "VARCHAR": "string",
-          "TIMESTAMP WITH TIME ZONE": "timestamp"}  # fmt: skip
+          "BLOB": "binary", "TIMESTAMP WITH TIME ZONE": "timestamp"}  # fmt: skip
 PANDAS = {"int32": "int32", "int64": "int64", "float32": "float", "float64": "double", "object": "string",
           "str": "string", "datetime64[ms, UTC]": "timestamp"}  # fmt: skip
 
@@ -73,6 +73,7 @@ class Archive:
             if name in rows.schema.names:
                 columns.setdefault(name, rows[name].to_pylist())
         columns |= {"source_topic": ["events"] * N, "source_partition": [0] * N, "source_offset": list(range(N))}
+        columns["source_key"] = [b"k"] * N
         columns["source_timestamp"] = [START + i for i in range(N)]
         return plain(zip(*(columns[name] for name in self.schema.names), strict=True))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_jobs.io import archive_log
-from beam_jobs.io.archive_log import ArchiveLog, Finished, Ranges, new_id
+from beam_jobs.io.archive_log import ArchiveLog, Finished, Held, Ranges, new_id
+from beam_jobs.io.expiring_ids import ExpiringIds
 from beam_jobs.io.files import list_files
 
 SPANS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 9)).map(lambda s: (s[0], s[0] + s[1])), max_size=8)
@@ -72,19 +74,19 @@ def files(tmp_path: Path) -> Files:
 
 
 def test_committed_files_are_in_place_and_remembered(files: Files) -> None:
-    files.log.commit("a", [files.write("a", 0), files.write("a", 1)], ranges((0, 9)))
+    files.log.commit("a", [files.write("a", 0), files.write("a", 1)], Held(ranges((0, 9))))
     assert files.data() == ["part-a-0.avro", "part-a-1.avro"]
     assert files.left() == []
     other = ArchiveLog(files.root, "job")
     assert other.held().holds(("t", 0), np.array([0, 9, 10])).tolist() == [True, True, False]
-    files.log.commit("b", [files.write("b", 0)], ranges((10, 12)))
+    files.log.commit("b", [files.write("b", 0)], Held(ranges((10, 12))))
     assert other.held().holds(("t", 0), np.array([12])).all()  # another worker's commits are seen
 
 
 def test_a_kill_before_the_commit_leaves_nothing_that_counts(files: Files) -> None:
     files.write("a", 0)
     assert files.data() == []
-    assert ArchiveLog(files.root, "job").recover().of == {}
+    assert ArchiveLog(files.root, "job").recover().ranges.of == {}
     assert files.left() == []
 
 
@@ -101,7 +103,7 @@ def test_a_kill_between_commit_and_rename_is_finished(files: Files, monkeypatch:
 
     monkeypatch.setattr(archive_log, "move", killed)
     with pytest.raises(KeyboardInterrupt):
-        files.log.commit("a", written, ranges((0, 9)))
+        files.log.commit("a", written, Held(ranges((0, 9))))
     monkeypatch.undo()
     files.write("b", 0)  # of a bundle that never got as far
     held = ArchiveLog(files.root, "job").recover()
@@ -112,14 +114,51 @@ def test_a_kill_between_commit_and_rename_is_finished(files: Files, monkeypatch:
 
 def test_recovering_folds_the_commits(files: Files) -> None:
     for i in range(5):
-        files.log.commit(new_id(), [], ranges((10 * i, 10 * i + 9)))
+        files.log.commit(new_id(), [], Held(ranges((10 * i, 10 * i + 9))))
     ArchiveLog(files.root, "job").recover()
     assert len(list_files(f"{files.log.folder}/commits/*.json")) == 1
     held = ArchiveLog(files.root, "job").recover()
-    assert held.of["t", 0].tolist() == [[0, 49]]
+    assert held.ranges.of["t", 0].tolist() == [[0, 49]]
 
 
 def test_jobs_of_other_names_are_left_alone(files: Files) -> None:
     files.write("a", 0)
     ArchiveLog(files.root, "another").recover()
     assert len(files.left()) == 1
+
+
+def ids(*numbers: int, until: float | None = None) -> Held:
+    found = ExpiringIds()
+    found.add(np.array(numbers, np.int64), int(time.time() + 1000 if until is None else until), time.time())
+    return Held(ids={("sub", 0): found})
+
+
+def test_ids_without_an_order_are_held_one_by_one(files: Files) -> None:
+    files.log.commit("a", [files.write("a", 0)], ids(5, 900, 70))
+    again = ArchiveLog(files.root, "job").recover()
+    assert again.holds(("sub", 0), np.array([5, 6, 70, 900])).tolist() == [True, False, True, True]
+    assert not again.holds(("other", 0), np.array([5])).any()
+
+
+def test_acknowledged_ids_are_forgotten_and_the_log_stays_short(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive_log, "_FOLD_AT", 10)
+    for i in range(35):
+        files.log.commit(new_id(), [], ids(i))
+        if i != 3:
+            files.log.acknowledged(("sub", 0), np.array([i]), time.time() - 1)
+    assert len(list_files(f"{files.log.folder}/commits/*.json")) < 10
+    held = ArchiveLog(files.root, "job").recover()
+    assert held.holds(("sub", 0), np.array([0, 3])).tolist() == [False, True]
+    assert len(held.ids["sub", 0]) < 15
+
+
+def test_a_commit_another_worker_folded_is_found_in_the_fold(files: Files) -> None:
+    for i in range(3):
+        files.log.commit(f"{i}", [], ids(i))
+    other = ArchiveLog(files.root, "job")
+    found = list_files(f"{files.log.folder}/commits/*.json")
+    files.log._fold(found)
+    with pytest.MonkeyPatch.context() as patch:
+        listed = iter([found])
+        patch.setattr(archive_log, "list_files", lambda pattern: next(listed, None) or list_files(pattern))
+        assert other.held().holds(("sub", 0), np.arange(3)).all()

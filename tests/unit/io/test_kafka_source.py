@@ -11,7 +11,8 @@ import pytest
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka_client import KafkaTransport
 from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.kafka_source import KafkaMark, KafkaMarkCoder, KafkaSource, Pace, request_drain, reset_drain
+from beam_jobs.io.kafka_source import KafkaMark, KafkaMarkCoder, KafkaSource
+from beam_jobs.io.reading import Pace, request_drain, reset_drain
 from beam_jobs.io.uri import KafkaAddress
 from tests.contract.cluster import Record
 from tests.contract.fake_kafka import FakeCluster
@@ -51,7 +52,7 @@ def test_a_split_source_travels_and_keeps_its_start() -> None:
 def test_an_outage_is_told_once_and_its_end_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("beam_jobs.io.kafka_source._PATIENCE_S", 0.0)
+    monkeypatch.setattr("beam_jobs.io.reading._PATIENCE_S", 0.0)
     cluster = FakeCluster()
     topic = cluster.create()
     cluster.write(topic, [Record(b"x")])

@@ -1,0 +1,64 @@
+"""Kafka or Pub/Sub, by the type of the address: the one place that asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import apache_beam as beam
+
+from beam_jobs.io import kafka, pubsub, pubsub_client
+from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.kafka_sink import OnTooLarge
+from beam_jobs.io.uri import Address, KafkaAddress
+
+
+def read(address: Address, **settings: Any) -> beam.PTransform:
+    """Raw blocks of a topic or a subscription; ``settings`` as ``preflight.addresses.stream_source`` gives them."""
+    if isinstance(address, KafkaAddress):
+        return kafka.ReadFromKafka(address, **settings)
+    return pubsub.ReadFromPubSub(address, **settings)
+
+
+def revision_schema(address: Address) -> Callable[[str], dict[str, Any]] | None:
+    """Where the schemas of Avro without a frame come from, by name and revision; None: there are none on this bus."""
+    return None if isinstance(address, KafkaAddress) else pubsub_client.revision_schema
+
+
+def write(
+    address: Address,
+    config: KafkaConfig,
+    *,
+    on_too_large: OnTooLarge | None = None,
+    record_latency: bool = False,
+    ordered: bool = True,
+) -> beam.PTransform:
+    """Writes blocks of records to a topic; see ``kafka.WriteToKafka`` and ``pubsub.WriteToPubSub``.
+
+    Args:
+      config: for Kafka.
+      ordered: False where the order of a key's records says nothing: it costs requests on Pub/Sub.
+    """
+    if isinstance(address, KafkaAddress):
+        return kafka.WriteToKafka(address, config, on_too_large=on_too_large, record_latency=record_latency)
+    return pubsub.WriteToPubSub(address, on_too_large=on_too_large, record_latency=record_latency, ordered=ordered)
+
+
+def check_output(address: Address, config: KafkaConfig) -> None:
+    """Asks whether a topic is there and may be written to.
+
+    Raises:
+      UserError: it does not exist, access is denied, or nobody answers.
+    """
+    if isinstance(address, KafkaAddress):
+        kafka.check_topic(address, config, write=True)
+    else:
+        pubsub_client.check_topic(address)
+
+
+def ensure_topic(address: Address, config: KafkaConfig) -> None:
+    """Creates a topic if it is missing."""
+    if isinstance(address, KafkaAddress):
+        kafka.ensure_topic(address, config)
+    else:
+        pubsub_client.ensure_topic(address)

@@ -1,0 +1,131 @@
+"""Which Pub/Sub subscription a job reads, from when and until when."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from beam_jobs import options
+from beam_jobs.cli import say
+from beam_jobs.errors import UserError
+from beam_jobs.io import pubsub_client as client
+from beam_jobs.io.kafka_offsets import OffsetKind, OffsetSpec
+from beam_jobs.io.pubsub_pull import PullSettings
+from beam_jobs.io.uri import PubSubAddress
+
+
+def pubsub_settings(parsed: PipelineOptions, address: PubSubAddress, group: str, acknowledge: bool) -> dict[str, Any]:
+    """The arguments of ``pubsub.ReadFromPubSub`` that are Pub/Sub's own, "address" with the subscription among them.
+
+    Args:
+      address: of --input: a subscription, or a topic.
+      acknowledge: False: what was read is given back at the end.
+      group: the job's, for the name of a topic's subscription where --group_id gives none.
+
+    Raises:
+      UserError: there is neither, --from or --until are not to be had, or an option is wrong.
+    """
+    given, wanted = parsed.view_as(options.InputOptions), parsed.view_as(options.PubSubOptions)
+    if wanted.quiet_seconds <= 0 or wanted.dedupe_seconds <= 0:
+        raise UserError("--quiet_seconds and --dedupe_seconds: expected more than 0")
+    if not 1 <= wanted.pull_streams <= 100:
+        raise UserError(f"--pull_streams {wanted.pull_streams}: expected 1 to 100")
+    start_ms, until_ms = _start(given.start_from), _until(given.until)
+    subscription, new = _subscription(address, given.group_id, group, until_ms is None or start_ms is not None)
+    if start_ms is not None:
+        if new or until_ms is not None:
+            client.seek(subscription, start_ms)
+            say(f"{subscription} is set to {given.start_from}, for all who read it")
+        else:
+            say(f"{subscription} goes on where it stands; --from is for a new one")
+    return {
+        "address": subscription,
+        "name": address.topic,
+        "timestamp_attribute": wanted.timestamp_attribute,
+        "until_ms": until_ms,
+        "quiet_s": wanted.quiet_seconds,
+        "settings": PullSettings(streams=wanted.pull_streams, dedupe_s=wanted.dedupe_seconds, acknowledge=acknowledge),
+    }
+
+
+def _start(text: str | None) -> int | None:
+    """--from as a time to seek to, ms; None: where the subscription stands."""
+    spec = OffsetSpec.parse(text) if text else None
+    if spec is None or spec.kind is OffsetKind.EARLIEST:
+        return None
+    if spec.kind is not OffsetKind.TIMESTAMP:
+        raise UserError(
+            f"--from {text}: a Pub/Sub subscription keeps its own position; give a time, or set it yourself with "
+            "gcloud pubsub subscriptions seek"
+        )
+    return spec.timestamp_ms
+
+
+def _until(text: str | None) -> int | None:
+    """--until as a publish time, ms; None: no end."""
+    spec = OffsetSpec.parse(text) if text else None
+    if spec is None:
+        return None
+    if spec.kind is OffsetKind.LATEST:
+        return int(time.time() * 1000)
+    if spec.kind is not OffsetKind.TIMESTAMP:
+        raise UserError(f"--until {text}: Pub/Sub messages have no offsets; give latest or a time")
+    return spec.timestamp_ms
+
+
+def _subscription(
+    address: PubSubAddress, group_id: str | None, group: str, may_create: bool
+) -> tuple[PubSubAddress, bool]:
+    """(the subscription, whether it was made now)."""
+    if group_id is None and client.find_subscription(address) is not None:
+        return address, False
+    if not client.topic_exists(address):
+        what = "there is no such topic" if group_id else "there is neither a subscription nor a topic of that name"
+        raise UserError(f"{address}: {what}; create it, or mend --input")
+    subscription = PubSubAddress(address.project, group_id or f"{group}.{address.topic}")
+    found = client.find_subscription(subscription)
+    if found is not None:
+        if found.topic not in ("", address.topic_path):
+            raise UserError(f"{subscription}: subscribes to {found.topic}, not to {address.topic}; choose a --group_id")
+        return subscription, False
+    if not may_create:
+        raise UserError(
+            f"{subscription}: there is no such subscription, and a new one holds nothing that was published before; "
+            f"create it first: gcloud pubsub subscriptions create {subscription.topic} --topic={address.topic}"
+        )
+    client.create_subscription(address, subscription)
+    say(f"subscription {subscription} made")
+    return subscription, True
+
+
+def check_reasons(source: Mapping[str, Any], reasons: Sequence[str]) -> None:
+    """Refuses to put back some of a subscription's dead letters: it would hand out the others and lose them.
+
+    Raises:
+      UserError: as said.
+    """
+    address = source["address"]
+    if not reasons or not isinstance(address, PubSubAddress) or not source["settings"].acknowledge:
+        return
+    if address.topic == source["name"]:
+        raise UserError(
+            f"--reason: dead letters of other reasons would leave {address} with those; leave --reason out, or name "
+            "the topic as --input and a subscription made for this with --group_id"
+        )
+
+
+def topic_of(subscription: PubSubAddress) -> PubSubAddress | None:
+    """The topic a subscription gets its messages from; None: this account may not know."""
+    found = client.find_subscription(subscription)
+    _, project, _, topic = found.topic.split("/") if found and found.topic.count("/") == 3 else ("", "", "", "")
+    return PubSubAddress(project, topic) if topic else None
+
+
+def retention_s(subscription: PubSubAddress) -> float:
+    """How long the service keeps a message nobody has acknowledged, seconds."""
+    found = client.find_subscription(subscription)
+    kept = found.message_retention_duration.total_seconds() if found else 0.0
+    return kept or client.DEFAULT_RETENTION_S

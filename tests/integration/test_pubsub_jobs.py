@@ -1,0 +1,255 @@
+"""Whole jobs on Google's fake of Pub/Sub: in, out, mixed with Kafka, killed, without the service for a while."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pytest
+
+import schemas
+from tests.integration.pubsub_topics import PubSubTopics
+from tests.integration.topics import Topics, events, framed, run
+from tests.pubsub_emulator import Proxy, Server
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
+
+QUIET = ["--quiet_seconds", "2"]
+
+
+@pytest.fixture
+def pub(pubsub: str) -> PubSubTopics:
+    return PubSubTopics(pubsub)
+
+
+@pytest.fixture
+def archive(pub: PubSubTopics, tmp_path: Path) -> Callable[..., list[str]]:
+    def command(*more: str, until: str | None = "latest") -> list[str]:
+        return [
+            *(sys.executable, "-m", "beam_jobs.archive", "--use_case", "car_sensors"),
+            *("--input", pub.uri("events"), *(["--until", until] if until else [])),
+            *("--output", (tmp_path / "archive").as_uri(), "--dead_letters", pub.uri("dead")),
+            *("--report", str(tmp_path / "report.json"), *more),
+        ]
+
+    return command
+
+
+@pytest.fixture
+def score(pub: PubSubTopics, trained_model: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    def command(**changed: str | None) -> list[str]:
+        options: dict[str, str | None] = {
+            "use_case": "car_sensors",
+            "model": str(trained_model),
+            "input": pub.uri("events"),
+            "until": "latest",
+            "quiet_seconds": "2",
+            "alerts": pub.uri("alerts"),
+            "scores": pub.uri("scores"),
+            "dead_letters": pub.uri("dead"),
+            "report": str(tmp_path / "report.json"),
+        } | changed
+        words = [word for name, value in options.items() if value is not None for word in (f"--{name}", value)]
+        return [sys.executable, "-m", "beam_jobs.score", *words]
+
+    return command
+
+
+def report(tmp_path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((tmp_path / "report.json").read_text())
+    return found
+
+
+def archived(tmp_path: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for path in sorted((tmp_path / "archive").rglob("*.avro")):
+        with path.open("rb") as file:
+            found += list(fastavro.reader(file))  # type: ignore[arg-type]
+    return found
+
+
+def test_every_message_is_scored_or_a_dead_letter(
+    pub: PubSubTopics, score: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    sent = events(3000)
+    pub.send("events", [*framed(sent), b"broken"], attributes={"source": "fleet"})
+    run(score())
+    counted = report(tmp_path)
+    assert (counted["read"], counted["scored"], counted["dead_letters"]) == (3001, 3000, 1)
+    assert counted["unaccounted"] == 0
+    scores = pub.read("scores", "score")
+    assert len({row["source_offset"] for row in scores}) == 3000
+    assert {row["source_topic"] for row in scores} == {pub.name("events")}
+    alerts = pub.messages("alerts")
+    assert len(alerts) == counted["alerts"] > 0
+    assert all(message.ordering_key.startswith("car-") for message in alerts)
+    (letter,) = pub.read("dead", "dead_letter")
+    assert letter["value"] == b"broken"
+    assert letter["headers"] == [{"key": "source", "value": b"fleet"}]
+
+
+def test_kafka_in_pubsub_out_and_back(
+    pub: PubSubTopics, topics: Topics, score: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    topics.send("events", list(framed(events(500))))
+    run(score(input=topics.uri("events"), scores=topics.uri("scores")))
+    assert report(tmp_path)["scored"] == 500
+    assert len(topics.read("scores", "score")) == 500
+    assert len(pub.read("alerts", "alert")) == report(tmp_path)["alerts"]
+
+
+def test_encodings_of_pubsub_schemas_are_mixed_in_a_block(
+    pub: PubSubTopics, score: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    rows = events(90)
+    schema = schemas.load("car_sensor")
+    name = pub.schema(schema)
+    bare = [value[5:] for value in framed(rows)]
+    revision = {"googclient_schemaname": name.split("@")[0], "googclient_schemarevisionid": name.split("@")[1]}
+    pub.send("events", framed(rows)[:30])
+    pub.send("events", bare[30:50], attributes={"googclient_schemaencoding": "BINARY"})
+    pub.send("events", bare[50:60], attributes={"googclient_schemaencoding": "BINARY", **revision})
+    texts = pub.avro_json(schema, rows.slice(60))
+    pub.send("events", texts, attributes={"googclient_schemaencoding": "JSON", **revision})
+    pub.send(
+        "events",
+        [bare[0]],
+        attributes={"googclient_schemaencoding": "BINARY", **revision, "googclient_schemarevisionid": "none"},
+    )
+    pub.send("events", [b"{}"], attributes={"googclient_schemaencoding": "JSON"})
+    run(score())
+    counted = report(tmp_path)
+    assert (counted["scored"], counted["dead_letters"]) == (90, 2)
+    assert Counter(counted["reasons"]) == Counter({"unknown_schema_id": 1, "missing_field": 1})
+    scored = {(row["key"], row["event_time"]) for row in pub.read("scores", "score")}
+    assert scored == set(zip(rows.column("car_id").to_pylist(), rows.column("event_time").to_pylist(), strict=True))
+
+
+def test_redrive_puts_the_messages_back(pub: PubSubTopics, score: Callable[..., list[str]], tmp_path: Path) -> None:
+    pub.send("events", [b"broken", b""], attributes={"source": "fleet"})
+    pub.send("events", [b"broken too"], keys=["car-7"])
+    run(score())
+    assert report(tmp_path)["dead_letters"] == 3
+    back = [sys.executable, "-m", "beam_jobs.redrive", "--input", pub.uri("dead"), "--output", pub.uri("events")]
+    counted_only = run([*back, *QUIET, "--count_only"])
+    assert "would be put back" in counted_only.stdout
+    run([*back, *QUIET])
+    found = {message.data: message for message in pub.messages("events")}
+    assert set(found) == {b"broken", b"", b"broken too"}
+    assert dict(found[b"broken"].attributes).items() >= {"source": "fleet", "highbeam.redrives": "1"}.items()
+    assert found[b"broken too"].ordering_key == "car-7"
+
+
+def test_killed_at_random_every_message_is_in_one_row(
+    pub: PubSubTopics, archive: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    pub.send("events", list(framed(events(20_000))))
+    small = ["--max_file_age", "0.05", "--block_rows", "500", "--max_file_mb", "0.3"]
+    chance = random.Random(4)
+    killed = 0
+    for _ in range(2):
+        job = subprocess.Popen(archive(*small), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        assert job.stderr is not None
+        for line in job.stderr:
+            if line.startswith("writing"):
+                break
+        deadline = time.monotonic() + 60
+        before = len(list((tmp_path / "archive").rglob("*.avro")))
+        while time.monotonic() < deadline and job.poll() is None:
+            if len(list((tmp_path / "archive").rglob("*.avro"))) > before + chance.randint(1, 5):
+                break
+        killed += job.poll() is None
+        job.send_signal(signal.SIGKILL)
+        job.communicate()
+    assert killed == 2
+    run(archive("--quiet_seconds", "22"))  # leases of a killed job run out after 20 s
+    found = Counter(row["source_offset"] for row in archived(tmp_path))
+    assert set(found.values()) == {1}
+    assert len(found) == 20_000
+    assert not list((tmp_path / "archive").rglob("*.part"))
+    assert pub.left("events") == 0
+
+
+def test_live_ctrl_c_gives_the_rest_back(pub: PubSubTopics, archive: Callable[..., list[str]], tmp_path: Path) -> None:
+    pub.send("events", list(framed(events(2000))))
+    job = subprocess.Popen(
+        archive("--max_file_age", "0.5", until=None), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while len(archived(tmp_path)) < 2000:
+            assert time.monotonic() < deadline, job.poll()
+            time.sleep(0.1)
+        pub.send("events", list(framed(events(300, seed=9))))
+    finally:
+        job.send_signal(signal.SIGINT)
+        _, errors = job.communicate(timeout=60)
+    assert job.returncode == 0, errors
+    assert report(tmp_path)["unaccounted"] == 0
+    run(archive(*QUIET))  # what was given back is there at once, without waiting for a lease
+    found = Counter(row["source_offset"] for row in archived(tmp_path))
+    assert set(found.values()) == {1}
+    assert len(found) == 2300
+
+
+@pytest.fixture
+def proxy(pubsub_server: Server) -> Iterator[Proxy]:
+    proxy = Proxy(pubsub_server.address)
+    yield proxy
+    proxy.stop()
+
+
+def test_the_service_away_is_waited_for(
+    pub: PubSubTopics,
+    archive: Callable[..., list[str]],
+    proxy: Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    pub.send("events", list(framed(events(500))))
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", proxy.address)
+    job = subprocess.Popen(
+        archive("--max_file_age", "0.2", until=None), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_for(lambda: len(archived(tmp_path)) == 500, job)
+        proxy.stop()
+        pub.send("events", list(framed(events(400, seed=9))))
+        assert job.stderr is not None
+        assert any("nothing can be read" in line for line in job.stderr)
+        proxy.start()
+        wait_for(lambda: len(archived(tmp_path)) == 900, job)
+    finally:
+        job.send_signal(signal.SIGINT)
+        _, errors = job.communicate(timeout=60)
+    assert job.returncode == 0, errors
+    assert "back after" in errors
+    assert pub.left("events") == 0
+
+
+def wait_for(condition: Callable[[], bool], job: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert time.monotonic() < deadline
+        assert job.poll() is None, job.communicate()
+        time.sleep(0.1)
+
+
+def test_scores_on_prism(
+    pub: PubSubTopics, score: Callable[..., list[str]], prism_binary: Path, tmp_path: Path
+) -> None:
+    pub.send("events", [*framed(events(2000)), b"broken"])
+    run([*score(), "--runner", "PrismRunner", "--prism_location", str(prism_binary)])
+    scores = pub.read("scores", "score")
+    assert len(scores) == len({row["source_offset"] for row in scores}) == 2000
+    assert len(pub.read("dead", "dead_letter")) == 1
+    assert pub.left("events") == 0

@@ -1,0 +1,357 @@
+"""The Pub/Sub source and sink on Google's fake: acknowledged when final, once each, in order by key."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import apache_beam as beam
+import grpc
+import pyarrow as pa
+import pytest
+from apache_beam.io.gcp import pubsub as beam_pubsub
+from apache_beam.io.unbounded_source import ReadFromUnboundedSource
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.pipeline import PipelineVisitor
+from apache_beam.utils.timestamp import MAX_TIMESTAMP
+from google.iam.v1 import iam_policy_pb2 as iam
+
+from beam_jobs import metrics, options
+from beam_jobs.block import RAW_SCHEMA, raw_block
+from beam_jobs.errors import UserError
+from beam_jobs.io import pubsub_client as client
+from beam_jobs.io.pubsub import ReadFromPubSub, WriteToPubSub
+from beam_jobs.io.pubsub_pull import PULLERS, PullSettings
+from beam_jobs.io.pubsub_sink import PublishBlocks
+from beam_jobs.io.pubsub_source import SESSIONS, PubSubReader, PubSubSource
+from beam_jobs.io.reading import request_drain, reset_drain
+from beam_jobs.io.uri import PubSubAddress
+from beam_jobs.preflight.subscription import pubsub_settings
+from tests.integration.pubsub_topics import PubSubTopics
+from tests.pubsub_emulator import EMULATOR, Server
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+def pub(pubsub: str) -> PubSubTopics:
+    return PubSubTopics(pubsub)
+
+
+@pytest.fixture(autouse=True)
+def no_drain() -> Iterator[None]:
+    reset_drain()
+    metrics.TOTALS.reset()
+    yield
+    reset_drain()
+    SESSIONS.close_all()
+
+
+def source(pub: PubSubTopics, **more: Any) -> PubSubSource:
+    (ready,) = PubSubSource(PubSubAddress(pub.project, pub.name("events")), "events", **more).split(1)
+    assert isinstance(ready, PubSubSource)
+    return ready
+
+
+def read(reader: PubSubReader, rows: int) -> list[dict[str, Any]]:
+    """At least so many rows of one bundle."""
+    found: list[dict[str, Any]] = []
+    deadline = time.monotonic() + 60
+    while len(found) < rows:
+        assert time.monotonic() < deadline
+        if reader.advance():
+            assert reader.get_current().schema.equals(RAW_SCHEMA)
+            found += reader.get_current().to_pylist()
+    return found
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_message_is_a_row(pub: PubSubTopics) -> None:
+    ids = pub.send("events", [b"one"], attributes={"b": "2", "a": "1"}, keys=["car-1"])
+    reader = source(pub).create_reader(None, None)
+    (row,) = read(reader, 1)
+    assert (row["topic"], row["partition"], row["key"], row["value"]) == ("events", 0, b"car-1", b"one")
+    assert row["headers"] == [{"key": "a", "value": b"1"}, {"key": "b", "value": b"2"}]
+    assert abs(row["timestamp"].timestamp() - time.time()) < 60
+    assert ids[0].startswith("m")
+    assert row["offset"] > 0
+    reader.get_checkpoint_mark().finalize_checkpoint()
+    until(lambda: pub.left("events") == 0)
+
+
+def test_what_is_not_final_comes_again_and_only_that(pub: PubSubTopics) -> None:
+    pub.send("events", [b"%d" % i for i in range(300)])
+    ready = source(pub, block_rows=100)
+    reader = ready.create_reader(None, None)
+    first = read(reader, 100)
+    mark = reader.get_checkpoint_mark()
+    mark.finalize_checkpoint()
+    lost = read(reader, 100)
+    reader.get_checkpoint_mark()  # its bundle fails: the runner goes back to the mark before
+    again = ready.create_reader(
+        None, ready.get_checkpoint_mark_coder().decode(ready.get_checkpoint_mark_coder().encode(mark))
+    )
+    rest = read(again, 300 - len(first))
+    assert {row["offset"] for row in lost} < {row["offset"] for row in rest}
+    assert len({row["offset"] for row in [*first, *rest]}) == len(first) + len(rest) == 300
+    again.get_checkpoint_mark().finalize_checkpoint()
+    until(lambda: pub.left("events") == 0)
+
+
+def test_a_message_that_comes_again_is_dropped(pub: PubSubTopics) -> None:
+    pub.send("events", [b"%d" % i for i in range(50)])
+    ready = source(pub)
+    reader = ready.create_reader(None, None)
+    rows = read(reader, 50)
+    puller = PULLERS[reader.get_checkpoint_mark().puller]
+    with puller._lock:
+        leased = [ack_id for batch in puller._batches.values() for ack_id in batch.ack_ids]
+    puller._modify(leased, 0)  # as if the leases had run out while the bundle is open
+    resumed = ready.create_reader(None, reader._mark)
+    until(lambda: not resumed.advance() and metrics.TOTALS.counts[metrics.REDELIVERED] == 50)
+    pub.send("events", [b"new"])
+    assert [row["value"] for row in read(resumed, 1)] == [b"new"]
+    resumed.get_checkpoint_mark().finalize_checkpoint()
+    until(lambda: pub.left("events") == 0)
+    assert len({row["offset"] for row in rows}) == 50
+    resumed.close()
+
+
+def test_leases_are_kept_while_a_bundle_is_open(pub: PubSubTopics) -> None:
+    pub.send("events", [b"%d" % i for i in range(20)])
+    settings = PullSettings(lease_s=2)
+    reader = source(pub, settings=settings).create_reader(None, None)
+    read(reader, 20)
+    opened = time.monotonic()
+    while time.monotonic() - opened < 5:  # more than two leases
+        assert not reader.advance()
+        assert pub.left("events") == 0  # nobody else gets one
+    assert metrics.TOTALS.counts[metrics.REDELIVERED] == 0
+    reader.close()
+
+
+def test_a_key_keeps_its_order(pubsub: str) -> None:
+    pub = PubSubTopics(pubsub, ordered=True)
+    n, keys = 40, ["a", "b"]
+    rows = [(keys[i % 2], b"%d" % i) for i in range(n)]
+    sink = PublishBlocks(PubSubAddress(pubsub, pub.name("events")), None, False, ordered=True)
+    written = raw_block("t", [0] * n, range(n), [0] * n, [k.encode() for k, _ in rows], [v for _, v in rows])
+    write(sink, written.select(["key", "value"]))
+    ready = source(pub)
+    reader, found = ready.create_reader(None, None), list[dict[str, Any]]()
+    deadline = time.monotonic() + 60
+    while len(found) < n:  # the fake hands out a key's next message when the last one is acknowledged
+        assert time.monotonic() < deadline
+        if reader.advance():
+            found += reader.get_current().to_pylist()
+        mark = reader.get_checkpoint_mark()
+        mark.finalize_checkpoint()
+        reader = ready.create_reader(None, mark)
+    for key in keys:
+        assert [r["value"] for r in found if r["key"] == key.encode()] == [v for k, v in rows if k == key]
+    reader.close()
+
+
+def write(sink: PublishBlocks, block: pa.RecordBatch) -> None:
+    sink.setup()
+    sink.start_bundle()
+    sink.process(block, timestamp=MAX_TIMESTAMP)
+    sink.finish_bundle()
+    sink.teardown()
+
+
+def test_flow_control_ends_a_bundle_that_gathers(pub: PubSubTopics) -> None:
+    pub.send("events", [b"x"] * 500)
+    settings = PullSettings(max_messages=200)
+    ready = source(pub, settings=settings, gather_s=60.0, block_rows=50)
+    reader, found, bundles = ready.create_reader(None, None), 0, 0
+    deadline = time.monotonic() + 50  # less than one gathering
+    while found < 500:
+        assert time.monotonic() < deadline
+        while found < 500 and reader.advance():
+            found += reader.get_current().num_rows
+        bundles += 1
+        mark = reader.get_checkpoint_mark()
+        mark.finalize_checkpoint()
+        reader = ready.create_reader(None, mark)
+    assert bundles > 1
+    reader.close()
+
+
+def test_ctrl_c_gives_back_what_was_not_handed_out(pub: PubSubTopics) -> None:
+    pub.send("events", [b"%d" % i for i in range(100)])
+    reader = source(pub, block_rows=30).create_reader(None, None)
+    taken = read(reader, 30)
+    request_drain()
+    assert not reader.advance()
+    assert reader.get_watermark() == MAX_TIMESTAMP
+    mark = reader.get_checkpoint_mark()
+    reader.close()
+    mark.finalize_checkpoint()
+    left: list[Any] = []
+    until(lambda: bool(left.extend(pub.messages("events"))) or len(left) >= 100 - len(taken))  # without a lease's wait
+    assert len(left) == 100 - len(taken)
+
+
+@pytest.mark.parametrize("kind", ["plain", "batched"])
+def test_a_bounded_pipeline_ends(
+    pub: PubSubTopics, pubsub_server: Server, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Also on pstest's own StreamingPull, a message a response."""
+    pub.send("events", [b"%d" % i for i in range(30)], attributes={"n": "1"})
+    now = int(time.time() * 1000) + 1
+    until(lambda: time.time() * 1000 > now)
+    pub.send("events", [b"later"])
+    if kind == "plain":
+        monkeypatch.setenv(EMULATOR, pubsub_server.plain)
+    address = PubSubAddress(pub.project, pub.name("events"))
+    with beam.Pipeline("FnApiRunner") as pipeline:
+        blocks = pipeline | ReadFromPubSub(address, until_ms=now, quiet_s=2)
+        blocks | WriteToPubSub(PubSubAddress(pub.project, pub.name("scores")))
+    found = pub.messages("scores")
+    assert sorted(int(message.data) for message in found) == list(range(30))
+    assert {dict(message.attributes)["n"] for message in found} == {"1"}
+    assert [message.data for message in pub.messages("events")] == [b"later"]
+
+
+def test_too_large_is_replaced_or_told(pub: PubSubTopics) -> None:
+    address = PubSubAddress(pub.project, pub.name("events"))
+    large = pa.record_batch({"key": pa.array([b"k", b"l"]), "value": pa.array([b"x" * 10_000_000, b"small"])})
+    with pytest.raises(UserError, match="10000000 bytes"):
+        write(PublishBlocks(address, None, False, ordered=True), large)
+
+    def instead(rows: pa.RecordBatch) -> pa.RecordBatch:
+        return pa.record_batch({"key": rows.column("key"), "value": pa.array([b"instead"] * rows.num_rows)})
+
+    write(PublishBlocks(address, instead, False, ordered=True), large)
+    assert sorted((m.ordering_key, m.data) for m in pub.messages("events")) == [("k", b"instead"), ("l", b"small")]
+
+
+def settings(text: str, address: str, **given: str) -> dict[str, Any]:
+    words = [word for name, value in given.items() for word in (f"--{name}", value)]
+    parsed = options.parse("x", "x", words, options.InputOptions, options.PubSubOptions)
+    project, name = address.removeprefix("pubsub://").split("/")
+    return pubsub_settings(parsed, PubSubAddress(project, name), text, True)
+
+
+def test_a_topic_gets_a_subscription_of_the_job(pub: PubSubTopics) -> None:
+    client.ensure_topic(PubSubAddress(pub.project, pub.name("bare")))
+    with pytest.raises(UserError, match="gcloud pubsub subscriptions create"):
+        settings("highbeam.score", pub.uri("bare"), until="latest")
+    made = settings("highbeam.score", pub.uri("bare"))
+    assert made["address"].topic == f"highbeam.score.{pub.name('bare')}"
+    assert made["name"] == pub.name("bare")
+    assert settings("highbeam.score", pub.uri("bare"))["address"] == made["address"]
+    with pytest.raises(UserError, match="subscribes to"):
+        settings("highbeam.score", pub.uri("events"), group_id=made["address"].topic)
+
+
+def test_what_cannot_be_had_is_one_line(pub: PubSubTopics, monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, told in [
+        ({"from": "latest"}, "keeps its own position"),
+        ({"from": "0:5"}, "keeps its own position"),
+        ({"until": "earliest"}, "have no offsets"),
+        ({"quiet_seconds": "0"}, "more than 0"),
+        ({"pull_streams": "0"}, "1 to 100"),
+    ]:
+        with pytest.raises(UserError, match=told):
+            settings("g", pub.uri("events"), **given)
+    with pytest.raises(UserError, match="neither a subscription nor a topic"):
+        settings("g", pub.uri("missing"))
+    with pytest.raises(UserError, match="does not exist"):
+        client.check_topic(PubSubAddress(pub.project, pub.name("missing")))
+    monkeypatch.setenv(EMULATOR, "127.0.0.1:1")
+    started = time.monotonic()
+    with pytest.raises(UserError, match="does not answer"):
+        client.check_topic(PubSubAddress(pub.project, pub.name("events")))
+    assert time.monotonic() - started < 15
+
+
+def test_seeking_passes_over_what_was_before(pub: PubSubTopics) -> None:
+    pub.send("events", [b"before"])
+    now = int(time.time() * 1000) + 1
+    until(lambda: time.time() * 1000 > now)
+    found = settings("g", pub.uri("events"), **{"from": str(now), "until": "latest"})
+    pub.send("events", [b"after"])
+    assert found["address"].topic == pub.name("events")
+    assert [message.data for message in pub.messages("events")] == [b"after"]
+
+
+class _Denied(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """A mock: the fake knows no rights. Every method is denied, but for the one that asks which rights there are."""
+
+    def __init__(self, granted: list[str]) -> None:
+        self._granted = granted
+
+    def service(self, details: Any) -> Any:
+        if details.method.endswith("TestIamPermissions"):
+            return grpc.unary_unary_rpc_method_handler(
+                lambda request, _: iam.TestIamPermissionsResponse(permissions=self._granted),
+                iam.TestIamPermissionsRequest.FromString,
+                iam.TestIamPermissionsResponse.SerializeToString,
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            lambda _, context: context.abort(grpc.StatusCode.PERMISSION_DENIED, "not you")
+        )
+
+
+@pytest.mark.parametrize("granted", [[], ["pubsub.topics.publish"]])
+def test_a_publisher_need_not_be_a_viewer(monkeypatch: pytest.MonkeyPatch, granted: list[str]) -> None:
+    server = grpc.server(ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers((_Denied(granted),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    monkeypatch.setenv(EMULATOR, f"127.0.0.1:{port}")
+    try:
+        if granted:
+            client.check_topic(PubSubAddress("lab-project", "events"))
+        else:
+            with pytest.raises(UserError, match=r"access denied .*roles/pubsub.publisher"):
+                client.check_topic(PubSubAddress("lab-project", "events"))
+    finally:
+        server.stop(None).wait()
+
+
+class _Transforms(PipelineVisitor):  # type: ignore[misc]
+    def __init__(self) -> None:
+        self.kinds: set[type] = set()
+
+    def enter_composite_transform(self, node: Any) -> None:
+        self.kinds.add(type(node.transform))
+
+
+def test_dataflow_gets_beams_own_io() -> None:
+    """As a constructed graph: nothing here runs on Dataflow."""
+    flags = [
+        "--runner=DataflowRunner",
+        "--project=lab-project",
+        "--region=r",
+        "--temp_location=gs://b/t",
+        "--streaming",
+    ]
+    pipeline = beam.Pipeline("DirectRunner", options=PipelineOptions(flags))
+    address = PubSubAddress("lab-project", "events")
+    _ = pipeline | "In" >> ReadFromPubSub(address) | "Out" >> WriteToPubSub(address)
+    found = _Transforms()
+    pipeline.visit(found)
+    assert {beam_pubsub.ReadFromPubSub, beam_pubsub.WriteToPubSub} <= found.kinds
+    assert not {ReadFromUnboundedSource} & found.kinds
+    with pytest.raises(UserError, match="leave --until out"):
+        _ = pipeline | "Bounded" >> ReadFromPubSub(address, until_ms=5)
+
+
+def test_without_credentials_it_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(EMULATOR, raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/no/such/key.json")
+    started = time.monotonic()
+    with pytest.raises(UserError, match="no Google credentials"):
+        client.check_topic(PubSubAddress("lab-project", "events"))
+    assert time.monotonic() - started < 5
