@@ -23,8 +23,8 @@ from beam_jobs.codec.avro_file import read_avro
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError
 from beam_jobs.io.archive_log import FOLDER
-from beam_jobs.io.drain import drain_requested
 from beam_jobs.io.files import list_files, open_file, patiently
+from beam_jobs.io.reading import drain_requested
 from use_cases import UseCase
 
 SUFFIXES = (".avro", ".parquet")

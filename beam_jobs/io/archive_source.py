@@ -29,8 +29,8 @@ from beam_jobs import metrics
 from beam_jobs.block import MAX_BLOCK_ROWS, Block, BlockCoder, min_timestamp
 from beam_jobs.io.archive_input import ArchiveInput, as_block
 from beam_jobs.io.archive_sweep import NONE_YET, Contents, Part, Sweep
-from beam_jobs.io.drain import drain_requested
 from beam_jobs.io.idle import IdleCache
+from beam_jobs.io.reading import drain_requested
 
 _BLOCKS_PER_BUNDLE = 40
 _POLL_S = 0.05  # how long a paced reader with nothing due lets the runner wait

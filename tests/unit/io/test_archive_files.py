@@ -144,6 +144,6 @@ def test_positions_are_those_of_a_topics_id(tmp_path: Path, monkeypatch: pytest.
 def test_a_log_without_ids_is_adopted(tmp_path: Path) -> None:
     run(writer(tmp_path), block(0))
     held = ArchiveLog(str(tmp_path), "job").recover({"t": "t#id"})
-    assert {topic for topic, _ in held.of} == {"t#id"}
+    assert {topic for topic, _ in held.ranges.of} == {"t#id"}
     again = ArchiveLog(str(tmp_path), "job").held()
     assert again.holds(("t#id", 0), np.array([0, ROWS])).tolist() == [True, False]
