@@ -22,6 +22,7 @@ import yaml
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 import beam_jobs
+import schemas
 import use_cases
 from beam_jobs import archive, cli, replay
 from beam_jobs.archive_rows import archive_schema
@@ -38,7 +39,7 @@ from beam_jobs.origin import ORIGIN_HEADER
 from schemas.registry import RegistryServer
 from tests.integration.topics import CAR_SENSOR, Topics, events, framed, run
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 HOUR = 3_600_000
 PERSONAL = {"vin", "driver_name", "latitude", "longitude"}
@@ -151,10 +152,11 @@ def test_the_same_events_give_the_same_ids_and_scores(
     for name, source in sources.items():
         run(jobs.score(source, trained_model, name))
         alerts[name] = sorted(row["id"] for row in jobs.topics.read(f"alerts-{name}", "alert"))
-        rows = jobs.topics.read(f"scores-{name}", "score")
-        values = [row["value"] for row in jobs.topics.read(f"scores-{name}")]
-        ids = [f"{r['source_topic']}-{r['source_partition']}-{r['source_offset']}" for r in rows]
-        scores[name] = dict(zip(ids, values, strict=True))
+        values = [message.value() for message in messages(jobs.topics, f"scores-{name}")]
+        schema = schemas.load("score")
+        rows = AvroDecoder(schema, lambda _, schema=schema: schema).decode(pa.array(values, pa.binary())).rows
+        columns = (rows.column(f"source_{part}").to_pylist() for part in ("topic", "partition", "offset"))
+        scores[name] = dict(zip(zip(*columns, strict=True), values, strict=True))
         assert len(values) == len(scores[name]) == 100_000
     assert alerts["topic"]
     assert alerts["topic"][0].startswith(jobs.topics.name("events"))
