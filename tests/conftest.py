@@ -3,9 +3,20 @@
 from hypothesis import HealthCheck, settings
 
 from tests.gcs_emulator import bucket, gcs_emulator
+from tests.google_mocks import no_credentials, secret_server, tokens
 from tests.kafka_broker import apache_kafka, embedded, own_apache_kafka, prism_binary
 
-__all__ = ["apache_kafka", "bucket", "embedded", "gcs_emulator", "own_apache_kafka", "prism_binary"]
+__all__ = [
+    "apache_kafka",
+    "bucket",
+    "embedded",
+    "gcs_emulator",
+    "no_credentials",
+    "own_apache_kafka",
+    "prism_binary",
+    "secret_server",
+    "tokens",
+]
 
 # Tests share two cores with brokers and runners: how long an example takes says nothing.
 settings.register_profile("highbeam", deadline=None, suppress_health_check=[HealthCheck.too_slow])
