@@ -16,6 +16,7 @@ from beam_jobs.io.kafka import check_topic, ensure_topic
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_offsets import OffsetKind, OffsetSpec
 from beam_jobs.io.uri import KafkaAddress, parse
+from beam_jobs.preflight.java import check_java
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from use_cases import UseCase
 
@@ -43,6 +44,8 @@ def archive_input(given: options.InputOptions, use_case: UseCase) -> ArchiveInpu
     local = not separator and ("/" in given.input or os.path.isdir(given.input))
     if not local and scheme.lower() not in ("gs", "file"):
         return None  # whatever else it may be, it is checked as a topic
+    if given.kafka_io == "java":
+        raise UserError(f"--kafka_io java reads a topic, and --input {given.input} is an archive; leave it out")
     bounds: dict[str, int | None] = {"--from": None, "--until": None}
     for flag, text in (("--from", given.start_from), ("--until", given.until)):
         spec = OffsetSpec.parse(text) if text else None
@@ -58,6 +61,8 @@ def kafka_source(parsed: PipelineOptions, name: str) -> tuple[KafkaConfig, dict[
     """The client configuration, the arguments of ``ReadFromKafka``, and whether the job runs until it is stopped."""
     given = parsed.view_as(options.InputOptions)
     config = KafkaConfig.from_file(parsed.view_as(options.ConnectionOptions).kafka_config)
+    if given.kafka_io == "java":
+        check_java(parsed, name)
     address = parse(given.input)
     check_topic(address, config)
     live = given.until is None
@@ -76,6 +81,8 @@ def kafka_source(parsed: PipelineOptions, name: str) -> tuple[KafkaConfig, dict[
         "block_rows": given.block_rows,
         "max_latency_s": given.max_latency_ms / 1000,
     }
+    if given.kafka_io == "java":
+        source["io"] = "java"
     return config, source, live
 
 
