@@ -61,6 +61,13 @@ class InputOptions(PipelineOptions):
             "takes wire where it understands the settings of --kafka_config",
         )
         parser.add_argument(
+            "--kafka_io",
+            choices=["native", "java"],
+            default="native",
+            help="who reads Kafka: this source, on every runner, or Beam's ReadFromKafka in Java, for live scoring on "
+            "Dataflow and Flink (docs/kafka.md)",
+        )
+        parser.add_argument(
             "--max_latency_ms",
             type=float,
             default=100.0,
@@ -81,7 +88,7 @@ class ConnectionOptions(PipelineOptions):
             "--kafka_config",
             metavar="FILE",
             help="client.properties with the client's own names (security.protocol, sasl.*, ssl.*); "
-            "secrets as env:NAME or file:PATH",
+            "secrets as env:NAME, file:PATH or secret://projects/P/secrets/S/versions/V",
         )
         parser.add_argument(
             "--schema_registry",

@@ -1,12 +1,19 @@
-"""Secrets by reference: ``env:NAME`` or ``file:/path``, read where they are used and never carried along."""
+"""Secrets by reference, read where they are used and never carried along.
+
+env:NAME                                      an environment variable of the worker
+file:/path                                    a file on the worker
+secret://projects/P/secrets/S/versions/V      a version in Google Secret Manager; V is a number or latest
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from beam_jobs import secret_manager
 from beam_jobs.errors import UserError
 
+FORMS = "env:NAME, file:/path or secret://projects/P/secrets/S/versions/V"
 SCHEMES = ("env", "file", "secret")
 
 
@@ -16,14 +23,22 @@ def is_reference(value: str) -> bool:
     return bool(separator and target) and scheme in SCHEMES
 
 
+def may_change(reference: str) -> bool:
+    """Whether the reference is to whatever version of a secret is the newest, or has an alias."""
+    scheme, _, target = reference.partition(":")
+    return scheme == "secret" and not secret_manager.is_pinned(target.removeprefix("//"))
+
+
 def read_secret(reference: str, what: str) -> str:
     """The secret behind a reference, without the line break at its end.
+
+    Variables and files are read anew with each call; for Secret Manager see :mod:`beam_jobs.secret_manager`.
 
     Args:
       what: the setting that holds the reference, for the message: "Kafka setting sasl.password".
 
     Raises:
-      UserError: the variable or the file is missing here, or the scheme is not supported.
+      UserError: the variable, the file or the secret cannot be read here, or the form is wrong.
     """
     scheme, _, target = reference.partition(":")
     if scheme == "env":
@@ -38,4 +53,8 @@ def read_secret(reference: str, what: str) -> str:
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             raise UserError(f"{what}: cannot read {path} ({reason}); put it on every worker") from None
-    raise UserError(f"{what}: {scheme}: references are not yet supported here; use env:NAME or file:/path")
+    name = target.removeprefix("//")
+    if scheme != "secret" or not target.startswith("//") or not secret_manager.is_name(name):
+        # The value is not shown: it may be a secret that happens to begin like a reference.
+        raise UserError(f"{what}: not a reference to a secret; use {FORMS}")
+    return secret_manager.access(name, what).rstrip("\r\n")

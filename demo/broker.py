@@ -248,6 +248,7 @@ class ApacheKafka(_Process):
       settings: broker properties on top of ours.
       sasl_users: user name -> password; adds a listener, ``sasl_servers``, with SASL PLAIN and SCRAM-SHA-512.
       tls_keystore: PEM file with the key and the certificate of 127.0.0.1; the SASL listener is SASL_SSL then.
+      classes: a folder of Java classes that the settings name.
     """
 
     def __init__(
@@ -255,11 +256,13 @@ class ApacheKafka(_Process):
         settings: Mapping[str, str] | None = None,
         sasl_users: Mapping[str, str] | None = None,
         tls_keystore: Path | None = None,
+        classes: Path | None = None,
     ) -> None:
         super().__init__("apache-kafka")
         self._settings = dict(settings or {})
         self._sasl_users = dict(sasl_users or {})
         self._tls_keystore = tls_keystore
+        self._classes = classes
         self._sasl_port = free_port()
         self._controller_port = free_port()
         self._formatted = False
@@ -318,7 +321,7 @@ class ApacheKafka(_Process):
             "-Xshare:auto",
             f"-Dlog4j2.configurationFile={self.data / 'log4j2.properties'}",
             "-cp",
-            f"{kafka_jars()}/*",
+            f"{kafka_jars()}/*" + (f":{self._classes}" if self._classes else ""),
             *arguments,
         ]
 

@@ -1,7 +1,7 @@
 """Where writer schemas come from: a Schema Registry, or the schemas that ship with Highbeam.
 
 :func:`for_registry` picks. A source travels to the workers inside a pickled function, so it holds settings only:
-secrets are references (``env:NAME``, ``file:PATH``) that are resolved where a connection is made.
+secrets are references (``beam_jobs.references``) that are resolved where a connection is made.
 """
 
 from __future__ import annotations
@@ -156,9 +156,7 @@ def registry_settings(config: Mapping[str, str]) -> dict[str, str]:
             remedy = _REMEDIES.get(name, f"use one of {', '.join(_KNOWN)}")
             raise UserError(f"{key} is not a property of the Schema Registry client: {remedy}")
         if name in _SECRETS and not is_reference(_secret_part(name, value)):
-            example = (
-                "env:NAME, file:PATH or USER:env:NAME" if name == "basic.auth.user.info" else "env:NAME or file:PATH"
-            )
+            example = "env:NAME or USER:env:NAME" if name == "basic.auth.user.info" else "env:NAME"
             raise UserError(f"{key} holds a secret in clear: write {PREFIX}{name}={example}")
         settings[name] = value
     return settings

@@ -202,7 +202,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--kafka_config",
         metavar="FILE",
-        help="client.properties with schema.registry.* (docs/schema-registry.md); secrets as env:NAME or file:PATH",
+        help="client.properties with schema.registry.* (docs/schema-registry.md); secrets as env:NAME, file:PATH or secret://…",
     )
     parser.add_argument(
         "--use_case",

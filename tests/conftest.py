@@ -3,6 +3,7 @@
 from hypothesis import HealthCheck, settings
 
 from tests.gcs_emulator import bucket, gcs_emulator
+from tests.google_mocks import no_credentials, secret_server, tokens
 from tests.kafka_broker import apache_kafka, embedded, own_apache_kafka, prism_binary
 from tests.pubsub_emulator import pubsub, pubsub_server
 
@@ -11,10 +12,13 @@ __all__ = [
     "bucket",
     "embedded",
     "gcs_emulator",
+    "no_credentials",
     "own_apache_kafka",
     "prism_binary",
     "pubsub",
     "pubsub_server",
+    "secret_server",
+    "tokens",
 ]
 
 # Tests share two cores with brokers and runners: how long an example takes says nothing.

@@ -28,6 +28,7 @@ from beam_jobs.errors import UserError
 from beam_jobs.io import files
 from beam_jobs.preprocessing import PiiPolicy, Preprocessor, compile_sql
 from beam_jobs.preprocessing.fields import fields_of
+from beam_jobs.references import FORMS
 
 SETTINGS = ("name", "schema", "sql", "key", "event_time", "pii", "model")
 """Keys of use_case.yaml:
@@ -35,7 +36,7 @@ name: what jobs and models are called; default: the folder's name.
 schema: a shipped schema (car_sensor) or an .avsc file in the folder.
 sql: SQL file in the folder; default: preprocess.sql.
 key, event_time: fields of the schema.
-pii: {key: env:NAME or file:PATH}, needed by pseudonymize().
+pii: {key: REFERENCE}, needed by pseudonymize(): env:NAME, file:PATH or secret://projects/P/secrets/S/versions/NUMBER.
 model: MODEL_SETTINGS.
 """
 
@@ -195,7 +196,7 @@ def _pii(section: Any, where: str) -> PiiPolicy:
         return PiiPolicy()
     key = _mapping(section, ("key",), f"{where}: pii").get("key")
     if key is not None and not isinstance(key, str):
-        raise UserError(f"{where}: pii.key is not a reference; use env:NAME or file:PATH")
+        raise UserError(f"{where}: pii.key is not a reference; use {FORMS}")
     try:
         return PiiPolicy(key)
     except UserError as error:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.io.unbounded_source import ReadFromUnboundedSource
 
 from beam_jobs.block import MAX_BLOCK_ROWS
+from beam_jobs.errors import UserError
 from beam_jobs.io.kafka_client import FetchPath, KafkaTransport, check_topic, ensure_topic
 from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.kafka_java import ReadWithJava
 from beam_jobs.io.kafka_offsets import EARLIEST, OffsetSpec
 from beam_jobs.io.kafka_sink import OnTooLarge, WriteBlocks
 from beam_jobs.io.kafka_source import KafkaSource, OnLost
@@ -60,6 +62,8 @@ class ReadFromKafka(beam.PTransform):
       discover_s: how often new partitions are looked for, in seconds.
       on_lost: what to do where retention has passed our offset: go on at "earliest" or "latest", with a warning that
         names the loss, or "fail".
+      io: "native" is all that stands above; "java" is Beam's own ReadFromKafka, which heeds address, config, group_id,
+        start and block_rows, has no end, and needs a runner that can run Java (``kafka_java``).
     """
 
     def __init__(
@@ -83,8 +87,14 @@ class ReadFromKafka(beam.PTransform):
         gather_s: float = 0.0,
         discover_s: float = 10.0,
         on_lost: OnLost = "earliest",
+        io: Literal["native", "java"] = "native",
     ) -> None:
         super().__init__()
+        self._java = None
+        if io == "java":
+            if until is not None:
+                raise UserError("--kafka_io java reads without an end; leave out --until, or --kafka_io")
+            self._java = ReadWithJava(address, config or KafkaConfig(), group_id, start, block_rows)
         self._source = KafkaSource(
             KafkaTransport(address, config or KafkaConfig(), group_id, fetch),
             start,
@@ -108,6 +118,8 @@ class ReadFromKafka(beam.PTransform):
         self._poll_interval_s = poll_interval_s
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection[pa.RecordBatch]:
+        if self._java is not None:
+            return pbegin | "Java" >> self._java
         return pbegin | "Read" >> ReadFromUnboundedSource(
             self._source,
             poll_interval=self._poll_interval_s,

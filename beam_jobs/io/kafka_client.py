@@ -40,7 +40,7 @@ NO_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPI
 _REFUSED = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED})
 
 
-def consumer_properties(address: KafkaAddress, config: KafkaConfig, group_id: str | None) -> dict[str, str]:
+def consumer_properties(address: KafkaAddress, config: KafkaConfig, group_id: str | None) -> dict[str, Any]:
     """Properties of a consumer with secrets resolved: keep them on this worker."""
     return {
         **CONSUMER_DEFAULTS,
@@ -91,11 +91,12 @@ class _KafkaControl:
         self._topic = transport.address.topic
         self._group_id = transport.group_id
         self._address = transport.address
+        self._refusal: KafkaError | None = None  # what the calls' own errors don't say: why no broker talks to us
         with client_errors(transport.address):
             self._consumer = Consumer(
                 {
                     **consumer_properties(transport.address, transport.config, transport.group_id),
-                    "error_cb": _ignore,
+                    "error_cb": self._on_error,
                     "on_commit": self._on_commit,
                     "logger": DebugLog(),
                 }
@@ -105,8 +106,24 @@ class _KafkaControl:
         self._in_flight = False
         self._complained: set[int] = set()
 
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() in _REFUSED:
+            self._refusal = error
+
     def partitions(self, timeout_s: float) -> list[int]:
-        topic = self._consumer.list_topics(self._topic, timeout_s).topics[self._topic]
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                topic = self._consumer.list_topics(self._topic, min(timeout_s, 1.0)).topics[self._topic]
+                break
+            except KafkaException:
+                self._consumer.poll(0)  # serves error_cb
+                refusal, self._refusal = self._refusal, None
+                if refusal is not None:
+                    raise KafkaException(refusal) from None
+                if time.monotonic() >= deadline:
+                    raise
+        self._refusal = None
         if topic.error is not None:
             raise KafkaException(topic.error)
         return sorted(topic.partitions)
@@ -183,10 +200,6 @@ def _control_lock(key: object) -> threading.RLock:
     return _LOCKS.setdefault(key, threading.RLock())
 
 
-def _ignore(error: KafkaError) -> None:
-    """The control connection's own troubles show as exceptions of its calls."""
-
-
 def _checked(answers: list[Any]) -> list[Any]:
     for answer in answers:
         if answer.error is not None:
@@ -222,9 +235,10 @@ def _refused(address: KafkaAddress | str, error: KafkaError) -> UserError:
         return UserError(
             f"{address}: TLS failed ({text}); check ssl.ca.location and security.protocol in --kafka_config"
         )
-    return UserError(
-        f"{address}: authentication failed ({text}); check sasl.username and sasl.password in --kafka_config"
-    )
+    remedy = "check sasl.username and sasl.password in --kafka_config"
+    if '"status"' in text or "OAUTHBEARER" in text:  # RFC 7628's form of a token's refusal
+        remedy = "grant the account roles/managedkafka.client, or check sasl.* in --kafka_config"
+    return UserError(f"{address}: authentication failed ({text}); {remedy}")
 
 
 def check_topic(

@@ -1,7 +1,7 @@
 """Kafka client settings from a properties file, with every secret kept out of the pipeline.
 
 The file is in librdkafka's own names; the Java client's spellings are translated where they mean exactly the same.
-A value may be a reference, ``env:NAME`` or ``file:/path``, which is resolved on the worker that opens the client.
+A value may be a reference (:mod:`beam_jobs.references`), which is resolved on the worker that opens the client.
 
 What travels with the pipeline (pickles, logs, the runner's UI): plain settings and references. A secret written out
 in the file does not travel: in its place stands the file's path, and the worker reads the file again. So literal
@@ -16,9 +16,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from beam_jobs.errors import UserError
-from beam_jobs.references import is_reference, read_secret
+from beam_jobs.io.kafka_oauth import GOOGLE_HANDLER, GOOGLE_TOKENS, HANDLER
+from beam_jobs.references import FORMS, is_reference, read_secret
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -66,6 +68,13 @@ _JAVA_SAME_MEANING = {
     "ssl.keystore.certificate.chain": "ssl.certificate.pem",
     "ssl.keystore.key": "ssl.key.pem",
 }
+# Ways of librdkafka's own to come by a token.
+_OWN_TOKENS = (
+    "sasl.oauthbearer.method",
+    "sasl.oauthbearer.metadata.authentication.type",
+    "enable.sasl.oauthbearer.unsecure.jwt",
+)
+_JAAS_OAUTH = re.compile(r"\s*[\w.]*\.OAuthBearerLoginModule\s+required\s*;?\s*")
 _JAAS_MODULE = re.compile(r"\s*[\w.]*\.(PlainLoginModule|ScramLoginModule)\s+required\b(.*);\s*", re.DOTALL)
 _JAAS_OPTION = re.compile(r"""(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|(\S+))""")
 
@@ -88,7 +97,7 @@ class KafkaConfig:
         where = str(Path(path).absolute())
         settings = _translate(_read(where), where)
         for name, value in settings.items():
-            if _is_secret(name) and not is_reference(value):
+            if is_secret(name) and not is_reference(value):
                 settings[name] = _LITERAL_IN + where
         return KafkaConfig(tuple(sorted(settings.items())))
 
@@ -100,26 +109,44 @@ class KafkaConfig:
           UserError: a secret that is not a reference.
         """
         for name, value in settings.items():
-            if _is_secret(name) and not is_reference(value):
-                raise UserError(
-                    f"Kafka setting {name}: give a reference (env:NAME or file:/path), not the secret itself"
-                )
+            if is_secret(name) and not is_reference(value):
+                raise UserError(f"Kafka setting {name}: give a reference ({FORMS}), not the secret itself")
         return KafkaConfig(tuple(sorted(_translate(dict(settings), "settings").items())))
 
-    def resolved(self) -> dict[str, str]:
+    def resolved(self) -> dict[str, Any]:
         """Kafka's settings with every reference replaced by its value; call it on the worker, never pickle the result.
 
+        All values are strings but the client's ``oauth_cb``, there where Google's credentials are the login.
+
         Raises:
-          UserError: a reference that leads nowhere here.
+          UserError: a reference that leads nowhere here, no Google credentials, or no way to come by a token.
         """
-        return {name: _resolve(name, value) for name, value in self.settings if not name.startswith(_REGISTRYS)}
+        settings: dict[str, Any] = {name: _resolve(name, value) for name, value in self.kafka_settings()}
+        google = settings.pop(HANDLER, None)
+        if settings.get("sasl.mechanisms") == "OAUTHBEARER":
+            if google:
+                GOOGLE_TOKENS.token()  # the client would wait for one, and not say what is wrong
+                settings["oauth_cb"] = GOOGLE_TOKENS
+            elif not any(name in settings for name in _OWN_TOKENS):
+                raise UserError(
+                    f"sasl.mechanism=OAUTHBEARER needs to know where tokens come from; set {HANDLER}={GOOGLE_HANDLER} "
+                    "for Google's, or sasl.oauthbearer.method=oidc with its settings"
+                )
+        elif google:
+            raise UserError(f"Kafka setting {HANDLER}={google} needs sasl.mechanism=OAUTHBEARER")
+        return settings
+
+    def kafka_settings(self) -> list[tuple[str, str]]:
+        """Kafka's settings as written (references unresolved), without those of the Schema Registry."""
+        return [(name, value) for name, value in self.settings if not name.startswith(_REGISTRYS)]
 
     def get(self, name: str, default: str = "") -> str:
         """A setting as written (references unresolved)."""
         return dict(self.settings).get(name, default)
 
 
-def _is_secret(name: str) -> bool:
+def is_secret(name: str) -> bool:
+    """Whether a setting's value is a secret, by its name."""
     return name in _SECRET_NAMES or "password" in name or "secret" in name or "private.key" in name
 
 
@@ -170,6 +197,8 @@ def _translate(settings: dict[str, str], where: str) -> dict[str, str]:
                 _LOGGER.debug("Kafka setting %s in %s is ignored: the job decides it", name, where)
         elif name == "sasl.jaas.config":
             out.update(_jaas(value, where))
+        elif name == HANDLER:
+            out[name] = _handler(value, where)
         elif name in ("ssl.truststore.location", "ssl.truststore.password"):
             out.update(_truststore(name, value, settings.get("ssl.truststore.type", "JKS"), where))
         elif name == "ssl.keystore.location":
@@ -181,7 +210,18 @@ def _translate(settings: dict[str, str], where: str) -> dict[str, str]:
     return out
 
 
+def _handler(value: str, where: str) -> str:
+    if value != GOOGLE_HANDLER:
+        raise UserError(
+            f"{where}: {HANDLER}={value} is a Java class; known here is {GOOGLE_HANDLER}, for others set "
+            "sasl.oauthbearer.method=oidc with its settings"
+        )
+    return value
+
+
 def _jaas(value: str, where: str) -> dict[str, str]:
+    if _JAAS_OAUTH.fullmatch(value):
+        return {}  # where tokens come from stands in other settings
     if is_reference(value):
         raise UserError(
             f"{where}: sasl.jaas.config cannot be a reference; set sasl.username and sasl.password=env:NAME instead"

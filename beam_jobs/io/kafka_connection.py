@@ -6,6 +6,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,19 +28,21 @@ UNDERSTOOD = frozenset(
         *("max.partition.fetch.bytes", "fetch.wait.max.ms", "security.protocol"),
         *("ssl.ca.location", "ssl.ca.pem", "ssl.certificate.location", "ssl.key.location", "ssl.key.password"),
         *("ssl.endpoint.identification.algorithm", "enable.ssl.certificate.verification"),
-        *("sasl.mechanisms", "sasl.username", "sasl.password"),
+        *("sasl.mechanisms", "sasl.username", "sasl.password", "oauth_cb"),
     }
 )
-_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
 
 
-def not_understood(properties: Mapping[str, str]) -> str:
+def not_understood(properties: Mapping[str, Any]) -> str:
     """The first consumer property a connection can't honour, without a value that may be secret; "" for none."""
     foreign = sorted(properties.keys() - UNDERSTOOD)
     if foreign:
         return foreign[0]
     sasl = properties.get("security.protocol", "plaintext").upper().startswith("SASL")
     mechanism = properties.get("sasl.mechanisms", "")
+    if mechanism == "OAUTHBEARER" and "oauth_cb" not in properties:
+        return "sasl.mechanisms=OAUTHBEARER without Google's credentials"
     return f"sasl.mechanisms={mechanism}" if sasl and mechanism not in _MECHANISMS else ""
 
 
@@ -51,7 +54,7 @@ class Connection:
       AuthenticationError: SASL refused.
     """
 
-    def __init__(self, host: str, port: int, properties: Mapping[str, str]) -> None:
+    def __init__(self, host: str, port: int, properties: Mapping[str, Any]) -> None:
         self.name = f"{host}:{port}"
         self._client_id = properties.get("client.id", "highbeam")
         self._correlation = 0
@@ -110,7 +113,7 @@ class Connection:
         self._socket.close()
 
 
-def _tls(properties: Mapping[str, str]) -> ssl.SSLContext:
+def _tls(properties: Mapping[str, Any]) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=properties.get("ssl.ca.location"), cadata=properties.get("ssl.ca.pem"))
     if properties.get("ssl.endpoint.identification.algorithm", "https") == "none":
         context.check_hostname = False

@@ -130,7 +130,7 @@ class DebugLog:
 class ClientFetcher:
     """A fetcher on ``confluent_kafka.Consumer``: one Python object a record, then columns."""
 
-    def __init__(self, topic: str, properties: Mapping[str, str]) -> None:
+    def __init__(self, topic: str, properties: Mapping[str, Any]) -> None:
         self._topic = topic
         self._problems: list[Problem] = []
         self._consumer = Consumer(

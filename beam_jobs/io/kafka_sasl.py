@@ -1,4 +1,4 @@
-"""SASL PLAIN and SCRAM over Kafka's own requests (RFC 4616, RFC 5802)."""
+"""SASL PLAIN, SCRAM and OAUTHBEARER over Kafka's own requests (RFC 4616, RFC 5802, RFC 7628)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class AuthenticationError(Exception):
     """The broker does not accept this user, or is not the one it claims to be."""
 
 
-def authenticate(ask: Ask, properties: Mapping[str, str]) -> None:
+def authenticate(ask: Ask, properties: Mapping[str, Any]) -> None:
     """Logs in; raises ``AuthenticationError`` with the broker's reason."""
     mechanism = properties.get("sasl.mechanisms", "PLAIN")
     name = mechanism.encode()
@@ -29,6 +29,14 @@ def authenticate(ask: Ask, properties: Mapping[str, str]) -> None:
     user, password = properties.get("sasl.username", ""), properties.get("sasl.password", "")
     if mechanism == "PLAIN":
         _exchange(ask, b"\0".join([b"", user.encode(), password.encode()]))
+    elif mechanism == "OAUTHBEARER":
+        token, _ = properties["oauth_cb"]("")
+        if not token:
+            raise AuthenticationError("there is no token to log in with")
+        refusal = _exchange(ask, b"n,,\1auth=Bearer " + token.encode() + b"\1\1")
+        if refusal:  # an error is said first, and counts once the client has answered it
+            _exchange(ask, b"\1")
+            raise AuthenticationError(refusal.decode(errors="replace"))
     else:
         _scram(ask, user, password, mechanism.removeprefix("SCRAM-").replace("-", "").lower())
 

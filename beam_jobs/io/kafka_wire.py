@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from confluent_kafka import KafkaError
@@ -56,7 +57,7 @@ class _Ready:
 class WireFetcher:
     """See ``kafka_fetch.Fetcher``."""
 
-    def __init__(self, topic: str, properties: Mapping[str, str]) -> None:
+    def __init__(self, topic: str, properties: Mapping[str, Any]) -> None:
         records.warm_up()
         self._topic = topic
         self._properties = dict(properties)

@@ -19,6 +19,7 @@ from beam_jobs.io.kafka import check_topic
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_offsets import OffsetKind, OffsetSpec
 from beam_jobs.io.uri import Address, PubSubAddress, parse
+from beam_jobs.preflight.java import check_java
 from beam_jobs.preflight.subscription import pubsub_settings, topic_of
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from use_cases import UseCase
@@ -47,6 +48,8 @@ def archive_input(given: options.InputOptions, use_case: UseCase) -> ArchiveInpu
     local = not separator and ("/" in given.input or os.path.isdir(given.input))
     if not local and scheme.lower() not in ("gs", "file"):
         return None  # whatever else it may be, it is checked as a topic
+    if given.kafka_io == "java":
+        raise UserError(f"--kafka_io java reads a topic, and --input {given.input} is an archive; leave it out")
     bounds: dict[str, int | None] = {"--from": None, "--until": None}
     for flag, text in (("--from", given.start_from), ("--until", given.until)):
         spec = OffsetSpec.parse(text) if text else None
@@ -82,7 +85,11 @@ def stream_source(
     group = f"highbeam.{name.replace('/', '.')}"
     shared = {"block_rows": given.block_rows, "max_latency_s": given.max_latency_ms / 1000}
     if isinstance(address, PubSubAddress):
+        if given.kafka_io == "java":
+            raise UserError(f"--kafka_io java reads Kafka, and --input is {given.input}; leave it out")
         return config, pubsub_settings(parsed, address, group, keep_position is not False) | shared, live
+    if given.kafka_io == "java":
+        check_java(parsed, name)
     check_topic(address, config)
     source = {
         "address": address,
@@ -92,6 +99,8 @@ def stream_source(
         "until": None if live else OffsetSpec.parse(given.until),
         "fetch": given.fetch,
     }
+    if given.kafka_io == "java":
+        source["io"] = "java"
     return config, source | shared, live
 
 

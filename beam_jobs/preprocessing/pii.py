@@ -17,7 +17,7 @@ from functools import lru_cache
 import pyarrow as pa
 
 from beam_jobs.errors import UserError
-from beam_jobs.references import is_reference, read_secret
+from beam_jobs.references import FORMS, is_reference, may_change, read_secret
 
 MAX_DECIMALS = 2  # of generalize: 0.01 degrees are 1.1 km
 MAX_CHARACTERS = 3  # of generalize: the first three of a postal code name a region, not a street
@@ -28,12 +28,17 @@ MIN_KEY_BYTES = 16  # shorter keys can be guessed
 class PiiPolicy:
     """How personal data is handled; holds no secret, so it may be pickled and printed."""
 
-    key: str | None = None  # reference to the HMAC key: "env:NAME" or "file:PATH"
+    key: str | None = None  # reference to the HMAC key
 
     def __post_init__(self) -> None:
         if self.key is not None and not is_reference(self.key):
             # The value is not shown: it may be the secret itself.
-            raise UserError("pii.key is not a reference; use env:NAME or file:PATH, never the key itself")
+            raise UserError(f"pii.key is not a reference; use {FORMS}, never the key itself")
+        if self.key is not None and may_change(self.key):
+            raise UserError(
+                "pii.key names no fixed version of its secret: with another key every pseudonym is another; end it in "
+                "/versions/ and a number"
+            )
 
     def secret(self) -> bytes:
         """The key, read now; at least MIN_KEY_BYTES bytes. UserError if it can't be had."""

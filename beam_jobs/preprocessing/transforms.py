@@ -64,6 +64,9 @@ class Preprocess(beam.DoFn):
         self._job = job
         self._carry = tuple(carry)
 
+    def setup(self) -> None:
+        self._preprocessor.check_secrets()  # a key that is missing here is told before the first block
+
     def process(self, events: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
         columns = list(self._preprocessor.input_columns)
         parts, bad = dead_letters.isolate(lambda part: self._preprocessor.apply(part.select(columns)), events)

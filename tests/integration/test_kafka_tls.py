@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import apache_beam as beam
 import pyarrow as pa
 import pytest
+from confluent_kafka import KafkaError
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from beam_jobs.block import Block
+from beam_jobs.cli import find_user_error
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka import OffsetSpec, ReadFromKafka, WriteToKafka, check_topic, ensure_topic
+from beam_jobs.io.kafka_client import FetchPath, KafkaTransport
 from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.kafka_java import java_settings
 from beam_jobs.io.uri import KafkaAddress
-from demo.broker import ApacheKafka, java_missing
+from demo.broker import ApacheKafka, java_missing, kafka_jars
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -91,12 +97,12 @@ def test_records_go_in_and_out(
         _ = (
             p
             | ReadFromKafka(address, config, until=OffsetSpec.parse("latest"), fetch=fetch)  # type: ignore[arg-type]
-            | beam.Map(_append, str(out))
+            | beam.Map(append_values, str(out))
         )
     assert out.read_text().split()[-10:] == [f"v{i}" for i in range(10)]
 
 
-def _append(block: Block, path: str) -> None:
+def append_values(block: Block, path: str) -> None:
     with open(path, "a") as file:
         file.writelines(value.decode() + "\n" for value in block.column("value").to_pylist())
 
@@ -108,6 +114,54 @@ def test_a_wrong_password_is_one_clear_line(guarded: tuple[KafkaAddress, Path], 
         check_topic(address, properties(tmp_path, ca, f"file:{tmp_path / 'password'}"))
     assert "\n" not in str(raised.value)
     assert "wrong" not in str(raised.value).replace("password", "")
+
+
+@pytest.mark.parametrize("fetch", ["wire", "client"])
+def test_a_password_that_is_wrong_on_the_worker_only(
+    guarded: tuple[KafkaAddress, Path], tmp_path: Path, fetch: FetchPath
+) -> None:
+    address, ca = guarded
+    (tmp_path / "password").write_text("wrong")
+    config = properties(tmp_path, ca, f"file:{tmp_path / 'password'}")
+    with pytest.raises(Exception, match="authentication failed") as raised, beam.Pipeline("FnApiRunner") as p:
+        _ = p | ReadFromKafka(address, config, until=OffsetSpec.parse("latest"), fetch=fetch)
+    found = find_user_error(raised.value)
+    assert found is not None
+    assert "\n" not in str(found)
+    fetcher = KafkaTransport(address, config, fetch=fetch).fetcher()  # a live job says so, and waits
+    try:
+        fetcher.assign({0: 0})
+        deadline = time.monotonic() + 20
+        while not any(p.code == KafkaError._AUTHENTICATION for p in fetcher.fetch(10, 0.1, 0.0).problems):
+            assert time.monotonic() < deadline
+    finally:
+        fetcher.close()
+
+
+def test_the_java_client_takes_the_settings_of_kafka_io_java(
+    guarded: tuple[KafkaAddress, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_KAFKA_PASSWORD", PASSWORD)
+    address, ca = guarded
+    config = properties(tmp_path, ca)
+    records = pa.record_batch({"key": pa.array([b"k"]), "value": pa.array([b"for java"])})
+    with beam.Pipeline("FnApiRunner") as p:
+        _ = p | beam.Create([records]) | WriteToKafka(address, config)
+    settings = java_settings(config)
+    assert PASSWORD not in str(settings)
+    (tmp_path / "java.properties").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    read = subprocess.run(
+        [
+            *("java", "-cp", f"{kafka_jars()}/*", "org.apache.kafka.tools.consumer.ConsoleConsumer"),
+            *("--bootstrap-server", address.bootstrap_servers, "--topic", address.topic, "--from-beginning"),
+            *("--consumer.config", str(tmp_path / "java.properties"), "--timeout-ms", "10000"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert "for java" in read.stdout.splitlines(), read.stderr[-2000:]
 
 
 def test_an_unknown_authority_is_one_clear_line(

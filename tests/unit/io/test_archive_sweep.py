@@ -23,7 +23,7 @@ from beam_jobs.io.archive import COMPRESSIONS, FileFormat, WriteFiles
 from beam_jobs.io.archive_input import open_archive
 from beam_jobs.io.archive_source import ArchiveSource, SweepMark, SweepReader
 from beam_jobs.io.archive_sweep import Contents, Sweep, look_through
-from beam_jobs.io.kafka_source import request_drain, reset_drain
+from beam_jobs.io.reading import request_drain, reset_drain
 from use_cases import UseCase
 
 HOUR = 3_600_000

@@ -5,6 +5,9 @@ import pytest
 
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.kafka_connection import not_understood
+from beam_jobs.io.kafka_oauth import GOOGLE_TOKENS
+from tests.google_mocks import SecretManager, TokenServer
 
 SECRET = "hunter2"
 
@@ -57,8 +60,50 @@ def test_references_are_resolved_on_the_worker(tmp_path: Path, monkeypatch: pyte
 def test_references_that_lead_nowhere(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read /no/such/file"):
         config(tmp_path, "sasl.password=file:/no/such/file").resolved()
-    with pytest.raises(UserError, match="not yet supported here"):
+    with pytest.raises(UserError, match=r"sasl\.password: not a reference to a secret"):
         config(tmp_path, "sasl.password=secret://projects/p/secrets/s").resolved()
+
+
+def test_a_reference_to_secret_manager_travels_and_is_resolved_on_the_worker(
+    tmp_path: Path, secret_server: SecretManager
+) -> None:
+    name = "projects/my-project/secrets/kafka/versions/7"
+    jaas = "org.apache.kafka.common.security.scram.ScramLoginModule required"
+    made = config(tmp_path, f'sasl.jaas.config={jaas} username="alice" password="secret://{name}";\n')
+    assert made.get("sasl.password") == f"secret://{name}"
+    secret_server.secrets[name] = SECRET.encode()
+    assert pickle.loads(pickle.dumps(made)).resolved() == {"sasl.username": "alice", "sasl.password": SECRET}
+    assert SECRET.encode() not in pickle.dumps(made)
+
+
+GOOGLES = """
+sasl.mechanism=OAUTHBEARER
+sasl.login.callback.handler.class=com.google.cloud.hosted.kafka.auth.GcpLoginCallbackHandler
+sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;
+"""
+
+
+def test_googles_credentials_become_the_clients_callback(tmp_path: Path, tokens: TokenServer) -> None:
+    tokens.issue("ya29.token")
+    made = config(tmp_path, GOOGLES)
+    assert made.resolved() == {"sasl.mechanisms": "OAUTHBEARER", "oauth_cb": GOOGLE_TOKENS}
+    assert b"ya29" not in pickle.dumps(made)
+    assert not_understood(made.resolved()) == ""  # read by the wire path
+
+
+@pytest.mark.usefixtures("no_credentials")
+def test_no_google_credentials(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"sasl\.login\.callback\.handler\.class: no Google credentials"):
+        config(tmp_path, GOOGLES).resolved()
+
+
+def test_tokens_from_elsewhere(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"needs to know where tokens come from; set sasl\.login"):
+        config(tmp_path, "sasl.mechanism=OAUTHBEARER").resolved()
+    with pytest.raises(UserError, match=r"needs sasl\.mechanism=OAUTHBEARER"):
+        config(tmp_path, GOOGLES.replace("mechanism=OAUTHBEARER", "mechanism=PLAIN")).resolved()
+    oidc = config(tmp_path, "security.protocol=SASL_SSL\nsasl.mechanism=OAUTHBEARER\nsasl.oauthbearer.method=oidc")
+    assert not_understood(oidc.resolved()) == "sasl.oauthbearer.method"  # read by librdkafka, which knows how
 
 
 def test_the_java_spellings(tmp_path: Path) -> None:
@@ -104,6 +149,7 @@ def test_a_pem_key_store_is_one_file(tmp_path: Path) -> None:
         ("ssl.keystore.type=JKS\nssl.keystore.location=/etc/me.jks", "keytool -importkeystore"),
         ("sasl.jaas.config=com.example.OtherModule required x=1;", "PlainLoginModule and ScramLoginModule"),
         ("sasl.jaas.config=env:JAAS", "sasl.password=env:NAME"),
+        ("sasl.login.callback.handler.class=com.example.Handler", "known here is com.google"),
         ("just words", "line 1: expected name=value"),
         ("a=b\\", "ends in a backslash"),
     ],

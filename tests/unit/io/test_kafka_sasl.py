@@ -1,4 +1,4 @@
-"""Logging in: PLAIN, and SCRAM with the example of RFC 7677."""
+"""Logging in: PLAIN, OAUTHBEARER, and SCRAM with the example of RFC 7677."""
 
 from __future__ import annotations
 
@@ -51,6 +51,29 @@ def test_plain_sends_user_and_password() -> None:
 def test_a_refusal_says_what_the_broker_says() -> None:
     with pytest.raises(AuthenticationError, match="Invalid username or password"):
         authenticate(Broker(refuse="Invalid username or password").ask, {"sasl.mechanisms": "PLAIN"})
+
+
+TOKENS = {"sasl.mechanisms": "OAUTHBEARER", "oauth_cb": lambda config: ("a.b.c", 2e9)}
+
+
+def test_a_token_is_one_message() -> None:
+    broker = Broker()
+    authenticate(broker.ask, TOKENS)
+    assert broker.told == [b"n,,\1auth=Bearer a.b.c\1\1"]
+
+
+def test_a_refused_token_is_acknowledged_as_the_rfc_wants() -> None:
+    broker = Broker('{"status":"invalid_token"}')
+    with pytest.raises(AuthenticationError, match="invalid_token"):
+        authenticate(broker.ask, TOKENS)
+    assert broker.told[1:] == [b"\1"]
+
+
+def test_no_token_is_not_sent() -> None:
+    broker = Broker()
+    with pytest.raises(AuthenticationError, match="no token"):
+        authenticate(broker.ask, TOKENS | {"oauth_cb": lambda config: ("", 0.0)})
+    assert broker.told == []
 
 
 def test_a_mechanism_that_is_not_offered() -> None:

@@ -12,6 +12,7 @@ import pytest
 from beam_jobs.errors import UserError
 from beam_jobs.preprocessing import PiiPolicy, compile_sql
 from beam_jobs.preprocessing.pii import pseudonymize
+from tests.google_mocks import SecretManager
 
 KEY = b"0123456789abcdef0123456789abcdef"
 
@@ -108,3 +109,11 @@ def test_the_key_column_must_be_handled_too() -> None:
     }
     with pytest.raises(UserError, match="card shows card, personal data"):
         compile_sql("SELECT card, at, amount FROM events", schema, key="card", event_time="at")
+
+
+def test_a_key_in_secret_manager_has_a_fixed_version(secret_server: SecretManager) -> None:
+    name = "projects/my-project/secrets/pii/versions/"
+    secret_server.secrets[f"{name}4"] = KEY
+    assert PiiPolicy(f"secret://{name}4").secret() == KEY
+    with pytest.raises(UserError, match="no fixed version of its secret"):
+        PiiPolicy(f"secret://{name}latest")

@@ -1,0 +1,101 @@
+"""Google's Application Default Credentials: found at once or missed at once, and errors as a person reads them.
+
+Imports google-auth inside the functions: most jobs never need it, and ``--help`` must not wait for it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import os
+from functools import partial
+from typing import Any
+
+from beam_jobs.errors import UserError
+
+SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
+
+_METADATA_HOST = "169.254.169.254"
+_METADATA_TIMEOUT_S = 2.0
+_REQUEST_TIMEOUT_S = 10.0
+
+
+class GoogleAwayError(UserError):
+    """A service of Google's does not answer; the same call may succeed later."""
+
+
+def application_default(what: str) -> Any:
+    """``google.auth.credentials.Credentials`` with a valid token, for everything the account may do.
+
+    Args:
+      what: the setting that needs them, for the message.
+
+    Raises:
+      UserError: there are none, or Google refuses them.
+      GoogleAwayError: who issues the tokens does not answer.
+    """
+    import google.auth
+    from google.auth.exceptions import DefaultCredentialsError
+
+    if not _anywhere():
+        raise UserError(
+            f"{what}: no Google credentials; run gcloud auth application-default login, or name a key file in "
+            "GOOGLE_APPLICATION_CREDENTIALS"
+        )
+    logging.getLogger("google.auth._default").setLevel(logging.ERROR)  # it misses a project, which nobody asked for
+    try:
+        credentials, _ = google.auth.default(scopes=SCOPES)
+    except DefaultCredentialsError as error:
+        raise UserError(f"{what}: Google credentials can't be read ({_line(error)})") from None
+    refresh(credentials, what)
+    return credentials
+
+
+def refresh(credentials: Any, what: str) -> None:
+    """Gets a new token when the one at hand is about to expire.
+
+    Raises:
+      UserError, GoogleAwayError: as in :func:`application_default`.
+    """
+    import requests
+    from google.auth.exceptions import GoogleAuthError, TransportError
+    from google.auth.transport.requests import Request
+
+    if credentials.token_state.name == "FRESH":
+        return
+    try:
+        credentials.refresh(partial(Request(), timeout=_REQUEST_TIMEOUT_S))
+    except (GoogleAuthError, requests.RequestException) as error:
+        if isinstance(error, (TransportError, requests.RequestException)) or error.retryable:
+            if credentials.token_state.name == "STALE":
+                return  # good for some minutes yet: the next call tries again
+            raise GoogleAwayError(f"{what}: no token for the Google credentials ({_line(error)})") from None
+        raise UserError(
+            f"{what}: Google refuses the credentials ({_line(error)}); log in again with gcloud auth "
+            "application-default login, or mend GOOGLE_APPLICATION_CREDENTIALS"
+        ) from None
+
+
+def _anywhere() -> bool:
+    """Looks where google-auth looks, but asks a metadata server once: google-auth would, off Google Cloud, wait for
+    an address that does not answer three times over."""
+    from google.auth import _cloud_sdk, environment_vars
+
+    well_known = _cloud_sdk.get_application_default_credentials_path()  # type: ignore[no-untyped-call]
+    if os.environ.get(environment_vars.CREDENTIALS) or os.path.isfile(well_known):
+        return True
+    if os.environ.get(environment_vars.NO_GCE_CHECK) == "true":
+        return False
+    host = os.environ.get(environment_vars.GCE_METADATA_HOST, _METADATA_HOST)
+    connection = http.client.HTTPConnection(host, timeout=_METADATA_TIMEOUT_S)
+    try:
+        connection.request("GET", "/", headers={"Metadata-Flavor": "Google"})
+        return connection.getresponse().getheader("Metadata-Flavor") == "Google"
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
