@@ -1,7 +1,7 @@
 """Writes the metadata of the Flex Templates from the option classes of their jobs.
 
-    python -m templates.metadata            # writes templates/*.json
-    python -m templates.metadata --check    # writes nothing; status 2 when one of them is out of date
+python -m templates.metadata            # writes templates/*.json
+python -m templates.metadata --check    # writes nothing; status 2 when one of them is out of date
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ _UNITS = {"ms": "(ms)", "mb": "(MB)", "seconds": "(seconds)"}
 _TOPIC = r"^(kafka://[^@\s]+|pubsub://\S+)$"
 _REGEXES = {"input": r"^(kafka://[^@\s]+|pubsub://\S+|gs://\S+)$", "schema_registry": r"^https?://[^@\s]+$"}
 _NUMBERS = {int: r"^[0-9]+$", float: r"^[0-9]+(\.[0-9]+)?$"}
-_NO_SECRET = (
-    " A parameter is never a secret itself: it is shown in the console and kept with the job. Name secrets by reference."
+_BY_REFERENCE = (
+    " A parameter is never a secret itself: it is shown in the console and kept with the job. "
+    "Name secrets by reference."
 )
 _MAY_NEED_SECRETS = {"kafka_config", "schema_registry"}
 _SDK_IMAGE = {
@@ -44,7 +45,7 @@ def metadata(template: Template) -> dict[str, Any]:
     """The template's metadata, as Google's TemplateMetadata has it."""
     return {
         "name": template.title,
-        "description": template.description + _NO_SECRET,
+        "description": template.description + _BY_REFERENCE,
         "streaming": template.streaming,
         "supportsAtLeastOnce": template.at_least_once,
         "supportsExactlyOnce": True,
@@ -79,7 +80,7 @@ def _parameter(name: str, action: argparse.Action, group: str, template: Templat
     parameter: dict[str, Any] = {
         "name": name,
         "label": _LABELS.get(name) or _label(name),
-        "helpText": help_text + "." + (_NO_SECRET if name in _MAY_NEED_SECRETS else ""),
+        "helpText": help_text + "." + (_BY_REFERENCE if name in _MAY_NEED_SECRETS else ""),
         "isOptional": name not in template.required,
     }
     if action.nargs == 0:

@@ -87,7 +87,14 @@ def build_commands(args: argparse.Namespace, docker: bool) -> Iterator[Command]:
         ]
         # The version for those who pin one and to go back to; then what `make launch` takes.
         for to in (f"{job}-{args.tag}.json", f"{job}.json"):
-            yield ["gcloud", "storage", "cp", written, f"gs://{args.bucket}/templates/{to}", f"--project={args.project}"]
+            yield [
+                "gcloud",
+                "storage",
+                "cp",
+                written,
+                f"gs://{args.bucket}/templates/{to}",
+                f"--project={args.project}",
+            ]
 
 
 def launch_command(args: argparse.Namespace, parameters: Mapping[str, str]) -> Command:
@@ -187,7 +194,9 @@ def _execute(commands: Sequence[Command], dry_run: bool) -> int:
             continue
         say(f"+ {line}")
         if shutil.which(command[0]) is None:
-            raise UserError(f"{command[0]} is not installed; install the Google Cloud CLI, or see the commands: DRY_RUN=1")
+            raise UserError(
+                f"{command[0]} is not installed; install the Google Cloud CLI, or see the commands: DRY_RUN=1"
+            )
         status = subprocess.run(command, cwd=ROOT, check=False).returncode  # noqa: S603
         if status:
             say(f"error: the command above ended with status {status}; nothing after it was run")
