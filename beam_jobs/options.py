@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -276,7 +277,9 @@ def parse(
         epilog=(epilog + "\n\n" if epilog else "")
         + "Every Beam option works as well: --runner=DataflowRunner --project=…, --runner=PrismRunner, …",
     )
-    argv = _spell_switches(argv)
+    given, argv = list(argv), _spell_switches(argv)
+    if given == sys.argv[1:]:
+        sys.argv[1:] = argv  # Beam parses it again wherever it was handed no options
     for concern in concerns:
         title = (concern.__doc__ or "").strip().splitlines()[0].rstrip(".")
         concern._add_argparse_args(parser.add_argument_group(title))

@@ -65,6 +65,12 @@ def test_switches_take_a_value_as_templates_give_one(words: list[str], raw: bool
     assert parsed["use_public_ips"] is public_ips
 
 
+def test_beam_reads_the_same_from_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["score.py", "--enable_streaming_engine=true"])
+    parse("--enable_streaming_engine=true")
+    assert options.PipelineOptions().get_all_options()["enable_streaming_engine"] is True
+
+
 def test_true_stays_the_value_of_an_option_that_takes_one() -> None:
     assert parse("--use_case=true").get_all_options()["use_case"] == "true"
 
