@@ -29,6 +29,7 @@ class Template:
 
 
 _FOLDER = r"^gs://[a-z0-9][a-z0-9._-]+(/\S*)?$"
+_FILE = r"^gs://[a-z0-9][a-z0-9._-]+/\S+$"
 
 TEMPLATES = {
     template.job: template
@@ -54,7 +55,27 @@ TEMPLATES = {
                     "helpText": "Folder of the archive: gs://bucket/folder.",
                     "paramType": "GCS_WRITE_FOLDER",
                     "regexes": [_FOLDER],
-                }
+                },
+                "keep_keys": {"parentName": "raw", "parentTriggerValues": ["true"]},
+                "enrich": {"paramType": "GCS_READ_FILE", "regexes": [_FILE]},
+                "enrich_on": {"parentName": "enrich"},  # shown where it has any value
+                "enrich_every": {"parentName": "enrich"},
+            },
+        ),
+        Template(
+            job="replay",
+            title="Highbeam: put an archive back on a topic",
+            description="Reads an archive of events and writes them to a topic, with their keys, timestamps and order, "
+            "as fast as it goes or paced by event time.",
+            required=("use_case", "input", "output"),
+            streaming=False,
+            special={
+                "input": {
+                    "paramType": "GCS_READ_FOLDER",
+                    "regexes": [_FOLDER],
+                    "helpText": "Archive: gs://bucket/folder.",
+                },
+                "output": {"paramType": "TEXT", "helpText": "Topic the events are put on: kafka://host:9092/topic."},
             },
         ),
     )

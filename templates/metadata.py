@@ -18,8 +18,8 @@ from templates.jobs import TEMPLATES, Template
 
 FOLDER = Path(__file__).parent
 
-# Of use on a terminal only: the process that has them ends when the job is submitted.
-_LOCAL = {"help", "progress", "report"}
+# Of use on a terminal only: the process that has them ends when the job is submitted, and workers have an account.
+_LOCAL = {"help", "progress", "report", "gcs_anonymous"}
 _LABELS = {"from": "Start at", "until": "Stop at", "group_id": "Consumer group", "max_file_mb": "Max file size (MB)"}
 _UNITS = {"ms": "(ms)", "mb": "(MB)", "seconds": "(seconds)"}
 # Credentials (user@host) have no place in an address.
@@ -94,7 +94,8 @@ def _parameter(name: str, action: argparse.Action, group: str, template: Templat
         parameter |= {"paramType": "TEXT"} | ({"regexes": [regex]} if regex else {})
     if action.default is not None and action.nargs != 0:
         parameter["defaultValue"] = f"{action.default:g}" if isinstance(action.default, float) else str(action.default)
-    return parameter | {"groupName": group} | dict(template.special.get(name, {}))
+    special = template.special.get(name, {})
+    return parameter | ({} if "parentName" in special else {"groupName": group}) | dict(special)
 
 
 def _label(name: str) -> str:
