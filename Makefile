@@ -8,7 +8,7 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train test test-integration bench bench-quick bench-latency lint type docs schemas-check clean
+.PHONY: help setup demo train test test-integration bench bench-quick bench-latency lint type docs schemas-check template launch clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,14 @@ docs: setup ## check every link, command and flag of the documentation
 schemas-check: setup ## a change of the schemas breaks no old data and no old reader; docs/schemas.md says what they say
 	$(BIN)/python -m schemas.check
 	$(BIN)/python -m schemas.docs --check
+
+template: setup ## build and publish the Flex Templates: PROJECT= REPO= BUCKET= [REGION= TAG= BUILDER=docker|cloud DRY_RUN=1]
+	@$(BIN)/python -m templates.publish build --project "$$PROJECT" --repo "$$REPO" --bucket "$$BUCKET" \
+	  --region "$$REGION" --tag "$$TAG" --builder "$${BUILDER:-auto}" $(if $(DRY_RUN),--dry_run)
+
+launch: setup ## start a job from one: JOB=score PROJECT= BUCKET= PARAMETERS='a=b c=d' [REGION= NAME= GCLOUD_ARGS= DRY_RUN=1]
+	@$(BIN)/python -m templates.publish launch --job "$$JOB" --project "$$PROJECT" --bucket "$$BUCKET" --region "$$REGION" \
+	  --name "$$NAME" --parameters "$$PARAMETERS" --gcloud_args="$$GCLOUD_ARGS" $(if $(DRY_RUN),--dry_run)
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist runs *.egg-info

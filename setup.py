@@ -39,6 +39,7 @@ EXTRAS = {
         "pytest>=8,<10",
         "pytest-timeout>=2.3,<3",
         "pytest-xdist>=3.6,<4",
+        "python-hcl2>=7,<8",  # reads templates/terraform
         "ruff>=0.11,<0.18",
         "types-PyYAML",
     ],

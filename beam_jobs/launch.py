@@ -19,6 +19,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import (
     DirectOptions,
+    GoogleCloudOptions,
     PipelineOptions,
     PortableOptions,
     PrismRunnerOptions,
@@ -103,7 +104,8 @@ def run_job(
         with Progress(reporting.progress, started), drain_on_signal(workers) as arm:
             run(arm)
             workers.join()
-        finished = True
+        # A Flex Template's launcher only writes the graph: Dataflow then runs it, and there is nothing to sum up here.
+        finished = not parsed.view_as(GoogleCloudOptions).template_location
     finally:
         if finished or metrics.TOTALS.snapshot()[0][metrics.RECORDS_READ]:
             conclude(started)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
+import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -15,7 +17,10 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs.block import MAX_BLOCK_ROWS
+from beam_jobs.cli import say
 from beam_jobs.errors import UserError
+
+_SWITCH = re.compile(r"(--\w+)=(true|false)", re.IGNORECASE)
 
 OptionsT = TypeVar("OptionsT", bound=PipelineOptions)
 
@@ -317,6 +322,9 @@ def parse(
         epilog=(epilog + "\n\n" if epilog else "")
         + "Every Beam option works as well: --runner=DataflowRunner --project=…, --runner=PrismRunner, …",
     )
+    given, argv = list(argv), _spell_switches(argv)
+    if given == sys.argv[1:]:
+        sys.argv[1:] = argv  # Beam parses it again wherever it was handed no options
     for concern in concerns:
         title = (concern.__doc__ or "").strip().splitlines()[0].rstrip(".")
         concern._add_argparse_args(parser.add_argument_group(title))
@@ -344,18 +352,43 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; --help lists the options")
 
 
+def _spell_switches(argv: Sequence[str]) -> list[str]:
+    """``--raw=true`` as ``--raw``; ``--raw=false`` as its opposite or not at all: templates give each flag a value."""
+    values = [_SWITCH.fullmatch(word) for word in argv]
+    if not any(values):
+        return list(argv)
+    actions = _every_option()._option_string_actions
+    words = []
+    for word, value in zip(argv, values, strict=True):
+        action = actions.get(value[1]) if value else None
+        if value is None or action is None or action.nargs != 0:
+            words.append(word)
+            continue
+        stored = action.const == (value[2].lower() == "true")
+        same = (f for f, other in actions.items() if other.dest == action.dest and other.const is stored)
+        words += [value[1]] if stored == action.const else list(same)[:1]
+    return words
+
+
+def _every_option() -> argparse.ArgumentParser:
+    """A parser of the options of all classes, Beam's as well."""
+    parser = _Parser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
+    for concern in PipelineOptions.__subclasses__():
+        concern._add_argparse_args(parser)
+    return parser
+
+
 def _refuse_unknown(rest: Sequence[str], parser: argparse.ArgumentParser) -> None:
     flags = [word.split("=", 1)[0] for word in rest if word.startswith("-")]
     if not flags:
         if rest:
             raise UserError(f"{rest[0]!r} is not an option; options start with --, as in --use_case car_sensors")
         return
-    beam = _Parser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
-    for concern in PipelineOptions.__subclasses__():
-        concern._add_argparse_args(beam)
-    known = set(beam._option_string_actions)
+    known = set(_every_option()._option_string_actions)
     for flag in flags:
-        if flag not in known:
+        if flag not in known and "--template_location" in flags:
+            say(f"unknown option {flag} left out")  # the Flex Template launcher's own, newer than this Beam
+        elif flag not in known:
             near = difflib.get_close_matches(flag, [*parser._option_string_actions, *known], 1)
             hint = f"did you mean {near[0]}?" if near else "--help lists the options"
             raise UserError(f"unknown option {flag}; {hint}")

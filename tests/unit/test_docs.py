@@ -13,9 +13,9 @@ import pytest
 import beam_jobs
 
 ROOT = Path(beam_jobs.__file__).resolve().parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "templates/README.md"])
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
-COMMAND = re.compile(r"python -m ((?:beam_jobs|model|schemas|demo|bench)[\w.]*)((?:[^\n`]|\\\n)*)")
+COMMAND = re.compile(r"python -m ((?:beam_jobs|model|schemas|demo|bench|templates)[\w.]*)((?:[^\n`]|\\\n)*)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 NO_HELP = {"bench", "bench.decode", "bench.preprocess", "bench.model_choices"}  # they take no options
 BEAM = {"--runner", "--prism_location", "--project", "--region", "--temp_location"}

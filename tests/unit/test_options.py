@@ -47,3 +47,40 @@ def test_help_shows_the_jobs_own_options(capsys: pytest.CaptureFixture[str]) -> 
     text = capsys.readouterr().out
     assert "--group_id" in text
     assert "Where events come from" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "raw", "public_ips"),
+    [
+        (["--raw=true", "--use_public_ips=true"], True, True),
+        (["--raw=TRUE", "--use_public_ips=false"], True, False),
+        (["--raw=false", "--no_use_public_ips=true"], False, False),
+        (["--no_use_public_ips=false"], False, True),
+        (["--raw"], True, None),
+    ],
+)
+def test_switches_take_a_value_as_templates_give_one(words: list[str], raw: bool, public_ips: bool | None) -> None:
+    parsed = options.parse("python -m job", "A job.", words, options.ArchiveOptions).get_all_options()
+    assert parsed["raw"] is raw
+    assert parsed["use_public_ips"] is public_ips
+
+
+def test_beam_reads_the_same_from_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["score.py", "--enable_streaming_engine=true"])
+    parse("--enable_streaming_engine=true")
+    assert options.PipelineOptions().get_all_options()["enable_streaming_engine"] is True
+
+
+def test_true_stays_the_value_of_an_option_that_takes_one() -> None:
+    assert parse("--use_case=true").get_all_options()["use_case"] == "true"
+
+
+def test_a_switch_takes_no_other_value() -> None:
+    with pytest.raises(UserError, match="--raw"):
+        options.parse("python -m job", "A job.", ["--raw=yes"], options.ArchiveOptions)
+
+
+def test_a_template_launcher_may_pass_what_this_beam_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+    parsed = parse("--template_location=gs://b/o", "--from_next_year=1", "--use_case=car_sensors")
+    assert parsed.get_all_options()["use_case"] == "car_sensors"
+    assert "unknown option --from_next_year left out" in capsys.readouterr().err

@@ -1,0 +1,3 @@
+from beam_jobs import archive, cli
+
+cli.run(archive.main)

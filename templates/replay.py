@@ -1,0 +1,3 @@
+from beam_jobs import cli, replay
+
+cli.run(replay.main)

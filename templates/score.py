@@ -1,0 +1,3 @@
+from beam_jobs import cli, score
+
+cli.run(score.main)

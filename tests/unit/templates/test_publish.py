@@ -1,0 +1,162 @@
+"""make template and make launch: the commands they run, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from beam_jobs.errors import UserError
+from templates import publish
+from templates.jobs import TEMPLATES
+from templates.metadata import metadata
+
+SCORE = (
+    "use_case=car_sensors input=kafka://a:9092,b:9092/t model=gs://m/models@champion "
+    "alerts=pubsub://my-project/alerts dead_letters=pubsub://my-project/dead"
+)
+WHERE = ["--project=my-project", "--bucket=my-bucket"]
+
+
+def dry_run(capsys: pytest.CaptureFixture[str], *argv: str) -> list[list[str]]:
+    assert publish.main([*argv, "--dry_run"]) == 0
+    return [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_docker_builds_pushes_and_publishes_every_template(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = dry_run(capsys, "build", *WHERE, "--repo=highbeam", "--tag=1.2", "--builder=docker")
+    builds = [c for c in commands if c[:2] == ["docker", "build"]]
+    images = {c[c.index("--tag") + 1] for c in builds}
+    assert images == {f"us-central1-docker.pkg.dev/my-project/highbeam/highbeam-{job}:1.2" for job in TEMPLATES}
+    assert {c[c.index("--build-arg") + 1] for c in builds} == {f"JOB={job}" for job in TEMPLATES}
+    assert {c[2] for c in commands if c[:2] == ["docker", "push"]} == images
+    assert [c for c in commands if c[:3] == ["gcloud", "storage", "cp"]][-1][-2:] == [
+        f"gs://my-bucket/templates/{list(TEMPLATES)[-1]}.json",
+        "--project=my-project",
+    ]
+    assert all((publish.ROOT / c[c.index("--file") + 1]).is_file() for c in builds)
+
+
+def test_cloud_build_where_there_is_no_docker(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = dry_run(
+        capsys, "build", *WHERE, "--repo=highbeam", "--tag=1.2", "--builder=cloud", "--region=europe-west1"
+    )
+    assert not [c for c in commands if c[0] == "docker"]
+    (submit,) = [c for c in commands if c[:3] == ["gcloud", "builds", "submit"]]
+    (given,) = [word for word in submit if word.startswith("--substitutions=")]
+    used = set(re.findall(r"(?<!\$)\$(_\w+)", (publish.ROOT / "templates/cloudbuild.yaml").read_text()))
+    assert set(re.findall(r"[=,](_\w+)=", given)) == used
+    assert "_REPOSITORY=europe-west1-docker.pkg.dev/my-project/highbeam" in given
+
+
+def test_auto_takes_cloud_build_without_a_docker_daemon(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\nexit 1\n")
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert dry_run(capsys, "build", *WHERE, "--repo=highbeam")[0][:2] == ["gcloud", "builds"]
+    docker.write_text("#!/bin/sh\nexit 0\n")
+    assert dry_run(capsys, "build", *WHERE, "--repo=highbeam")[0][:2] == ["docker", "build"]
+
+
+def test_the_printed_spec_command_writes_the_spec_that_is_published(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    commands = dry_run(capsys, "build", *WHERE, "--repo=highbeam", "--tag=1.2", "--builder=docker")
+    (command,) = [c for c in commands if c[0] == "python" and "score" in c]
+    written = tmp_path / "score.json"
+    command[command.index("--output") + 1] = str(written)
+    subprocess.run([sys.executable, *command[1:]], cwd=publish.ROOT, check=True, timeout=120)
+    image = "us-central1-docker.pkg.dev/my-project/highbeam/highbeam-score:1.2"
+    assert json.loads(written.read_text()) == publish.spec(TEMPLATES["score"], image)
+
+
+def test_workers_run_the_image_of_the_launcher() -> None:
+    found = publish.spec(TEMPLATES["score"], "example/highbeam-score:1")
+    assert found["image"] == found["defaultEnvironment"]["sdkContainerImage"] == "example/highbeam-score:1"
+    assert found["metadata"] == metadata(TEMPLATES["score"])
+
+
+def test_a_launch_keeps_the_commas_of_kafka_addresses(capsys: pytest.CaptureFixture[str]) -> None:
+    (command,) = dry_run(capsys, "launch", "--job=score", *WHERE, "--parameters", SCORE, "--name=score-1")
+    assert command[:5] == ["gcloud", "dataflow", "flex-template", "run", "score-1"]
+    assert "--template-file-gcs-location=gs://my-bucket/templates/score.json" in command
+    assert "--enable-streaming-engine" in command
+    (given,) = [word for word in command if word.startswith("--parameters=")]
+    assert given.startswith("--parameters=^~^use_case=car_sensors~input=kafka://a:9092,b:9092/t~")
+
+
+def test_a_bounded_launch_is_a_batch_job(capsys: pytest.CaptureFixture[str]) -> None:
+    (command,) = dry_run(capsys, "launch", "--job=score", *WHERE, "--parameters", f"{SCORE} until=latest")
+    assert "--enable-streaming-engine" not in command
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ("use_cas=car_sensors", "did you mean use_case"),
+        ("use_case", "'use_case' is not name=value"),
+        ("use_case=car_sensors input=kafka://a/t", "needs model, alerts, dead_letters as well"),
+        (f"{SCORE} fetch=fast", "fetch=fast: expected auto or client or wire"),
+        (f"{SCORE} verbose=yes", "verbose=yes: expected true or false"),
+        (f"{SCORE} block_rows=many", "block_rows=many: must match"),
+        (SCORE.replace("kafka://a", "kafka://me:secret@a"), "must match"),
+        ("use_case='car", "No closing quotation"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_anything_is_called(parameters: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        publish.main(["launch", "--job=score", *WHERE, "--parameters", parameters])
+
+
+def test_an_unknown_template_is_refused() -> None:
+    with pytest.raises(UserError, match="JOB=scores: there is no such template, only score"):
+        publish.main(["launch", "--job=scores", *WHERE])
+
+
+@pytest.mark.parametrize("target", ["template", "launch"])
+def test_make_names_each_missing_variable_in_a_line(target: str) -> None:
+    make = ["make", "--old-file=setup", f"BIN={Path(sys.executable).parent}", target, "DRY_RUN=1"]
+    variables = ("PROJECT", "REPO", "BUCKET", "REGION", "TAG", "BUILDER", "JOB", "NAME", "PARAMETERS", "GCLOUD_ARGS")
+    env = {name: value for name, value in os.environ.items() if name not in variables}
+    done = subprocess.run(make, cwd=publish.ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    wanted = ["PROJECT", "REPO", "BUCKET"] if target == "template" else ["JOB", "PROJECT", "BUCKET"]
+    assert sorted(line.split()[1] for line in errors) == sorted(wanted)
+
+
+def test_make_passes_values_on_unharmed(tmp_path: Path) -> None:
+    make = ["make", "--old-file=setup", f"BIN={Path(sys.executable).parent}", "launch", "DRY_RUN=1"]
+    make += ["JOB=score", "PROJECT=my-project", "BUCKET=gs://my-bucket", f"PARAMETERS={SCORE} from='`touch x`'"]
+    done = subprocess.run(make, cwd=publish.ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not (publish.ROOT / "x").exists()
+    assert "~from=`touch x`" in done.stdout
+
+
+def test_the_first_command_that_fails_ends_the_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("docker", "gcloud"):
+        script = tmp_path / name
+        script.write_text(f"#!/bin/sh\necho {name} >> {tmp_path}/called\nexit 3\n")
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert publish.main(["build", *WHERE, "--repo=highbeam", "--builder=docker"]) == 1
+    assert (tmp_path / "called").read_text() == "docker\n"
+    assert "ended with status 3" in capsys.readouterr().err
+
+
+def test_a_missing_gcloud_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="gcloud is not installed"):
+        publish.main(["launch", "--job=score", *WHERE, "--parameters", SCORE])
