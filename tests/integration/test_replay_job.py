@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from beam_jobs.io.kafka_sink import WriteBlocks
 from beam_jobs.io.uri import parse
 from beam_jobs.origin import ORIGIN_HEADER
 from schemas.registry import RegistryServer
+from tests.integration.pubsub_topics import PubSubTopics
 from tests.integration.topics import CAR_SENSOR, Topics, events, framed, run
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -64,13 +65,16 @@ class Jobs:
         ]
 
     def replay(self, source: str, target: str, *more: str) -> list[str]:
+        """``target``: short for a topic of the test's, or an address."""
+        output = target if "://" in target else self.uri(target)
         return [
             *(sys.executable, "-m", "beam_jobs.replay", "--use_case", self.use_case),
-            *("--input", str(self.folder / source), "--output", self.uri(target), *self.report(), *more),
+            *("--input", str(self.folder / source), "--output", output, *self.report(), *more),
         ]
 
     def score(self, source: str, model: Path, name: str) -> list[str]:
-        span = ["--from", "earliest", "--until", "latest"] if source.startswith("kafka") else []
+        bus = source.partition("://")[0]
+        span = {"kafka": ["--from", "earliest", "--until", "latest"], "pubsub": ["--until", "latest"]}.get(bus, [])
         outputs = [word for to in ("alerts", "scores") for word in (f"--{to}", self.uri(f"{to}-{name}"))]
         return [
             *(sys.executable, "-m", "beam_jobs.score", "--use_case", self.use_case, "--model", str(model)),
@@ -127,18 +131,15 @@ def origins(found: Sequence[Message]) -> list[str]:
     return [dict(message.headers() or [])[ORIGIN_HEADER].decode() for message in found]
 
 
-def put_again_on_kafka(jobs: Jobs) -> str:
-    ensure_topic(parse(jobs.uri("again")), KafkaConfig(), partitions=3)
-    run(jobs.replay("events", "again"))
+def put_again(jobs: Jobs, address: str) -> str:
+    """Replays the archive of events; the address."""
+    run(jobs.replay("events", address))
     assert jobs.reported()["complete"] is True
-    return jobs.uri("again")
+    return address
 
 
-@pytest.mark.parametrize("put_again", [put_again_on_kafka], ids=["kafka"])
-def test_the_same_events_give_the_same_ids_and_scores(
-    jobs: Jobs, trained_model: Path, put_again: Callable[[Jobs], str]
-) -> None:
-    """From the topic, from both kinds of archive, and from the bus that the archive was put back on."""
+def test_the_same_events_give_the_same_ids_and_scores(jobs: Jobs, trained_model: Path, pubsub: str) -> None:
+    """From the topic, from both kinds of archive, and from either bus that the archive was put back on."""
     jobs.topics.send("events", list(framed(late(events(100_000)))))
     run(jobs.archive(jobs.uri("events"), "events", "--raw", "--max_file_age", "0.1"))
     run(jobs.archive(jobs.uri("events"), "features"))
@@ -146,8 +147,10 @@ def test_the_same_events_give_the_same_ids_and_scores(
         "topic": jobs.uri("events"),
         "events": str(jobs.folder / "events"),
         "features": str(jobs.folder / "features"),
-        "again": put_again(jobs),
     }
+    ensure_topic(parse(jobs.uri("again")), KafkaConfig(), partitions=3)
+    sources["again"] = put_again(jobs, jobs.uri("again"))
+    sources["pubsub"] = put_again(jobs, PubSubTopics(pubsub).uri("events"))
     alerts, scores = {}, {}
     for name, source in sources.items():
         run(jobs.score(source, trained_model, name))
@@ -160,7 +163,7 @@ def test_the_same_events_give_the_same_ids_and_scores(
         assert len(values) == len(scores[name]) == 100_000
     assert alerts["topic"]
     assert alerts["topic"][0].startswith(jobs.topics.name("events"))
-    for name in ("events", "features", "again"):
+    for name in ("events", "features", "again", "pubsub"):
         assert alerts[name] == alerts["topic"], name
         assert scores[name] == scores["topic"], name  # byte for byte
 
