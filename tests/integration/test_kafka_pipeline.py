@@ -308,7 +308,7 @@ def test_a_record_too_large_for_the_topic(apache_kafka: SharedBroker) -> None:
     found = {message.key(): message.value() for message in messages(sink, 10)}
     assert found.pop(b"5") == b"too large"
     assert found == {b"%d" % i: b"x" * 10 for i in range(10) if i != 5}
-    with pytest.raises(Exception, match=r"3000000 bytes is larger than the topic takes") as raised:
+    with pytest.raises(Exception, match=r"3000000 bytes are more than the topic takes") as raised:
         sink_rows(WriteToKafka(sink, CONFIG), rows)
     assert find_user_error(raised.value) is not None
 
