@@ -16,7 +16,7 @@ from beam_jobs.codec.jit import compiled
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import RowErrors
 from beam_jobs.inference import handler as h
-from beam_jobs.origin import origin
+from beam_jobs.origin import Origin, origin
 
 Floats = NDArray[np.float32]
 
@@ -43,7 +43,7 @@ def is_anomaly(scored: Block) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
 
 def score_rows(scored: Block, key: str, event_time: str) -> Block:
     """Every row of a scored block as ``score.avsc``."""
-    return _rows("score", scored, key, event_time, {"is_anomaly": pa.array(is_anomaly(scored))})
+    return _rows("score", scored, origin(scored), key, event_time, {"is_anomaly": pa.array(is_anomaly(scored))})
 
 
 def alert_rows(
@@ -56,8 +56,8 @@ def alert_rows(
     rows = np.flatnonzero(is_anomaly(scored))
     needed = [key, event_time, *features, *_SOURCE, *_SCORED]
     anomalies = take(scored.select(list(dict.fromkeys(needed))), rows)
-    made_by = _features(anomalies, features, units)
-    return _rows("alert", anomalies, key, event_time, {"id": origin(anomalies).ids(), "features": made_by})
+    made_by, source = _features(anomalies, features, units), origin(anomalies)
+    return _rows("alert", anomalies, source, key, event_time, {"id": source.ids(), "features": made_by})
 
 
 def _features(anomalies: Block, features: Sequence[str], units: Mapping[str, str | None]) -> pa.Array:
@@ -129,10 +129,10 @@ def warm_up() -> None:
     largest(one, one, one, np.zeros((1, 1), np.int32), *np.zeros((3, 1, 1), np.float32))
 
 
-def _rows(name: str, scored: Block, key: str, event_time: str, own: Mapping[str, pa.Array]) -> Block:
+def _rows(name: str, scored: Block, source: Origin, key: str, event_time: str, own: Mapping[str, pa.Array]) -> Block:
     """Puts together the columns that scores and alerts share and their own, in the order of the schema."""
     renamed = {"key": key, "event_time": event_time}
-    own = {**own, **{f"source_{column}": values for column, values in origin(scored)._asdict().items()}}
+    own = {**own, **{f"source_{column}": values for column, values in source._asdict().items()}}
     schema = _schema(name)
     columns = [own[f.name] if f.name in own else scored.column(renamed.get(f.name, f.name)) for f in schema]
     return pa.RecordBatch.from_arrays(

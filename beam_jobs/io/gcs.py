@@ -27,11 +27,12 @@ from apache_beam.io.gcp.gcsio import create_storage_client
 from apache_beam.options.pipeline_options import PipelineOptions
 from google.api_core import exceptions as api
 from google.api_core.retry import Retry
-from google.auth import _cloud_sdk, environment_vars
+from google.auth import environment_vars
 from google.auth import exceptions as auth
 from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
+from beam_jobs import google_credentials
 from beam_jobs.errors import UserError
 from beam_jobs.io.patience import StorageAwayError, patiently
 from beam_jobs.options import StorageOptions
@@ -40,7 +41,6 @@ EMULATOR = "STORAGE_EMULATOR_HOST"
 
 _TIMEOUT_S = (5.0, 30.0)  # to connect; for each piece of an answer
 _BLIP_S = 3.0  # a failure this short is nobody's business; longer ones are waited for where one can be interrupted
-_METADATA_S = 1.5  # the metadata server of a Google machine answers in milliseconds
 _READ_BYTES = 4 << 20  # of one request when a file is read bit by bit
 _UPLOAD_BYTES = 16 << 20  # in memory, and sent again after a failure; the client's own 100 MB are many
 _LARGEST_READ = 64 << 20
@@ -237,29 +237,14 @@ def go_anonymous() -> None:
 
 
 def _has_credentials() -> bool:
-    """Looks where google-auth looks, without its minutes of patience with a metadata server that isn't there.
-
-    On a machine that is none of Google's, ``google.auth.default`` probes for one three times, and Beam asks it five
-    times over: 20 s where the probe is refused at once, more where it isn't answered.
-    """
-    named = os.environ.get(environment_vars.CREDENTIALS)
-    if named or os.path.isfile(_cloud_sdk.get_application_default_credentials_path()):  # type: ignore[no-untyped-call]
-        try:
-            google.auth.default()
-        except auth.DefaultCredentialsError as error:
-            raise UserError(f"Google credentials can't be read ({_line(error)}); {NO_CREDENTIALS}") from error
-        return True
-    if os.environ.get(environment_vars.NO_GCE_CHECK) == "true":
-        return False
-    host = os.environ.get(environment_vars.GCE_METADATA_IP) or os.environ.get(environment_vars.GCE_METADATA_HOST)
-    connection = http.client.HTTPConnection(host or "169.254.169.254", timeout=_METADATA_S)
+    """Whether there are any; UserError for a file of them that can't be read."""
+    if not google_credentials.in_a_file():
+        return google_credentials.on_google()
     try:
-        connection.request("GET", "/", headers={"Metadata-Flavor": "Google"})
-        return connection.getresponse().getheader("Metadata-Flavor") == "Google"
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+        google.auth.default()
+    except auth.DefaultCredentialsError as error:
+        raise UserError(f"Google credentials can't be read ({_line(error)}); {NO_CREDENTIALS}") from error
+    return True
 
 
 def _anonymous() -> bool:
