@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 
 EXIT_FAILED = 1  # the command ran and failed: a bug, or a runner that gave up
 EXIT_USAGE = 2  # the user can mend it: the message says how
@@ -39,7 +39,7 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
             print(f"error: {user_error}", file=sys.stderr)
             status = EXIT_USAGE
         else:
-            summary = " ".join(str(error).split())[:500]
+            summary = one_line(error, 500)
             hint = "" if "--verbose" in args else " (--verbose shows the stack trace)"
             print(f"error: {type(error).__name__}: {summary}{hint}", file=sys.stderr)
             status = EXIT_FAILED

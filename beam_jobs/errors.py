@@ -19,6 +19,11 @@ class UserError(Exception):
     """
 
 
+def one_line(text: object, most: int | None = None) -> str:
+    """What an error says, for a message of one line: no line breaks, ``most`` characters at most (None: all)."""
+    return " ".join(str(text).split())[:most]
+
+
 @dataclass(frozen=True)
 class RowErrors:
     """Rows of one block that could not be handled; the other rows go on.

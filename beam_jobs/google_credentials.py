@@ -11,7 +11,7 @@ import os
 from functools import partial
 from typing import Any
 
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 
@@ -46,7 +46,7 @@ def application_default(what: str) -> Any:
     try:
         credentials, _ = google.auth.default(scopes=SCOPES)
     except DefaultCredentialsError as error:
-        raise UserError(f"{what}: Google credentials can't be read ({_line(error)})") from None
+        raise UserError(f"{what}: Google credentials can't be read ({one_line(error, 200)})") from None
     refresh(credentials, what)
     return credentials
 
@@ -69,9 +69,9 @@ def refresh(credentials: Any, what: str) -> None:
         if isinstance(error, (TransportError, requests.RequestException)) or error.retryable:
             if credentials.token_state.name == "STALE":
                 return  # good for some minutes yet: the next call tries again
-            raise GoogleAwayError(f"{what}: no token for the Google credentials ({_line(error)})") from None
+            raise GoogleAwayError(f"{what}: no token for the Google credentials ({one_line(error, 200)})") from None
         raise UserError(
-            f"{what}: Google refuses the credentials ({_line(error)}); log in again with gcloud auth "
+            f"{what}: Google refuses the credentials ({one_line(error, 200)}); log in again with gcloud auth "
             "application-default login, or mend GOOGLE_APPLICATION_CREDENTIALS"
         ) from None
 
@@ -103,7 +103,3 @@ def on_google() -> bool:
         return False
     finally:
         connection.close()
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from beam_jobs import metrics
 from beam_jobs.block import Block
 from beam_jobs.codec.schema import arrow_schema
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.files import FileInfo, find_files, patiently, read_bytes
 
 _LOGGER = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ def _read(path: str, types: Mapping[str, pa.DataType], all_columns: bool = False
             columns[name] = column
         return pa.table(columns)
     except pa.ArrowException as error:
-        raise UserError(f"{path}: can't be read as a lookup table ({_one_line(error)})") from error
+        raise UserError(f"{path}: can't be read as a lookup table ({one_line(error, 300)})") from error
 
 
 def _read_csv(data: bytes, types: Mapping[str, pa.DataType]) -> pa.Table:
@@ -258,7 +258,7 @@ class Lookup:
             if _version(self._file.path) != version:
                 return  # it is being written
         except Exception as error:  # whatever storage raises: the stream goes on with the table it has
-            problem = f"{_one_line(error)}; the lookup table of before stays in use"
+            problem = f"{one_line(error, 300)}; the lookup table of before stays in use"
             if problem != self._told:
                 _LOGGER.warning("%s", problem)
                 self._told = problem
@@ -272,10 +272,6 @@ def _version(path: str) -> FileInfo:
     if len(found) != 1:
         raise UserError(f"{path}: there is no such file; a lookup table is a .csv or a .parquet file")
     return found[0]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 class Enrich(beam.DoFn):

@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Any
 
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.google_credentials import GoogleAwayError, application_default
 
 _LOGGER = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def _explained(error: Any, name: str, what: str) -> UserError:
 
     secret, _, _ = name.rpartition("/versions/")
     project = name.split("/")[1]
-    detail = " ".join(str(error.message).split())[:200]
+    detail = one_line(error.message, 200)
     if isinstance(error, exceptions.NotFound):
         return UserError(f"{what}: no secret {name}; create it, or correct the reference")
     if isinstance(error, exceptions.Forbidden) and error.reason == "SERVICE_DISABLED":

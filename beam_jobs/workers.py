@@ -24,6 +24,7 @@ from typing import Any
 
 from beam_jobs import metrics
 from beam_jobs.cli import EXIT_FAILED, STOP_SIGNALS, find_user_error
+from beam_jobs.errors import one_line
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -171,9 +172,7 @@ def _serve(pipe: Connection, parents_end: Connection) -> None:
         work()
     except Exception as error:
         _LOGGER.info("failed", exc_info=True)
-        failure = find_user_error(error) or RuntimeError(
-            f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-        )
+        failure = find_user_error(error) or RuntimeError(f"{type(error).__name__}: {one_line(error, 500)}")
     done.set()
     tell("counted", metrics.TOTALS.state())
     tell("ended" if failure is None else "failed", failure)

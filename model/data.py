@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from beam_jobs.archive_rows import archive_schema
 from beam_jobs.codec.avro_file import read_avro
 from beam_jobs.codec.schema import arrow_schema
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.archive_input import SUFFIXES, check_content, described, find, may_hold, read_rows
 from beam_jobs.io.files import download, is_local, list_files, patiently, root_of
 from beam_jobs.io.kafka_offsets import OffsetKind, OffsetSpec
@@ -258,9 +258,7 @@ def _read_events(file: Path, use_case: UseCase, columns: Sequence[str]) -> Itera
             arrays = [_cast(file, batch[names[f.name]], f) if f.name in names else _nulls(batch, f) for f in schema]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(
-            f"--data {file}: can't be read ({' '.join(str(error).split())[:200]}); write it again"
-        ) from error
+        raise UserError(f"--data {file}: can't be read ({one_line(error, 200)}); write it again") from error
 
 
 def _parquet_columns(file: Path, there: Sequence[str], schema: Mapping[str, Any], wanted: pa.Schema) -> dict[str, str]:

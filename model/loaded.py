@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from model import manifest, tf
 from model.manifest import Manifest
 from model.network import FILE_NAME as NETWORK_FILE
@@ -37,7 +37,7 @@ class _Graph:
             self._module = tensorflow.saved_model.load(str(path))  # a signature doesn't keep its variables alive
             self._serve = self._module.signatures[SIGNATURE]
         except Exception as error:  # TensorFlow raises whatever its parsers do
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             raise UserError(f"{path} can't be loaded ({reason}); train the model again") from error
         self._tensor = tensorflow.constant
 
@@ -125,7 +125,7 @@ def read_golden(path: Path) -> tuple[Floats, Scores]:
             for name in ("x", "expected", "error")
         )
     except (OSError, KeyError, ValueError, pa.ArrowException) as error_:
-        raise UserError(f"{path} can't be read ({' '.join(str(error_).split())[:200]}); train again") from error_
+        raise UserError(f"{path} can't be read ({one_line(error_, 200)}); train again") from error_
     return x, Scores(score, expected, error)
 
 

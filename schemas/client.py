@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import OAuthTokenError, SchemaRegistryError
 
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.references import is_reference, read_secret
 
 REQUEST_SECONDS = 10.0  # a request without an answer for so long has failed
@@ -274,7 +274,7 @@ class RegistrySchemas(SchemaSource):
                 return int(client.register_schema(subject, wanted))
         except SchemaRegistryError as e:
             if e.http_status_code in (409, 422):
-                message = " ".join(e.error_message.split())
+                message = one_line(e.error_message)
                 raise UserError(
                     f"{self._url} refuses the schema of {subject!r}: {message}; "
                     "use another topic, or change the subject's schema or compatibility level"
@@ -412,7 +412,7 @@ def _fetch(client: SchemaRegistryClient, schema_id: int) -> dict[str, Any]:
 def _reason(error: Exception) -> str:
     """What is wrong and what to do, to follow the address."""
     if isinstance(error, SchemaRegistryError):
-        message = " ".join(str(error.error_message).split())[:200]
+        message = one_line(error.error_message, 200)
         if error.http_status_code in (401, 403):
             return (
                 f"refuses us (HTTP {error.http_status_code}: {message}); set or mend "

@@ -22,7 +22,7 @@ from confluent_kafka.schema_registry.error import SchemaRegistryError
 import schemas
 import use_cases
 from beam_jobs.cli import run
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.kafka_config import KafkaConfig
 from schemas.client import FAILURES, RegistrySchemas, for_registry
 from schemas.compatibility import LEVELS, check
@@ -121,9 +121,9 @@ def judge(client: SchemaRegistryClient, item: Publication, level: str | None) ->
         except SchemaRegistryError as e:
             if e.http_status_code != 422:
                 raise
-            return Verdict("refused", _one_line(e.error_message))
+            return Verdict("refused", one_line(e.error_message))
         reasons = (
-            [] if answer["is_compatible"] else [_one_line(m) for m in answer.get("messages", ())] or ["no reason given"]
+            [] if answer["is_compatible"] else [one_line(m) for m in answer.get("messages", ())] or ["no reason given"]
         )
     return Verdict("refused", "; ".join(reasons)) if reasons else Verdict("new", f"follows version {versions[-1]}")
 
@@ -142,7 +142,7 @@ def publish(client: SchemaRegistryClient, item: Publication, level: str | None) 
     except SchemaRegistryError as e:
         if e.http_status_code not in (409, 422):
             raise
-        raise UserError(f"{item.subject}: refused: {_one_line(e.error_message)}") from e
+        raise UserError(f"{item.subject}: refused: {one_line(e.error_message)}") from e
     return f"version {client.lookup_schema(item.subject, item.wire).version}, id {schema_id}"
 
 
@@ -159,10 +159,6 @@ def _or_none(ask: Callable[[], T]) -> T | None:
         if e.http_status_code != 404 or e.error_code == 404:  # the latter: no registry at that URL
             raise
         return None
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
 
 
 def _publish_all(client: SchemaRegistryClient, items: Sequence[Publication], level: str | None, dry: bool) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 import schemas
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.io import files
 from beam_jobs.preprocessing import PiiPolicy, Preprocessor, compile_sql
 from beam_jobs.preprocessing.fields import fields_of
@@ -157,7 +157,7 @@ def _settings(text: str, where: str) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{where}: not YAML: {one_line(error)}") from error
     settings = _mapping(settings, SETTINGS, where)
     for name in ("schema", "key", "event_time"):
         if name not in settings:

@@ -21,7 +21,7 @@ from beam_jobs.archive_rows import PROPERTY, SOURCE_FIELDS, SOURCE_KEY, Content,
 from beam_jobs.block import MAX_BLOCK_ROWS, RAW_SCHEMA, Block, min_timestamp, take, with_source
 from beam_jobs.codec.avro_file import read_avro
 from beam_jobs.codec.schema import arrow_schema
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.archive_log import FOLDER
 from beam_jobs.io.files import list_files, open_file, patiently
 from beam_jobs.io.reading import drain_requested
@@ -92,7 +92,7 @@ def described(path: str) -> Mapping[str, Any] | None:
             found = schema.get(PROPERTY) if isinstance(schema, dict) else None
             return found if isinstance(found, dict) else None
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise UserError(f"{path}: can't be read ({' '.join(str(error).split())[:200]})") from error
+        raise UserError(f"{path}: can't be read ({one_line(error, 200)})") from error
 
 
 def check_content(path: str, about: Mapping[str, Any], use_case: UseCase) -> None:
@@ -155,7 +155,7 @@ def read_rows(path: str, schema: Mapping[str, Any], columns: Sequence[str] | Non
                 ]
                 yield pa.RecordBatch.from_arrays(arrays, schema=wanted)
         except (OSError, KeyError, pa.ArrowException) as error:
-            raise UserError(f"{path}: can't be read ({' '.join(str(error).split())[:200]})") from error
+            raise UserError(f"{path}: can't be read ({one_line(error, 200)})") from error
 
 
 def wanted_rows(archive: ArchiveInput, event_times: pa.Array) -> NDArray[np.bool_]:

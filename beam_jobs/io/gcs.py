@@ -33,7 +33,7 @@ from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
 from beam_jobs import google_credentials
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.patience import StorageAwayError, patiently
 from beam_jobs.options import StorageOptions
 
@@ -315,7 +315,7 @@ def _errors(path: str, bucket_missing: bool = False) -> Iterator[None]:
 
 def _line(error: BaseException) -> str:
     text = getattr(error, "message", None) or str(error)
-    return " ".join(str(text).split())[:200]
+    return one_line(text, 200)
 
 
 def _reason(error: BaseException) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def patiently(action: Callable[[], T]) -> T:
             now = time.monotonic()
             if not told:
                 told = True
-                _LOGGER.warning("storage: %s; waiting", " ".join(str(error).split())[:300])
+                _LOGGER.warning("storage: %s; waiting", one_line(error, 300))
             if _ending.is_set():
                 tries_left_s = now + _LAST_TRIES_S if tries_left_s is None else tries_left_s
                 if now > tries_left_s:

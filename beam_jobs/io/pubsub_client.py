@@ -18,7 +18,7 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from google.pubsub_v1.services.schema_service.transports import SchemaServiceGrpcTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.reading import wait_for_drain
 from beam_jobs.io.uri import PubSubAddress
 
@@ -67,7 +67,7 @@ def _channel(emulator: str) -> grpc.Channel:
         credentials, _ = google.auth.default(scopes=_SCOPES)
     except GoogleAuthError as error:
         raise UserError(
-            f"no Google credentials ({' '.join(str(error).split())[:120]}); run gcloud auth application-default login, "
+            f"no Google credentials ({one_line(error, 120)}); run gcloud auth application-default login, "
             f"or name a key file in GOOGLE_APPLICATION_CREDENTIALS, or an emulator in {EMULATOR}"
         ) from None
     return SubscriberGrpcTransport.create_channel(_HOST, credentials=credentials, scopes=_SCOPES, options=_OPTIONS)
@@ -101,7 +101,7 @@ def client_errors(address: PubSubAddress) -> Iterator[None]:
 
 def user_error(address: PubSubAddress, code: grpc.StatusCode, detail: str) -> UserError:
     """What a person reads about a failed call."""
-    detail = " ".join(detail.split())[:200]
+    detail = one_line(detail, 200)
     if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):
         return UserError(
             f"{address}: access denied ({detail}); grant this account roles/pubsub.subscriber to read, "

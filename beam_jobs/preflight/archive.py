@@ -15,7 +15,7 @@ from beam_jobs import options
 from beam_jobs.archive_rows import Content, archive_schema, carried
 from beam_jobs.cli import say
 from beam_jobs.codec.schema import arrow_schema
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.archive import COMPRESSIONS, ExactIds, WriteFiles
 from beam_jobs.io.archive_input import ArchiveInput
 from beam_jobs.io.archive_log import ArchiveLog
@@ -189,7 +189,7 @@ def _lookup(wanted: options.ArchiveOptions, use_case: UseCase, rows: pa.Schema) 
     try:
         lookup = describe(root_of(wanted.enrich), key, rows.field(key).type)
     except (UserError, OSError) as error:
-        raise UserError(f"--enrich: {' '.join(str(error).split())}") from error
+        raise UserError(f"--enrich: {one_line(error)}") from error
     say(f"enriching with {lookup.path} by {key}: {', '.join(field['name'] for field in lookup.fields)}")
     return lookup
 

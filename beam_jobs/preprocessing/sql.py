@@ -38,7 +38,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import ParseError, SqlglotError
 
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.preprocessing.compiler import Compiled, Compiler, WindowFeature
 from beam_jobs.preprocessing.expressions import HANDLERS, SEMANTICS_VERSION
 from beam_jobs.preprocessing.fields import Field, fields_of
@@ -144,7 +144,7 @@ def _parse(sql: str, source: str, compiler: Compiler) -> exp.Select:
     except ParseError as error:
         _syntax_error(sql, source, error)
     except SqlglotError as error:
-        raise UserError(f"{source}: {' '.join(str(error).split())}; is a quote left open?") from error
+        raise UserError(f"{source}: {one_line(error)}; is a quote left open?") from error
     if len(statements) != 1:
         raise UserError(f"{source}: has {len(statements)} statements; {_FORM}")
     select = statements[0]
