@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,23 +17,16 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam import coders
-from apache_beam.io.unbounded_source import (
-    CheckpointMark,
-    ReadFromUnboundedSource,
-    UnboundedReader,
-    UnboundedSource,
-)
+from apache_beam.io.unbounded_source import CheckpointMark, UnboundedReader, UnboundedSource
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
 
 from beam_jobs import metrics
-from beam_jobs.block import MAX_BLOCK_ROWS, Block, BlockCoder, min_timestamp
+from beam_jobs.block import MAX_BLOCK_ROWS, BlockCoder, min_timestamp
 from beam_jobs.io.archive_input import ArchiveInput, as_block
 from beam_jobs.io.archive_sweep import NONE_YET, Contents, Part, Sweep
+from beam_jobs.io.block_reader import BlockReader, read_blocks
 from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.reading import drain_requested
-
-_BLOCKS_PER_BUNDLE = 40
-_POLL_S = 0.05  # how long a paced reader with nothing due lets the runner wait
 
 
 @dataclass(frozen=True)
@@ -112,19 +105,14 @@ class _Session:
 SESSIONS: IdleCache[_Session] = IdleCache(_Session.close)
 
 
-class SweepReader(UnboundedReader):
+class SweepReader(BlockReader[_Session]):
     """Reads blocks from ``mark`` on; with nothing due it says so, and the runner comes back."""
 
     def __init__(self, source: ArchiveSource, mark: SweepMark) -> None:
+        super().__init__(SESSIONS)
         self._source, self._mark = source, mark
-        self._session: _Session | None = None
-        self._parked: tuple[object, _Session] | None = None
-        self._block: Block | None = None
 
-    def start(self) -> bool:
-        return self.advance()
-
-    def advance(self) -> bool:
+    def _next_block(self) -> bool:
         self._block = None
         if drain_requested() or self._mark.done:
             self._finish()
@@ -147,50 +135,28 @@ class SweepReader(UnboundedReader):
         if rows:
             np.maximum.at(session.after, handed.partitions, handed.offsets + 1)
             self._block = as_block(handed.rows, None)
+            self._timestamp = min_timestamp(self._block)
             metrics.inc(metrics.RECORDS_READ, rows)
             metrics.TOTALS.reached_ms = int(handed.due_ms[-1])
         reached = int(handed.due_ms[-1]) if rows else self._mark.reached_ms
         self._mark = SweepMark(tuple(session.after.tolist()), reached, began)
         return rows > 0
 
-    def get_current(self) -> Block:
-        assert self._block is not None
-        return self._block
-
-    def get_current_timestamp(self) -> Timestamp:
-        assert self._block is not None
-        return min_timestamp(self._block)
-
     def get_watermark(self) -> Timestamp:
         return MAX_TIMESTAMP if self._mark.done else MIN_TIMESTAMP
 
     def get_checkpoint_mark(self) -> SweepMark:
-        session, self._session = self._session, None
-        self._block = None
-        if session is not None:
-            self._parked = (self._key(), session)
-            SESSIONS.park(*self._parked)
+        self._park()
         return self._mark
-
-    def close(self) -> None:
-        if self._session is not None:
-            self._session.close()
-            self._session = None
-        if self._parked is not None:
-            SESSIONS.discard(*self._parked)
-            self._parked = None
 
     def _finish(self) -> None:
         self._mark = SweepMark(self._mark.after, self._mark.reached_ms, self._mark.began, done=True)
 
-    def _key(self) -> object:
+    def _key(self) -> Hashable:
         return self._source.name, self._mark.to_json()
 
-    def _open(self) -> _Session:
-        if self._session is None:
-            self._parked = None
-            self._session = SESSIONS.take(self._key()) or _Session(self._source, self._mark)
-        return self._session
+    def _begin(self) -> _Session:
+        return _Session(self._source, self._mark)
 
 
 class SweepArchive(beam.PTransform):
@@ -207,9 +173,4 @@ class SweepArchive(beam.PTransform):
         self._source = ArchiveSource(archive, contents, speed)
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection[pa.RecordBatch]:
-        return pbegin | "Sweep" >> ReadFromUnboundedSource(
-            self._source,
-            poll_interval=_POLL_S,
-            max_records_per_bundle=_BLOCKS_PER_BUNDLE,
-            max_read_time_seconds=1.0,
-        )
+        return pbegin | "Sweep" >> read_blocks(self._source, live=False)

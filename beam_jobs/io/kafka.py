@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.io.unbounded_source import ReadFromUnboundedSource
 
 from beam_jobs.block import MAX_BLOCK_ROWS
 from beam_jobs.errors import UserError
+from beam_jobs.io.block_reader import linger_s, read_blocks
 from beam_jobs.io.kafka_client import FetchPath, KafkaTransport, check_topic, ensure_topic
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_java import ReadWithJava
@@ -25,12 +25,6 @@ __all__ = [
     "check_topic",
     "ensure_topic",
 ]
-
-# Bundle length decides between latency and overhead (docs/measurements.md).
-LIVE_BLOCKS_PER_BUNDLE = 1
-REPLAY_BLOCKS_PER_BUNDLE = 40
-
-_LINGER_S, _GATHER_LINGER_S = 0.02, 0.5  # how long a block waits for more records: to be quick, to fill a file
 
 
 class ReadFromKafka(beam.PTransform):
@@ -107,25 +101,16 @@ class ReadFromKafka(beam.PTransform):
             out_of_order_s=out_of_order_s,
             idle_s=idle_s,
             gather_s=gather_s,
-            linger_s=min(_GATHER_LINGER_S, gather_s) if gather_s else _LINGER_S,
+            linger_s=linger_s(gather_s),
             discover_s=discover_s,
             on_lost=on_lost,
         )
-        self._max_blocks = max_blocks_per_bundle or (
-            LIVE_BLOCKS_PER_BUNDLE if until is None else REPLAY_BLOCKS_PER_BUNDLE
-        )
-        self._max_bundle_s = max_bundle_s
-        self._poll_interval_s = poll_interval_s
+        self._bundles = (until is None, max_blocks_per_bundle, max_bundle_s, poll_interval_s)
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection[pa.RecordBatch]:
         if self._java is not None:
             return pbegin | "Java" >> self._java
-        return pbegin | "Read" >> ReadFromUnboundedSource(
-            self._source,
-            poll_interval=self._poll_interval_s,
-            max_records_per_bundle=self._max_blocks,
-            max_read_time_seconds=self._max_bundle_s,
-        )
+        return pbegin | "Read" >> read_blocks(self._source, *self._bundles)
 
 
 class WriteToKafka(beam.PTransform):

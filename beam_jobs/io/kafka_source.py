@@ -11,7 +11,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
@@ -19,12 +19,13 @@ import numpy as np
 import pyarrow as pa
 from apache_beam import coders
 from apache_beam.io.unbounded_source import CheckpointMark, UnboundedReader, UnboundedSource
-from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
+from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 from confluent_kafka import KafkaError, KafkaException
 
 from beam_jobs import metrics
 from beam_jobs.block import MAX_BLOCK_ROWS, Block, BlockCoder, min_timestamp
 from beam_jobs.errors import UserError
+from beam_jobs.io.block_reader import BlockReader
 from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.kafka_client import DENIED, NO_TOPIC, user_error
 from beam_jobs.io.kafka_fetch import Fetched, Fetcher, Problem, Transport
@@ -243,30 +244,13 @@ class _Session:
 SESSIONS: IdleCache[_Session] = IdleCache(_Session.close)
 
 
-class KafkaReader(UnboundedReader):
-    """Reads blocks from ``mark`` on. Beam drives it: one ``start``, then ``advance`` until a checkpoint."""
+class KafkaReader(BlockReader[_Session]):
+    """Reads blocks from ``mark`` on."""
 
     def __init__(self, source: KafkaSource, mark: KafkaMark) -> None:
+        super().__init__(SESSIONS, source.gather_s)
         self._source = source
         self._mark = mark
-        self._session: _Session | None = None
-        self._parked: tuple[object, _Session] | None = None
-        self._block: Block | None = None
-        self._timestamp = MIN_TIMESTAMP
-        self._watermark = MIN_TIMESTAMP
-        self._gather_until = 0.0  # time.monotonic(); 0: this bundle has no record yet
-
-    def start(self) -> bool:
-        return self.advance()
-
-    def advance(self) -> bool:
-        while not self._next_block():
-            over = self._watermark >= MAX_TIMESTAMP
-            if over or time.monotonic() >= self._gather_until:
-                return False
-        if not self._gather_until:
-            self._gather_until = time.monotonic() + self._source.gather_s
-        return True
 
     def _next_block(self) -> bool:
         if drain_requested() or self._finished():
@@ -291,41 +275,15 @@ class KafkaReader(UnboundedReader):
         metrics.inc(metrics.RECORDS_READ, block.num_rows)
         return True
 
-    def get_current(self) -> Block:
-        assert self._block is not None
-        return self._block
-
-    def get_current_timestamp(self) -> Timestamp:
-        return self._timestamp
-
-    def get_watermark(self) -> Timestamp:
-        return self._watermark
-
     def get_checkpoint_mark(self) -> KafkaMark:
-        session, self._session = self._session, None
-        self._block = None
-        self._gather_until = 0.0
-        if session is not None:
-            self._parked = (self._key(), session)
-            SESSIONS.park(*self._parked)
+        self._park()
         return replace(self._mark, transport=self._source.transport, final=self._watermark >= MAX_TIMESTAMP)
 
-    def close(self) -> None:
-        if self._session is not None:
-            self._session.close()
-            self._session = None
-        if self._parked is not None:
-            SESSIONS.discard(*self._parked)
-            self._parked = None
-
-    def _key(self) -> object:
+    def _key(self) -> Hashable:
         return self._source.name, self._mark.to_json()
 
-    def _open(self) -> _Session:
-        if self._session is None:
-            self._parked = None
-            self._session = SESSIONS.take(self._key()) or _Session(self._source, self._mark)
-        return self._session
+    def _begin(self) -> _Session:
+        return _Session(self._source, self._mark)
 
     def _finished(self) -> bool:
         ends = self._mark.ends

@@ -9,7 +9,6 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.io.gcp import pubsub as beam_pubsub
-from apache_beam.io.unbounded_source import ReadFromUnboundedSource
 from apache_beam.options.pipeline_options import StandardOptions
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
@@ -17,17 +16,13 @@ from apache_beam.utils.windowed_value import WindowedValue
 from beam_jobs import metrics
 from beam_jobs.block import MAX_BLOCK_ROWS, Block, min_timestamp
 from beam_jobs.errors import UserError
+from beam_jobs.io.block_reader import linger_s, read_blocks
 from beam_jobs.io.kafka_sink import OnTooLarge
 from beam_jobs.io.pubsub_messages import message_numbers, to_block, to_messages
 from beam_jobs.io.pubsub_pull import PullSettings
 from beam_jobs.io.pubsub_sink import PublishBlocks
 from beam_jobs.io.pubsub_source import PubSubSource
 from beam_jobs.io.uri import PubSubAddress
-
-LIVE_BLOCKS_PER_BUNDLE = 1
-REPLAY_BLOCKS_PER_BUNDLE = 40
-
-_LINGER_S, _GATHER_LINGER_S = 0.02, 0.5  # how long a block waits for more messages: to be quick, to fill a file
 
 
 def on_dataflow(pipeline: beam.Pipeline) -> bool:
@@ -84,17 +79,13 @@ class ReadFromPubSub(beam.PTransform):
             settings or PullSettings(),
             block_rows=block_rows,
             wait_s=poll_interval_s,
-            linger_s=min(_GATHER_LINGER_S, gather_s) if gather_s else _LINGER_S,
+            linger_s=linger_s(gather_s),
             max_latency_s=max_latency_s if until_ms is None else None,
             out_of_order_s=out_of_order_s,
             idle_s=idle_s,
             gather_s=gather_s,
         )
-        self._max_blocks = max_blocks_per_bundle or (
-            LIVE_BLOCKS_PER_BUNDLE if until_ms is None else REPLAY_BLOCKS_PER_BUNDLE
-        )
-        self._max_bundle_s = max_bundle_s
-        self._poll_interval_s = poll_interval_s
+        self._bundles = (until_ms is None, max_blocks_per_bundle, max_bundle_s, poll_interval_s)
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection[pa.RecordBatch]:
         source = self._source
@@ -114,12 +105,7 @@ class ReadFromPubSub(beam.PTransform):
                     Block
                 )
             )
-        return pbegin | "Read" >> ReadFromUnboundedSource(
-            source,
-            poll_interval=self._poll_interval_s,
-            max_records_per_bundle=self._max_blocks,
-            max_read_time_seconds=self._max_bundle_s,
-        )
+        return pbegin | "Read" >> read_blocks(source, *self._bundles)
 
 
 class WriteToPubSub(beam.PTransform):

@@ -11,15 +11,17 @@ import json
 import time
 import uuid
 from collections import deque
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from apache_beam import coders
 from apache_beam.io.unbounded_source import CheckpointMark, UnboundedReader, UnboundedSource
-from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
+from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 
 from beam_jobs import metrics
-from beam_jobs.block import MAX_BLOCK_ROWS, Block, BlockCoder, min_timestamp
+from beam_jobs.block import MAX_BLOCK_ROWS, BlockCoder, min_timestamp
+from beam_jobs.io.block_reader import BlockReader
 from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.pubsub_messages import to_block
 from beam_jobs.io.pubsub_pull import PULLERS, Puller, PullSettings
@@ -105,38 +107,21 @@ class _Session:
 SESSIONS: IdleCache[_Session] = IdleCache(_Session.close)
 
 
-class PubSubReader(UnboundedReader):
-    """Reads blocks after ``mark``. Beam drives it: one ``start``, then ``advance`` until a checkpoint."""
+class PubSubReader(BlockReader[_Session]):
+    """Reads blocks after ``mark``."""
 
     def __init__(self, source: PubSubSource, mark: PubSubMark) -> None:
+        super().__init__(SESSIONS, source.gather_s)
         self._source = source
         self._mark = mark
-        self._session: _Session | None = None
-        self._parked: tuple[object, _Session] | None = None
-        self._block: Block | None = None
-        self._timestamp = MIN_TIMESTAMP
-        self._watermark = MIN_TIMESTAMP
-        self._gather_until = 0.0  # time.monotonic(); 0: this bundle has no message yet
 
-    def start(self) -> bool:
-        return self.advance()
-
-    def advance(self) -> bool:
-        while not self._next_block():
-            over = self._watermark >= MAX_TIMESTAMP
-            if over or time.monotonic() >= self._gather_until or self._waits_for_us():
-                return False
-        if not self._gather_until:
-            self._gather_until = time.monotonic() + self._source.gather_s
-        return True
-
-    def _waits_for_us(self) -> bool:
-        """Whether more will only come once this bundle is acknowledged."""
+    def _gathers(self) -> bool:
+        """Not where more will only come once this bundle is acknowledged."""
         session = self._session
         if session is None:
-            return False
+            return True
         quiet = time.monotonic() - session.last_row
-        return session.puller.full() or (session.puller.ordered and quiet > _ORDERED_GATHER_S)
+        return not (session.puller.full() or (session.puller.ordered and quiet > _ORDERED_GATHER_S))
 
     def _next_block(self) -> bool:
         if drain_requested():
@@ -162,42 +147,20 @@ class PubSubReader(UnboundedReader):
         metrics.inc(metrics.RECORDS_READ, self._block.num_rows)
         return True
 
-    def get_current(self) -> Block:
-        assert self._block is not None
-        return self._block
-
-    def get_current_timestamp(self) -> Timestamp:
-        return self._timestamp
-
-    def get_watermark(self) -> Timestamp:
-        return self._watermark
-
     def get_checkpoint_mark(self) -> PubSubMark:
-        session, self._session = self._session, None
-        self._block = None
-        self._gather_until = 0.0
-        if session is not None:
-            self._mark = PubSubMark(session.puller.id, session.puller.cut())
-            self._parked = ((self._source.key, session.puller.id), session)
-            SESSIONS.park(*self._parked)
+        if self._session is not None:
+            self._mark = PubSubMark(self._session.puller.id, self._session.puller.cut())
+        self._park()
         return replace(self._mark, final=self._watermark >= MAX_TIMESTAMP)
 
-    def close(self) -> None:
-        if self._session is not None:
-            self._session.close()
-            self._session = None
-        if self._parked is not None:
-            SESSIONS.discard(*self._parked)
-            self._parked = None
+    def _key(self) -> Hashable:
+        return self._source.key, self._mark.puller
 
-    def _open(self) -> _Session:
-        if self._session is None:
-            self._parked = None
-            found = SESSIONS.take((self._source.key, self._mark.puller))
-            if found is not None:
-                found.puller.abandon_after(self._mark.batch)
-            self._session = found or _Session(self._source)
-        return self._session
+    def _begin(self) -> _Session:
+        return _Session(self._source)
+
+    def _resumed(self, session: _Session) -> None:
+        session.puller.abandon_after(self._mark.batch)
 
     def _finished(self, session: _Session) -> bool:
         """Whether a bounded read is over: the time is past, and nothing has come for as long as it may take."""

@@ -1,0 +1,149 @@
+"""What the sources over Beam's ``UnboundedSource`` share: a reader that hands its session on, and how it is driven."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Hashable
+from typing import Any, Generic, Protocol, TypeVar
+
+from apache_beam.io.unbounded_source import ReadFromUnboundedSource, UnboundedReader, UnboundedSource
+from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
+
+from beam_jobs.block import Block
+from beam_jobs.io.idle import IdleCache
+
+# Bundle length decides between latency and overhead (docs/measurements.md).
+LIVE_BLOCKS_PER_BUNDLE = 1
+REPLAY_BLOCKS_PER_BUNDLE = 40
+
+_LINGER_S, _GATHER_LINGER_S = 0.02, 0.5  # how long a block waits for more records: to be quick, to fill a file
+
+
+class Session(Protocol):
+    """What a reader keeps open between bundles."""
+
+    def close(self) -> None: ...
+
+
+SessionT = TypeVar("SessionT", bound=Session)
+
+
+class BlockReader(UnboundedReader, Generic[SessionT]):
+    """Reads blocks. Beam drives it: one ``start``, then ``advance`` until a checkpoint.
+
+    It owns no session between bundles: at each checkpoint it parks the live one under its key, and whichever reader
+    resumes from that mark, the same one or one the runner has built anew, takes it from there.
+
+    A subclass says where a session is parked (:meth:`_key`), how one begins (:meth:`_begin`), and reads
+    (:meth:`_next_block`); its ``get_checkpoint_mark`` calls :meth:`_park`.
+
+    Args:
+      sessions: where sessions are parked.
+      gather_s: a bundle that has records stays open for this long when no more come, in seconds.
+    """
+
+    def __init__(self, sessions: IdleCache[SessionT], gather_s: float = 0.0) -> None:
+        self._sessions = sessions
+        self._gather_s = gather_s
+        self._session: SessionT | None = None
+        self._parked: tuple[Hashable, SessionT] | None = None
+        self._block: Block | None = None
+        self._timestamp = MIN_TIMESTAMP
+        self._watermark = MIN_TIMESTAMP
+        self._gather_until = 0.0  # time.monotonic(); 0: this bundle has no record yet
+
+    @abstractmethod
+    def _key(self) -> Hashable:
+        """What a session that stands at this reader's mark is parked under."""
+
+    @abstractmethod
+    def _begin(self) -> SessionT:
+        """A new session at this reader's mark."""
+
+    @abstractmethod
+    def _next_block(self) -> bool:
+        """Reads a block, its timestamp and the watermark; whether there was one."""
+
+    def _resumed(self, session: SessionT) -> None:
+        """A parked session was taken on."""
+
+    def _gathers(self) -> bool:
+        """Whether waiting within the bundle may bring more."""
+        return True
+
+    def start(self) -> bool:
+        return self.advance()
+
+    def advance(self) -> bool:
+        while not self._next_block():
+            over = self._watermark >= MAX_TIMESTAMP
+            if over or time.monotonic() >= self._gather_until or not self._gathers():
+                return False
+        if not self._gather_until:
+            self._gather_until = time.monotonic() + self._gather_s
+        return True
+
+    def get_current(self) -> Block:
+        assert self._block is not None
+        return self._block
+
+    def get_current_timestamp(self) -> Timestamp:
+        return self._timestamp
+
+    def get_watermark(self) -> Timestamp:
+        return self._watermark
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        if self._parked is not None:
+            self._sessions.discard(*self._parked)
+            self._parked = None
+
+    def _open(self) -> SessionT:
+        if self._session is None:
+            self._parked = None
+            self._session = self._sessions.take(self._key())
+            if self._session is not None:
+                self._resumed(self._session)
+            else:
+                self._session = self._begin()
+        return self._session
+
+    def _park(self) -> None:
+        """The bundle is over: the session waits for whoever resumes."""
+        session, self._session = self._session, None
+        self._block = None
+        self._gather_until = 0.0
+        if session is not None:
+            self._parked = (self._key(), session)
+            self._sessions.park(*self._parked)
+
+
+def linger_s(gather_s: float) -> float:
+    """How long a block waits for more records, in seconds, in a bundle that gathers for ``gather_s``."""
+    return min(_GATHER_LINGER_S, gather_s) if gather_s else _LINGER_S
+
+
+def read_blocks(
+    source: UnboundedSource,
+    live: bool,
+    max_blocks_per_bundle: int | None = None,
+    max_bundle_s: float = 1.0,
+    poll_interval_s: float = 0.05,
+) -> Any:
+    """Beam's transform that reads ``source``, which hands out blocks.
+
+    Args:
+      max_blocks_per_bundle: None: 1 for a live read (latency), 40 for a bounded one (throughput).
+      max_bundle_s: a bundle ends at the latest after this many seconds.
+      poll_interval_s: pause of a reader that found nothing, in seconds.
+    """
+    return ReadFromUnboundedSource(
+        source,
+        poll_interval=poll_interval_s,
+        max_records_per_bundle=max_blocks_per_bundle or (LIVE_BLOCKS_PER_BUNDLE if live else REPLAY_BLOCKS_PER_BUNDLE),
+        max_read_time_seconds=max_bundle_s,
+    )
