@@ -22,6 +22,7 @@ from beam_jobs.io.uri import Address, PubSubAddress, parse
 from beam_jobs.preflight.java import check_java
 from beam_jobs.preflight.subscription import pubsub_settings, topic_of
 from beam_jobs.preprocessing.preprocessor import Preprocessor
+from schemas.client import SchemaSource, for_registry
 from use_cases import UseCase
 
 
@@ -102,6 +103,18 @@ def stream_source(
     if given.kafka_io == "java":
         source["io"] = "java"
     return config, source | shared, live
+
+
+def schema_source(parsed: PipelineOptions, schema: dict[str, Any], config: KafkaConfig) -> SchemaSource:
+    """Where schemas come from and go to: the registry that is named, or the shipped ``schema``; it answers.
+
+    Raises:
+      UserError: the registry does not answer, or does not let us in.
+    """
+    url = parsed.view_as(options.ConnectionOptions).schema_registry
+    found = for_registry(url, schema, dict(config.settings))
+    found.check()
+    return found
 
 
 def describe_source(source: Mapping[str, Any]) -> str:

@@ -29,10 +29,11 @@ from beam_jobs.preflight.addresses import (
     check_no_windows,
     describe_source,
     prepare_outputs,
+    schema_source,
     stream_source,
 )
 from beam_jobs.preflight.subscription import retention_s
-from schemas.client import SchemaSource, for_registry
+from schemas.client import SchemaSource
 from use_cases import UseCase
 
 _MB = 1_000_000
@@ -103,10 +104,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
         config, source, live = stream_source(parsed, name)
     dead = parse(bad.dead_letters)
     prepare_outputs(parsed, config, [dead], source.get("address"))
-    writers = for_registry(
-        parsed.view_as(options.ConnectionOptions).schema_registry, use_case.schema, dict(config.settings)
-    )
-    writers.check()
+    writers = schema_source(parsed, use_case.schema, config)
     # One log for each stream into the archive: two of them may run at once, and their positions have nothing in common.
     read = source.get("address")
     log = f"{use_case.name}-{content}" + (f"-{read.topic}" if read else "@archive")

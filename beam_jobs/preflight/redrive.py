@@ -11,9 +11,9 @@ import schemas
 from beam_jobs import options
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.uri import Address, parse
-from beam_jobs.preflight.addresses import prepare_outputs, stream_source
+from beam_jobs.preflight.addresses import prepare_outputs, schema_source, stream_source
 from beam_jobs.preflight.subscription import check_reasons
-from schemas.client import SchemaSource, for_registry
+from schemas.client import SchemaSource
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,5 @@ def redrive_job(parsed: PipelineOptions) -> RedriveJob:
     output = None if wanted.count_only else parse(parsed.view_as(options.OutputOptions).output)
     if output:
         prepare_outputs(parsed, config, [output], source["address"])
-    writers = for_registry(
-        parsed.view_as(options.ConnectionOptions).schema_registry, schemas.load("dead_letter"), dict(config.settings)
-    )
-    writers.check()
+    writers = schema_source(parsed, schemas.load("dead_letter"), config)
     return RedriveJob(source, config, writers, output, tuple(wanted.reason or ()))

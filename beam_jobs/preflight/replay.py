@@ -18,10 +18,10 @@ from beam_jobs.io.archive_input import ArchiveInput
 from beam_jobs.io.archive_sweep import Contents, look_through
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.uri import Address, parse
-from beam_jobs.preflight.addresses import archive_input, prepare_outputs
+from beam_jobs.preflight.addresses import archive_input, prepare_outputs, schema_source
 from beam_jobs.replay_records import value_schema
 from beam_jobs.report import time_text
-from schemas.client import ShippedSchemas, for_registry
+from schemas.client import ShippedSchemas
 
 _SPEED = re.compile(r"([0-9]+(?:\.[0-9]+)?)x")
 _TELL_EVERY_S = 5.0
@@ -65,10 +65,7 @@ def replay_job(parsed: PipelineOptions, workers: int = 1) -> ReplayJob:
             "replay an archive of events (beam_jobs.archive --raw), or name this one as --input of score"
         )
     config = KafkaConfig.from_file(parsed.view_as(options.ConnectionOptions).kafka_config)
-    writers = for_registry(
-        parsed.view_as(options.ConnectionOptions).schema_registry, use_case.schema, dict(config.settings)
-    )
-    writers.check()
+    writers = schema_source(parsed, use_case.schema, config)
     schema = value_schema(use_case, registry=not isinstance(writers, ShippedSchemas))
     prepare_outputs(parsed, config, [output], None)
     say(writers.describe())

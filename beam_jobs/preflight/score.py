@@ -20,12 +20,13 @@ from beam_jobs.preflight.addresses import (
     check_no_windows,
     describe_source,
     prepare_outputs,
+    schema_source,
     stream_source,
 )
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from model.manifest import Manifest
 from model.registry import ModelVersion, resolve
-from schemas.client import SchemaSource, for_registry
+from schemas.client import SchemaSource
 from use_cases import UseCase
 
 
@@ -79,9 +80,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     if archive is None:
         config, source, live = stream_source(parsed, name)
     prepare_outputs(parsed, config, outputs.values(), source.get("address"))
-    registry = parsed.view_as(options.ConnectionOptions).schema_registry
-    writers = for_registry(registry, use_case.schema, dict(config.settings))
-    writers.check()
+    writers = schema_source(parsed, use_case.schema, config)
     say(writers.describe())
     if archive:
         say(f"reading {len(archive.files)} files of {archive.content} from {given.input}")
