@@ -15,15 +15,14 @@ from beam_jobs import launch, options
 from beam_jobs.archive_rows import carried
 from beam_jobs.block import Block
 from beam_jobs.cli import run
-from beam_jobs.dead_letters import WriteDeadLetters, step
-from beam_jobs.io import bus
+from beam_jobs.dead_letters import step
 from beam_jobs.io.archive import WriteToArchive
-from beam_jobs.io.archive_input import ReadFromArchive
 from beam_jobs.lookup import Enrich
 from beam_jobs.preflight.addresses import shares
 from beam_jobs.preflight.archive import ArchiveJob, archive_job, check_processes
-from beam_jobs.preprocessing.transforms import DecodeEvents, Preprocess
+from beam_jobs.preprocessing.transforms import Preprocess
 from beam_jobs.report import conclude
+from beam_jobs.wiring import read_events, write_dead_letters
 
 CONCERNS = (
     options.UseCaseOptions,
@@ -40,15 +39,7 @@ CONCERNS = (
 
 def build(pipeline: beam.Pipeline, job: ArchiveJob) -> None:
     """Wires the job into ``pipeline``. One fused stage: offsets are committed after the files count."""
-
-    bad: dict[str, beam.PCollection] = {}
-    if job.archive:
-        rows = pipeline | "Read" >> ReadFromArchive(job.archive)
-    else:
-        raw = pipeline | "Read" >> bus.read(**job.source)
-        revisions = bus.revision_schema(job.source["address"])
-        decode = DecodeEvents(job.use_case.schema, job.columns, job.writers.writer_schema, job.name, revisions)
-        rows, bad["Decode"] = step("Decode", decode, raw)
+    rows, bad = read_events(pipeline, job, job.columns)
     if job.content == "features" and not (job.archive and job.archive.content == "features"):
         label = carried(job.use_case)
         preprocess = Preprocess(job.use_case.preprocessor(), job.name, [label] if label else [])
@@ -56,11 +47,7 @@ def build(pipeline: beam.Pipeline, job: ArchiveJob) -> None:
     if job.lookup is not None:
         rows = rows | "Enrich" >> beam.ParDo(Enrich(job.lookup, job.lookup_every_s)).with_output_types(Block)
     rows | "Archive" >> WriteToArchive(job.write)
-    # One sink a step: a Flatten would end the fused stage, and with it the order of output and commit.
-    for name, letters in bad.items():
-        letters | f"DeadLetters{name}" >> WriteDeadLetters(
-            job.dead_letters, job.config, job.schema_ids["dead_letter"], job.max_dead_letter_rate
-        )
+    write_dead_letters(bad, job)
 
 
 def main(argv: Sequence[str]) -> int:

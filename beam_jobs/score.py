@@ -16,16 +16,16 @@ import schemas
 from beam_jobs import launch, metrics, options
 from beam_jobs.block import Block
 from beam_jobs.cli import run
-from beam_jobs.dead_letters import WriteDeadLetters, step
+from beam_jobs.dead_letters import step
 from beam_jobs.inference.alerts import alert_rows, score_rows
 from beam_jobs.inference.handler import BlockModelHandler
 from beam_jobs.inference.transforms import CheckScores, ToRecords
 from beam_jobs.io import bus
-from beam_jobs.io.archive_input import ReadFromArchive
 from beam_jobs.preflight.addresses import shares
 from beam_jobs.preflight.score import ScoreJob, score_job
-from beam_jobs.preprocessing.transforms import DecodeEvents, Preprocess
+from beam_jobs.preprocessing.transforms import Preprocess
 from beam_jobs.report import conclude
+from beam_jobs.wiring import read_events, write_dead_letters
 
 CONCERNS = (
     options.UseCaseOptions,
@@ -43,15 +43,7 @@ def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
     """Wires the job into ``pipeline``. One fused stage, source to sinks: offsets are committed after the outputs."""
     use_case, preprocessor = job.use_case, job.preprocessor
 
-    bad: dict[str, beam.PCollection] = {}
-    if job.archive:
-        blocks = pipeline | "Read" >> ReadFromArchive(job.archive)
-    else:
-        raw = pipeline | "Read" >> bus.read(**job.source)
-        revisions = bus.revision_schema(job.source["address"])
-        writers = job.writers.writer_schema
-        decode = DecodeEvents(use_case.schema, preprocessor.input_columns, writers, job.name, revisions)
-        blocks, bad["Decode"] = step("Decode", decode, raw)
+    blocks, bad = read_events(pipeline, job, preprocessor.input_columns)
     if not (job.archive and job.archive.content == "features"):
         blocks, bad["Preprocess"] = step("Preprocess", Preprocess(preprocessor, job.name), blocks)
     infer = RunInference(BlockModelHandler(job.model, preprocessor.features)).with_output_types(Block)
@@ -79,11 +71,7 @@ def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
             | "Scores" >> beam.ParDo(to_scores).with_output_types(Block)
             | "WriteScores" >> bus.write(job.scores, job.config, ordered=False)
         )
-    # One sink a step: a Flatten would end the fused stage, and with it the order of output and commit.
-    for name, letters in bad.items():
-        letters | f"DeadLetters{name}" >> WriteDeadLetters(
-            job.dead_letters, job.config, job.schema_ids["dead_letter"], job.max_dead_letter_rate
-        )
+    write_dead_letters(bad, job)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import threading
@@ -70,6 +71,34 @@ def stop(job: subprocess.Popen[str]) -> str:
     _, errors = job.communicate(timeout=TIMEOUT_S)
     assert job.returncode == 0, errors
     return errors
+
+
+SMALL = ["--max_file_age", "0.05", "--block_rows", "500", "--max_file_mb", "0.3"]
+"""Bundles so short that a job of some thousand records has many."""
+
+
+def kill_at_random(command: list[str], tmp_path: Path, times: int, timeout_s: float = 30) -> int:
+    """Starts an archive job and kills it with -9 once it has finished some files, ``times`` times.
+
+    Returns how many were still running by then.
+    """
+    chance = random.Random(4)
+    killed = 0
+    for _ in range(times):
+        job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        assert job.stderr is not None
+        for line in job.stderr:
+            if line.startswith("writing"):
+                break
+        deadline = time.monotonic() + timeout_s
+        before = len(list((tmp_path / "archive").rglob("*.avro")))
+        while time.monotonic() < deadline and job.poll() is None:
+            if len(list((tmp_path / "archive").rglob("*.avro"))) > before + chance.randint(1, 5):
+                break
+        killed += job.poll() is None
+        job.send_signal(signal.SIGKILL)
+        job.communicate()
+    return killed
 
 
 class Reader:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import random
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +13,7 @@ import pandas as pd
 import pytest
 
 import use_cases
-from tests.integration.archives import one, positions, report, rows
+from tests.integration.archives import SMALL, kill_at_random, one, positions, report, rows
 from tests.integration.topics import Topics, events, framed, run
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -65,23 +62,7 @@ def test_killed_at_random_every_record_is_in_one_row(
     topics: Topics, archive: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     topics.send("events", list(framed(events(40_000))))
-    small = ["--max_file_age", "0.05", "--block_rows", "500", "--max_file_mb", "0.3"]
-    chance = random.Random(4)
-    killed = 0
-    for _ in range(3):
-        job = subprocess.Popen(archive(*small), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        assert job.stderr is not None
-        for line in job.stderr:
-            if line.startswith("writing"):
-                break
-        deadline = time.monotonic() + 30
-        before = len(list((tmp_path / "archive").rglob("*.avro")))
-        while time.monotonic() < deadline and job.poll() is None:
-            if len(list((tmp_path / "archive").rglob("*.avro"))) > before + chance.randint(1, 5):
-                break
-        killed += job.poll() is None
-        job.send_signal(signal.SIGKILL)
-        job.communicate()
+    killed = kill_at_random(archive(*SMALL), tmp_path, 3)
     run(archive())
     assert killed
     found = positions(rows(tmp_path))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import random
 import signal
 import subprocess
 import sys
@@ -11,12 +9,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import fastavro
 import pytest
 
 import schemas
+from tests.integration.archives import SMALL, kill_at_random, report, rows
 from tests.integration.pubsub_topics import PubSubTopics
 from tests.integration.topics import Topics, events, framed, run
 from tests.pubsub_emulator import Proxy, Server
@@ -62,19 +59,6 @@ def score(pub: PubSubTopics, trained_model: Path, tmp_path: Path) -> Callable[..
         return [sys.executable, "-m", "beam_jobs.score", *words]
 
     return command
-
-
-def report(tmp_path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((tmp_path / "report.json").read_text())
-    return found
-
-
-def archived(tmp_path: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    for path in sorted((tmp_path / "archive").rglob("*.avro")):
-        with path.open("rb") as file:
-            found += list(fastavro.reader(file))  # type: ignore[arg-type]
-    return found
 
 
 def test_every_message_is_scored_or_a_dead_letter(
@@ -153,26 +137,10 @@ def test_killed_at_random_every_message_is_in_one_row(
     pub: PubSubTopics, archive: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     pub.send("events", list(framed(events(20_000))))
-    small = ["--max_file_age", "0.05", "--block_rows", "500", "--max_file_mb", "0.3"]
-    chance = random.Random(4)
-    killed = 0
-    for _ in range(2):
-        job = subprocess.Popen(archive(*small), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        assert job.stderr is not None
-        for line in job.stderr:
-            if line.startswith("writing"):
-                break
-        deadline = time.monotonic() + 60
-        before = len(list((tmp_path / "archive").rglob("*.avro")))
-        while time.monotonic() < deadline and job.poll() is None:
-            if len(list((tmp_path / "archive").rglob("*.avro"))) > before + chance.randint(1, 5):
-                break
-        killed += job.poll() is None
-        job.send_signal(signal.SIGKILL)
-        job.communicate()
+    killed = kill_at_random(archive(*SMALL), tmp_path, 2, timeout_s=60)
     assert killed == 2
     run(archive("--quiet_seconds", "22"))  # leases of a killed job run out after 20 s
-    found = Counter(row["source_offset"] for row in archived(tmp_path))
+    found = Counter(row["source_offset"] for row in rows(tmp_path))
     assert set(found.values()) == {1}
     assert len(found) == 20_000
     assert not list((tmp_path / "archive").rglob("*.part"))
@@ -186,7 +154,7 @@ def test_live_ctrl_c_gives_the_rest_back(pub: PubSubTopics, archive: Callable[..
     )
     try:
         deadline = time.monotonic() + 90
-        while len(archived(tmp_path)) < 2000:
+        while len(rows(tmp_path)) < 2000:
             assert time.monotonic() < deadline, job.poll()
             time.sleep(0.1)
         pub.send("events", list(framed(events(300, seed=9))))
@@ -196,7 +164,7 @@ def test_live_ctrl_c_gives_the_rest_back(pub: PubSubTopics, archive: Callable[..
     assert job.returncode == 0, errors
     assert report(tmp_path)["unaccounted"] == 0
     run(archive(*QUIET))  # what was given back is there at once, without waiting for a lease
-    found = Counter(row["source_offset"] for row in archived(tmp_path))
+    found = Counter(row["source_offset"] for row in rows(tmp_path))
     assert set(found.values()) == {1}
     assert len(found) == 2300
 
@@ -221,13 +189,13 @@ def test_the_service_away_is_waited_for(
         archive("--max_file_age", "0.2", until=None), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
-        wait_for(lambda: len(archived(tmp_path)) == 500, job)
+        wait_for(lambda: len(rows(tmp_path)) == 500, job)
         proxy.stop()
         pub.send("events", list(framed(events(400, seed=9))))
         assert job.stderr is not None
         assert any("nothing can be read" in line for line in job.stderr)
         proxy.start()
-        wait_for(lambda: len(archived(tmp_path)) == 900, job)
+        wait_for(lambda: len(rows(tmp_path)) == 900, job)
     finally:
         job.send_signal(signal.SIGINT)
         _, errors = job.communicate(timeout=60)

@@ -1,0 +1,38 @@
+"""What ``score`` and ``archive`` wire alike: events at the beginning, dead letters at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import apache_beam as beam
+
+from beam_jobs.dead_letters import WriteDeadLetters, step
+from beam_jobs.io import bus
+from beam_jobs.io.archive_input import ReadFromArchive
+from beam_jobs.preflight.archive import ArchiveJob
+from beam_jobs.preflight.score import ScoreJob
+from beam_jobs.preprocessing.transforms import DecodeEvents
+
+
+def read_events(
+    pipeline: beam.Pipeline, job: ScoreJob | ArchiveJob, columns: Sequence[str]
+) -> tuple[beam.PCollection, dict[str, beam.PCollection]]:
+    """Blocks of what the job reads, and the dead letters of its steps by name.
+
+    A topic or a subscription gives events with ``columns``, an archive what it holds: events or features.
+    """
+    if job.archive:
+        return pipeline | "Read" >> ReadFromArchive(job.archive), {}
+    raw = pipeline | "Read" >> bus.read(**job.source)
+    revisions = bus.revision_schema(job.source["address"])
+    decode = DecodeEvents(job.use_case.schema, columns, job.writers.writer_schema, job.name, revisions)
+    events, undecodable = step("Decode", decode, raw)
+    return events, {"Decode": undecodable}
+
+
+def write_dead_letters(bad: Mapping[str, beam.PCollection], job: ScoreJob | ArchiveJob) -> None:
+    """One sink a step: a Flatten would end the fused stage, and with it the order of output and commit."""
+    for name, letters in bad.items():
+        letters | f"DeadLetters{name}" >> WriteDeadLetters(
+            job.dead_letters, job.config, job.schema_ids["dead_letter"], job.max_dead_letter_rate
+        )
