@@ -12,14 +12,12 @@ from functools import partial
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
-import schemas
-from beam_jobs import launch, metrics, options
+from beam_jobs import launch, options
 from beam_jobs.block import Block
 from beam_jobs.cli import run
 from beam_jobs.dead_letters import step
-from beam_jobs.inference.alerts import alert_rows, score_rows
 from beam_jobs.inference.handler import BlockModelHandler
-from beam_jobs.inference.transforms import CheckScores, ToRecords
+from beam_jobs.inference.transforms import CheckScores, to_alerts, to_scores
 from beam_jobs.io import bus
 from beam_jobs.preflight.addresses import shares
 from beam_jobs.preflight.score import ScoreJob, score_job
@@ -50,25 +48,17 @@ def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
     inferred = blocks | "RunInference" >> infer
     scored, bad["CheckScores"] = step("CheckScores", CheckScores(job.name), inferred)
 
-    alerts = partial(
-        alert_rows,
-        key=use_case.key,
-        event_time=use_case.event_time,
-        features=preprocessor.features,
-        units=preprocessor.units,
-    )
-    to_alerts = ToRecords(alerts, schemas.load("alert"), job.schema_ids["alert"], metrics.ALERTS)
+    alerts = to_alerts(use_case, preprocessor, job.schema_ids["alert"])
     (
         scored
-        | "Alerts" >> beam.ParDo(to_alerts).with_output_types(Block)
+        | "Alerts" >> beam.ParDo(alerts).with_output_types(Block)
         | "WriteAlerts" >> bus.write(job.alerts, job.config, record_latency=True)
     )
     if job.scores:
-        scores = partial(score_rows, key=use_case.key, event_time=use_case.event_time)
-        to_scores = ToRecords(scores, schemas.load("score"), job.schema_ids["score"])
+        scores = to_scores(use_case, job.schema_ids["score"])
         (
             scored
-            | "Scores" >> beam.ParDo(to_scores).with_output_types(Block)
+            | "Scores" >> beam.ParDo(scores).with_output_types(Block)
             | "WriteScores" >> bus.write(job.scores, job.config, ordered=False)
         )
     write_dead_letters(bad, job)

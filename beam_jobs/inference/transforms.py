@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 
+import schemas
 from beam_jobs import dead_letters, metrics
 from beam_jobs.block import Block, source_of, take
 from beam_jobs.codec.avro_encoder import AvroEncoder
 from beam_jobs.inference import alerts
+from beam_jobs.preprocessing.preprocessor import Preprocessor
+from use_cases import UseCase
 
 
 class CheckScores(beam.DoFn):
@@ -56,3 +60,21 @@ class ToRecords(beam.DoFn):
             metrics.inc(self._count_as, rows.num_rows)
         key = rows.column("key").cast(pa.binary())
         yield pa.RecordBatch.from_arrays([key, self._encoder.encode(rows)], names=["key", "value"])
+
+
+def to_alerts(use_case: UseCase, preprocessor: Preprocessor, schema_id: int) -> ToRecords:
+    """The anomalies of scored blocks as records of ``alert.avsc``."""
+    rows = partial(
+        alerts.alert_rows,
+        key=use_case.key,
+        event_time=use_case.event_time,
+        features=preprocessor.features,
+        units=preprocessor.units,
+    )
+    return ToRecords(rows, schemas.load("alert"), schema_id, metrics.ALERTS)
+
+
+def to_scores(use_case: UseCase, schema_id: int) -> ToRecords:
+    """Every row of scored blocks as records of ``score.avsc``."""
+    rows = partial(alerts.score_rows, key=use_case.key, event_time=use_case.event_time)
+    return ToRecords(rows, schemas.load("score"), schema_id)
