@@ -23,7 +23,7 @@ from beam_jobs.codec.avro_file import read_avro
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.archive_input import SUFFIXES, check_content, described, find, may_hold, read_rows
-from beam_jobs.io.files import download, is_local, list_files, patiently, root_of
+from beam_jobs.io.files import check_access, download, is_local, list_files, patiently, root_of
 from beam_jobs.io.kafka_offsets import OffsetKind, OffsetSpec
 from beam_jobs.preprocessing.windows import History, in_time_order
 from model.manifest import sha256
@@ -94,6 +94,7 @@ def source(pattern: str, start: str | None = None, until: str | None = None) -> 
         raise UserError(f"--from {start} is not before --until {until}; no row is of that time")
     try:
         root = root_of(pattern)
+        check_access(root)
         if root.endswith(SUFFIXES) or any(sign in root for sign in "*?") or Path(root).is_file():
             paths = [path for path in list_files(root) if path.rpartition("/")[2][0] not in "._"]
             paths = [path for path in paths if may_hold(path, start_ms, end_ms)]

@@ -66,6 +66,7 @@ class Preprocess(beam.DoFn):
 
     def setup(self) -> None:
         self._preprocessor.check_secrets()  # a key that is missing here is told before the first block
+        self._preprocessor.warm_up()
 
     def process(self, events: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
         columns = list(self._preprocessor.input_columns)

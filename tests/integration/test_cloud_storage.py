@@ -20,6 +20,8 @@ from beam_jobs import cli
 from beam_jobs import score as score_job
 from beam_jobs.io import files
 from model import registry
+from model.data import LIST_FILE
+from model.manifest import sha256
 from tests.gcs_emulator import GcsEmulator
 from tests.integration.topics import Topics, events, framed, run
 
@@ -58,7 +60,13 @@ def report(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_archive_model_and_scores_are_the_same_in_a_bucket(
-    topics: Topics, archive: Archive, trained_model: Path, bucket: str, tmp_path: Path
+    topics: Topics,
+    archive: Archive,
+    trained_model: Path,
+    bucket: str,
+    gcs_emulator: GcsEmulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     topics.send("events", list(framed(events(10_000))))
     roots = {"local": str(tmp_path / "archive"), "gs": f"{bucket}/archive"}
@@ -71,22 +79,29 @@ def test_archive_model_and_scores_are_the_same_in_a_bucket(
             files.upload(path, f"{bucket}/models/{path.relative_to(trained_model).as_posix()}")
     models = {"local": str(trained_model), "gs": f"{bucket}/models@champion"}
     found = []
+    # As on a machine without Google: nothing but the option says how the bucket is to be read.
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST")
+    monkeypatch.setenv("API_ENDPOINT_OVERRIDE", gcs_emulator.url)
     for place in roots:
         command = [sys.executable, "-m", "beam_jobs.score", "--use_case", "car_sensors", "--model", models[place]]
         command += ["--input", roots[place], "--alerts", topics.uri(f"alerts-{place}"), "--create_topics"]
         command += ["--scores", topics.uri(f"scores-{place}"), "--dead_letters", topics.uri("dead")]
-        run(command)
+        run([*command, "--gcs_anonymous"])
         alerts, scores = topics.read(f"alerts-{place}", "alert"), topics.read(f"scores-{place}")
         found.append((sorted(alert["id"] for alert in alerts), sorted(score["value"] for score in scores)))
     assert found[0][0]
     assert found[0] == found[1]
 
 
-def test_train_into_a_bucket_and_promote(trained_model: Path, bucket: str) -> None:
-    root = f"{bucket}/models"
+def test_train_from_a_bucket_into_one_and_promote(trained_model: Path, bucket: str) -> None:
+    root, history = f"{bucket}/models", f"{bucket}/history"
+    files.upload(trained_model.parent / "history.parquet", f"{history}/history.parquet")
     command = [sys.executable, "-m", "model.train", "--use_case", "car_sensors", "--registry", root, "--epochs", "2"]
-    made = run([*command, "--data", str(trained_model.parent / "history.parquet"), "--no-baseline"])
+    made = run([*command, "--data", history, "--no-baseline"])
     found = registry.resolve(root)
+    (file,) = json.loads(files.read_bytes(f"{found.folder}/{LIST_FILE}"))
+    assert file["name"] == "history.parquet"
+    assert file["sha256"] == sha256(trained_model.parent / "history.parquet")
     assert found.alias == "champion"
     assert f"{found.folder}/report/report.html" in made.stdout
     assert files.list_files(f"{found.folder}/report/report.html")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -21,7 +19,6 @@ import pytest
 import yaml
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
-import beam_jobs
 import schemas
 import use_cases
 from beam_jobs import archive, cli, replay
@@ -445,31 +442,3 @@ def small_archives(tmp_path_factory: pytest.TempPathFactory, apache_kafka: Any) 
     run(jobs.archive(jobs.uri("events"), "events", "--raw"))
     run(jobs.archive(jobs.uri("events"), "features"))
     return folder
-
-
-ROOT = Path(beam_jobs.__file__).resolve().parent.parent
-
-
-def test_the_commands_of_the_page_run(jobs: Jobs, trained_model: Path) -> None:
-    """Those of docs/replay.md, in their order, with this test's addresses."""
-    page = (ROOT / "docs/replay.md").read_text()
-    blocks = re.findall(r"^```\n(python -m .*?)^```$", page, re.MULTILINE | re.DOTALL)
-    commands = [c for block in blocks for c in re.split(r"\n(?=python)", block.replace("\\\n", " ").strip())]
-    rows = events(3000)
-    jobs.topics.send("events", list(framed(rows)))
-    day = str(np.datetime64(int(rows.column("event_time").cast(pa.int64())[0].as_py()), "ms"))[:10]
-    for command in commands:
-        text = re.sub(r"kafka://localhost:9092/sensor-data(?=\s|$)", jobs.uri("events"), command)
-        text = re.sub(r"kafka://localhost:9092/([\w-]+)", lambda m: jobs.uri(m[1]), text)
-        text = text.replace("archive/", f"{jobs.folder}/").replace("--model models", f"--model {trained_model}")
-        text = text.replace("2026-11-22", day)
-        words = shlex.split(text)
-        assert words[:2] == ["python", "-m"]
-        create = [] if "--create_topics" in words else ["--create_topics"]
-        until = ["--until", "latest"] if "beam_jobs.archive" in text and "--input kafka" in text else []
-        run([sys.executable, *words[1:], *create, *([] if "--until" in words else until)])
-    assert len(commands) >= 5
-    again = origins(messages(jobs.topics, "sensor-data-again"))
-    assert set(again) == {
-        f"{jobs.topics.name('events')}-{m.partition()}-{m.offset()}" for m in messages(jobs.topics, "events")
-    }

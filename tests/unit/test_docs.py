@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import io
 import re
-import subprocess
 import sys
+from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -24,9 +28,13 @@ BEAM = {"--runner", "--prism_location", "--project", "--region", "--temp_locatio
 @cache
 def flags(module: str, subcommand: str) -> set[str]:
     """The options that --help of a command, or of its subcommand ("" for none), names."""
-    command = [sys.executable, "-m", module, *([subcommand] if subcommand else []), "--help"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
-    return set(FLAG.findall(done.stdout))
+    package = (ROOT / module.replace(".", "/") / "__main__.py").exists()
+    command = importlib.import_module(f"{module}.__main__" if package else module).main
+    words = [*([subcommand] if subcommand else []), "--help"]
+    out = io.StringIO()
+    with redirect_stdout(out), pytest.raises(SystemExit, match="0"), mock.patch.object(sys, "argv", [module, *words]):
+        command(*([words] if inspect.signature(command).parameters else []))
+    return set(FLAG.findall(out.getvalue()))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

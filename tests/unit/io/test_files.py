@@ -343,6 +343,14 @@ def test_no_credentials_is_said_within_seconds(tmp_path: Path) -> None:
     assert _check(_without_credentials(tmp_path, NO_GCE_CHECK="true"))[0] == said
 
 
+def test_anonymous_access_needs_no_credentials(bucket: str, gcs_emulator: GcsEmulator, tmp_path: Path) -> None:
+    files.write_bytes(f"{bucket}/a", b"a")
+    env = _without_credentials(tmp_path, NO_GCE_CHECK="true", API_ENDPOINT_OVERRIDE=gcs_emulator.url)
+    read = f"assert files.read_bytes('{bucket}/a') == b'a'"
+    assert _check(env, f"files.configure(gcs_anonymous=True); files.check_access('{bucket}/a'); {read}")[0] == "fine"
+    assert _check(env, f"files.check_access('{bucket}/a')")[0] == f"{bucket}/a: {gcs.NO_CREDENTIALS}"
+
+
 def test_a_broken_key_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "key.json").write_text("{")
     said, _ = _check(_without_credentials(tmp_path, GOOGLE_APPLICATION_CREDENTIALS=str(tmp_path / "key.json")))
