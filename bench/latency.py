@@ -40,7 +40,8 @@ DISTINCT = 100_000  # events made beforehand and sent again and again: making th
 def pump(servers: str, name: str, rate: float, seconds: float) -> None:
     """Sends events at an even rate."""
     fleet = Fleet(CARS, seed=5, prevalence=0.02, interval=1.0, span=DISTINCT / CARS)
-    encoder, events = AvroEncoder(schemas.load("car_sensor"), SCHEMA_ID), []
+    encoder = AvroEncoder(schemas.load("car_sensor"), SCHEMA_ID)
+    events: list[tuple[str, bytes]] = []
     while len(events) < DISTINCT:
         block = fleet.step(10)
         pairs = zip(block.column("car_id").to_pylist(), encoder.encode(block).to_pylist(), strict=True)
@@ -129,7 +130,8 @@ def main() -> None:
     parser.add_argument("--pump", nargs=2, metavar=("SERVERS", "TOPIC"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.pump:
-        pump(*args.pump, args.rate, args.seconds)
+        servers, name = args.pump
+        pump(servers, name, args.rate, args.seconds)
         return
     with tempfile.TemporaryDirectory() as folder, ApacheKafka() as broker:
         result = measure(args, Path(folder), broker.bootstrap_servers)

@@ -46,7 +46,7 @@ def make_archive(folder: Path, records: int) -> None:
     """As the archive job writes it: bundles of blocks of four partitions."""
     use_case = use_cases.load("car_sensors")
     schema = archive_schema(use_case, "events")
-    write = WriteFiles(str(folder), "bench", schema, use_case.event_time, "avro", None, 128_000_000)
+    write = WriteFiles(str(folder), "bench", schema, use_case.event_time, "avro", "deflate", None, 128_000_000)
     write.setup()
     fleet = Fleet(CARS, seed=11, interval=1.0, span=records / CARS)
     chance = np.random.default_rng(5)

@@ -89,4 +89,5 @@ def vector(event: dict[str, float], name: str) -> float:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:5], int(sys.argv[5]))
+    servers, topic, alerts_topic, registry, records = sys.argv[1:]
+    main(servers, topic, alerts_topic, registry, int(records))

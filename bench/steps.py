@@ -21,6 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,7 @@ def main() -> None:
     args = parser.parse_args()
     pa.set_cpu_count(1)
     with tempfile.TemporaryDirectory() as folder:
-        groups = {"codec": codec, "windows": windows, "inference": lambda: inference(Path(folder))}
+        groups = {"codec": codec, "windows": windows, "inference": partial(inference, Path(folder))}
         chosen = [args.group] if args.group else list(groups)
         found = measure({name: step for group in chosen for name, step in groups[group]().items()}, args.rounds)
     for name, figures in found.items():
