@@ -205,7 +205,11 @@ def main() -> None:
     args = parser.parse_args()
     pa.set_cpu_count(1)
     with tempfile.TemporaryDirectory() as folder:
-        groups = {"codec": codec, "windows": windows, "inference": partial(inference, Path(folder))}
+        groups: dict[str, Callable[[], dict[str, tuple[int, Work, Work]]]] = {
+            "codec": codec,
+            "windows": windows,
+            "inference": partial(inference, Path(folder)),
+        }
         chosen = [args.group] if args.group else list(groups)
         found = measure({name: step for group in chosen for name, step in groups[group]().items()}, args.rounds)
     for name, figures in found.items():
