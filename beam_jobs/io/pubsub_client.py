@@ -18,6 +18,7 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from google.pubsub_v1.services.schema_service.transports import SchemaServiceGrpcTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
+from beam_jobs import google_credentials
 from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.reading import wait_for_drain
 from beam_jobs.io.uri import PubSubAddress
@@ -63,13 +64,16 @@ def channel() -> grpc.Channel:
 def _channel(emulator: str) -> grpc.Channel:
     if emulator:
         return grpc.insecure_channel(emulator, options=_OPTIONS)
+    remedy = (
+        "run gcloud auth application-default login, or name a key file in GOOGLE_APPLICATION_CREDENTIALS, or an "
+        f"emulator in {EMULATOR}"
+    )
+    if not (google_credentials.in_a_file() or google_credentials.on_google()):
+        raise UserError(f"pubsub://: no Google credentials; {remedy}")
     try:
         credentials, _ = google.auth.default(scopes=_SCOPES)
     except GoogleAuthError as error:
-        raise UserError(
-            f"no Google credentials ({one_line(error, 120)}); run gcloud auth application-default login, "
-            f"or name a key file in GOOGLE_APPLICATION_CREDENTIALS, or an emulator in {EMULATOR}"
-        ) from None
+        raise UserError(f"pubsub://: Google credentials can't be read ({one_line(error, 120)}); {remedy}") from None
     return SubscriberGrpcTransport.create_channel(_HOST, credentials=credentials, scopes=_SCOPES, options=_OPTIONS)
 
 

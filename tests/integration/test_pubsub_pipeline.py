@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -348,10 +349,18 @@ def test_dataflow_gets_beams_own_io() -> None:
         _ = pipeline | "Bounded" >> ReadFromPubSub(address, until_ms=5)
 
 
-def test_without_credentials_it_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("key_file", "said"),
+    [("/no/such/key.json", "can't be read .*no/such/key.json"), ("", "no Google credentials; run")],
+)
+def test_without_credentials_it_is_told_at_once(
+    key_file: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.delenv(EMULATOR, raising=False)
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/no/such/key.json")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", key_file)
     started = time.monotonic()
-    with pytest.raises(UserError, match="no Google credentials"):
+    with pytest.raises(UserError, match=said):
         client.check_topic(PubSubAddress("lab-project", "events"))
     assert time.monotonic() - started < 5
