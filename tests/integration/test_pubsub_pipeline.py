@@ -351,7 +351,7 @@ def test_dataflow_gets_beams_own_io() -> None:
 
 @pytest.mark.parametrize(
     ("key_file", "said"),
-    [("/no/such/key.json", "can't be read .*no/such/key.json"), ("", "no Google credentials; run")],
+    [("/no/such/key.json", "can't be read .*no/such/key.json"), ("", "no Google credentials;")],
 )
 def test_without_credentials_it_is_told_at_once(
     key_file: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
