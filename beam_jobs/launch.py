@@ -166,7 +166,8 @@ def _configure_logging(parsed: PipelineOptions) -> None:
     logging.getLogger().addFilter(lambda record: "Resource module is not available" not in str(record.msg))
     if not verbose:
         # Runners log the stack trace of what a worker raised, and raise it again: the command says it in one line.
-        for noisy in ("apache_beam.runners", "apache_beam.utils.subprocess_server"):
+        # gcsio is asked by Beam only, and warns where an account may not see a bucket's own settings.
+        for noisy in ("apache_beam.runners", "apache_beam.utils.subprocess_server", "apache_beam.io.gcp.gcsio"):
             logging.getLogger(noisy).setLevel(logging.CRITICAL + 1)  # Dataflow's logs refusals as critical
 
 

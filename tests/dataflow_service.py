@@ -35,9 +35,11 @@ class Request:
 class FakeDataflow:
     """Takes any job. Each look at a job gives its next state, the last one again and again.
 
-    The address has "sandbox" in it, which makes Beam's client speak REST to it and treat it as the service in
-    everything else; with "localhost" it would leave out checks and defaults.
+    "sandbox" in the address makes Beam's client speak REST. With "localhost" it would leave out checks and defaults that
+    it has for the service, and any other address may have no port: so it is reached as a proxy, by ``environment``.
     """
+
+    url = "http://dataflow.sandbox"
 
     states: list[str] = field(default_factory=lambda: ["JOB_STATE_DONE"])  # of a new job, one a look
     messages: list[Json] = field(default_factory=list)  # of every job
@@ -53,7 +55,7 @@ class FakeDataflow:
                 parts = urlsplit(self.path)
                 length = int(self.headers.get("Content-Length") or 0)
                 body = json.loads(self.rfile.read(length) or b"{}")
-                path = parts.path.removeprefix("/sandbox/v1b3")
+                path = parts.path.removeprefix("/v1b3")
                 request = Request(self.command, path, parse_qs(parts.query), dict(self.headers.items()), body)
                 service.requests.append(request)
                 status, answer = service.answer(request)
@@ -70,7 +72,8 @@ class FakeDataflow:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/sandbox"
+        here = "127.0.0.1"
+        self.environment = {"http_proxy": f"http://{here}:{self._server.server_port}", "no_proxy": f"{here},localhost"}
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 

@@ -37,9 +37,9 @@ FIRST_S, REST_S = 20.0, 3.0  # how long a source may take for its first block, a
 
 
 def leaves(pipeline: api.Pipeline) -> list[Any]:
-    """The transforms without parts, each behind those that it reads from."""
-    transforms = pipeline.components.transforms
-    waiting = [t for t in transforms.values() if not t.subtransforms and t.spec.urn]
+    """The transforms that do something and have no parts, each behind those that it reads from."""
+    transforms = pipeline.components.transforms.values()
+    waiting = [t for t in transforms if not t.subtransforms and set(t.outputs.values()) != set(t.inputs.values())]
     there: set[str] = set()
     ordered: list[Any] = []
     while waiting:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,8 +39,6 @@ from model.registry import ModelVersion
 from schemas.client import ShippedSchemas
 
 RECORDED = Path(__file__).with_name("transform_names.json")
-RUNNERS = ("DirectRunner", "DataflowRunner")
-
 CARS = use_cases.load("car_sensors")
 CONFIG = KafkaConfig()
 WRITERS = ShippedSchemas(CARS.schema)
@@ -130,16 +129,25 @@ GRAPHS: dict[str, Wire] = {
 }
 
 
-class _Names(PipelineVisitor):
-    def __init__(self, into_io: bool) -> None:
-        self.found: list[tuple[str, tuple[str, ...]]] = []  # name, and the types of the outputs
-        self._into_io = into_io
+@dataclass(frozen=True)
+class Step:
+    """A transform of a graph."""
+
+    name: str
+    outputs: tuple[str, ...]  # tags and types
+    leaf: bool  # it has no parts
+    within_io: bool  # it is a part of a transform of beam_jobs.io
+    of_io: bool  # it is one
+
+
+class _Steps(PipelineVisitor):
+    def __init__(self) -> None:
+        self.found: list[Step] = []
         self._within: list[str] = []  # transforms of beam_jobs.io that we are in
 
     def enter_composite_transform(self, node: AppliedPTransform) -> None:
-        if not self._into_io and type(node.transform).__module__.startswith("beam_jobs.io."):
-            if not self._within:
-                self._add(node)
+        self._add(node, leaf=False)
+        if _of_io(node):
             self._within.append(node.full_label)
 
     def leave_composite_transform(self, node: AppliedPTransform) -> None:
@@ -147,33 +155,32 @@ class _Names(PipelineVisitor):
             self._within.pop()
 
     def visit_transform(self, node: AppliedPTransform) -> None:
-        if not self._within:
-            self._add(node)
+        self._add(node, leaf=True)
 
-    def _add(self, node: AppliedPTransform) -> None:
-        types = [f"{tag}: {output.element_type}" for tag, output in node.outputs.items()]
-        # What a sink gives nobody reads.
-        of_io = type(node.transform).__module__.startswith("beam_jobs.io.") and "Write" in type(node.transform).__name__
-        self.found.append((node.full_label, () if of_io else tuple(types)))
+    def _add(self, node: AppliedPTransform, leaf: bool) -> None:
+        is_sink = _of_io(node) and "Write" in type(node.transform).__name__  # what it gives nobody reads
+        types = [] if is_sink else [f"{tag}: {output.element_type}" for tag, output in node.outputs.items()]
+        self.found.append(Step(node.full_label, tuple(types), leaf, bool(self._within), _of_io(node)))
 
 
-def steps(wire: Wire, runner: str, into_io: bool = True) -> list[tuple[str, tuple[str, ...]]]:
-    """Names of the transforms that do something, with the types of what they give, in the order of the graph.
+def _of_io(node: AppliedPTransform) -> bool:
+    return type(node.transform).__module__.startswith("beam_jobs.io.")
 
-    Args:
-      into_io: False: a transform of ``beam_jobs.io`` is one, whatever it is made of.
-    """
+
+@cache
+def steps(graph: str, runner: str) -> tuple[Step, ...]:
+    """All transforms of a graph, as it is made for a runner, in its order."""
     # Another runner than the options say constructs it: nothing is asked of the service.
     pipeline = beam.Pipeline(DirectRunner(), PipelineOptions([f"--runner={runner}"]))
-    wire(pipeline)
-    names = _Names(into_io)
-    pipeline.visit(names)
-    return names.found
+    GRAPHS[graph](pipeline)
+    found = _Steps()
+    pipeline.visit(found)
+    return tuple(found.found)
 
 
 def names(graph: str) -> list[str]:
-    """The names of a graph's steps on Dataflow."""
-    return [name for name, _ in steps(GRAPHS[graph], "DataflowRunner")]
+    """The names of what a graph does on Dataflow."""
+    return [step.name for step in steps(graph, "DataflowRunner") if step.leaf]
 
 
 if __name__ == "__main__":

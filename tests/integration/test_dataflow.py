@@ -232,6 +232,8 @@ def cloud(
         patch.setenv("STORAGE_EMULATOR_HOST", gcs_emulator.url)
         patch.setenv(EMULATOR, pubsub_server.address)
         patch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key_file(folder, tokens.url)))
+        for name, value in service.environment.items():
+            patch.setenv(name, value)
         patch.setenv("TEST_PII_KEY", PII_KEY)
         patch.setenv("TEST_VARIABLE", VARIABLE)
         yield Cloud(gcs_emulator, embedded, PubSubTopics("lab-project"), service, folder)

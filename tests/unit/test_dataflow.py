@@ -22,8 +22,10 @@ Result = Callable[..., Any]
 
 
 @pytest.fixture
-def service() -> Iterator[FakeDataflow]:
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDataflow]:
     with FakeDataflow() as service:
+        for name, value in service.environment.items():
+            monkeypatch.setenv(name, value)
         yield service
 
 
