@@ -27,7 +27,7 @@ class Request:
     method: str
     path: str
     query: dict[str, list[str]]
-    headers: dict[str, str]
+    headers: dict[str, str]  # names in lower case
     body: Json
 
 
@@ -35,8 +35,8 @@ class Request:
 class FakeDataflow:
     """Takes any job. Each look at a job gives its next state, the last one again and again.
 
-    "sandbox" in the address makes Beam's client speak REST. With "localhost" it would leave out checks and defaults that
-    it has for the service, and any other address may have no port: so it is reached as a proxy, by ``environment``.
+    "sandbox" in the address makes Beam's client speak REST. With "localhost" it would leave out what it checks and sets
+    for the service, and any other address may have no port: so it is reached as a proxy, by ``environment``.
     """
 
     url = "http://dataflow.sandbox"
@@ -56,7 +56,8 @@ class FakeDataflow:
                 length = int(self.headers.get("Content-Length") or 0)
                 body = json.loads(self.rfile.read(length) or b"{}")
                 path = parts.path.removeprefix("/v1b3")
-                request = Request(self.command, path, parse_qs(parts.query), dict(self.headers.items()), body)
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                request = Request(self.command, path, parse_qs(parts.query), headers, body)
                 service.requests.append(request)
                 status, answer = service.answer(request)
                 data = json.dumps(answer).encode()
