@@ -25,8 +25,8 @@ def package(folder: Path) -> Path:
     Raises:
       UserError: neither can be made.
     """
-    checkout = Path(beam_jobs.__file__).resolve().parent.parent
-    return _sdist(checkout, folder) if (checkout / "setup.py").is_file() else _wheel(folder)
+    home = Path(beam_jobs.__file__).resolve().parent.parent
+    return _sdist(home, folder) if (home / "setup.py").is_file() else _wheel(home, folder)
 
 
 def _sdist(checkout: Path, folder: Path) -> Path:
@@ -48,14 +48,14 @@ def _sdist(checkout: Path, folder: Path) -> Path:
     return made[0]
 
 
-def _wheel(folder: Path) -> Path:
-    try:
-        installed = metadata.distribution(NAME)
-    except metadata.PackageNotFoundError:
+def _wheel(site: Path, folder: Path) -> Path:
+    # There, and nowhere else on the path: another one may be an older version, or a link to a checkout.
+    installed = next(iter(metadata.distributions(name=NAME, path=[str(site)])), None)
+    if installed is None:
         raise UserError(
-            f"{Path(beam_jobs.__file__).parent} is neither a checkout nor installed by pip: workers can't be given this"
-            " code; pip install it, or name an image that has it with --sdk_container_image"
-        ) from None
+            f"Highbeam in {site} is neither a checkout nor installed by pip: workers can't be given this code; pip "
+            "install it, or name an image that has it with --sdk_container_image"
+        )
     wheel = folder / f"{NAME}-{installed.version}-py3-none-any.whl"
     record = ""
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as out:
