@@ -53,14 +53,14 @@ def build(pipeline: beam.Pipeline, job: ArchiveJob) -> None:
 def main(argv: Sequence[str]) -> int:
     """Parses, checks everything that can be checked before the start, runs, sums up."""
     parsed = options.parse("python -m beam_jobs.archive", (__doc__ or "").splitlines()[0], argv, *CONCERNS)
-    with launch.start_workers(parsed) as workers:
+    with launch.begin(parsed) as workers:
         job = archive_job(parsed)
         check_processes(job, workers.count)
         report = parsed.view_as(options.ReportOptions).report
         files = len(job.archive.files) if job.archive else 0
         done = partial(conclude, live=job.live, path=report, archive=True, input_files=files)
         wires = [partial(build, job=part) for part in shares(job, workers.count)]
-        return launch.run_job(parsed, wires, job.live, done, workers)
+        return launch.run_job(parsed, wires, job.name, job.live, done, workers)
 
 
 if __name__ == "__main__":

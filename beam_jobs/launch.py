@@ -19,20 +19,21 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import (
     DirectOptions,
-    GoogleCloudOptions,
     PipelineOptions,
     PortableOptions,
     PrismRunnerOptions,
     StandardOptions,
 )
 
-from beam_jobs import metrics, options
+from beam_jobs import dataflow, metrics, options
 from beam_jobs.cli import EXIT_INTERRUPTED, STOP_SIGNALS, say
 from beam_jobs.errors import UserError
 from beam_jobs.io import files
 from beam_jobs.io.reading import request_drain, reset_drain
 from beam_jobs.local_runner import LocalRunner
+from beam_jobs.preflight.dataflow import check_target
 from beam_jobs.report import Progress, check_writable
+from beam_jobs.runners import IN_PROCESS, on_dataflow, runner_of
 from beam_jobs.workers import Workers
 from schemas.client import interrupt_waits, resume_waits
 
@@ -40,21 +41,20 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 _KEPT_BYTES = 512 << 20
 _DECADE_S = 10 * 365 * 86_400
 
-IN_PROCESS = ("DirectRunner", "FnApiRunner")
-_DEFAULT_RUNNER = "DirectRunner"
-
-
 Wire = Callable[[beam.Pipeline], Any]
 
 
-def start_workers(parsed: PipelineOptions) -> Workers:
-    """The processes that ``--direct_num_workers`` asks for (0: one a core), begun; one on any other runner than ours.
+def begin(parsed: PipelineOptions) -> Workers:
+    """Checks what the runner needs, and begins the processes that ``--direct_num_workers`` asks for (0: one a core).
+
+    On any other runner than ours it is one process.
 
     Raises:
-      UserError: a way of running several that loses records.
+      UserError: a way of running several that loses records, or something that Dataflow needs.
     """
+    check_target(parsed)
     direct = parsed.view_as(DirectOptions)
-    count = worker_count(direct) if (parsed.view_as(StandardOptions).runner or _DEFAULT_RUNNER) in IN_PROCESS else 1
+    count = worker_count(direct) if runner_of(parsed) in IN_PROCESS else 1
     direct.direct_num_workers, direct.direct_running_mode = 1, "in_memory"  # for Beam: each process runs its own
     return Workers(count)
 
@@ -79,6 +79,7 @@ def worker_count(direct: DirectOptions) -> int:
 def run_job(
     parsed: PipelineOptions,
     wires: Sequence[Wire],
+    name: str,
     live: bool,
     conclude: Callable[[float], None],
     workers: Workers,
@@ -86,11 +87,20 @@ def run_job(
     """Runs the pipelines that ``wires`` build, one a process; ``conclude(start time)`` then says what came of them.
 
     Locally, bounded and streaming jobs of one fused stateless stage run on the FnApiRunner, whatever
-    ``--runner=DirectRunner`` might pick (docs/decisions.md); ``--runner=PrismRunner`` runs them on Prism.
+    ``--runner=DirectRunner`` might pick (docs/decisions.md); ``--runner=PrismRunner`` runs them on Prism. On Dataflow
+    the job is submitted (``dataflow.run``), and the service tells what comes of it.
 
     Args:
       wires: what each process runs, this one the first; as many as there are ``workers``.
+      name: of the job, "score/car_sensors".
+      live: it runs until it is stopped.
+
+    Returns:
+      The exit status.
     """
+    if on_dataflow(parsed):
+        _configure_logging(parsed)
+        return dataflow.run(parsed, wires[0], name, live)
     reporting = parsed.view_as(options.ReportOptions)
     if reporting.report:
         check_writable(reporting.report)
@@ -104,8 +114,7 @@ def run_job(
         with Progress(reporting.progress, started), drain_on_signal(workers) as arm:
             run(arm)
             workers.join()
-        # A Flex Template's launcher only writes the graph: Dataflow then runs it, and there is nothing to sum up here.
-        finished = not parsed.view_as(GoogleCloudOptions).template_location
+        finished = True
     finally:
         if finished or metrics.TOTALS.snapshot()[0][metrics.RECORDS_READ]:
             conclude(started)
@@ -123,19 +132,9 @@ def _prepare(parsed: PipelineOptions, wire: Wire, live: bool) -> Callable[[Calla
     Returns:
       Runs it to its end; calls its argument once the runner has set its own signal handlers.
     """
-    verbose = parsed.view_as(options.ReportOptions).verbose
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s", force=True
-    )
-    # RunInference warns of it on every machine without its optional model manager.
-    logging.getLogger().addFilter(lambda record: "Resource module is not available" not in str(record.msg))
-    if not verbose:
-        # Runners log the stack trace of what a worker raised, and raise it again: the command says it in one line.
-        for noisy in ("apache_beam.runners", "apache_beam.utils.subprocess_server"):
-            logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    standard = parsed.view_as(StandardOptions)
-    standard.streaming = live
-    runner = standard.runner or _DEFAULT_RUNNER
+    _configure_logging(parsed)
+    parsed.view_as(StandardOptions).streaming = live
+    runner = runner_of(parsed)
     prism = parsed.view_as(PrismRunnerOptions)
     if runner == "PrismRunner":
         prism.prism_location = prism.prism_location or shutil.which("prism")  # None: Beam downloads it
@@ -156,6 +155,20 @@ def _prepare(parsed: PipelineOptions, wire: Wire, live: bool) -> Callable[[Calla
         result.wait_until_finish()
 
     return run
+
+
+def _configure_logging(parsed: PipelineOptions) -> None:
+    verbose = parsed.view_as(options.ReportOptions).verbose
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s", force=True
+    )
+    # RunInference warns of it on every machine without its optional model manager.
+    logging.getLogger().addFilter(lambda record: "Resource module is not available" not in str(record.msg))
+    if not verbose:
+        # Runners log the stack trace of what a worker raised, and raise it again: the command says it in one line.
+        # gcsio is asked by Beam only, and warns where an account may not see a bucket's own settings.
+        for noisy in ("apache_beam.runners", "apache_beam.utils.subprocess_server", "apache_beam.io.gcp.gcsio"):
+            logging.getLogger(noisy).setLevel(logging.CRITICAL + 1)  # Dataflow's logs refusals as critical
 
 
 def outlast_job_server(portable: PortableOptions) -> None:

@@ -285,6 +285,13 @@ class ReportOptions(PipelineOptions):
             help="once a second on stderr: a status line (auto: only on a terminal) or one JSON object",
         )
         parser.add_argument("--report", metavar="FILE", help="write the closing summary as JSON")
+        parser.add_argument(
+            "--wait",
+            choices=["auto", "yes", "no"],
+            default="auto",
+            help="Dataflow: wait for the end of the job that was submitted (auto: of one that has an end). Ctrl-C ends "
+            "the waiting, not the job",
+        )
         parser.add_argument("--verbose", action="store_true", help="log more; show stack traces")
 
 

@@ -44,11 +44,11 @@ def build(pipeline: beam.Pipeline, job: RedriveJob) -> None:
 def main(argv: Sequence[str]) -> int:
     """Parses, checks, puts back what is there now, and says how much that was."""
     parsed = options.parse("python -m beam_jobs.redrive", (__doc__ or "").splitlines()[0], argv, *CONCERNS)
-    with launch.start_workers(parsed) as workers:
+    with launch.begin(parsed) as workers:
         job = redrive_job(parsed)
         done = partial(conclude_redrive, dry_run=job.output is None)
         wires = [partial(build, job=part) for part in shares(job, workers.count)]
-        return launch.run_job(parsed, wires, False, done, workers)
+        return launch.run_job(parsed, wires, "redrive", False, done, workers)
 
 
 if __name__ == "__main__":

@@ -45,11 +45,11 @@ def build(pipeline: beam.Pipeline, job: ReplayJob) -> None:
 def main(argv: Sequence[str]) -> int:
     """Parses, checks everything that can be checked before the start, runs, says how far it came."""
     parsed = options.parse("python -m beam_jobs.replay", (__doc__ or "").splitlines()[0], argv, *CONCERNS)
-    with launch.start_workers(parsed) as workers:
+    with launch.begin(parsed) as workers:
         job = replay_job(parsed, workers.count)
         report = parsed.view_as(options.ReportOptions).report
         done = partial(conclude_replay, path=report, wanted=job.contents.rows)
-        return launch.run_job(parsed, [partial(build, job=job)], False, done, workers)
+        return launch.run_job(parsed, [partial(build, job=job)], "replay", False, done, workers)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from templates.jobs import TEMPLATES, Template
 FOLDER = Path(__file__).parent
 
 # Of use on a terminal only: the process that has them ends when the job is submitted, and workers have an account.
-_LOCAL = {"help", "progress", "report", "gcs_anonymous"}
+_LOCAL = {"help", "progress", "report", "wait", "gcs_anonymous"}
 _LABELS = {"from": "Start at", "until": "Stop at", "group_id": "Consumer group", "max_file_mb": "Max file size (MB)"}
 _UNITS = {"ms": "(ms)", "mb": "(MB)", "seconds": "(seconds)"}
 # Credentials (user@host) have no place in an address.

@@ -30,10 +30,12 @@ from beam_jobs.block import SOURCE_PREFIX, Block, take
 from beam_jobs.codec.avro_file import AvroWriter
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.io import acknowledged
+from beam_jobs.io.archive_gather import GatherBlocks
 from beam_jobs.io.archive_log import ArchiveLog, Finished, Held, Ranges, new_id
 from beam_jobs.io.expiring_ids import ExpiringIds
 from beam_jobs.io.files import is_local, patiently, upload, writing
 from beam_jobs.io.kafka_topic_id import KafkaTopic, TopicIds
+from beam_jobs.runners import on_dataflow
 
 _LOGGER = logging.getLogger(__name__)
 _OTHER_KEYS = "some records have another key than %s: the archive holds that field instead (--keep_keys keeps the keys)"
@@ -120,16 +122,16 @@ class WriteFiles(beam.DoFn):
         self._root, self._name, self._schema = root, name, dict(schema)
         self._event_time, self._format, self._compression, self._route = event_time, file_format, compression, route
         self._max_file_bytes = max_file_bytes
-        self._topic, self._ids = topic, ids
-        self._exact, self._max_file_age_s = exact, max_file_age_s
+        self._topic, self.ids = topic, ids
+        self._exact, self.max_file_age_s = exact, max_file_age_s
         self._key = key
 
     def setup(self) -> None:
         self._log = ArchiveLog(self._root, self._name)
         self._topic_ids = TopicIds(self._topic.address, self._topic.config) if self._topic else None
         self._watched_key = self._key if SOURCE_KEY in self._schema["fields"] else None
-        if self._ids is not None:
-            acknowledged.listen(self._ids.stream)
+        if self.ids is not None:
+            acknowledged.listen(self.ids.stream)
         # Beside the data where that is a rename away; else on this machine until it is whole.
         self._scratch = None if is_local(self._root) else Path(tempfile.mkdtemp(prefix="highbeam-archive-"))
         self._spools = str(self._scratch or self._root)
@@ -139,9 +141,9 @@ class WriteFiles(beam.DoFn):
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def start_bundle(self) -> None:
-        if self._ids is not None:
-            until = time.time() + self._ids.acknowledged_s
-            self._log.acknowledged((self._ids.topic, 0), acknowledged.take(self._ids.stream), until)
+        if self.ids is not None:
+            until = time.time() + self.ids.acknowledged_s
+            self._log.acknowledged((self.ids.topic, 0), acknowledged.take(self.ids.stream), until)
         self._held = self._log.held()
         self._start()
 
@@ -173,7 +175,7 @@ class WriteFiles(beam.DoFn):
     def _is_enough(self) -> bool:
         """Whether so much is open that a kill would repeat a lot, or the files become too many."""
         size = self._closed_bytes + sum(file.file.tell() for file in self._open.values())
-        aged = time.monotonic() - self._since >= self._max_file_age_s
+        aged = time.monotonic() - self._since >= self.max_file_age_s
         return aged or size >= self._max_file_bytes or len(self._open) >= _MAX_OPEN_FILES
 
     def finish_bundle(self) -> None:
@@ -206,12 +208,12 @@ class WriteFiles(beam.DoFn):
             here = np.flatnonzero(groups == group)
             mine = offsets[here]
             known = self._held.holds(partition, mine)
-            if self._ids is not None:
-                known = self._note_ids(partition, mine, known, self._ids.unacknowledged_s)
+            if self.ids is not None:
+                known = self._note_ids(partition, mine, known, self.ids.unacknowledged_s)
             elif self._exact:
                 known |= self._written.holds(partition, mine) | ~_firsts(mine)
             keep[here] = ~known
-            if self._ids is None and not known.all():
+            if self.ids is None and not known.all():
                 made = Ranges.exactly if self._exact else Ranges.span
                 self._written |= made(partition, mine[~known])
         if keep.all():
@@ -299,11 +301,16 @@ def hour_folder(hour: int) -> str:
 
 
 class WriteToArchive(beam.PTransform):
-    """Writes events or features blocks to an archive; for the arguments see :class:`WriteFiles`."""
+    """Writes events or features blocks to an archive; for the arguments see :class:`WriteFiles`.
+
+    Pub/Sub messages that Dataflow itself has read come in small bundles: they are gathered first.
+    """
 
     def __init__(self, write: WriteFiles) -> None:
         super().__init__()
         self._write = write
 
     def expand(self, blocks: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[Any]:
+        if self._write.ids is not None and on_dataflow(blocks.pipeline.options):
+            blocks = blocks | "Gather" >> GatherBlocks(self._write.max_file_age_s)
         return blocks | "Write" >> beam.ParDo(self._write)

@@ -14,7 +14,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -229,6 +229,13 @@ class _Reader(io.RawIOBase):
                     retry=_RETRY,
                 )
             )
+
+
+def location(path: str) -> str | None:
+    """Where the bucket of a path is, US-CENTRAL1 or EU; None: this account may not know."""
+    with suppress(UserError, StorageAwayError, FileNotFoundError), _errors(path):
+        return str(_client().get_bucket(_split(path)[0], timeout=_TIMEOUT_S, retry=_RETRY).location)
+    return None
 
 
 def go_anonymous() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import apache_beam as beam
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from beam_jobs.block import MAX_BLOCK_ROWS
 from beam_jobs.errors import UserError
-from beam_jobs.io.block_reader import linger_s, read_blocks
+from beam_jobs.io.block_reader import REPLAY_BLOCKS_PER_BUNDLE, linger_s, read_blocks
 from beam_jobs.io.kafka_client import FetchPath, KafkaTransport, check_topic, ensure_topic
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_java import ReadWithJava
@@ -17,6 +18,11 @@ from beam_jobs.io.kafka_offsets import EARLIEST, OffsetSpec
 from beam_jobs.io.kafka_sink import OnTooLarge, WriteBlocks
 from beam_jobs.io.kafka_source import KafkaSource, OnLost
 from beam_jobs.io.uri import KafkaAddress
+from beam_jobs.runners import on_dataflow
+
+# How many readers share a topic on Dataflow, at most (a reader has one partition at least): it cannot split one later,
+# and each takes a thread and a connection. 32 read more than 30 million records/s (docs/performance.md).
+DATAFLOW_READERS = 32
 
 __all__ = [
     "ReadFromKafka",
@@ -41,9 +47,10 @@ class ReadFromKafka(beam.PTransform):
       fetch: "wire" (Kafka's protocol read by the source), "client" (confluent-kafka's public API) or "auto" ("wire"
         where it understands the settings).
       share: (i, n): only the partitions p with p % n == i; for a job of n processes.
-      shards: readers that share the partitions; more than one only where nothing downstream needs windows.
+      shards: readers that share the partitions, at most one a partition; more than one only where nothing downstream
+        needs windows. On Dataflow it is ``DATAFLOW_READERS``.
       block_rows: rows of a block at most.
-      max_blocks_per_bundle: None: 1 for a live read (latency), 40 for a bounded one (throughput).
+      max_blocks_per_bundle: None: 1 for a live read (latency), 40 for a bounded one (throughput), and on Dataflow.
       max_bundle_s: a bundle ends at the latest after this many seconds.
       max_latency_s: what a live read aims at from a record's timestamp to its output, in seconds: blocks wait less for
         more records, and are cut, as the pipeline needs it; None: blocks wait 20 ms. Without effect on a bounded read.
@@ -110,7 +117,12 @@ class ReadFromKafka(beam.PTransform):
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection[pa.RecordBatch]:
         if self._java is not None:
             return pbegin | "Java" >> self._java
-        return pbegin | "Read" >> read_blocks(self._source, *self._bundles)
+        source, (live, blocks, *rest) = self._source, self._bundles
+        if on_dataflow(pbegin.pipeline.options):
+            source = replace(source, shards=DATAFLOW_READERS)
+            # The service stores a checkpoint for each bundle: one for each block would cost more than the block.
+            blocks = blocks or REPLAY_BLOCKS_PER_BUNDLE
+        return pbegin | "Read" >> read_blocks(source, live, blocks, *rest)
 
 
 class WriteToKafka(beam.PTransform):

@@ -5,7 +5,7 @@ A value may be a reference (:mod:`beam_jobs.references`), which is resolved on t
 
 What travels with the pipeline (pickles, logs, the runner's UI): plain settings and references. A secret written out
 in the file does not travel: in its place stands the file's path, and the worker reads the file again. So literal
-secrets suit local runners, and remote workers need references (or the file at the same path).
+secrets suit local runners, and remote workers need references (or the file at the same path, or in a bucket).
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from beam_jobs.errors import UserError
+from beam_jobs.io.files import read_bytes
 from beam_jobs.io.kafka_oauth import GOOGLE_HANDLER, GOOGLE_TOKENS, HANDLER
 from beam_jobs.references import FORMS, is_reference, read_secret
 
@@ -34,6 +35,7 @@ _SECRET_NAMES = frozenset(
         "ssl.keystore.key",
     }
 )
+_EVERYWHERE = ("/etc/ssl/certs", "/usr/share/ca-certificates", "probe")  # a Debian's own certificates
 _LITERAL_IN = "properties:"  # our own reference: the value stands in the properties file on the worker
 
 # Settings the source and the sink decide themselves; a shared client.properties often carries them.
@@ -87,14 +89,14 @@ class KafkaConfig:
 
     @staticmethod
     def from_file(path: str | os.PathLike[str] | None) -> KafkaConfig:
-        """The settings of a properties file; no settings for None.
+        """The settings of a properties file, on this machine or gs://; no settings for None.
 
         Raises:
           UserError: the file cannot be read, a line is no ``name=value``, or a Java setting has no equivalent.
         """
         if path is None:
             return KafkaConfig()
-        where = str(Path(path).absolute())
+        where = str(path) if "://" in str(path) else str(Path(path).absolute())
         settings = _translate(_read(where), where)
         for name, value in settings.items():
             if is_secret(name) and not is_reference(value):
@@ -140,6 +142,20 @@ class KafkaConfig:
         """Kafka's settings as written (references unresolved), without those of the Schema Registry."""
         return [(name, value) for name, value in self.settings if not name.startswith(_REGISTRYS)]
 
+    def needed_on_worker(self) -> Iterator[tuple[str, str]]:
+        """Settings that lead to something only this machine, or an image of one's own, may have: (name, what it is)."""
+        for name, whole in self.settings:
+            value = whole.partition(":")[2] if name.endswith("user.info") and not is_reference(whole) else whole
+            scheme, _, target = value.partition(":")
+            if value.startswith(_LITERAL_IN) and "://" not in value:
+                yield name, f"the file {value.removeprefix(_LITERAL_IN)}, where it is written out,"
+            elif is_reference(value) and scheme == "env":
+                yield name, f"the environment variable {target}"
+            elif is_reference(value) and scheme == "file":
+                yield name, f"the file {target.removeprefix('//')}"
+            elif name.endswith(".location") and not value.startswith(_EVERYWHERE):
+                yield name, f"the file {value}"
+
     def get(self, name: str, default: str = "") -> str:
         """A setting as written (references unresolved)."""
         return dict(self.settings).get(name, default)
@@ -163,7 +179,7 @@ def _resolve(name: str, value: str) -> str:
 def _read(path: str) -> dict[str, str]:
     """The name=value lines of a properties file; ``#`` and ``!`` start comments, a final ``\\`` continues a line."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_bytes(path).decode()
     except OSError as error:
         raise UserError(f"Kafka properties {path}: cannot be read ({error.strerror}); check --kafka_config") from None
     except UnicodeDecodeError:

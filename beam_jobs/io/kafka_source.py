@@ -118,9 +118,10 @@ class KafkaSource(UnboundedSource):
             return [self]
         positions, ends = resolve(self)
         number, count = self.share
+        total = max(1, min(self.shards, len(positions)))  # a reader without a partition would be a thread for nothing
         shards = [
-            replace(self, share=(number + count * shard, count * self.shards), shards=1, name=uuid.uuid4().hex)
-            for shard in range(self.shards)
+            replace(self, share=(number + count * shard, count * total), shards=1, name=uuid.uuid4().hex)
+            for shard in range(total)
         ]
         return [
             replace(

@@ -9,7 +9,6 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.io.gcp import pubsub as beam_pubsub
-from apache_beam.options.pipeline_options import StandardOptions
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
@@ -23,11 +22,7 @@ from beam_jobs.io.pubsub_pull import PullSettings
 from beam_jobs.io.pubsub_sink import PublishBlocks
 from beam_jobs.io.pubsub_source import PubSubSource
 from beam_jobs.io.uri import PubSubAddress
-
-
-def on_dataflow(pipeline: beam.Pipeline) -> bool:
-    """Whether the pipeline is built for Dataflow."""
-    return "dataflow" in str(pipeline.options.view_as(StandardOptions).runner or "").lower()
+from beam_jobs.runners import on_dataflow
 
 
 class ReadFromPubSub(beam.PTransform):
@@ -89,7 +84,7 @@ class ReadFromPubSub(beam.PTransform):
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection[pa.RecordBatch]:
         source = self._source
-        if on_dataflow(pbegin.pipeline):
+        if on_dataflow(pbegin.pipeline.options):
             if source.until_ms is not None:
                 raise UserError(f"{source.subscription}: Dataflow reads Pub/Sub without an end; leave --until out")
             return (
@@ -137,7 +132,7 @@ class WriteToPubSub(beam.PTransform):
         self._write = PublishBlocks(address, on_too_large, record_latency, ordered)
 
     def expand(self, blocks: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[Any]:
-        if on_dataflow(blocks.pipeline):
+        if on_dataflow(blocks.pipeline.options):
             messages = blocks | "ToMessages" >> beam.ParDo(_ToMessages()).with_output_types(beam_pubsub.PubsubMessage)
             return messages | "Write" >> beam_pubsub.WriteToPubSub(self._address.topic_path, with_attributes=True)
         return blocks | "Write" >> beam.ParDo(self._write)

@@ -14,11 +14,12 @@ from beam_jobs import options
 from beam_jobs.errors import UserError
 from beam_jobs.io import bus
 from beam_jobs.io.archive_input import ArchiveInput, open_archive
-from beam_jobs.io.files import check_access, root_of
+from beam_jobs.io.files import check_access, is_local, root_of
 from beam_jobs.io.kafka import check_topic
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_offsets import OffsetKind, OffsetSpec
 from beam_jobs.io.uri import Address, PubSubAddress, parse
+from beam_jobs.preflight.dataflow import check_path, check_settings, warn_of_this_machine
 from beam_jobs.preflight.java import check_java
 from beam_jobs.preflight.subscription import pubsub_settings, topic_of
 from beam_jobs.preprocessing.preprocessor import Preprocessor
@@ -58,8 +59,23 @@ def archive_input(given: options.InputOptions, use_case: UseCase) -> ArchiveInpu
             raise UserError(f"{flag} {text}: an archive is cut by event time, give a time like 2026-11-22T07:00:00Z")
         bounds[flag] = spec.timestamp_ms if spec and spec.kind is OffsetKind.TIMESTAMP else None
     root = root_of(given.input)
+    check_path(given, "--input", given.input)
     check_access(root)
     return open_archive(root, use_case, bounds["--from"], bounds["--until"])
+
+
+def client_settings(parsed: PipelineOptions) -> KafkaConfig:
+    """What --kafka_config says.
+
+    Raises:
+      UserError: it can't be read, or says something that workers can't follow.
+    """
+    path = parsed.view_as(options.ConnectionOptions).kafka_config
+    if path and not is_local(path):
+        check_access(path)
+    config = KafkaConfig.from_file(path)
+    check_settings(parsed, config)
+    return config
 
 
 def stream_source(
@@ -76,13 +92,14 @@ def stream_source(
       UserError: the topic or subscription is not there, or an option is wrong.
     """
     given = parsed.view_as(options.InputOptions)
-    config = KafkaConfig.from_file(parsed.view_as(options.ConnectionOptions).kafka_config)
+    config = client_settings(parsed)
     live = given.until is None
     if not 1 <= given.block_rows <= 1_000_000:
         raise UserError(f"--block_rows {given.block_rows}: expected 1 to 1000000")
     if not 1 <= given.max_latency_ms <= 60_000:
         raise UserError(f"--max_latency_ms {given.max_latency_ms:g}: expected 1 to 60000")
     address = parse(given.input)
+    warn_of_this_machine(parsed, address)
     group = f"highbeam.{name.replace('/', '.')}"
     shared = {"block_rows": given.block_rows, "max_latency_s": given.max_latency_ms / 1000}
     if isinstance(address, PubSubAddress):
@@ -135,6 +152,7 @@ def prepare_outputs(
     create = parsed.view_as(options.ConnectionOptions).create_topics
     read = topic_of(source) if isinstance(source, PubSubAddress) else source
     for address in outputs:
+        warn_of_this_machine(parsed, address)
         if address == read:
             raise UserError(f"{address.topic} is the input as well as an output: the job would feed itself")
         if create:

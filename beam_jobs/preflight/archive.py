@@ -27,12 +27,15 @@ from beam_jobs.lookup import LookupFile, describe
 from beam_jobs.preflight.addresses import (
     archive_input,
     check_no_windows,
+    client_settings,
     describe_source,
     prepare_outputs,
     schema_source,
     stream_source,
 )
+from beam_jobs.preflight.dataflow import check_path, check_pii_key, refuse_at_least_once
 from beam_jobs.preflight.subscription import retention_s
+from beam_jobs.runners import on_dataflow
 from schemas.client import SchemaSource
 from use_cases import UseCase
 
@@ -69,6 +72,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     """
     options.require(parsed, "use_case", "input", "output", "dead_letters")
     wanted, bad = parsed.view_as(options.ArchiveOptions), parsed.view_as(options.DeadLetterOptions)
+    refuse_at_least_once(parsed, "archive", "each record is to be in one row")
     for flag in ("max_file_age", "max_file_mb", "enrich_every"):
         if getattr(wanted, flag) <= 0:
             raise UserError(f"--{flag} {getattr(wanted, flag):g}: expected more than 0")
@@ -81,8 +85,10 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     content: Content = "events" if wanted.raw else "features"
     if content == "features":
         check_no_windows(preprocessor, "archive the events with --raw; model.train computes the windows from them")
-        preprocessor.check_secrets()
+        check_pii_key(parsed, preprocessor)
     schema = archive_schema(use_case, content)
+    if wanted.enrich:
+        check_path(parsed, "--enrich", wanted.enrich)
     lookup = _lookup(wanted, use_case, arrow_schema(schema))
     if lookup is not None:
         schema = archive_schema(use_case, content, lookup.fields)
@@ -91,11 +97,12 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
         texts = ", ".join(f.name for f in rows if _is_text(f.type))
         raise UserError(f"--route_by {wanted.route_by}: no text column of the archive; there are {texts}")
     root = root_of(parsed.view_as(options.OutputOptions).output)
+    check_path(parsed, "--output", root)
     check_access(root)
     name = f"archive/{use_case.name}"
     given = parsed.view_as(options.InputOptions)
     archive = archive_input(given, use_case)
-    config = KafkaConfig.from_file(parsed.view_as(options.ConnectionOptions).kafka_config)
+    config = client_settings(parsed)
     source: dict[str, Any] = {}
     live = False
     if archive:
@@ -149,7 +156,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
             exact=archive is not None,
             max_file_age_s=wanted.max_file_age,
             key=None if wanted.keep_keys else use_case.key,
-            ids=_exact_ids(source),
+            ids=_exact_ids(parsed, source),
         ),
         lookup=lookup,
         lookup_every_s=wanted.enrich_every,
@@ -210,12 +217,15 @@ def check_processes(job: ArchiveJob, count: int) -> None:
         raise UserError(f"--direct_num_workers={count}: one process writes an archive from Pub/Sub; leave it out")
 
 
-def _exact_ids(source: Mapping[str, Any]) -> ExactIds | None:
+def _exact_ids(parsed: PipelineOptions, source: Mapping[str, Any]) -> ExactIds | None:
     """How message ids are remembered; None: the positions have an order, or come from another archive."""
     address = source.get("address")
     if not isinstance(address, PubSubAddress):
         return None
-    return ExactIds(address.topic, source["name"], retention_s(address), source["settings"].dedupe_s)
+    acknowledged_s = source["settings"].dedupe_s
+    # Dataflow acknowledges before we see a message, and drops what comes again: only its own second tries are left.
+    unacknowledged_s = acknowledged_s if on_dataflow(parsed) else retention_s(address)
+    return ExactIds(address.topic, source["name"], unacknowledged_s, acknowledged_s)
 
 
 def _is_text(kind: pa.DataType) -> bool:

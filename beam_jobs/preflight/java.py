@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shutil
 
-from apache_beam.options.pipeline_options import CrossLanguageOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import CrossLanguageOptions, PipelineOptions
 
 from beam_jobs import options
 from beam_jobs.errors import UserError
-
-_LOCAL = ("DirectRunner", "FnApiRunner", "PrismRunner")
+from beam_jobs.runners import LOCAL, runner_of
 
 
 def check_java(parsed: PipelineOptions, name: str) -> None:
@@ -27,8 +26,8 @@ def check_java(parsed: PipelineOptions, name: str) -> None:
         raise UserError("--kafka_io java reads without an end; leave out --until, or --kafka_io")
     if given.fetch != "auto":
         raise UserError(f"--fetch {given.fetch} is of the native source; leave it or --kafka_io java out")
-    runner = parsed.view_as(StandardOptions).runner or "DirectRunner"
-    if runner in _LOCAL:
+    runner = runner_of(parsed)
+    if runner in LOCAL:
         raise UserError(f"--kafka_io java needs a runner that runs Java workers, which {runner} is not; leave it out")
     if shutil.which("java") is None and not parsed.view_as(CrossLanguageOptions).beam_services:
         raise UserError(

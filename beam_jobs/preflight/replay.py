@@ -18,7 +18,7 @@ from beam_jobs.io.archive_input import ArchiveInput
 from beam_jobs.io.archive_sweep import Contents, look_through
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.uri import Address, parse
-from beam_jobs.preflight.addresses import archive_input, prepare_outputs, schema_source
+from beam_jobs.preflight.addresses import archive_input, client_settings, prepare_outputs, schema_source
 from beam_jobs.replay_records import value_schema
 from beam_jobs.report import time_text
 from schemas.client import ShippedSchemas
@@ -64,7 +64,7 @@ def replay_job(parsed: PipelineOptions, workers: int = 1) -> ReplayJob:
             f"{given.input} holds features, what preprocessing has made of the events: no job reads them from a topic; "
             "replay an archive of events (beam_jobs.archive --raw), or name this one as --input of score"
         )
-    config = KafkaConfig.from_file(parsed.view_as(options.ConnectionOptions).kafka_config)
+    config = client_settings(parsed)
     writers = schema_source(parsed, use_case.schema, config)
     schema = value_schema(use_case, registry=not isinstance(writers, ShippedSchemas))
     prepare_outputs(parsed, config, [output], None)

@@ -18,11 +18,13 @@ from beam_jobs.io.uri import Address, parse
 from beam_jobs.preflight.addresses import (
     archive_input,
     check_no_windows,
+    client_settings,
     describe_source,
     prepare_outputs,
     schema_source,
     stream_source,
 )
+from beam_jobs.preflight.dataflow import check_path, check_pii_key
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from model.manifest import Manifest
 from model.registry import ModelVersion, resolve
@@ -64,7 +66,8 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     use_case = use_cases.load(parsed.view_as(options.UseCaseOptions).use_case)
     preprocessor = use_case.preprocessor()
     check_no_windows(preprocessor, "remove OVER from the SQL and train a new version")
-    preprocessor.check_secrets()
+    check_pii_key(parsed, preprocessor)
+    check_path(parsed, "--model", wanted.model, in_image=True)
     model = resolve(wanted.model, use_case.name)
     described = model.manifest
     check_fingerprint(described, preprocessor)
@@ -74,7 +77,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     name = f"score/{use_case.name}"
     given = parsed.view_as(options.InputOptions)
     archive = archive_input(given, use_case)
-    config = KafkaConfig.from_file(parsed.view_as(options.ConnectionOptions).kafka_config)
+    config = client_settings(parsed)
     source: dict[str, Any] = {}
     live = False
     if archive is None:

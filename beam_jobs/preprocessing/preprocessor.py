@@ -116,6 +116,11 @@ class Preprocessor:
             return pa.field(output.name, pa.float32(), nullable=False)
         return pa.field(output.name, pa.string(), nullable=output.name != self.key)
 
+    @property
+    def secret_reference(self) -> str | None:
+        """Where the key of the pseudonyms is; None: the query makes none."""
+        return self._policy.key if self._pseudonyms else None
+
     def check_secrets(self) -> None:
         """UserError if the query needs the key of the pseudonyms and it can't be read here; for the start of a job."""
         if self._pseudonyms:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -80,12 +81,27 @@ def test_the_version_is_one(tmp_path: Path) -> None:
     assert f'VERSION = "{beam_jobs.__version__}"' in (CHECKOUT / "setup.py").read_text()
 
 
-def test_help_does_not_import_tensorflow(tmp_path: Path) -> None:
+@pytest.mark.parametrize("job", ["score", "archive", "replay", "redrive"])
+def test_help_does_not_import_tensorflow(job: str) -> None:
     code = (
         "import sys, runpy\n"
-        "sys.argv = ['score', '--help']\n"
-        "try: runpy.run_module('beam_jobs.score', run_name='__main__')\n"
+        f"sys.argv = ['{job}', '--help']\n"
+        f"try: runpy.run_module('beam_jobs.{job}', run_name='__main__')\n"
         "except SystemExit: pass\n"
         "print('tensorflow' in sys.modules)"
     )
     assert run(sys.executable, "-c", code, cwd=CHECKOUT).strip().endswith("False")
+
+
+def test_what_is_installed_can_be_packed_again_for_workers(installed: Path, tmp_path: Path) -> None:
+    code = "import pathlib, beam_jobs.packaging as p; print(p.package(pathlib.Path('.')))"
+    wheel = tmp_path / run(installed, "-c", code, cwd=tmp_path, env=environment()).strip()
+    [original] = installed.parent.parent.parent.glob("highbeam-*.whl")
+    assert wheel.name == original.name
+    with zipfile.ZipFile(wheel) as made, zipfile.ZipFile(original) as first:
+        names = {name for name in first.namelist() if not name.endswith("/RECORD")}
+        assert {name for name in made.namelist() if not name.endswith("/RECORD")} == names
+        assert all(made.read(name) == first.read(name) for name in names)
+    target = tmp_path / "again"
+    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, wheel, cwd=tmp_path)
+    assert (target / "beam_jobs" / "score.py").exists()

@@ -1,0 +1,216 @@
+"""What a job needs on Dataflow, checked before anything is staged: a project, a bucket, credentials; what workers see.
+
+Everything here passes for every other runner.
+"""
+
+from __future__ import annotations
+
+import re
+
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    SetupOptions,
+    WorkerOptions,
+)
+
+from beam_jobs import options
+from beam_jobs.cli import say
+from beam_jobs.errors import UserError, one_line
+from beam_jobs.google_credentials import application_default
+from beam_jobs.io import files
+from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.uri import Address, KafkaAddress
+from beam_jobs.preprocessing.preprocessor import Preprocessor
+from beam_jobs.references import is_reference
+from beam_jobs.runners import on_dataflow, runner_of
+
+AT_LEAST_ONCE = "streaming_mode_at_least_once"
+
+_PROJECT = re.compile(r"([a-z0-9.-]+\.[a-z]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
+_FOLDER = re.compile(r"gs://[a-z0-9][a-z0-9._-]+(/\S*)?")
+_REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
+_JOB_NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
+_BEAMS_IMAGE = re.compile(r"((docker\.io/)?apache|gcr\.io/cloud-dataflow/v1beta3)/beam_python")
+_THIS_MACHINE = re.compile(r"(localhost|127\.[0-9.]+|\[::1\]):[0-9]+")
+_CONTINENTS = {"us": "US", "europe": "EU", "asia": "ASIA"}  # a region's first word -> the multi-region of buckets
+_API_TIMEOUT_S = 10.0
+
+
+def check_target(parsed: PipelineOptions) -> None:
+    """Checks where the job is to run, within seconds, before the job itself is looked at.
+
+    Raises:
+      UserError: the first thing that is missing or wrong, with its remedy.
+    """
+    if not on_dataflow(parsed):
+        return
+    cloud = parsed.view_as(GoogleCloudOptions)
+    cloud.temp_location = cloud.temp_location or cloud.staging_location
+    missing = [f"--{name}" for name in ("project", "region", "temp_location") if not getattr(cloud, name)]
+    if missing:
+        raise UserError(
+            f"--runner={runner_of(parsed)} needs {', '.join(missing)} as well, as in --project=my-project "
+            "--region=europe-west1 --temp_location=gs://my-bucket/temp"
+        )
+    _check_forms(cloud)
+    _check_packaging(parsed)
+    reporting = parsed.view_as(options.ReportOptions)
+    if reporting.report or reporting.progress not in ("auto", "none"):
+        raise UserError("--report and --progress tell of a local run; on Dataflow the counters are in its console")
+    if not cloud.no_auth:
+        application_default(f"--runner={runner_of(parsed)}")
+    for path in dict.fromkeys(filter(None, (cloud.temp_location, cloud.staging_location))):
+        files.check_access(path.rstrip("/"))
+        _check_region(path, cloud.region)
+    if not cloud.template_location:  # there the service makes the job, and the launcher's account can't list any
+        _check_jobs(parsed)
+
+
+def check_path(parsed: PipelineOptions, flag: str, path: str, in_image: bool = False) -> None:
+    """Refuses a path of this machine: workers do not see it.
+
+    Args:
+      in_image: it may be part of the workers' image, in which the launcher of a Flex Template runs as well.
+
+    Raises:
+      UserError: as said.
+    """
+    if not on_dataflow(parsed) or not files.is_local(path.removeprefix("file://")):
+        return
+    if in_image and parsed.view_as(GoogleCloudOptions).template_location:
+        return
+    raise UserError(
+        f"{flag} {path}: workers of Dataflow do not see the files of this machine; copy them to a bucket (gcloud "
+        f"storage cp --recursive … gs://my-bucket/) and name that"
+    )
+
+
+def check_settings(parsed: PipelineOptions, config: KafkaConfig) -> None:
+    """Refuses client settings that refer to something Beam's own image does not have.
+
+    Raises:
+      UserError: as said.
+    """
+    if not on_dataflow(parsed) or _own_image(parsed):
+        return
+    for name, what in config.needed_on_worker():
+        raise UserError(
+            f"--kafka_config: {name} needs {what} on every worker; for a secret write "
+            "secret://projects/P/secrets/S/versions/V, put client.properties into a bucket, or make an image that has "
+            "it (--sdk_container_image)"
+        )
+
+
+def check_pii_key(parsed: PipelineOptions, preprocessor: Preprocessor) -> None:
+    """Reads the key of the pseudonyms, where the SQL makes any.
+
+    Raises:
+      UserError: it can't be read, here or on the workers.
+    """
+    reference = preprocessor.secret_reference
+    scheme = (reference or "").partition(":")[0]
+    if reference and is_reference(reference) and scheme != "secret" and on_dataflow(parsed) and not _own_image(parsed):
+        raise UserError(
+            f"pii.key {reference}: workers of Beam's image do not have it; refer to "
+            "secret://projects/P/secrets/S/versions/NUMBER, or make an image that has it (--sdk_container_image)"
+        )
+    preprocessor.check_secrets()
+
+
+def warn_of_this_machine(parsed: PipelineOptions, address: Address) -> None:
+    """Says that workers will not reach a broker of this machine."""
+    if on_dataflow(parsed) and isinstance(address, KafkaAddress) and _THIS_MACHINE.search(address.bootstrap_servers):
+        say(f"warning: {address} is this machine for this machine only; workers need an address they can reach")
+
+
+def refuse_at_least_once(parsed: PipelineOptions, job: str, reason: str) -> None:
+    """Refuses Dataflow's at-least-once mode for a job that it would break.
+
+    Raises:
+      UserError: as said.
+    """
+    asked = [
+        *(parsed.view_as(GoogleCloudOptions).dataflow_service_options or []),
+        *(parsed.view_as(DebugOptions).experiments or []),
+    ]
+    if on_dataflow(parsed) and AT_LEAST_ONCE in asked:
+        raise UserError(f"{AT_LEAST_ONCE} is not for {job}: {reason}; leave it out")
+
+
+def _own_image(parsed: PipelineOptions) -> bool:
+    return bool(parsed.view_as(WorkerOptions).sdk_container_image)
+
+
+def _check_forms(cloud: GoogleCloudOptions) -> None:
+    forms = (
+        ("project", _PROJECT, "a project id like my-project"),
+        ("region", _REGION, "a region like europe-west1, no zone"),
+        ("temp_location", _FOLDER, "gs://my-bucket/temp"),
+        ("staging_location", _FOLDER, "gs://my-bucket/staging"),
+        ("job_name", _JOB_NAME, "lower-case letters, digits and hyphens, a letter first"),
+    )
+    for name, form, example in forms:
+        value = getattr(cloud, name)
+        if value and not form.fullmatch(value):
+            raise UserError(f"--{name} {value}: expected {example}")
+    for name in ("temp_location", "staging_location"):
+        value = getattr(cloud, name)
+        if value and value.count("/") == 2:
+            setattr(cloud, name, f"{value}/highbeam")  # Beam takes no bucket without a folder
+    if cloud.update and not cloud.job_name:
+        raise UserError("--update needs --job_name, the name of the job that is to be updated")
+
+
+def _check_packaging(parsed: PipelineOptions) -> None:
+    setup, image = parsed.view_as(SetupOptions), parsed.view_as(WorkerOptions).sdk_container_image
+    if setup.setup_file and not files.list_files(files.root_of(setup.setup_file)):
+        raise UserError(f"--setup_file {setup.setup_file}: there is no such file; leave it out to stage this Highbeam")
+    if image and _BEAMS_IMAGE.match(image) and not setup.setup_file:
+        raise UserError(
+            f"--sdk_container_image {image} is Beam's own image, which has no Highbeam; leave it out, or name one that "
+            "is made by templates/Dockerfile"
+        )
+
+
+def _check_region(path: str, region: str) -> None:
+    """Says where a bucket is, if that is not where the job runs: it works, but bytes between regions cost."""
+    from beam_jobs.io.gcs import location  # Google's libraries take seconds to import
+
+    where = location(path)
+    near = {region.upper(), _CONTINENTS.get(region.partition("-")[0], "")}
+    if where and where not in near and ("-" in where or where in _CONTINENTS.values()):
+        say(f"warning: {path} is in {where.lower()}, the job in {region}: traffic between regions costs")
+
+
+def _check_jobs(parsed: PipelineOptions) -> None:
+    """Asks the service which jobs run: whether it lets us in, and whether the name of this one is free (or there)."""
+    from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationClient
+    from google.api_core.exceptions import GoogleAPICallError
+    from google.auth.exceptions import GoogleAuthError
+    from google.cloud import dataflow
+
+    cloud = parsed.view_as(GoogleCloudOptions)
+    request = dataflow.ListJobsRequest(
+        project_id=cloud.project, location=cloud.region, filter=dataflow.ListJobsRequest.Filter.ACTIVE
+    )
+    try:
+        jobs = DataflowApplicationClient(parsed)._jobs_client.list_jobs(request, timeout=_API_TIMEOUT_S, retry=None)
+        running = [job.id for job in jobs if job.name == cloud.job_name]
+    except (GoogleAPICallError, GoogleAuthError, OSError) as error:
+        text = one_line(getattr(error, "message", None) or error, 300)
+        raise UserError(
+            f"Dataflow in {cloud.project}, {cloud.region}: {text}; enable dataflow.googleapis.com there, give this "
+            "account roles/dataflow.developer, or mend --project and --region"
+        ) from error
+    if cloud.update and not running:
+        # Beam itself would look for it for ever.
+        raise UserError(
+            f"--update: no job {cloud.job_name} runs in {cloud.region}; leave out --update, or mend --job_name"
+        )
+    if running and not cloud.update:
+        raise UserError(
+            f"--job_name {cloud.job_name}: job {running[0]} of that name runs already; --update replaces it, or choose "
+            "another name"
+        )

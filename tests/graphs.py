@@ -1,0 +1,188 @@
+"""The graphs of the jobs, made without a broker, a bucket or a model; and the names of their steps at the last release.
+
+    python -m tests.graphs     # records the names, in transform_names.json: when a version is released
+
+Dataflow keeps the state of a running job under these names: a version with others cannot take a running job over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, cast
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
+from apache_beam.runners import DirectRunner
+
+import beam_jobs
+import use_cases
+from beam_jobs import archive, redrive, replay, score
+from beam_jobs.archive_rows import archive_schema
+from beam_jobs.io.archive import ExactIds, WriteFiles
+from beam_jobs.io.archive_input import ArchiveInput
+from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.kafka_offsets import EARLIEST
+from beam_jobs.io.pubsub_pull import PullSettings
+from beam_jobs.io.uri import Address, KafkaAddress, PubSubAddress
+from beam_jobs.lookup import LookupFile
+from beam_jobs.preflight.archive import ArchiveJob
+from beam_jobs.preflight.redrive import RedriveJob
+from beam_jobs.preflight.replay import ReplayJob
+from beam_jobs.preflight.score import ScoreJob
+from model.registry import ModelVersion
+from schemas.client import ShippedSchemas
+
+RECORDED = Path(__file__).with_name("transform_names.json")
+CARS = use_cases.load("car_sensors")
+CONFIG = KafkaConfig()
+WRITERS = ShippedSchemas(CARS.schema)
+IDS = {"alert": 1, "score": 2, "dead_letter": 3}
+ARCHIVED = ArchiveInput(("gs://bucket/a.avro", "gs://bucket/b.avro"), CARS, "events", None, None)
+BLOCKS: dict[str, Any] = {"block_rows": 1000, "max_latency_s": 0.1}
+SOURCES: dict[str, dict[str, Any]] = {
+    "kafka": {"config": CONFIG, "group_id": "g", "start": EARLIEST, "until": None, "fetch": "auto"} | BLOCKS,
+    "pubsub": {"name": "events", "until_ms": None, "quiet_s": 30.0, "settings": PullSettings()} | BLOCKS,
+}
+
+Wire = Callable[[beam.Pipeline], Any]
+
+
+def _on(bus: str, name: str) -> Address:
+    return KafkaAddress("broker:9092", name) if bus == "kafka" else PubSubAddress("my-project", name)
+
+
+def _source(bus: str) -> dict[str, Any]:
+    return {"address": _on(bus, "events")} | SOURCES[bus]
+
+
+def _score(bus: str, archived: bool = False) -> Wire:
+    model = ModelVersion("car_sensors", "v", "gs://bucket/v", None, cast(Any, None), "0")
+    job = ScoreJob(
+        name="score/car_sensors",
+        live=not archived,
+        use_case=CARS,
+        preprocessor=CARS.preprocessor(),
+        model=model,
+        source={} if archived else _source(bus),
+        archive=ARCHIVED if archived else None,
+        config=CONFIG,
+        writers=WRITERS,
+        alerts=_on(bus, "alerts"),
+        scores=_on(bus, "scores"),
+        dead_letters=_on(bus, "dead"),
+        max_dead_letter_rate=0.9,
+        schema_ids=IDS,
+    )
+    return partial(score.build, job=job)
+
+
+def _archive(bus: str) -> Wire:
+    schema = archive_schema(CARS, "features")
+    job = ArchiveJob(
+        name="archive/car_sensors",
+        live=True,
+        use_case=CARS,
+        content="features",
+        columns=("car_id", "event_time"),
+        source=_source(bus),
+        archive=None,
+        config=CONFIG,
+        writers=WRITERS,
+        write=WriteFiles(
+            *("gs://bucket/x", "cars", schema, CARS.event_time, "avro", "deflate", None, 1 << 20),
+            ids=ExactIds("events", "events", 600.0, 600.0) if bus == "pubsub" else None,
+        ),
+        lookup=LookupFile("gs://bucket/cars.csv", "car_id", pa.string(), ({"name": "fleet", "type": "string"},)),
+        lookup_every_s=30.0,
+        dead_letters=_on(bus, "dead"),
+        max_dead_letter_rate=0.9,
+        schema_ids=IDS,
+    )
+    return partial(archive.build, job=job)
+
+
+def _replay(bus: str) -> Wire:
+    job = ReplayJob(ARCHIVED, cast(Any, None), None, CONFIG, _on(bus, "again"), CARS.schema, 1)
+    return partial(replay.build, job=job)
+
+
+def _redrive(bus: str) -> Wire:
+    return partial(redrive.build, job=RedriveJob(_source(bus), CONFIG, WRITERS, _on(bus, "events"), ()))
+
+
+GRAPHS: dict[str, Wire] = {
+    "score, Kafka": _score("kafka"),
+    "score, Pub/Sub": _score("pubsub"),
+    "score, an archive": _score("kafka", archived=True),
+    "archive, Kafka": _archive("kafka"),
+    "archive, Pub/Sub": _archive("pubsub"),
+    "replay, Kafka": _replay("kafka"),
+    "replay, Pub/Sub": _replay("pubsub"),
+    "redrive, Kafka": _redrive("kafka"),
+    "redrive, Pub/Sub": _redrive("pubsub"),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A transform of a graph."""
+
+    name: str
+    outputs: tuple[str, ...]  # tags and types
+    leaf: bool  # it has no parts
+    within_io: bool  # it is a part of a transform of beam_jobs.io
+    of_io: bool  # it is one
+
+
+class _Steps(PipelineVisitor):
+    def __init__(self) -> None:
+        self.found: list[Step] = []
+        self._within: list[str] = []  # transforms of beam_jobs.io that we are in
+
+    def enter_composite_transform(self, node: AppliedPTransform) -> None:
+        self._add(node, leaf=False)
+        if _of_io(node):
+            self._within.append(node.full_label)
+
+    def leave_composite_transform(self, node: AppliedPTransform) -> None:
+        if self._within and self._within[-1] == node.full_label:
+            self._within.pop()
+
+    def visit_transform(self, node: AppliedPTransform) -> None:
+        self._add(node, leaf=True)
+
+    def _add(self, node: AppliedPTransform, leaf: bool) -> None:
+        is_sink = _of_io(node) and "Write" in type(node.transform).__name__  # what it gives nobody reads
+        types = [] if is_sink else [f"{tag}: {output.element_type}" for tag, output in node.outputs.items()]
+        self.found.append(Step(node.full_label, tuple(types), leaf, bool(self._within), _of_io(node)))
+
+
+def _of_io(node: AppliedPTransform) -> bool:
+    return type(node.transform).__module__.startswith("beam_jobs.io.")
+
+
+@cache
+def steps(graph: str, runner: str) -> tuple[Step, ...]:
+    """All transforms of a graph, as it is made for a runner, in its order."""
+    # Another runner than the options say constructs it: nothing is asked of the service.
+    pipeline = beam.Pipeline(DirectRunner(), PipelineOptions([f"--runner={runner}"]))
+    GRAPHS[graph](pipeline)
+    found = _Steps()
+    pipeline.visit(found)
+    return tuple(found.found)
+
+
+def names(graph: str) -> list[str]:
+    """The names of what a graph does on Dataflow."""
+    return [step.name for step in steps(graph, "DataflowRunner") if step.leaf]
+
+
+if __name__ == "__main__":
+    recorded = {"release": beam_jobs.__version__, "names": {graph: names(graph) for graph in GRAPHS}}
+    RECORDED.write_text(json.dumps(recorded, indent=2) + "\n")

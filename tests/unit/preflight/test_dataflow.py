@@ -1,0 +1,192 @@
+"""What is checked before anything is staged: each a line, and nothing is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from beam_jobs import archive, cli, options, redrive, replay, score
+from beam_jobs.errors import UserError
+from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.preflight.dataflow import check_settings, check_target
+from tests.dataflow_service import FakeDataflow
+from tests.google_mocks import TokenServer
+
+NOWHERE = "kafka://broker.example"
+GIVEN = {
+    "runner": "DataflowRunner",
+    "project": "my-project",
+    "region": "us-central1",
+    "use_case": "car_sensors",
+    "model": "gs://bucket/models",
+    "input": f"{NOWHERE}/events",
+    "alerts": f"{NOWHERE}/alerts",
+    "dead_letters": f"{NOWHERE}/dead",
+}
+Fails = Callable[..., str]
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDataflow]:
+    with FakeDataflow() as service:
+        for name, value in service.environment.items():
+            monkeypatch.setenv(name, value)
+        yield service
+
+
+def line(job: Callable[[list[str]], int], given: dict[str, str | None], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a job says before it ends with status 2."""
+    with pytest.raises(SystemExit) as end:
+        cli.run(job, [f"--{name}={value}" for name, value in given.items() if value is not None])
+    printed = capsys.readouterr().err
+    assert end.value.code == 2, printed
+    [error] = [text for text in printed.splitlines() if text.startswith("error: ")]
+    assert "Traceback" not in printed
+    return error
+
+
+@pytest.fixture
+def fails(bucket: str, service: FakeDataflow, tokens: TokenServer, capsys: pytest.CaptureFixture[str]) -> Fails:
+    """Runs ``score`` with some arguments changed; the one line it says. Nothing is created."""
+    tokens.issue("a-token")
+
+    def run(job: Callable[[list[str]], int] = score.main, **changes: str | None) -> str:
+        given = GIVEN | {"temp_location": f"{bucket}/temp", "dataflow_endpoint": service.url} | changes
+        error = line(job, given, capsys)
+        assert all(request.method == "GET" for request in service.requests)
+        return error
+
+    return run
+
+
+@pytest.mark.parametrize("job", [score.main, archive.main, replay.main, redrive.main])
+def test_without_a_project_or_a_bucket(job: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]) -> None:
+    error = line(job, {"runner": "DataflowRunner", "region": "us-central1"}, capsys)
+    assert "--runner=DataflowRunner needs --project, --temp_location as well" in error
+
+
+def test_without_a_region(fails: Fails) -> None:
+    assert "needs --region as well" in fails(region=None)
+
+
+@pytest.mark.usefixtures("no_credentials")
+def test_without_credentials(capsys: pytest.CaptureFixture[str]) -> None:
+    error = line(score.main, GIVEN | {"temp_location": "gs://bucket/temp"}, capsys)
+    assert "--runner=DataflowRunner: no Google credentials; run gcloud auth application-default login" in error
+
+
+def test_a_bucket_that_is_missing(fails: Fails, bucket: str) -> None:
+    assert f"{bucket}-none: no such bucket; create it" in fails(temp_location=f"{bucket}-none/temp")
+    assert f"{bucket}-none: no such bucket; create it" in fails(staging_location=f"{bucket}-none/staging")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("project", "12345"), ("region", "us-central1-a"), ("temp_location", "/tmp/x"), ("job_name", "Score_1")],
+)
+def test_a_value_of_another_form(fails: Fails, name: str, value: str) -> None:
+    assert f"--{name} {value}: expected " in fails(**{name: value})
+
+
+def test_the_service_does_not_let_us_in(fails: Fails, service: FakeDataflow) -> None:
+    service.refusal = 403, "Dataflow API has not been used in project my-project before or it is disabled."
+    error = fails()
+    assert "Dataflow in my-project, us-central1: " in error
+    assert "it is disabled" in error
+    assert "enable dataflow.googleapis.com" in error
+
+
+def test_an_update_needs_a_job_that_runs(fails: Fails, service: FakeDataflow) -> None:
+    assert "--update needs --job_name" in fails(update="true")
+    assert "--update: no job cars runs in us-central1" in fails(update="true", job_name="cars")
+    running = service.run_forever("cars")
+    assert f"--job_name cars: job {running} of that name runs already" in fails(job_name="cars")
+
+
+def test_files_of_this_machine(fails: Fails, tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    here = str(tmp_path / "archive")
+    assert f"--model {here}: workers of Dataflow do not see the files of this machine" in fails(model=here)
+    assert f"--input {here}: workers" in fails(replay.main, input=here, output=f"{NOWHERE}/x", model=None, **NO_SCORE)
+    output = {"output": here, "model": None, "alerts": None}
+    assert f"--output {here}: workers" in fails(archive.main, **output)
+    assert "--enrich cars.csv: workers" in fails(archive.main, **output | {"output": "gs://b/x", "enrich": "cars.csv"})
+
+
+NO_SCORE = {"alerts": None, "dead_letters": None}
+
+
+def test_what_has_no_place_on_dataflow(fails: Fails) -> None:
+    assert "--report and --progress tell of a local run" in fails(report="report.json")
+    assert "--setup_file no/setup.py: there is no such file" in fails(setup_file="no/setup.py")
+    error = fails(sdk_container_image="apache/beam_python3.11_sdk:2.77.0")
+    assert "is Beam's own image, which has no Highbeam" in error
+    error = fails(
+        archive.main,
+        output="gs://b/x",
+        model=None,
+        alerts=None,
+        dataflow_service_options="streaming_mode_at_least_once",
+    )
+    assert "streaming_mode_at_least_once is not for archive: each record is to be in one row" in error
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("sasl.password=env:KAFKA_PASSWORD", "sasl.password needs the environment variable KAFKA_PASSWORD"),
+        ("sasl.password=file:/etc/kafka/password", "sasl.password needs the file /etc/kafka/password"),
+        ("sasl.password=hunter2", "client.properties, where it is written out, on every worker"),
+        ("ssl.ca.location=/home/me/ca.pem", "ssl.ca.location needs the file /home/me/ca.pem"),
+        ("schema.registry.basic.auth.user.info=me:env:PASS", "user.info needs the environment variable PASS"),
+        ("ssl.ca.location=/etc/ssl/certs/ca-certificates.crt", None),
+        ("sasl.password=secret://projects/p/secrets/s/versions/1", None),
+    ],
+)
+def test_settings_that_workers_cannot_follow(tmp_path: Path, text: str, what: str | None) -> None:
+    file = tmp_path / "client.properties"
+    file.write_text(text)
+    config = KafkaConfig.from_file(file)
+    parsed = options.PipelineOptions(["--runner=DataflowRunner"])
+    if what is None:
+        check_settings(parsed, config)
+    else:
+        with pytest.raises(UserError) as error:
+            check_settings(parsed, config)
+        assert what in str(error.value)
+        assert "hunter2" not in str(error.value)
+    check_settings(options.PipelineOptions(["--runner=DataflowRunner", "--sdk_container_image=own/image:1"]), config)
+    check_settings(options.PipelineOptions([]), config)
+
+
+def test_settings_in_a_bucket_are_read_there_by_workers(bucket: str, tmp_path: Path) -> None:
+    from beam_jobs.io import files
+
+    files.write_bytes(f"{bucket}/client.properties", b"sasl.password=hunter2\nclient.id=me\n")
+    config = KafkaConfig.from_file(f"{bucket}/client.properties")
+    assert "hunter2" not in repr(config)
+    assert config.resolved() == {"client.id": "me", "sasl.password": "hunter2"}
+    check_settings(options.PipelineOptions(["--runner=DataflowRunner"]), config)
+
+
+def test_a_bucket_elsewhere_is_said(
+    bucket: str, service: FakeDataflow, tokens: TokenServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens.issue("a-token")
+
+    def said(region: str) -> str:
+        words = ["--runner=DataflowRunner", "--project=my-project", f"--region={region}"]
+        words += [f"--temp_location={bucket}", f"--dataflow_endpoint={service.url}"]
+        parsed = options.parse("job", "", words, *score.CONCERNS)
+        check_target(parsed)
+        assert parsed.get_all_options()["temp_location"] == f"{bucket}/highbeam"
+        return capsys.readouterr().err
+
+    assert said("us-central1") == ""  # where the emulator says its buckets are
+    assert f"warning: {bucket}/highbeam is in us-central1, the job in europe-west1" in said("europe-west1")
+
+
+def test_other_runners_need_nothing_of_it() -> None:
+    check_target(options.PipelineOptions(["--runner=PrismRunner"]))
