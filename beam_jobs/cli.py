@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import signal
 import sys
@@ -43,6 +44,8 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
             hint = "" if "--verbose" in args else " (--verbose shows the stack trace)"
             print(f"error: {type(error).__name__}: {summary}{hint}", file=sys.stderr)
             status = EXIT_FAILED
+    finally:
+        gc.freeze()  # the interpreter would walk through all modules once more before it ends: half a second
     sys.exit(status)
 
 

@@ -35,7 +35,7 @@ from beam_jobs.preflight.dataflow import check_target
 from beam_jobs.report import Progress, check_writable
 from beam_jobs.runners import IN_PROCESS, on_dataflow, runner_of
 from beam_jobs.workers import Workers
-from schemas.client import interrupt_waits, resume_waits
+from schemas.source import interrupt_waits, resume_waits
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 _KEPT_BYTES = 512 << 20

@@ -18,7 +18,7 @@ from beam_jobs.io.uri import KafkaAddress
 from demo.fleet import Fleet
 from demo.live import State
 from demo.referee import Referee
-from schemas.client import for_registry
+from schemas.source import for_registry
 
 _TICK_SECONDS = 0.02
 

@@ -1,7 +1,7 @@
-"""Where writer schemas come from: a Schema Registry, or the schemas that ship with Highbeam.
+"""Schemas of a Confluent Schema Registry, by its client: asked for once, waited for while it is away.
 
-:func:`for_registry` picks. A source travels to the workers inside a pickled function, so it holds settings only:
-secrets are references (``beam_jobs.references``) that are resolved where a connection is made.
+A source travels to the workers inside a pickled function, so it holds settings only: secrets are references
+(``beam_jobs.references``) that are resolved where a connection is made.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import random
 import threading
 import time
 import weakref
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -24,7 +23,8 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import OAuthTokenError, SchemaRegistryError
 
 from beam_jobs.errors import UserError, one_line
-from beam_jobs.references import is_reference, read_secret
+from beam_jobs.references import read_secret
+from schemas.source import ENDING, PREFIX, SECRETS, InterruptedWaitError, SchemaSource, secret_part
 
 REQUEST_SECONDS = 10.0  # a request without an answer for so long has failed
 UNKNOWN_SECONDS = 30.0  # an id the registry does not know is asked for again after that
@@ -33,31 +33,6 @@ FLOOD = 20  # unknown ids within UNKNOWN_SECONDS, after which ids far above the 
 HEADROOM = 1_000  # ids above the largest that may have been registered since it was read
 BACKOFF_SECONDS = (0.2, 10.0)  # first and longest pause while the registry is away
 MAX_ID = (1 << 31) - 1  # registries count in 32 bits with a sign
-
-SHIPPED_IDS = {"highbeam.Score": 1, "highbeam.Alert": 2, "highbeam.DeadLetter": 3}  # ids written without a registry
-OTHER_ID = 4  # for any other schema without a registry
-
-PREFIX = "schema.registry."
-_SHARED = ("basic.auth.", "bearer.auth.")  # taken without the prefix as well: Kafka has no properties of that name
-_SECRETS = ("basic.auth.user.info", "bearer.auth.token", "bearer.auth.client.secret", "ssl.key.password")
-_KNOWN = (
-    *_SECRETS,
-    "bearer.auth.credentials.source",
-    "bearer.auth.logical.cluster",
-    "bearer.auth.identity.pool.id",
-    "bearer.auth.client.id",
-    "bearer.auth.scope",
-    "bearer.auth.issuer.endpoint.url",
-    "bearer.auth.issuer.endpoint.query",
-    "ssl.ca.location",
-    "ssl.certificate.location",
-    "ssl.key.location",
-    "proxy",
-)
-_REMEDIES = {  # what Java's clients say otherwise
-    "ssl.truststore.location": "export it as PEM and set schema.registry.ssl.ca.location",
-    "ssl.keystore.location": "export it as PEM and set schema.registry.ssl.certificate.location and ssl.key.location",
-}
 
 _HTTP_LIBRARIES = [
     import_module(name) for name in ("httpx2", "httpx") if find_spec(name)
@@ -69,104 +44,6 @@ FAILURES = (SchemaRegistryError, *_OUTAGES)  # what a client raises
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-_ending = threading.Event()
-
-
-def interrupt_waits() -> None:
-    """Ends every wait for a registry in this process, for a job that is to stop: they raise InterruptedWaitError."""
-    _ending.set()
-
-
-def resume_waits() -> None:
-    """Allows waits again, for the next job of this process."""
-    _ending.clear()
-
-
-class InterruptedWaitError(RuntimeError):
-    """The process is ending while the registry is away; the block at hand was not handled and will be read again."""
-
-
-class SchemaSource(ABC):
-    """Gives the schema that a record was written with, by the id in its first five bytes. Picklable."""
-
-    @abstractmethod
-    def writer_schema(self, schema_id: int) -> dict[str, Any]:
-        """The Avro schema of an id; the same object each time, not to be changed.
-
-        Raises:
-          LookupError: no schema has this id; the message is fit for a dead letter.
-        """
-
-    @abstractmethod
-    def register(self, subject: str, schema: Mapping[str, Any]) -> int:
-        """The id for records of ``schema`` in ``subject`` (``<topic>-value``), registered if need be.
-
-        Raises:
-          UserError: the registry cannot be reached, or refuses the schema.
-        """
-
-    @abstractmethod
-    def check(self) -> None:
-        """Tries the connection, once.
-
-        Raises:
-          UserError: the registry cannot be reached, or refuses us.
-        """
-
-    @abstractmethod
-    def describe(self) -> str:
-        """One line for the job to print at its start."""
-
-
-def for_registry(url: str | None, shipped: Mapping[str, Any], config: Mapping[str, str] | None = None) -> SchemaSource:
-    """The source of writer schemas.
-
-    Args:
-      url: of the registry (several with commas: the others are tried when one fails); None takes
-        ``schema.registry.url`` of ``config``, and without that the shipped schema for every id.
-      shipped: the schema of the use case.
-      config: client properties, those of Kafka among them. ``schema.registry.NAME``, ``basic.auth.*`` and
-        ``bearer.auth.*`` are the registry's; all others are left to Kafka.
-
-    Raises:
-      UserError: a property that is not known, a secret that is not a reference, or a URL that is none.
-    """
-    settings = registry_settings(config or {})
-    url = url or settings.pop("url", None)
-    settings.pop("url", None)
-    return RegistrySchemas(url, settings) if url else ShippedSchemas(shipped)
-
-
-def registry_settings(config: Mapping[str, str]) -> dict[str, str]:
-    """The registry's properties among ``config``, in confluent-kafka's names, secrets unresolved.
-
-    Raises:
-      UserError: a property that is not known, or a secret that is not a reference.
-    """
-    settings = {}
-    for key, value in sorted(config.items()):  # "schema.registry.basic.auth..." comes last and wins
-        name = key.removeprefix(PREFIX)
-        if name == key and not key.startswith(_SHARED):
-            continue
-        if name == "basic.auth.credentials.source":  # Java's switch; ours follows from what is given
-            if value not in ("USER_INFO", "URL"):
-                raise UserError(f"{key} is {value!r}: use USER_INFO with {PREFIX}basic.auth.user.info=env:NAME")
-            continue
-        if name != "url" and name not in _KNOWN:
-            remedy = _REMEDIES.get(name, f"use one of {', '.join(_KNOWN)}")
-            raise UserError(f"{key} is not a property of the Schema Registry client: {remedy}")
-        if name in _SECRETS and not is_reference(_secret_part(name, value)):
-            example = "env:NAME or USER:env:NAME" if name == "basic.auth.user.info" else "env:NAME"
-            raise UserError(f"{key} holds a secret in clear: write {PREFIX}{name}={example}")
-        settings[name] = value
-    return settings
-
-
-def _secret_part(name: str, value: str) -> str:
-    """The part that must be a reference: all of it, or in USER:env:NAME what follows the user."""
-    if name == "basic.auth.user.info" and not is_reference(value):
-        return value.partition(":")[2]
-    return value
 
 
 def _resolve(name: str, value: str) -> str:
@@ -175,30 +52,10 @@ def _resolve(name: str, value: str) -> str:
     Raises:
       UserError: the variable or the file is missing.
     """
-    if name not in _SECRETS:
+    if name not in SECRETS:
         return value
-    reference = _secret_part(name, value)
+    reference = secret_part(name, value)
     return value.removesuffix(reference) + read_secret(reference, f"Schema Registry property {name}")
-
-
-class ShippedSchemas(SchemaSource):
-    """Without a registry: every id stands for one schema."""
-
-    def __init__(self, shipped: Mapping[str, Any]) -> None:
-        self._shipped = dict(shipped)
-
-    def writer_schema(self, schema_id: int) -> dict[str, Any]:
-        return self._shipped
-
-    def register(self, subject: str, schema: Mapping[str, Any]) -> int:
-        return SHIPPED_IDS.get(f"{schema.get('namespace', '')}.{schema.get('name', '')}", OTHER_ID)
-
-    def check(self) -> None:
-        pass  # nothing can be missing
-
-    def describe(self) -> str:
-        name = self._shipped.get("name", "schema")
-        return f"no --schema_registry: the shipped schema {name} is taken for every schema id"
 
 
 class RegistrySchemas(SchemaSource):
@@ -435,5 +292,5 @@ def _pause(seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         # Beam's worker threads keep a process alive; the end of the main thread is a reason to stop waiting.
-        if _ending.wait(min(left, 0.2)) or not threading.main_thread().is_alive():
+        if ENDING.wait(min(left, 0.2)) or not threading.main_thread().is_alive():
             raise InterruptedWaitError("the job ends while the Schema Registry is away; its block will be read again")

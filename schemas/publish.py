@@ -24,8 +24,9 @@ import use_cases
 from beam_jobs.cli import run
 from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.kafka_config import KafkaConfig
-from schemas.client import FAILURES, RegistrySchemas, for_registry
+from schemas.client import FAILURES, RegistrySchemas
 from schemas.compatibility import LEVELS, check
+from schemas.source import for_registry
 
 T = TypeVar("T")
 

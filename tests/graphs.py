@@ -36,7 +36,7 @@ from beam_jobs.preflight.redrive import RedriveJob
 from beam_jobs.preflight.replay import ReplayJob
 from beam_jobs.preflight.score import ScoreJob
 from model.registry import ModelVersion
-from schemas.client import ShippedSchemas
+from schemas.source import ShippedSchemas
 
 RECORDED = Path(__file__).with_name("transform_names.json")
 CARS = use_cases.load("car_sensors")

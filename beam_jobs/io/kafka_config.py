@@ -50,7 +50,7 @@ _OURS = frozenset(
         "transactional.id",
     }
 )
-# Settings of the Schema Registry client (schemas.client); librdkafka refuses names it does not know.
+# Settings of the Schema Registry client (schemas.source); librdkafka refuses names it does not know.
 _REGISTRYS = ("schema.registry.", "basic.auth.", "bearer.auth.")
 # Settings of the Java client that have no meaning for bytes in and bytes out.
 _JAVA_ONLY = frozenset(

@@ -23,7 +23,7 @@ from beam_jobs.preflight.dataflow import check_path, check_settings, warn_of_thi
 from beam_jobs.preflight.java import check_java
 from beam_jobs.preflight.subscription import pubsub_settings, topic_of
 from beam_jobs.preprocessing.preprocessor import Preprocessor
-from schemas.client import SchemaSource, for_registry
+from schemas.source import SchemaSource, for_registry
 from use_cases import UseCase
 
 

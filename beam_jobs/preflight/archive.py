@@ -36,7 +36,7 @@ from beam_jobs.preflight.addresses import (
 from beam_jobs.preflight.dataflow import check_path, check_pii_key, refuse_at_least_once
 from beam_jobs.preflight.subscription import retention_s
 from beam_jobs.runners import on_dataflow
-from schemas.client import SchemaSource
+from schemas.source import SchemaSource
 from use_cases import UseCase
 
 _MB = 1_000_000

@@ -13,7 +13,7 @@ from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.uri import Address, parse
 from beam_jobs.preflight.addresses import prepare_outputs, schema_source, stream_source
 from beam_jobs.preflight.subscription import check_reasons
-from schemas.client import SchemaSource
+from schemas.source import SchemaSource
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from beam_jobs.io.uri import Address, parse
 from beam_jobs.preflight.addresses import archive_input, client_settings, prepare_outputs, schema_source
 from beam_jobs.replay_records import value_schema
 from beam_jobs.report import time_text
-from schemas.client import ShippedSchemas
+from schemas.source import ShippedSchemas
 
 _SPEED = re.compile(r"([0-9]+(?:\.[0-9]+)?)x")
 _TELL_EVERY_S = 5.0

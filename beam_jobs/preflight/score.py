@@ -28,7 +28,7 @@ from beam_jobs.preflight.dataflow import check_path, check_pii_key
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from model.manifest import Manifest
 from model.registry import ModelVersion, resolve
-from schemas.client import SchemaSource
+from schemas.source import SchemaSource
 from use_cases import UseCase
 
 

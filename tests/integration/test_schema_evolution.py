@@ -18,8 +18,8 @@ import pytest
 
 import schemas
 import use_cases
-from schemas.client import for_registry
 from schemas.registry import RegistryServer
+from schemas.source import for_registry
 from tests.integration.topics import Topics, events, run
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]

@@ -16,16 +16,16 @@ import pytest
 import schemas
 from beam_jobs.errors import UserError
 from schemas import client as client_module
-from schemas.client import (
+from schemas.client import RegistrySchemas
+from schemas.registry import RegistryServer
+from schemas.source import (
     InterruptedWaitError,
-    RegistrySchemas,
     SchemaSource,
     for_registry,
     interrupt_waits,
     registry_settings,
     resume_waits,
 )
-from schemas.registry import RegistryServer
 
 CAR = schemas.load("car_sensor")
 OTHER = {"type": "record", "name": "Other", "fields": []}

@@ -14,9 +14,9 @@ import pytest
 import schemas
 from beam_jobs.errors import UserError
 from schemas import publish as publish_module
-from schemas.client import for_registry
 from schemas.publish import main, publications
 from schemas.registry import RegistryServer
+from schemas.source import for_registry
 
 ALERTS = ["--subject", "alert=alerts-value"]
 
