@@ -139,6 +139,8 @@ def _prepare(parsed: PipelineOptions, wire: Wire, live: bool) -> Callable[[Calla
     if runner == "PrismRunner":
         prism.prism_location = prism.prism_location or shutil.which("prism")  # None: Beam downloads it
         outlast_job_server(parsed.view_as(PortableOptions))
+        if prism.prism_log_level == "info" and not parsed.view_as(options.ReportOptions).verbose:
+            prism.prism_log_level = "error"  # it tells of itself, and warns of steps that Beam has made
     reset_drain()
     resume_waits()
     files.resume_waits()
