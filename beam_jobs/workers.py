@@ -110,6 +110,10 @@ class Workers:
         """Ends all at once."""
         for process, _ in self._workers:
             process.kill()
+        if self._listener is not None:
+            # It waits for the same processes, and of two threads that wait for one, the second may be told that it
+            # still runs (CPython's Popen.poll takes ECHILD for "not ended").
+            self._listener.join(_END_S)
         for process, _ in self._workers:
             process.join(_END_S)
 
