@@ -101,7 +101,7 @@ def provide_code(parsed: PipelineOptions, folder: Path) -> None:
     else:
         package = packaging.package(folder)
         setup.extra_packages = [*(setup.extra_packages or []), str(package)]
-        say(f"workers install {package.name}, made of {Path(beam_jobs.__file__).resolve().parent.parent}")
+        say(f"workers install {package.name}, made of {packaging.HOME}")
 
 
 class _Look(PipelineVisitor):

@@ -8,12 +8,14 @@ from __future__ import annotations
 import http.client
 import logging
 import os
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from beam_jobs.errors import UserError, one_line
 
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
+LOG_IN = "run gcloud auth application-default login, or name a key file in GOOGLE_APPLICATION_CREDENTIALS"
 
 _METADATA_HOST = "169.254.169.254"
 _METADATA_TIMEOUT_S = 1.5  # it answers in milliseconds
@@ -34,20 +36,33 @@ def application_default(what: str) -> Any:
       UserError: there are none, or Google refuses them.
       GoogleAwayError: who issues the tokens does not answer.
     """
-    import google.auth
-    from google.auth.exceptions import DefaultCredentialsError
+    credentials = find(what)
+    refresh(credentials, what)
+    return credentials
 
-    if not (in_a_file() or on_google()):
-        raise UserError(
-            f"{what}: no Google credentials; run gcloud auth application-default login, or name a key file in "
-            "GOOGLE_APPLICATION_CREDENTIALS"
-        )
+
+def find(what: str, scopes: Sequence[str] = SCOPES, otherwise: str = "") -> Any:
+    """``google.auth.credentials.Credentials``, perhaps without a token yet.
+
+    Args:
+      what: what needs them, for the message.
+      scopes: what for.
+      otherwise: one more remedy, for the message: ", or an emulator in PUBSUB_EMULATOR_HOST".
+
+    Raises:
+      UserError: there are none, or their file can't be read.
+    """
+    import google.auth
+    from google.auth.exceptions import GoogleAuthError
+
+    if not (_in_a_file() or on_google()):
+        raise UserError(f"{what}: no Google credentials; {LOG_IN}{otherwise}")
     logging.getLogger("google.auth._default").setLevel(logging.ERROR)  # it misses a project, which nobody asked for
     try:
-        credentials, _ = google.auth.default(scopes=SCOPES)
-    except DefaultCredentialsError as error:
-        raise UserError(f"{what}: Google credentials can't be read ({one_line(error, 200)})") from None
-    refresh(credentials, what)
+        credentials, _ = google.auth.default(scopes=scopes)
+    except GoogleAuthError as error:
+        text = one_line(error, 200)
+        raise UserError(f"{what}: Google credentials can't be read ({text}); {LOG_IN}{otherwise}") from None
     return credentials
 
 
@@ -76,7 +91,7 @@ def refresh(credentials: Any, what: str) -> None:
         ) from None
 
 
-def in_a_file() -> bool:
+def _in_a_file() -> bool:
     """Whether a file holds credentials, where google-auth looks for one: as named in the environment, or gcloud's."""
     from google.auth import _cloud_sdk, environment_vars
 

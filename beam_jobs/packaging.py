@@ -14,6 +14,7 @@ import beam_jobs
 from beam_jobs.errors import UserError, one_line
 
 NAME = "highbeam"
+HOME = Path(beam_jobs.__file__).resolve().parent.parent  # a checkout, or where packages are installed
 
 # What pip notes about this installation, not about the package; the address it came from may hold a password.
 _OF_THIS_INSTALLATION = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
@@ -25,8 +26,7 @@ def package(folder: Path) -> Path:
     Raises:
       UserError: neither can be made.
     """
-    home = Path(beam_jobs.__file__).resolve().parent.parent
-    return _sdist(home, folder) if (home / "setup.py").is_file() else _wheel(home, folder)
+    return _sdist(HOME, folder) if (HOME / "setup.py").is_file() else _wheel(HOME, folder)
 
 
 def _sdist(checkout: Path, folder: Path) -> Path:

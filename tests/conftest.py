@@ -2,6 +2,7 @@
 
 from hypothesis import HealthCheck, settings
 
+from tests.dataflow_service import dataflow_service
 from tests.gcs_emulator import bucket, gcs_emulator
 from tests.google_mocks import no_credentials, secret_server, tokens
 from tests.kafka_broker import apache_kafka, embedded, own_apache_kafka, prism_binary
@@ -10,6 +11,7 @@ from tests.pubsub_emulator import pubsub, pubsub_server
 __all__ = [
     "apache_kafka",
     "bucket",
+    "dataflow_service",
     "embedded",
     "gcs_emulator",
     "no_credentials",

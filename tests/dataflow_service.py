@@ -7,11 +7,14 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+import pytest
 
 from beam_jobs.io import files
 
@@ -157,3 +160,12 @@ class FakeDataflow:
             return 400, {"error": {"code": 400, "message": done.stderr.strip().splitlines()[-1]}}
         job = json.loads(files.read_bytes(written))
         return 200, {"job": self._shown(self._create(job, project, region))}
+
+
+@pytest.fixture
+def dataflow_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDataflow]:
+    """The fake, which this process takes for the service at ``FakeDataflow.url``."""
+    with FakeDataflow() as service:
+        for name, value in service.environment.items():
+            monkeypatch.setenv(name, value)
+        yield service

@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import google.auth
 import requests
 import urllib3
 from apache_beam.io.filesystems import FileSystems
@@ -27,7 +26,6 @@ from apache_beam.io.gcp.gcsio import create_storage_client
 from apache_beam.options.pipeline_options import PipelineOptions
 from google.api_core import exceptions as api
 from google.api_core.retry import Retry
-from google.auth import environment_vars
 from google.auth import exceptions as auth
 from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
@@ -57,10 +55,7 @@ _AWAY_TYPES = (
     http.client.HTTPException,
     DataCorruption,  # a checksum that doesn't fit what arrived
 )
-NO_CREDENTIALS = (
-    f"no Google credentials: run `gcloud auth application-default login`, set {environment_vars.CREDENTIALS}, or give "
-    "--gcs_anonymous for public buckets"
-)
+OR_ANONYMOUS = ", or give --gcs_anonymous for public buckets"
 
 
 def is_away(error: BaseException) -> bool:
@@ -88,8 +83,8 @@ class Gcs:
 
     def check_access(self, path: str) -> None:
         """Asks the bucket for one name, with as little waiting as possible."""
-        if not _anonymous() and not _has_credentials():
-            raise UserError(f"{path}: {NO_CREDENTIALS}")
+        if not _anonymous():
+            google_credentials.find(path, otherwise=OR_ANONYMOUS)
         bucket, name = _split(path)
         with _errors(path, bucket_missing=True):
             list(_client().list_blobs(bucket, prefix=name, max_results=1, timeout=_TIMEOUT_S, retry=_RETRY))
@@ -243,17 +238,6 @@ def go_anonymous() -> None:
     FileSystems.set_options(PipelineOptions(["--gcs_anonymous"]))
 
 
-def _has_credentials() -> bool:
-    """Whether there are any; UserError for a file of them that can't be read."""
-    if not google_credentials.in_a_file():
-        return google_credentials.on_google()
-    try:
-        google.auth.default()
-    except auth.DefaultCredentialsError as error:
-        raise UserError(f"Google credentials can't be read ({_line(error)}); {NO_CREDENTIALS}") from error
-    return True
-
-
 def _anonymous() -> bool:
     options = _options()
     return EMULATOR in os.environ or bool(options.view_as(StorageOptions).gcs_anonymous)
@@ -314,7 +298,8 @@ def _errors(path: str, bucket_missing: bool = False) -> Iterator[None]:
             remedy = "try again later" if reason.startswith("HTTP") else "check the network"
             raise StorageAwayError(f"{bucket} can't be reached ({reason}); {remedy}") from error
         if isinstance(error, auth.GoogleAuthError):
-            raise UserError(f"{bucket}: Google credentials are refused ({_line(error)}); {NO_CREDENTIALS}") from error
+            remedy = f"{google_credentials.LOG_IN}{OR_ANONYMOUS}"
+            raise UserError(f"{bucket}: Google credentials are refused ({_line(error)}); {remedy}") from error
         if isinstance(error, api.GoogleAPICallError):
             raise UserError(f"{path}: storage refuses ({_line(error)}); mend the address or the bucket") from error
         raise

@@ -9,10 +9,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-import google.auth
 import grpc
 from google.api_core import exceptions
-from google.auth.exceptions import GoogleAuthError
 from google.pubsub_v1 import PublisherClient, SchemaServiceClient, SubscriberClient, types
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.services.schema_service.transports import SchemaServiceGrpcTransport
@@ -64,16 +62,7 @@ def channel() -> grpc.Channel:
 def _channel(emulator: str) -> grpc.Channel:
     if emulator:
         return grpc.insecure_channel(emulator, options=_OPTIONS)
-    remedy = (
-        "run gcloud auth application-default login, or name a key file in GOOGLE_APPLICATION_CREDENTIALS, or an "
-        f"emulator in {EMULATOR}"
-    )
-    if not (google_credentials.in_a_file() or google_credentials.on_google()):
-        raise UserError(f"pubsub://: no Google credentials; {remedy}")
-    try:
-        credentials, _ = google.auth.default(scopes=_SCOPES)
-    except GoogleAuthError as error:
-        raise UserError(f"pubsub://: Google credentials can't be read ({one_line(error, 120)}); {remedy}") from None
+    credentials = google_credentials.find("pubsub://", _SCOPES, f", or an emulator in {EMULATOR}")
     return SubscriberGrpcTransport.create_channel(_HOST, credentials=credentials, scopes=_SCOPES, options=_OPTIONS)
 
 

@@ -79,11 +79,12 @@ def client_settings(parsed: PipelineOptions) -> KafkaConfig:
 
 
 def stream_source(
-    parsed: PipelineOptions, name: str, keep_position: bool | None = None
-) -> tuple[KafkaConfig, dict[str, Any], bool]:
-    """The client configuration, the arguments of ``bus.read``, and whether the job runs until it is stopped.
+    parsed: PipelineOptions, config: KafkaConfig, name: str, keep_position: bool | None = None
+) -> tuple[dict[str, Any], bool]:
+    """The arguments of ``bus.read``, and whether the job runs until it is stopped.
 
     Args:
+      config: as :func:`client_settings` gives it.
       name: of the job, "score/car_sensors".
       keep_position: whether what was read is committed, or acknowledged, even where no group is named; None: on Kafka
         of a live job only.
@@ -92,7 +93,6 @@ def stream_source(
       UserError: the topic or subscription is not there, or an option is wrong.
     """
     given = parsed.view_as(options.InputOptions)
-    config = client_settings(parsed)
     live = given.until is None
     if not 1 <= given.block_rows <= 1_000_000:
         raise UserError(f"--block_rows {given.block_rows}: expected 1 to 1000000")
@@ -105,7 +105,7 @@ def stream_source(
     if isinstance(address, PubSubAddress):
         if given.kafka_io == "java":
             raise UserError(f"--kafka_io java reads Kafka, and --input is {given.input}; leave it out")
-        return config, pubsub_settings(parsed, address, group, keep_position is not False) | shared, live
+        return pubsub_settings(parsed, address, group, keep_position is not False) | shared, live
     if given.kafka_io == "java":
         check_java(parsed, name)
     check_topic(address, config)
@@ -119,7 +119,7 @@ def stream_source(
     }
     if given.kafka_io == "java":
         source["io"] = "java"
-    return config, source | shared, live
+    return source | shared, live
 
 
 def schema_source(parsed: PipelineOptions, schema: dict[str, Any], config: KafkaConfig) -> SchemaSource:

@@ -108,7 +108,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     if archive:
         check_archive(archive, content, root_of(given.input), root)
     else:
-        config, source, live = stream_source(parsed, name)
+        source, live = stream_source(parsed, config, name)
     dead = parse(bad.dead_letters)
     prepare_outputs(parsed, config, [dead], source.get("address"))
     writers = schema_source(parsed, use_case.schema, config)

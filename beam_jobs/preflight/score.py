@@ -81,7 +81,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     source: dict[str, Any] = {}
     live = False
     if archive is None:
-        config, source, live = stream_source(parsed, name)
+        source, live = stream_source(parsed, config, name)
     prepare_outputs(parsed, config, outputs.values(), source.get("address"))
     writers = schema_source(parsed, use_case.schema, config)
     say(writers.describe())

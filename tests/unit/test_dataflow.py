@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import apache_beam as beam
@@ -22,24 +22,21 @@ Result = Callable[..., Any]
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDataflow]:
-    with FakeDataflow() as service:
-        for name, value in service.environment.items():
-            monkeypatch.setenv(name, value)
-        yield service
-
-
-@pytest.fixture
-def submitted(service: FakeDataflow) -> Result:
+def submitted(dataflow_service: FakeDataflow) -> Result:
     """A job that comes to these states, one a look."""
 
     def result(*states: str) -> Any:
-        service.states = [f"JOB_STATE_{state}" for state in states]
-        words = ["--no_auth", f"--dataflow_endpoint={service.url}", "--project=my-project", "--region=us-central1"]
+        dataflow_service.states = [f"JOB_STATE_{state}" for state in states]
+        words = [
+            "--no_auth",
+            f"--dataflow_endpoint={dataflow_service.url}",
+            "--project=my-project",
+            "--region=us-central1",
+        ]
         options = PipelineOptions(words)
         runner = DataflowRunner()
         runner.dataflow_client = DataflowApplicationClient(options, "gs://bucket/temp")
-        return DataflowPipelineResult(api.Job(id=service.run_forever("cars")), runner, options)
+        return DataflowPipelineResult(api.Job(id=dataflow_service.run_forever("cars")), runner, options)
 
     return result
 
@@ -57,10 +54,14 @@ def test_each_state_is_said_once(submitted: Result, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.usefixtures("no_sleep")
-def test_a_failure_is_one_line(submitted: Result, service: FakeDataflow, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_is_one_line(
+    submitted: Result, dataflow_service: FakeDataflow, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = "Traceback (most recent call last):\n  File x\nUserError: no such topic"
     time = "2026-11-22T00:00:00Z"
-    service.messages = [{"id": "1", "time": time, "messageText": text, "messageImportance": "JOB_MESSAGE_ERROR"}]
+    dataflow_service.messages = [
+        {"id": "1", "time": time, "messageText": text, "messageImportance": "JOB_MESSAGE_ERROR"}
+    ]
     assert dataflow.watch(submitted("RUNNING", "RUNNING", "FAILED")) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: job 2026-11-22_00_00_00-1 ended as failed: ")
@@ -75,7 +76,10 @@ def test_ends_that_somebody_else_brought(submitted: Result, state: str, status: 
 
 
 def test_ctrl_c_ends_the_waiting_and_not_the_job(
-    submitted: Result, service: FakeDataflow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    submitted: Result,
+    dataflow_service: FakeDataflow,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def interrupted(seconds: float) -> None:
         raise KeyboardInterrupt
@@ -83,7 +87,7 @@ def test_ctrl_c_ends_the_waiting_and_not_the_job(
     monkeypatch.setattr("time.sleep", interrupted)
     assert dataflow.watch(submitted("RUNNING")) == 130
     assert "goes on without this terminal" in capsys.readouterr().err
-    assert {request.method for request in service.requests} == {"GET"}
+    assert {request.method for request in dataflow_service.requests} == {"GET"}
 
 
 def test_a_name_is_one_that_dataflow_takes() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,14 +28,6 @@ GIVEN = {
 Fails = Callable[..., str]
 
 
-@pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDataflow]:
-    with FakeDataflow() as service:
-        for name, value in service.environment.items():
-            monkeypatch.setenv(name, value)
-        yield service
-
-
 def line(job: Callable[[list[str]], int], given: dict[str, str | None], capsys: pytest.CaptureFixture[str]) -> str:
     """The one line that a job says before it ends with status 2."""
     with pytest.raises(SystemExit) as end:
@@ -48,14 +40,16 @@ def line(job: Callable[[list[str]], int], given: dict[str, str | None], capsys: 
 
 
 @pytest.fixture
-def fails(bucket: str, service: FakeDataflow, tokens: TokenServer, capsys: pytest.CaptureFixture[str]) -> Fails:
+def fails(
+    bucket: str, dataflow_service: FakeDataflow, tokens: TokenServer, capsys: pytest.CaptureFixture[str]
+) -> Fails:
     """Runs ``score`` with some arguments changed; the one line it says. Nothing is created."""
     tokens.issue("a-token")
 
     def run(job: Callable[[list[str]], int] = score.main, **changes: str | None) -> str:
-        given = GIVEN | {"temp_location": f"{bucket}/temp", "dataflow_endpoint": service.url} | changes
+        given = GIVEN | {"temp_location": f"{bucket}/temp", "dataflow_endpoint": dataflow_service.url} | changes
         error = line(job, given, capsys)
-        assert all(request.method == "GET" for request in service.requests)
+        assert all(request.method == "GET" for request in dataflow_service.requests)
         return error
 
     return run
@@ -90,18 +84,18 @@ def test_a_value_of_another_form(fails: Fails, name: str, value: str) -> None:
     assert f"--{name} {value}: expected " in fails(**{name: value})
 
 
-def test_the_service_does_not_let_us_in(fails: Fails, service: FakeDataflow) -> None:
-    service.refusal = 403, "Dataflow API has not been used in project my-project before or it is disabled."
+def test_the_service_does_not_let_us_in(fails: Fails, dataflow_service: FakeDataflow) -> None:
+    dataflow_service.refusal = 403, "Dataflow API has not been used in project my-project before or it is disabled."
     error = fails()
     assert "Dataflow in my-project, us-central1: " in error
     assert "it is disabled" in error
     assert "enable dataflow.googleapis.com" in error
 
 
-def test_an_update_needs_a_job_that_runs(fails: Fails, service: FakeDataflow) -> None:
+def test_an_update_needs_a_job_that_runs(fails: Fails, dataflow_service: FakeDataflow) -> None:
     assert "--update needs --job_name" in fails(update="true")
     assert "--update: no job cars runs in us-central1" in fails(update="true", job_name="cars")
-    running = service.run_forever("cars")
+    running = dataflow_service.run_forever("cars")
     assert f"--job_name cars: job {running} of that name runs already" in fails(job_name="cars")
 
 
@@ -172,13 +166,13 @@ def test_settings_in_a_bucket_are_read_there_by_workers(bucket: str, tmp_path: P
 
 
 def test_a_bucket_elsewhere_is_said(
-    bucket: str, service: FakeDataflow, tokens: TokenServer, capsys: pytest.CaptureFixture[str]
+    bucket: str, dataflow_service: FakeDataflow, tokens: TokenServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tokens.issue("a-token")
 
     def said(region: str) -> str:
         words = ["--runner=DataflowRunner", "--project=my-project", f"--region={region}"]
-        words += [f"--temp_location={bucket}", f"--dataflow_endpoint={service.url}"]
+        words += [f"--temp_location={bucket}", f"--dataflow_endpoint={dataflow_service.url}"]
         parsed = options.parse("job", "", words, *score.CONCERNS)
         check_target(parsed)
         assert parsed.get_all_options()["temp_location"] == f"{bucket}/highbeam"
