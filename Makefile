@@ -14,10 +14,11 @@ help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  Variables: BROKER=apache or a kafka:// address (demo), DEMO_ARGS, PYTEST_ARGS, PYTHON"
 
-setup: $(VENV)/.installed ## make .venv with everything the other targets need (Python 3.11 or newer, nothing else)
+setup: $(VENV)/.installed ## make .venv with everything the other targets need (Python 3.11 to 3.13, nothing else)
 
 $(VENV)/.installed: setup.py
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "Python 3.11 to 3.13 is needed: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "installing into $(VENV): 3 GB, two to five minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[train,demo,dev]'
 	@touch $@

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from beam_jobs.errors import UserError, one_line
 
@@ -19,6 +20,16 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a super
 
 _TOLD = re.compile(r"beam_jobs\.errors\.UserError: ([^\n]+)")
 _WHILE_RUNNING = re.compile(r" \[while running '[^']*'\]")  # Beam's addition, of use with --verbose only
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes no abbreviations; raises ``UserError``, one line, for what it can't parse."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **settings})
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help lists the options")
 
 
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:

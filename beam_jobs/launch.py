@@ -50,7 +50,7 @@ def begin(parsed: PipelineOptions) -> Workers:
     On any other runner than ours it is one process.
 
     Raises:
-      UserError: a way of running several that loses records, or something that Dataflow needs.
+      UserError: no such runner, a way of running several that loses records, or something that Dataflow needs.
     """
     check_target(parsed)
     direct = parsed.view_as(DirectOptions)

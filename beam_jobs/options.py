@@ -11,13 +11,13 @@ import difflib
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs.block import MAX_BLOCK_ROWS
-from beam_jobs.cli import say
+from beam_jobs.cli import Parser, say
 from beam_jobs.errors import UserError
 
 _SWITCH = re.compile(r"(--\w+)=(true|false)", re.IGNORECASE)
@@ -77,10 +77,15 @@ class InputOptions(PipelineOptions):
             type=float,
             default=100.0,
             metavar="MS",
-            help="what a live job aims at from a record's timestamp to its output: blocks are kept small enough for it",
+            help="what a live job aims at from a record's timestamp to its output: blocks are kept small enough for it "
+            "(default 100)",
         )
         parser.add_argument(
-            "--block_rows", type=int, default=MAX_BLOCK_ROWS, metavar="N", help="most records in one block"
+            "--block_rows",
+            type=int,
+            default=MAX_BLOCK_ROWS,
+            metavar="N",
+            help=f"most records in one block (default {MAX_BLOCK_ROWS})",
         )
 
 
@@ -321,10 +326,9 @@ def parse(
     Raises:
       UserError: an unknown flag, or a value its type or choices refuse.
     """
-    parser = _Parser(
+    parser = Parser(
         prog=prog,
         description=description,
-        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=(epilog + "\n\n" if epilog else "")
         + "Every Beam option works as well: --runner=DataflowRunner --project=…, --runner=PrismRunner, …",
@@ -354,11 +358,6 @@ def require(options: PipelineOptions, *names: str) -> None:
         raise UserError(f"missing {', '.join(missing)}; --help explains {'it' if len(missing) == 1 else 'them'}")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise UserError(f"{message}; --help lists the options")
-
-
 def _spell_switches(argv: Sequence[str]) -> list[str]:
     """``--raw=true`` as ``--raw``; ``--raw=false`` as its opposite or not at all: templates give each flag a value."""
     values = [_SWITCH.fullmatch(word) for word in argv]
@@ -379,7 +378,7 @@ def _spell_switches(argv: Sequence[str]) -> list[str]:
 
 def _every_option() -> argparse.ArgumentParser:
     """A parser of the options of all classes, Beam's as well."""
-    parser = _Parser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
+    parser = Parser(add_help=False, conflict_handler="resolve")
     for concern in PipelineOptions.__subclasses__():
         concern._add_argparse_args(parser)
     return parser

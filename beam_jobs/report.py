@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from beam_jobs import metrics
+from beam_jobs.cli import say
 from beam_jobs.errors import UserError
 
 _REASON_PREFIX = metrics.DEAD_LETTERS + "."
@@ -94,6 +95,8 @@ def conclude_redrive(started: float, dry_run: bool) -> None:
     table.add_row("left: not a dead letter", f"{counts[metrics.UNREADABLE]:,}")
     table.add_row("time", f"{time.time() - started:,.1f} s")
     Console(soft_wrap=True).print(table)
+    if counts[metrics.RECORDS_FILTERED] and not dry_run:
+        say("what was left with another reason is read again with another --group_id")
 
 
 def conclude_replay(started: float, path: str | None, wanted: int) -> None:

@@ -9,17 +9,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from beam_jobs.cli import run
+from beam_jobs.cli import Parser, run
 from beam_jobs.errors import UserError
+from beam_jobs.report import check_writable
 from demo.world import Settings, run_demo
 
 
 def main(argv: Sequence[str]) -> int:
     """Parses the command line and runs the demo."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m demo",
         description=(__doc__ or "").splitlines()[0],
-        allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--cars", type=int, default=200, help="cars in the fleet")
@@ -43,6 +43,10 @@ def main(argv: Sequence[str]) -> int:
     for name in ("cars", "rate", "training_rows"):
         if getattr(args, name) <= 0:
             raise UserError(f"--{name} {getattr(args, name)}: expected a number above 0")
+    if args.seconds is not None and args.seconds <= 0:
+        raise UserError(f"--seconds {args.seconds:g}: expected a number above 0; without it the demo runs until Ctrl-C")
+    if args.report:
+        check_writable(args.report)
     for name in ("prevalence", "bad_rate"):
         if not 0 <= getattr(args, name) <= 1:
             raise UserError(f"--{name} {getattr(args, name)}: expected a share between 0 and 1")

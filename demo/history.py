@@ -5,13 +5,12 @@ python -m demo.history --rows 120000 --output history.parquet
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from beam_jobs.cli import run
+from beam_jobs.cli import Parser, run
 from beam_jobs.errors import UserError
 from demo.fleet import history
 
@@ -36,7 +35,7 @@ def write_history(path: Path, rows: int, seed: int) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Parses the command line and writes the file."""
-    parser = argparse.ArgumentParser(prog="python -m demo.history", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="python -m demo.history", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=120_000, help="number of events")
     parser.add_argument("--seed", type=int, default=2, help="of everything random")
     parser.add_argument("--output", type=Path, required=True, help="the Parquet file")

@@ -93,7 +93,7 @@ def run_demo(settings: Settings) -> int:
         except StoppedError:
             console.print("stopped")
             return 0
-        _say(console, "score", "live: what is strange about an event, within a tenth of a second")
+        _say(console, "score", "live: what is strange about an event, as it comes in")
         job = stack.enter_context(_ScoreJob(settings, topics, registry.url, model, folder, console))
         if not job.wait_until_reading(stop):
             return job.failed()

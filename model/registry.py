@@ -14,7 +14,6 @@ time. An alias is what moves; a change replaces the file in one step, and of two
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -273,7 +272,7 @@ def _writing(model: str) -> Iterator[None]:
 
 def main(argv: Sequence[str]) -> None:
     """``list``, ``show`` and ``promote``."""
-    parser = argparse.ArgumentParser(prog="python -m model.registry", description="Model versions and their aliases.")
+    parser = cli.Parser(prog="python -m model.registry", description="Model versions and their aliases.")
     commands = parser.add_subparsers(dest="command", required=True)
     for command, text in (
         ("list", "versions, oldest first, with their aliases"),

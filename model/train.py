@@ -356,7 +356,7 @@ def print_summary(console: Console, made: Trained, settings: Settings) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="python -m model.train", description="Train a model and register it.")
+    result = cli.Parser(prog="python -m model.train", description="Train a model and register it.")
     add = result.add_argument
     add("--use_case", required=True, help="a use case that ships (car_sensors), or the folder of one")
     add(

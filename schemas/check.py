@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from beam_jobs.cli import run
+from beam_jobs.cli import Parser, run
 from beam_jobs.codec.schema import parse_record
 from beam_jobs.errors import UserError
 from schemas import contract, files, golden
@@ -162,7 +162,7 @@ def _record_foreign(given: Sequence[Path], writer: Path, name: str) -> Path:
 
 def main(argv: Sequence[str]) -> int:
     """Parses, checks or records, reports."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m schemas.check",
         description=(__doc__ or "").strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,

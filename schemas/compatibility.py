@@ -21,12 +21,11 @@ So it may refuse what a registry built on Java's checker lets in, never the othe
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from beam_jobs.cli import run
+from beam_jobs.cli import Parser, run
 from beam_jobs.codec.schema import NO_DEFAULT, AvroField, AvroType, parse_schema
 from beam_jobs.errors import UserError
 
@@ -205,7 +204,7 @@ def _logical(avro: AvroType) -> str | None:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m schemas.compatibility",
         description="Checks whether an Avro schema may follow others; exit status 1 and one line a reason if not.",
     )

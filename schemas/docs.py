@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import schemas
-from beam_jobs.cli import run
+from beam_jobs.cli import Parser, run
 from beam_jobs.codec.schema import AvroType, parse_record
 from beam_jobs.errors import UserError
 from schemas import files
@@ -112,7 +112,7 @@ def renewed(page: str, content: str) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Parses, writes or compares."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m schemas.docs",
         description=(__doc__ or "").strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,

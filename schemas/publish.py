@@ -21,7 +21,7 @@ from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 import schemas
 import use_cases
-from beam_jobs.cli import run
+from beam_jobs.cli import Parser, run
 from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.kafka_config import KafkaConfig
 from schemas.client import FAILURES, RegistrySchemas
@@ -188,7 +188,7 @@ def _publish_all(client: SchemaRegistryClient, items: Sequence[Publication], lev
 
 def main(argv: Sequence[str]) -> int:
     """Parses, connects, publishes."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m schemas.publish",
         description=(__doc__ or "").strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from beam_jobs.cli import run
+from beam_jobs.cli import Parser, run
 from beam_jobs.errors import UserError
 from schemas.registry_store import RegistryError, SchemaStore, Version
 
@@ -445,14 +445,13 @@ class RegistryServer:
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port < 65536:
-        raise ValueError
-    return port
+    if text.isdecimal() and int(text) < 65536:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r}: expected 0 to 65535")
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m schemas.registry",
         description="A Schema Registry for laptops and tests (Confluent's REST API, Avro). No authentication: keep it "
         "on this machine. Ctrl-C stops it.",

@@ -7,7 +7,6 @@ pip fetches the wheels to hash them: some minutes, 700 MB.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import json
 import subprocess
@@ -20,7 +19,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from beam_jobs.cli import run, say
+from beam_jobs.cli import Parser, run, say
 from beam_jobs.errors import UserError
 
 FILE = Path(__file__).with_name("requirements.txt")
@@ -84,7 +83,7 @@ def hashed(versions: dict[str, str]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Writes the file."""
-    argparse.ArgumentParser(
+    Parser(
         prog="python -m templates.lock",
         description=(__doc__ or "").split("\n\n", 1)[0],
     ).parse_args(argv)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_jobs.cli import run, say
+from beam_jobs.cli import Parser, run, say
 from beam_jobs.errors import UserError
 from templates.jobs import TEMPLATES, Template
 
@@ -105,9 +105,7 @@ def _label(name: str) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Writes the files, or checks them."""
-    parser = argparse.ArgumentParser(
-        prog="python -m templates.metadata", description=(__doc__ or "").split("\n\n", 1)[0], allow_abbrev=False
-    )
+    parser = Parser(prog="python -m templates.metadata", description=(__doc__ or "").split("\n\n", 1)[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a file is out of date")
     check = parser.parse_args(argv).check
     for template in TEMPLATES.values():

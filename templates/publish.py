@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import beam_jobs
-from beam_jobs.cli import EXIT_FAILED, EXIT_USAGE, run, say
+from beam_jobs.cli import EXIT_FAILED, EXIT_USAGE, Parser, run, say
 from beam_jobs.errors import UserError
 from templates.jobs import TEMPLATES, Template
 from templates.metadata import metadata
@@ -236,17 +236,11 @@ def _write_spec(args: argparse.Namespace) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise UserError(f"{message}; --help lists the options")
-
-
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m templates.publish",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="build the images, push them, publish the specs")

@@ -331,7 +331,7 @@ def ensure_topic(
         failure = error.args[0]
         if failure.code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise user_error(address, failure) or UserError(
-                f"{address}: the topic could not be created ({failure.str()})"
+                f"{address}: the topic could not be created ({failure.str()}); check the address, and the broker"
             ) from None
     deadline = time.monotonic() + timeout_s
     while True:

@@ -85,7 +85,7 @@ def stream_source(
 
     Args:
       config: as :func:`client_settings` gives it.
-      name: of the job, "score/car_sensors".
+      name: "score/car_sensors"; the default group, or the default subscription of a topic, is named after it.
       keep_position: whether what was read is committed, or acknowledged, even where no group is named; None: on Kafka
         of a live job only.
 
@@ -140,9 +140,10 @@ def describe_source(source: Mapping[str, Any]) -> str:
         until = source["until_ms"]
         end = "" if until is None else f" until {np.datetime64(until, 'ms')}Z and then {source['quiet_s']:g} s of quiet"
         return f"reading subscription {source['address']}{end}"
-    group = f" as group {source['group_id']}" if source["group_id"] else ""
     end = "" if source["until"] is None else f" until {source['until']}"
-    return f"reading {source['address']} from {source['start']}{group}{end}"
+    start, group = source["start"], source["group_id"]
+    where = f"where group {group} left off, or else from {start}" if group else f"from {start}"
+    return f"reading {source['address']} {where}{end}"
 
 
 def prepare_outputs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,8 @@ from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.archive import COMPRESSIONS, ExactIds, WriteFiles
 from beam_jobs.io.archive_input import ArchiveInput
-from beam_jobs.io.archive_log import ArchiveLog
-from beam_jobs.io.files import check_access, root_of, writing
+from beam_jobs.io.archive_log import FOLDER, ArchiveLog
+from beam_jobs.io.files import check_access, list_files, root_of, writing
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_topic_id import KafkaTopic
 from beam_jobs.io.uri import Address, KafkaAddress, PubSubAddress, parse
@@ -108,7 +109,9 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     if archive:
         check_archive(archive, content, root_of(given.input), root)
     else:
-        source, live = stream_source(parsed, config, name)
+        # A group for each archive: with one for all, a second one of a topic would go on where the first one stands.
+        folder = hashlib.sha256(root.encode()).hexdigest()[:8]
+        source, live = stream_source(parsed, config, f"{name}/{content}/{folder}")
     dead = parse(bad.dead_letters)
     prepare_outputs(parsed, config, [dead], source.get("address"))
     writers = schema_source(parsed, use_case.schema, config)
@@ -117,6 +120,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     log = f"{use_case.name}-{content}" + (f"-{read.topic}" if read else "@archive")
     topic = KafkaTopic.find(read, config) if isinstance(read, KafkaAddress) else None
     with writing(root):
+        check_alone(root, f"{use_case.name}-{content}")
         ArchiveLog(root, log).check_writable()
         _recover(ArchiveLog(root, log), topic)
     if archive:
@@ -166,6 +170,18 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     )
 
 
+def check_alone(root: str, stream: str) -> None:
+    """Refuses a folder that holds anything but ``stream``, "car_sensors-features": training would take it all for one.
+
+    Raises:
+      UserError: as said.
+    """
+    logs = {path.split("/")[-3] for path in list_files(f"{root}/{FOLDER}/*/commits/*.json")}
+    others = sorted(log for log in logs if not log.startswith((f"{stream}-", f"{stream}@")))
+    if others:
+        raise UserError(f"--output {root}: holds {others[0]} already; choose another folder for {stream}")
+
+
 def _recover(log: ArchiveLog, topic: KafkaTopic | None) -> None:
     """Makes the log ready, and says so where it knows another topic of the same name."""
     if topic is None:
@@ -193,6 +209,10 @@ def _lookup(wanted: options.ArchiveOptions, use_case: UseCase, rows: pa.Schema) 
         raise UserError(f"--enrich_on {key}: no column of the archive; there are {', '.join(rows.names)}")
     try:
         lookup = describe(root_of(wanted.enrich), key, rows.field(key).type)
+    except FileNotFoundError:
+        raise UserError(
+            f"--enrich {wanted.enrich}: no such file; name a .csv with a header or a .parquet file"
+        ) from None
     except (UserError, OSError) as error:
         raise UserError(f"--enrich: {one_line(error)}") from error
     say(f"enriching with {lookup.path} by {key}: {', '.join(field['name'] for field in lookup.fields)}")

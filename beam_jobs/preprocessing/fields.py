@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,6 +21,9 @@ _PRIMITIVES: dict[str, Kind] = {
     "string": "string",
     "enum": "string",
 }
+# Avro lets a field have any attribute. One that looks like a tag and is none would be a privacy tag nobody acts on.
+_TAGS = ("pii", "unit", "min", "max", "label")
+_LONG_FOR = {"minimum": "min", "maximum": "max"}
 _LOGICAL: dict[str, Kind] = {
     "timestamp-millis": "timestamp",
     "timestamp-micros": "timestamp",
@@ -80,6 +84,13 @@ def _field(field: Mapping[str, Any]) -> Field:
     elif isinstance(base, str):
         kind = _PRIMITIVES.get(base, "other")
     tags = {**(value if isinstance(value, dict) else {}), **field}  # a tag may stand beside either "type"
+    for key in tags:
+        alike = difflib.get_close_matches(_LONG_FOR.get(key.lower(), key.lower()), _TAGS, 1, 0.75)
+        if alike and key != alike[0]:
+            raise UserError(f"schema: field {name}: {key!r} is not a tag; write {alike[0]!r}")
+    minimum, maximum = _limit(name, tags, "min"), _limit(name, tags, "max")
+    if minimum is not None and maximum is not None and minimum > maximum:
+        raise UserError(f"schema: field {name}: min {minimum} is above max {maximum}; no value could be right")
     pii = tags.get("pii")
     if pii not in (None, "direct", "quasi"):
         raise UserError(f'schema: field {name}: pii is {pii!r}; use "direct" or "quasi", or remove the tag')
@@ -90,8 +101,8 @@ def _field(field: Mapping[str, Any]) -> Field:
         floating=base in ("float", "double"),
         nullable="null" in branches,
         unit=tags.get("unit"),
-        minimum=_limit(name, tags, "min"),
-        maximum=_limit(name, tags, "max"),
+        minimum=minimum,
+        maximum=maximum,
         pii=pii,
         label=bool(tags.get("label", False)),
     )

@@ -35,9 +35,9 @@ def one(path: Path) -> list[dict[str, Any]]:
         return list(fastavro.reader(file))  # type: ignore[arg-type]
 
 
-def rows(tmp_path: Path, suffix: str = "avro") -> list[dict[str, Any]]:
+def rows(tmp_path: Path, suffix: str = "avro", folder: str = "archive") -> list[dict[str, Any]]:
     """All rows a reader sees that knows nothing but the folder."""
-    return [row for path in sorted((tmp_path / "archive").rglob(f"*.{suffix}")) for row in one(path)]
+    return [row for path in sorted((tmp_path / folder).rglob(f"*.{suffix}")) for row in one(path)]
 
 
 def positions(found: list[dict[str, Any]]) -> Counter[tuple[int, int]]:

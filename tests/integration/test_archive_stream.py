@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -83,6 +84,22 @@ def test_a_bounded_archive_on_prism(
     assert (counted["archived"], counted["dead_letters"], counted["unaccounted"]) == (20_000, 1, 0)
     assert set(positions(rows(tmp_path)).values()) == {1}
     assert len(rows(tmp_path)) == 20_000
+
+
+def test_a_second_archive_of_a_topic_begins_at_its_own_start(
+    topics: Topics, archive: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    topics.send("events", list(framed(events(1000))))
+    for folder, more in (("archive", []), ("raw", ["--raw"])):
+        output = ["--output", str(tmp_path / folder)]  # the last one named counts
+        with live(archive("--max_file_age", "0.5", *output, *more, until=None)) as job:
+            wait(lambda folder=folder: len(rows(tmp_path, folder=folder)) >= 1000, job)  # type: ignore[misc]
+            stop(job)
+    mixed = subprocess.run(archive("--raw"), capture_output=True, text=True, timeout=60, check=False)
+    assert mixed.returncode == 2
+    assert "holds car_sensors-features-" in mixed.stderr
+    assert "choose another folder for car_sensors-events" in mixed.stderr
+    assert len(rows(tmp_path)) == 1000
 
 
 def test_rows_are_enriched_and_routed_by_a_lookup_table_that_changes(

@@ -1,6 +1,8 @@
+from collections.abc import Sequence
+
 import pytest
 
-from beam_jobs.cli import find_user_error, run
+from beam_jobs.cli import Parser, find_user_error, run
 from beam_jobs.errors import UserError
 
 
@@ -47,3 +49,19 @@ def test_verbose_adds_the_stack_trace(capsys: pytest.CaptureFixture[str]) -> Non
 def test_success_and_ctrl_c() -> None:
     assert status_of(None, []) == 0
     assert status_of(KeyboardInterrupt(), []) == 130
+
+
+def test_what_can_t_be_parsed_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(argv: Sequence[str]) -> int:
+        parser = Parser()
+        parser.add_argument("--epochs", type=int)
+        return int(parser.parse_args(argv).epochs)
+
+    for argv, error in (
+        (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
+        (["--epochs", "x"], "argument --epochs: invalid int value: 'x'"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            run(main, argv)
+        assert end.value.code == 2
+        assert capsys.readouterr().err == f"error: {error}; --help lists the options\n"

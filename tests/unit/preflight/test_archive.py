@@ -37,7 +37,7 @@ def refused(folder: Path, *more: str) -> str:
             ["--route_by", "flet"],
             "no text column of the archive; there are source_topic, car_id, ",
         ),
-        (None, [], "No such file"),
+        (None, [], "--enrich {file}: no such file; name a .csv"),
     ],
 )
 def test_a_lookup_table_that_does_not_fit(tmp_path: Path, text: str | None, more: list[str], message: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from beam_jobs.errors import UserError
 from beam_jobs.preprocessing import PiiPolicy, Preprocessor, compile_sql
+from beam_jobs.preprocessing.fields import fields_of
 
 TIME = {"type": "long", "logicalType": "timestamp-millis"}
 SCHEMA: dict[str, Any] = {
@@ -268,6 +269,32 @@ def test_wrong_use_of_the_schema_is_refused() -> None:
         compile_sql(sql, tagged, key="id", event_time="at")
     with pytest.raises(UserError, match="needs a key"):
         compile_sql("SELECT id, at, speed, pseudonymize(vin) AS v FROM events", SCHEMA, key="id", event_time="at")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"PII": "direct"}, "field x: 'PII' is not a tag; write 'pii'"),
+        ({"units": "km"}, "field x: 'units' is not a tag; write 'unit'"),
+        ({"Maximum": 3}, "field x: 'Maximum' is not a tag; write 'max'"),
+        ({"min": 3, "max": 2}, "field x: min 3 is above max 2; no value could be right"),
+    ],
+)
+def test_attributes_that_would_say_nothing_are_refused(attributes: dict[str, Any], message: str) -> None:
+    field = {"name": "x", "type": "double", **attributes}
+    with pytest.raises(UserError) as error:
+        fields_of({"type": "record", "name": "Event", "fields": [field]})
+    assert str(error.value) == f"schema: {message}"
+
+
+def test_attributes_of_others_are_let_be() -> None:
+    field = {
+        "name": "x",
+        "type": {"type": "long", "logicalType": "timestamp-millis"},
+        "connect.index": 1,
+        "source": "can",
+    }
+    assert fields_of({"type": "record", "name": "Event", "fields": [field]})["x"].pii is None
 
 
 def test_what_a_query_reads_and_gives() -> None:
