@@ -141,9 +141,9 @@ def read(
       progress: called now and then with the share of the files done, 0..1.
 
     Raises:
-      UserError: files that can't be read or lack a field, or no row that can be used.
+      UserError: files that can't be read or lack a field, features beside events, or no row that can be used.
     """
-    used = 0
+    used, kinds = 0, set[bool]()
     history = use_case.preprocessor().history()
     waiting: list[pa.RecordBatch] = []  # of an SQL with windows, which need the rows in the order of their times
     for number, path in enumerate(source.paths):
@@ -153,6 +153,12 @@ def read(
         with _here(path, scratch) as file:
             digest = sha256(file)
             for events, archived in _rows(file, use_case):
+                kinds.add(archived)
+                if len(kinds) > 1:
+                    raise UserError(
+                        f"--data {source.root} holds features as well as events, perhaps of the same records; name a "
+                        "folder of either"
+                    )
                 events = _within(events, use_case.event_time, source)
                 events = events if limit is None else events.slice(0, limit - counts.read)
                 counts.read += events.num_rows

@@ -5,6 +5,7 @@ DuckDB reads Avro by an extension only, which it downloads: it reads the Parquet
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,7 +31,9 @@ from beam_jobs import dead_letters
 from beam_jobs.archive_rows import Content, archive_schema, carried
 from beam_jobs.block import Block, raw_block
 from beam_jobs.codec.avro_encoder import AvroEncoder
+from beam_jobs.codec.avro_file import write_avro
 from beam_jobs.codec.schema import arrow_schema
+from beam_jobs.errors import UserError
 from beam_jobs.io.archive import COMPRESSIONS, FileFormat, WriteFiles, WriteToArchive
 from beam_jobs.preprocessing.transforms import DecodeEvents, Preprocess
 from demo.fleet import Fleet
@@ -195,6 +198,17 @@ def test_training_reads_the_rows(archive: Archive, tmp_path: Path) -> None:
     labels = events()["failure_occurred"].to_pylist()
     assert kinds.take(pa.array(order)).to_pylist() == ["" if label == "false" else label for label in labels]
     assert (counts.read, len(counts.files)) == (N, 2)
+
+
+def test_training_refuses_features_beside_events(archive: Archive, tmp_path: Path) -> None:
+    shutil.copytree(archive.folder, tmp_path, dirs_exist_ok=True)
+    write_avro(tmp_path / "z.avro", CARS.schema, [events()])
+    examples = read(CARS, source(str(tmp_path)), Counts(), tmp_path)
+    if archive.content == "events":
+        assert sum(len(part.x) for part in examples) == 2 * N
+        return
+    with pytest.raises(UserError, match="holds features as well as events"):
+        list(examples)
 
 
 def test_nothing_personal_is_in_it(archive: Archive) -> None:
