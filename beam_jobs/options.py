@@ -103,7 +103,7 @@ class ConnectionOptions(PipelineOptions):
         parser.add_argument(
             "--schema_registry",
             metavar="URL",
-            help="Confluent Schema Registry; without it the shipped schema is taken for every schema id",
+            help="Confluent Schema Registry; without it the schema of the use case is taken for every schema id",
         )
         parser.add_argument(
             "--create_topics", action="store_true", help="create missing output topics (1 partition) instead of failing"

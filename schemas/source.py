@@ -159,4 +159,4 @@ class ShippedSchemas(SchemaSource):
 
     def describe(self) -> str:
         name = self._shipped.get("name", "schema")
-        return f"no --schema_registry: the shipped schema {name} is taken for every schema id"
+        return f"no --schema_registry: the schema {name} is taken for every schema id"
