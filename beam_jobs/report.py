@@ -222,8 +222,12 @@ def check_writable(path: str) -> None:
     Raises:
       UserError: it cannot.
     """
+    file = Path(path)
     try:
-        Path(path).open("a", encoding="utf-8").close()
+        new = not file.exists()
+        file.open("a", encoding="utf-8").close()
+        if new:
+            file.unlink()  # a job that is stopped early leaves no empty report
     except OSError as error:
         raise UserError(f"--report {path}: {error.strerror}; name a file in a folder you may write to") from error
 
