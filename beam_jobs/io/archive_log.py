@@ -135,6 +135,11 @@ class Held:
         return Held(Ranges.from_json(value["held"]), ids)
 
 
+def log_names(root: str) -> set[str]:
+    """The names of all logs in an archive that have committed."""
+    return {path.split("/")[-3] for path in list_files(f"{root}/{FOLDER}/*/commits/*.json")}
+
+
 class ArchiveLog:
     """The log of one writing job in one archive; two jobs that run at once must have different names."""
 

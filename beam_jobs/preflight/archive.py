@@ -19,8 +19,8 @@ from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.archive import COMPRESSIONS, ExactIds, WriteFiles
 from beam_jobs.io.archive_input import ArchiveInput
-from beam_jobs.io.archive_log import FOLDER, ArchiveLog
-from beam_jobs.io.files import check_access, list_files, root_of, writing
+from beam_jobs.io.archive_log import ArchiveLog, log_names
+from beam_jobs.io.files import check_access, root_of, writing
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_topic_id import KafkaTopic
 from beam_jobs.io.uri import Address, KafkaAddress, PubSubAddress, parse
@@ -176,8 +176,7 @@ def check_alone(root: str, stream: str) -> None:
     Raises:
       UserError: as said.
     """
-    logs = {path.split("/")[-3] for path in list_files(f"{root}/{FOLDER}/*/commits/*.json")}
-    others = sorted(log for log in logs if not log.startswith((f"{stream}-", f"{stream}@")))
+    others = sorted(log for log in log_names(root) if not log.startswith((f"{stream}-", f"{stream}@")))
     if others:
         raise UserError(f"--output {root}: holds {others[0]} already; choose another folder for {stream}")
 
