@@ -19,6 +19,13 @@ class UserError(Exception):
     """
 
 
+class UnreachableError(UserError):
+    """Nobody answers, or what is needed to ask is not on this machine: another machine, or a later try, may have it.
+
+    Whoever answers and refuses (credentials, rights, no such topic) is a plain ``UserError``.
+    """
+
+
 def one_line(text: object, most: int | None = None) -> str:
     """What an error says, for a message of one line: no line breaks, ``most`` characters at most (None: all)."""
     return " ".join(str(text).split())[:most]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from beam_jobs.errors import UserError, one_line
+from beam_jobs.errors import UnreachableError, UserError, one_line
 
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 LOG_IN = "run gcloud auth application-default login, or name a key file in GOOGLE_APPLICATION_CREDENTIALS"
@@ -22,7 +22,7 @@ _METADATA_TIMEOUT_S = 1.5  # it answers in milliseconds
 _REQUEST_TIMEOUT_S = 10.0
 
 
-class GoogleAwayError(UserError):
+class GoogleAwayError(UnreachableError):
     """A service of Google's does not answer; the same call may succeed later."""
 
 

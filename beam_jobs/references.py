@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from beam_jobs import secret_manager
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UnreachableError, UserError
 
 FORMS = "env:NAME, file:/path or secret://projects/P/secrets/S/versions/V"
 SCHEMES = ("env", "file", "secret")
@@ -38,13 +38,14 @@ def read_secret(reference: str, what: str) -> str:
       what: the setting that holds the reference, for the message: "Kafka setting sasl.password".
 
     Raises:
-      UserError: the variable, the file or the secret cannot be read here, or the form is wrong.
+      UnreachableError: the variable or the file is not here, or Secret Manager does not answer.
+      UserError: the secret cannot be read, or the form is wrong.
     """
     scheme, _, target = reference.partition(":")
     if scheme == "env":
         value = os.environ.get(target)
         if value is None:
-            raise UserError(f"{what}: environment variable {target} is not set; export it on every worker")
+            raise UnreachableError(f"{what}: environment variable {target} is not set; export it on every worker")
         return value
     if scheme == "file":
         path = target.removeprefix("//")
@@ -52,7 +53,7 @@ def read_secret(reference: str, what: str) -> str:
             return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise UserError(f"{what}: cannot read {path} ({reason}); put it on every worker") from None
+            raise UnreachableError(f"{what}: cannot read {path} ({reason}); put it on every worker") from None
     name = target.removeprefix("//")
     if scheme != "secret" or not target.startswith("//") or not secret_manager.is_name(name):
         # The value is not shown: it may be a secret that happens to begin like a reference.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import ssl
 import threading
 import time
 import weakref
@@ -22,7 +23,7 @@ from urllib.parse import urlsplit
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import OAuthTokenError, SchemaRegistryError
 
-from beam_jobs.errors import UserError, one_line
+from beam_jobs.errors import UnreachableError, UserError, one_line
 from beam_jobs.references import read_secret
 from schemas.source import ENDING, PREFIX, SECRETS, InterruptedWaitError, SchemaSource, secret_part
 
@@ -40,6 +41,7 @@ _HTTP_LIBRARIES = [
 _HTTP_ERRORS: tuple[type[Exception], ...] = tuple(library.HTTPError for library in _HTTP_LIBRARIES)
 _TIMEOUTS: tuple[type[Exception], ...] = tuple(library.TimeoutException for library in _HTTP_LIBRARIES)
 _OUTAGES = (*_HTTP_ERRORS, OAuthTokenError, OSError, ValueError)  # ValueError: an answer that is not JSON
+_GATEWAY = (502, 503, 504)  # statuses: what stands between has no answer
 FAILURES = (SchemaRegistryError, *_OUTAGES)  # what a client raises
 
 logger = logging.getLogger(__name__)
@@ -179,7 +181,8 @@ class RegistrySchemas(SchemaSource):
 
     def unusable(self, error: Exception) -> UserError:
         """One of ``FAILURES`` as a sentence: what is wrong with the registry, and what to do."""
-        return UserError(f"--schema_registry {self._url} {_reason(error)}")
+        kind = UnreachableError if _is_away(error) else UserError
+        return kind(f"--schema_registry {self._url} {_reason(error)}")
 
     def _refuse_unknown(self, schema_id: int) -> None:
         """Raises LookupError for an id that the registry need not be asked for."""
@@ -266,6 +269,20 @@ def _fetch(client: SchemaRegistryClient, schema_id: int) -> dict[str, Any]:
     return schema
 
 
+def _is_away(error: Exception) -> bool:
+    """Whether nobody answers, or only a gateway in front of the registry does."""
+    if isinstance(error, SchemaRegistryError):
+        return error.http_status_code in _GATEWAY
+    return isinstance(error, (*_HTTP_ERRORS, OSError)) and not _is_tls(error)
+
+
+def _is_tls(error: BaseException | None) -> bool:
+    """Whether a server answers, and TLS does not come about."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def _reason(error: Exception) -> str:
     """What is wrong and what to do, to follow the address."""
     if isinstance(error, SchemaRegistryError):
@@ -280,6 +297,8 @@ def _reason(error: Exception) -> str:
         return f"cannot be used: no token ({error.message}); check bearer.auth.* in the file of --kafka_config"
     if isinstance(error, _TIMEOUTS):
         return f"gives no answer within {REQUEST_SECONDS:.0f} s; check the address and the network"
+    if _is_tls(error):
+        return f"answers, but TLS fails ({error}); check {PREFIX}ssl.ca.location in the file of --kafka_config"
     if isinstance(error, (*_HTTP_ERRORS, OSError)):
         return f"cannot be reached ({error}); start it, or correct the address"
     if isinstance(error, UserError):

@@ -71,7 +71,8 @@ class SchemaSource(ABC):
         """The id for records of ``schema`` in ``subject`` (``<topic>-value``), registered if need be.
 
         Raises:
-          UserError: the registry cannot be reached, or refuses the schema.
+          UnreachableError: the registry does not answer.
+          UserError: it refuses us, or the schema.
         """
 
     @abstractmethod
@@ -79,7 +80,8 @@ class SchemaSource(ABC):
         """Tries the connection, once.
 
         Raises:
-          UserError: the registry cannot be reached, or refuses us.
+          UnreachableError: the registry does not answer.
+          UserError: it refuses us.
         """
 
     @abstractmethod

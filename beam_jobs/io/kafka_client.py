@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollectio
 from confluent_kafka.admin import AclOperation, AdminClient, NewTopic
 
 from beam_jobs import metrics
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UnreachableError, UserError
 from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_connection import not_understood
@@ -247,8 +247,8 @@ def check_topic(
     """Number of partitions of the topic; raises one clear line if it cannot be read, or with ``write`` written.
 
     Raises:
-      UserError: the broker does not answer, refuses us, TLS fails, or the topic does not exist; within ``timeout_s``
-        seconds (sooner where the client reports a lasting cause).
+      UnreachableError: no broker answers within ``timeout_s`` seconds.
+      UserError: the broker refuses us, TLS fails, or the topic does not exist.
     """
     errors: list[KafkaError] = []
     with client_errors(address):
@@ -273,7 +273,7 @@ def check_topic(
                 if lasting is not None:
                     raise lasting
             if time.monotonic() > deadline or _unreachable(errors):
-                raise UserError(
+                raise UnreachableError(
                     f"{address}: no broker answers ({_reason(errors, failure)}); is it running, is the address right?"
                 )
     finally:

@@ -9,7 +9,7 @@ from typing import Any
 from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UnreachableError, UserError
 from beam_jobs.io.kafka_client import client_errors, user_error
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_fetch import DebugLog
@@ -33,13 +33,14 @@ class KafkaTopic:
         """Asks the cluster; the topic is known to exist.
 
         Raises:
-          UserError: no answer, or access is denied.
+          UnreachableError: no answer.
+          UserError: access is denied.
         """
         try:
             return KafkaTopic(address, config, TopicIds(address, config).now())
         except KafkaException as error:
             failure = error.args[0]
-            raise user_error(address, failure) or UserError(
+            raise user_error(address, failure) or UnreachableError(
                 f"{address}: the broker does not say the topic's id ({failure.str()}); try again"
             ) from error
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from beam_jobs.errors import UserError, one_line
+from beam_jobs.errors import UnreachableError, UserError, one_line
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 _ending = threading.Event()
 
 
-class StorageAwayError(UserError):
+class StorageAwayError(UnreachableError):
     """Storage can't be reached or is out of order for now: to be tried again."""
 
 

@@ -17,7 +17,7 @@ from google.pubsub_v1.services.schema_service.transports import SchemaServiceGrp
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
 from beam_jobs import google_credentials
-from beam_jobs.errors import UserError, one_line
+from beam_jobs.errors import UnreachableError, UserError, one_line
 from beam_jobs.io.reading import wait_for_drain
 from beam_jobs.io.uri import PubSubAddress
 
@@ -104,7 +104,7 @@ def user_error(address: PubSubAddress, code: grpc.StatusCode, detail: str) -> Us
         return UserError(f"{address}: does not exist ({detail})")
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         where = os.environ.get(EMULATOR) or _HOST
-        return UserError(
+        return UnreachableError(
             f"{address}: {where} does not answer ({detail}); check the network, and {EMULATOR} if it is set"
         )
     return UserError(f"{address}: {code.name.lower()}: {detail}")
