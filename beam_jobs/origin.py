@@ -20,7 +20,7 @@ ORIGIN_HEADER = "highbeam.origin"
 
 _TOPIC = "^[!-~]{1,255}$"
 _TEXT = "^[!-~]{1,300}$"
-_MAX_PARTITION_DIGITS, _MAX_OFFSET_DIGITS = 9, 19  # what fits int32 and int64; of 19 digits up to 8,999...
+_LARGEST_PARTITION, _LARGEST_OFFSET = "2147483647", "9223372036854775807"  # of int32 and int64
 
 
 class Origin(NamedTuple):
@@ -70,9 +70,10 @@ def _parsed(values: pa.Array) -> tuple[NDArray[np.bool_], tuple[pa.Array, pa.Arr
     topic, partition, offset = (flat.take(pa.array(places + i)) for i in range(3))
     topic = topic.dictionary_encode()  # few: each is looked at once
     fits = pc.match_substring_regex(topic.dictionary, _TOPIC).take(topic.indices)
-    for digits, most in ((partition, _MAX_PARTITION_DIGITS), (offset, _MAX_OFFSET_DIGITS)):
+    for digits, largest in ((partition, _LARGEST_PARTITION), (offset, _LARGEST_OFFSET)):
         size = pc.binary_length(digits)
-        small = pc.or_(pc.less(size, most), pc.and_(pc.equal(size, most), pc.less(digits, "9")))
+        as_long = pc.and_(pc.equal(size, len(largest)), pc.less_equal(digits, largest))
+        small = pc.or_(pc.less(size, len(largest)), as_long)
         fits = pc.and_(fits, pc.and_(pc.string_is_ascii(digits), pc.and_(pc.utf8_is_decimal(digits), small)))
     good[np.flatnonzero(good)[~fits.to_numpy(zero_copy_only=False)]] = False
     return good, (topic.cast(pa.string()).filter(fits), partition.filter(fits), offset.filter(fits))

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from beam_jobs.block import HEADERS_TYPE, Block, raw_block, with_source
+from beam_jobs.io.pubsub_messages import to_block, to_messages
 from beam_jobs.origin import ORIGIN_HEADER, origin, origin_headers
 
 Headers = list[tuple[str, bytes | None]] | None
@@ -61,9 +65,30 @@ def test_the_first_of_several_counts() -> None:
     assert ids([[(ORIGIN_HEADER, b"a-1-1"), (ORIGIN_HEADER, b"b-2-2")]]) == ["a-1-1"]
 
 
-def test_the_largest_positions() -> None:
-    text = f"t-{899_999_999}-{8_999_999_999_999_999_999}"
+@pytest.mark.parametrize("partition", [999_999_999, 1_000_000_000, 2**31 - 1])
+@pytest.mark.parametrize("offset", [0, 16 * 10**15, 9 * 10**18 - 1, 9 * 10**18, 2**63 - 1])
+def test_the_largest_positions(partition: int, offset: int) -> None:
+    text = f"t-{partition}-{offset}"
     assert ids([named(text.encode())]) == [text]
+
+
+TOPICS = st.text(st.characters(min_codepoint=ord("!"), max_codepoint=ord("~")), min_size=1, max_size=255)
+POSITIONS = st.tuples(TOPICS, st.integers(0, 2**31 - 1), st.integers(0, 2**63 - 1))
+
+
+@given(positions=st.lists(POSITIONS, min_size=1, max_size=5), buses=st.lists(st.sampled_from(["kafka", "pubsub"])))
+def test_it_survives_any_number_of_round_trips(positions: list[tuple[str, int, int]], buses: list[str]) -> None:
+    """Replayed, archived, replayed again, over either bus."""
+    headers: list[Any] = [named(b"%s-%d-%d" % (t.encode(), p, o)) for t, p, o in positions]
+    for bus in buses:
+        written = origin_headers(origin(block(headers)))
+        n = len(written)
+        if bus == "pubsub":
+            values = raw_block("x", [0] * n, range(n), [0] * n, [None] * n, [b"v"] * n, written)
+            written = to_block("x", list(to_messages(values, True)), np.arange(n), np.zeros(n, np.int64))["headers"]
+        headers = [[(h["key"], h["value"]) for h in row] for row in written.to_pylist()]
+    found = origin(block(headers))
+    assert list(zip(*(column.to_pylist() for column in found), strict=True)) == positions
 
 
 def test_slices() -> None:
