@@ -27,8 +27,8 @@ Blocks are cut and joined without copying a row at a time::
     >>> concat([raw.slice(0, 1), raw.slice(1)]).equals(raw)
     True
 
-The element's Beam timestamp is the block's smallest record timestamp. A coder for blocks is registered when this
-module is imported.
+The element's Beam timestamp is the block's smallest record timestamp, as :func:`beam_time` gives it; the column keeps
+what the record says, any 64 bits. A coder for blocks is registered when this module is imported.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 from apache_beam import coders
-from apache_beam.utils.timestamp import Timestamp
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
 from numpy.typing import NDArray
 
 HEADERS_TYPE = pa.list_(pa.struct([pa.field("key", pa.string(), nullable=False), pa.field("value", pa.binary())]))
@@ -62,6 +63,9 @@ SOURCE_COLUMNS = tuple(SOURCE_PREFIX + name for name in RAW_SCHEMA.names)
 """The raw columns as they stand in an events block."""
 
 MAX_BLOCK_ROWS = 32768  # rows; smaller costs overhead, larger leaves the caches (docs/performance.md)
+
+_EARLIEST_MS = MIN_TIMESTAMP.micros // 1000
+_LATEST_MS = GlobalWindow().max_timestamp().micros // 1000  # an element beyond it belongs to no window
 
 Block: TypeAlias = pa.RecordBatch
 
@@ -139,8 +143,23 @@ def split(block: Block, max_rows: int = MAX_BLOCK_ROWS) -> Iterator[Block]:
 def min_timestamp(block: Block) -> Timestamp:
     """The element timestamp of a block: the smallest record timestamp of its rows (raw or events; not empty)."""
     name = "timestamp" if "timestamp" in block.schema.names else SOURCE_PREFIX + "timestamp"
-    millis = block.column(name).view(pa.int64()).to_numpy(zero_copy_only=False)
-    return Timestamp(micros=int(millis.min()) * 1000)
+    return beam_time(int(millis_of(block.column(name)).min()))
+
+
+def millis_of(times: pa.Array) -> NDArray[np.int64]:
+    """A column of timestamps in milliseconds since the epoch, int64 [n]; finer ones rounded down, nulls 0.
+
+    Arrow's own cast refuses microseconds that are no whole milliseconds.
+    """
+    numbers = times.view(pa.int64())
+    numbers = (numbers.fill_null(0) if numbers.null_count else numbers).to_numpy()
+    finer = {"ms": 1, "us": 1_000, "ns": 1_000_000}[times.type.unit]
+    return numbers if finer == 1 else numbers // finer
+
+
+def beam_time(millis: int) -> Timestamp:
+    """Milliseconds since the epoch as Beam's time; beyond its ends, the years ±292,000, the nearer end."""
+    return Timestamp(micros=min(max(millis, _EARLIEST_MS), _LATEST_MS) * 1000)
 
 
 class BlockCoder(coders.Coder):

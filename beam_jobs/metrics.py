@@ -36,6 +36,7 @@ REDELIVERED = "redelivered"  # Pub/Sub messages that came again and were dropped
 READERS_CREATED = "readers_created"  # consumers opened by a source
 LATENCY_MS = "latency_ms"  # record timestamp of a block's oldest record to its output acknowledged; one a block
 
+_LONGEST_MS = 10**12  # 30 years; Beam sums latencies in 64 bits, and a record may be of any time
 _LATENCY_EDGES_MS = np.logspace(-1, 7, 401)  # 0.1 ms to 10,000 s, 50 buckets a decade: 4.7 % resolution
 
 
@@ -116,8 +117,8 @@ def inc(name: str, n: int = 1) -> None:
 def observe_latency(values_ms: NDArray[np.float64]) -> None:
     """Adds latencies in milliseconds, one a block, to the distribution."""
     distribution = Metrics.distribution(NAMESPACE, LATENCY_MS)
-    for value in values_ms.tolist():
-        distribution.update(max(0, int(value)))
+    for value in np.clip(values_ms, 0, _LONGEST_MS).tolist():
+        distribution.update(int(value))
     TOTALS.observe(values_ms)
 
 

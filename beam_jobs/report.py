@@ -18,6 +18,8 @@ from beam_jobs import metrics
 from beam_jobs.cli import say
 from beam_jobs.errors import UserError
 
+_YEAR_1_MS, _YEAR_10000_MS = -62_135_596_800_000, 253_402_300_800_000  # what datetime can say
+
 _REASON_PREFIX = metrics.DEAD_LETTERS + "."
 
 
@@ -138,9 +140,11 @@ def conclude_replay(started: float, path: str | None, wanted: int) -> None:
 
 
 def time_text(millis: int | None) -> str | None:
-    """A time in milliseconds since the epoch as 2026-11-22T07:00:00.000Z."""
+    """A time in milliseconds since the epoch as 2026-11-22T07:00:00.000Z; beyond the years 1 to 9999 their number."""
     if millis is None:
         return None
+    if not _YEAR_1_MS <= millis < _YEAR_10000_MS:
+        return f"{millis} ms"
     return datetime.fromtimestamp(millis / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

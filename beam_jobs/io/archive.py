@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from beam_jobs import metrics
 from beam_jobs.archive_rows import PROPERTY, SOURCE_KEY, archive_rows, other_keys
-from beam_jobs.block import SOURCE_PREFIX, Block, take
+from beam_jobs.block import SOURCE_PREFIX, Block, millis_of, take
 from beam_jobs.codec.avro_file import AvroWriter
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.io import acknowledged
@@ -49,6 +49,7 @@ COMPRESSIONS: dict[FileFormat, tuple[str, ...]] = {
 """What files can be compressed by; the first is the default."""
 
 _HOUR_MS = 3_600_000
+_FIRST_HOUR, _LAST_HOUR = -17_259_888, 70_389_527  # of the years 1 to 9999, whose folders have names
 _MAX_OPEN_FILES = 64
 
 Longs = NDArray[np.int64]
@@ -237,8 +238,11 @@ class WriteFiles(beam.DoFn):
 
     def _partitioned(self, block: Block) -> Iterator[tuple[str, Block]]:
         """Folder and rows, in their order, of each partition of the archive the block has rows of."""
-        millis = block.column(self._event_time).cast(pa.timestamp("ms", "UTC")).cast(pa.int64()).to_numpy()
-        hours = millis // _HOUR_MS
+        times = block.column(self._event_time)
+        millis = millis_of(times)
+        if times.null_count:  # raw events are not checked: the record's own time stands in
+            millis = np.where(times.is_null(), millis_of(block.column(SOURCE_PREFIX + "timestamp")), millis)
+        hours = hours_of(millis)
         if self._route is None:
             routes, names = np.zeros(len(hours), np.int64), [""]
         else:
@@ -294,8 +298,13 @@ def _firsts(values: Longs) -> NDArray[np.bool_]:
     return first
 
 
+def hours_of(millis: Longs) -> Longs:
+    """The hour since the epoch of each time; that of one beyond the years 1 to 9999 is the first or last of them."""
+    return np.asarray(np.clip(millis // _HOUR_MS, _FIRST_HOUR, _LAST_HOUR))
+
+
 def hour_folder(hour: int) -> str:
-    """``date=…/hour=…`` of an hour since the epoch, UTC."""
+    """``date=…/hour=…`` of an hour since the epoch, UTC, as ``hours_of`` gives it."""
     text = str(np.datetime64(hour, "h"))  # 2026-11-22T07
     return f"date={text[:10]}/hour={text[11:13]}"
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from beam_jobs import metrics
 from beam_jobs.archive_rows import PROPERTY, SOURCE_FIELDS, SOURCE_KEY, Content, archive_schema
-from beam_jobs.block import MAX_BLOCK_ROWS, RAW_SCHEMA, Block, min_timestamp, take, with_source
+from beam_jobs.block import MAX_BLOCK_ROWS, RAW_SCHEMA, Block, millis_of, min_timestamp, take, with_source
 from beam_jobs.codec.avro_file import read_avro
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError, one_line
@@ -160,7 +160,7 @@ def read_rows(path: str, schema: Mapping[str, Any], columns: Sequence[str] | Non
 
 def wanted_rows(archive: ArchiveInput, event_times: pa.Array) -> NDArray[np.bool_]:
     """Which rows lie between the bounds of event time, bool [n]."""
-    times = event_times.cast(pa.timestamp("ms", "UTC")).cast(pa.int64()).to_numpy()
+    times = millis_of(event_times)
     keep = np.ones(len(times), np.bool_)
     if archive.start_ms is not None:
         keep &= times >= archive.start_ms

@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from beam_jobs.archive_rows import SOURCE_KEY, archive_schema
-from beam_jobs.block import take
+from beam_jobs.block import millis_of, take
 from beam_jobs.errors import UserError
 from beam_jobs.io.archive_input import ArchiveInput, read_rows, wanted_rows
 from beam_jobs.io.archive_log import Partition
@@ -73,7 +73,7 @@ def look_through(archive: ArchiveInput, tell: Callable[[int, int], None] = lambd
                 continue
             code = _codes(batch, codes)[keep]
             offsets = batch.column("source_offset").to_numpy()[keep]
-            times = _millis(batch.column(event_time))[keep]
+            times = millis_of(batch.column(event_time))[keep]
             rows += len(offsets)
             first_ms, last_ms = min(first_ms, int(times.min())), max(last_ms, int(times.max()))
             for p in np.unique(code).tolist():
@@ -100,10 +100,6 @@ def _codes(batch: pa.RecordBatch, codes: dict[Partition, int]) -> Longs:
     found, place = np.unique(pairs, return_inverse=True)
     keys = [(names[pair >> 32], pair & 0xFFFFFFFF) for pair in found.tolist()]
     return np.array([codes.setdefault(key, len(codes)) for key in keys], np.int64)[place]
-
-
-def _millis(times: pa.Array) -> Longs:
-    return times.cast(pa.timestamp("ms", "UTC")).cast(pa.int64()).to_numpy()
 
 
 @dataclass(frozen=True)
@@ -343,6 +339,6 @@ class Sweep:
             partitions, offsets = _codes(rows, codes), rows.column("source_offset").to_numpy()
             if len(codes) > len(self._contents.partitions):
                 raise UserError(f"{held.path}: was changed meanwhile; start again")
-            part = Part(rows, partitions, offsets, _millis(rows.column(event_time)))
+            part = Part(rows, partitions, offsets, millis_of(rows.column(event_time)))
             fresh = offsets >= self._after[partitions]
             yield part if fresh.all() else part.take(np.flatnonzero(fresh))

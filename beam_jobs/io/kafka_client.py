@@ -132,7 +132,8 @@ class _KafkaControl:
         return {p: self._consumer.get_watermark_offsets(TopicPartition(self._topic, p), timeout_s) for p in partitions}
 
     def at_time(self, timestamp_ms: int, partitions: Iterable[int], timeout_s: float) -> dict[int, int | None]:
-        asked = [TopicPartition(self._topic, p, timestamp_ms) for p in partitions]
+        # Kafka reads -1 and -2 as "the end" and "the start".
+        asked = [TopicPartition(self._topic, p, max(0, timestamp_ms)) for p in partitions]
         return {
             answer.partition: answer.offset if answer.offset >= 0 else None
             for answer in _checked(self._consumer.offsets_for_times(asked, timeout_s))
@@ -224,6 +225,11 @@ def user_error(address: KafkaAddress | str, error: KafkaError) -> UserError | No
         return UserError(f"{address}: the topic does not exist; create it, or check its name")
     if code in DENIED:
         return UserError(f"{address}: access denied ({error.str()}); grant this user the right, or use another user")
+    if code == KafkaError.INVALID_TIMESTAMP:
+        return UserError(
+            f"{address}: the topic refuses the time of a record; raise its message.timestamp.after.max.ms and "
+            "message.timestamp.before.max.ms"
+        )
     if code in _REFUSED:
         return _refused(address, error)
     return None

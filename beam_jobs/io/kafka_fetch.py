@@ -24,6 +24,8 @@ _LOGGER = logging.getLogger(__name__)
 # A binary Arrow column counts in int32: blocks stop far below 2 GiB. A single record may be larger than the cap.
 MAX_BLOCK_BYTES = 64 << 20
 
+NO_TIMESTAMP = -1  # Kafka's; any other 64 bits are a time, however far away
+
 # Measured (docs/measurements.md): the default back-off of a full queue, 1 s, costs most of the replay rate.
 CONSUMER_DEFAULTS = {
     "fetch.queue.backoff.ms": "5",
@@ -206,4 +208,5 @@ class ClientFetcher:
 def _timestamp(message: Any) -> int:
     kind, millis = message.timestamp()
     # Records older than Kafka 0.10 carry none: the time of reading is the nearest there is.
-    return int(time.time() * 1000) if kind == confluent_kafka.TIMESTAMP_NOT_AVAILABLE else int(millis)
+    none = kind == confluent_kafka.TIMESTAMP_NOT_AVAILABLE or millis == NO_TIMESTAMP
+    return int(time.time() * 1000) if none else int(millis)

@@ -12,6 +12,8 @@ from beam_jobs.errors import UserError
 _HELP = "expected earliest, latest, a time (2026-01-31T12:00:00Z or epoch milliseconds) or partition:offset,…"
 _PAIR = re.compile(r"\s*([0-9]+)\s*:\s*([0-9]+)\s*")
 _MIN_EPOCH_MS = 100_000_000_000  # 1973 in milliseconds, the year 5138 in seconds: tells the two apart
+_MAX_EPOCH_MS = 253_402_300_799_999  # the end of the year 9999; 1978 in microseconds
+_MAX_OFFSET = (1 << 63) - 1
 
 
 class OffsetKind(Enum):
@@ -49,12 +51,16 @@ class OffsetSpec:
             millis = int(word)
             if millis < _MIN_EPOCH_MS:
                 raise UserError(f"position {text!r}: too small for epoch milliseconds (seconds?); {_HELP}")
+            if millis > _MAX_EPOCH_MS:
+                raise UserError(f"position {text!r}: too large for epoch milliseconds (micro-, nanoseconds?); {_HELP}")
             return OffsetSpec(OffsetKind.TIMESTAMP, timestamp_ms=millis)
         pairs = [_PAIR.fullmatch(part) for part in word.split(",")]
         if all(pairs):
             found = [(int(pair[1]), int(pair[2])) for pair in pairs if pair]
             if len({partition for partition, _ in found}) != len(found):
                 raise UserError(f"position {text!r}: a partition is named twice")
+            if max(max(pair) for pair in found) > _MAX_OFFSET:
+                raise UserError(f"position {text!r}: larger than any offset of Kafka")
             return OffsetSpec(OffsetKind.OFFSETS, offsets=tuple(sorted(found)))
         try:
             time = datetime.fromisoformat(word)

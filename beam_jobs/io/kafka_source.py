@@ -23,7 +23,7 @@ from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 from confluent_kafka import KafkaError, KafkaException
 
 from beam_jobs import metrics
-from beam_jobs.block import MAX_BLOCK_ROWS, Block, BlockCoder, min_timestamp
+from beam_jobs.block import MAX_BLOCK_ROWS, Block, BlockCoder, beam_time, min_timestamp
 from beam_jobs.errors import UserError
 from beam_jobs.io.block_reader import BlockReader
 from beam_jobs.io.idle import IdleCache
@@ -226,7 +226,8 @@ class _Session:
         self.fetcher: Fetcher = source.transport.fetcher()
         self.positions = dict(mark.positions)
         self.ends = None if mark.ends is None else dict(mark.ends)
-        self.newest_ms: dict[int, int] = {}  # partition -> largest record timestamp seen
+        self.newest_ms: dict[int, int] = {}  # partition -> largest record timestamp seen that may count (see _account)
+        self.ahead: set[int] = set()  # partitions whose last records are all ahead of the clock
         self.current: set[int] = set()  # partitions read to their end at the moment
         self.last_row = dict.fromkeys(mark.positions, time.time())  # partition -> clock at its last record
         self.next_discovery = time.monotonic() + source.discover_s
@@ -300,7 +301,10 @@ class KafkaReader(BlockReader[_Session]):
         if block is not None and over and session.ends:
             block = _before(block, session.ends)
         if block is not None:
-            _max_timestamps(block, session.newest_ms)
+            # A record of next year says nothing about when the others are complete: its time does not count.
+            session.ahead.difference_update(fetched.next_offsets)
+            limit_ms = int((now + self._source.out_of_order_s) * 1000)
+            session.ahead |= _max_timestamps(block, limit_ms, session.newest_ms)
         for p, offset in fetched.next_offsets.items():
             session.positions[p] = offset
             session.last_row[p] = now
@@ -372,19 +376,22 @@ class KafkaReader(BlockReader[_Session]):
             session.fetcher.assign(session.positions)
 
     def _compute_watermark(self, session: _Session) -> Timestamp:
-        """The smallest over the partitions; one that has been read to its end and stays quiet follows the clock."""
+        """The smallest over the partitions, never ahead of the clock.
+
+        A partition that has been read to its end follows the clock when it stays quiet, or its records are ahead of it.
+        """
         now = time.time()
         marks = []
         for p in session.positions:
             if session.ended(p):
                 continue
-            if p in session.current and now - session.last_row[p] > self._source.idle_s:
+            if p in session.current and (p in session.ahead or now - session.last_row[p] > self._source.idle_s):
                 marks.append(int((now - self._source.idle_s - self._source.out_of_order_s) * 1000))
             elif p in session.newest_ms:
                 marks.append(session.newest_ms[p] - int(self._source.out_of_order_s * 1000))
             else:
                 return self._watermark  # nothing is known about this partition yet
-        return max(self._watermark, Timestamp(micros=min(marks) * 1000)) if marks else self._watermark
+        return max(self._watermark, beam_time(min(marks))) if marks else self._watermark
 
 
 def _before(block: Block, ends: Mapping[int, int]) -> Block | None:
@@ -395,10 +402,16 @@ def _before(block: Block, ends: Mapping[int, int]) -> Block | None:
     return block.filter(pa.array(keep)) if keep.any() else None
 
 
-def _max_timestamps(block: Block, newest_ms: dict[int, int]) -> None:
+def _max_timestamps(block: Block, limit_ms: int, newest_ms: dict[int, int]) -> set[int]:
+    """Notes the largest timestamp up to ``limit_ms`` of each partition; returns the partitions that have none."""
     partitions = block.column("partition").to_numpy()
     millis = block.column("timestamp").view(pa.int64()).to_numpy()
-    newest = np.full(partitions.max() + 1, np.iinfo(np.int64).min)
+    counts = millis <= limit_ms
+    ahead = set() if counts.all() else set(np.unique(partitions).tolist())
+    partitions, millis = partitions[counts], millis[counts]
+    newest = np.full(partitions.max(initial=-1) + 1, np.iinfo(np.int64).min)
     np.maximum.at(newest, partitions, millis)
     for p in np.flatnonzero(newest > np.iinfo(np.int64).min).tolist():
         newest_ms[p] = max(int(newest[p]), newest_ms.get(p, int(newest[p])))
+        ahead.discard(p)
+    return ahead

@@ -26,7 +26,7 @@ from beam_jobs.block import MAX_BLOCK_ROWS, Block, concat, raw_block
 from beam_jobs.io import kafka_protocol as protocol
 from beam_jobs.io import kafka_records as records
 from beam_jobs.io.kafka_connection import Connection
-from beam_jobs.io.kafka_fetch import MAX_BLOCK_BYTES, Fetched, Problem
+from beam_jobs.io.kafka_fetch import MAX_BLOCK_BYTES, NO_TIMESTAMP, Fetched, Problem
 from beam_jobs.io.kafka_records import Records
 from beam_jobs.io.kafka_sasl import AuthenticationError
 
@@ -390,9 +390,10 @@ def _block(topic: str, pieces: list[Records]) -> Block:
 
 
 def _millis(piece: Records) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Milliseconds; records without a timestamp (-1) get the time of reading, the nearest there is."""
+    """Milliseconds; records without a timestamp get the time of reading, the nearest there is."""
     millis = piece.index[records.MILLIS]
-    return np.where(millis < 0, int(time.time() * 1000), millis) if (millis < 0).any() else millis
+    none = millis == NO_TIMESTAMP
+    return np.where(none, int(time.time() * 1000), millis) if none.any() else millis
 
 
 def _next_offsets(block: Block) -> dict[int, int]:

@@ -15,7 +15,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,8 @@ _MAX_REQUEST_BYTES = 9_000_000
 _MAX_KEY_BYTES = 1024  # of an ordering key
 _MAX_NAME_BYTES, _MAX_VALUE_BYTES, _MAX_ATTRIBUTES = 256, 1024, 100
 _PARTS = 60  # of packed headers, at most; beside them up to 30 plain ones and ours
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 Message = types.PubsubMessage.pb()  # the bare protobuf: proto-plus costs ten times as much a field
 PublishRequest = types.PublishRequest.pb()
@@ -73,8 +75,8 @@ def to_block(
     Args:
       topic: for the block's topic column.
       numbers, published: :func:`message_numbers` and :func:`publish_millis` of the messages.
-      timestamp_attribute: attribute with the timestamp, epoch milliseconds or RFC 3339; where it is missing or no
-        time, the publish time stands.
+      timestamp_attribute: attribute with the timestamp, epoch milliseconds (any 64 bits) or RFC 3339 (UTC unless it
+        says otherwise); where it is missing or no time, the publish time stands.
     """
     values: list[bytes | None] = [message.data for message in messages]
     keys: list[bytes | None] = [message.ordering_key.encode() or None for message in messages]
@@ -98,11 +100,13 @@ def to_block(
 
 def _millis(text: str, otherwise: int) -> int:
     try:
-        millis = int(text) if text.lstrip("-").isdecimal() else int(datetime.fromisoformat(text).timestamp() * 1000)
-        datetime.fromtimestamp(millis / 1000, UTC)  # within what Beam's timestamps hold as well
-    except (ValueError, OverflowError, OSError):
+        if text.lstrip("-").isdecimal():
+            millis = int(text)
+            return millis if -(1 << 63) <= millis < 1 << 63 else otherwise
+        time = datetime.fromisoformat(text)
+        return ((time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH) // timedelta(milliseconds=1)
+    except (ValueError, OverflowError):
         return otherwise
-    return millis
 
 
 def _restored(

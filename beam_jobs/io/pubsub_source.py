@@ -20,7 +20,7 @@ from apache_beam.io.unbounded_source import CheckpointMark, UnboundedReader, Unb
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 
 from beam_jobs import metrics
-from beam_jobs.block import MAX_BLOCK_ROWS, BlockCoder, min_timestamp
+from beam_jobs.block import MAX_BLOCK_ROWS, BlockCoder, beam_time, min_timestamp
 from beam_jobs.io.block_reader import BlockReader
 from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.pubsub_messages import to_block
@@ -182,4 +182,4 @@ class PubSubReader(BlockReader[_Session]):
             millis = int((time.time() - self._source.idle_s - self._source.out_of_order_s) * 1000)
         else:
             return self._watermark
-        return max(self._watermark, Timestamp(micros=millis * 1000))
+        return max(self._watermark, beam_time(min(millis, int(time.time() * 1000))))  # never ahead of the clock

@@ -16,6 +16,10 @@ from beam_jobs.io.kafka_fetch import Transport
 from beam_jobs.io.uri import KafkaAddress
 
 CONFIG = KafkaConfig()
+_SETTINGS = {
+    "max.message.bytes": "20000000",
+    "message.timestamp.after.max.ms": str((1 << 63) - 1),  # as before Kafka 4.0
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class RealCluster:
 
     def create(self, partitions: int = 1) -> str:
         topic = f"contract-{uuid.uuid4().hex[:12]}"
-        ensure_topic(self._address(topic), CONFIG, partitions, {"max.message.bytes": "20000000"})
+        ensure_topic(self._address(topic), CONFIG, partitions, _SETTINGS)
         return topic
 
     def add_partitions(self, topic: str, total: int) -> None:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from apache_beam import coders
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 
 from beam_jobs.block import RAW_SCHEMA
@@ -74,6 +76,13 @@ def values(rows: Rows) -> Counter[bytes | None]:
 def numbered(count: int, partitions: int = 1, start: int = 0) -> list[Record]:
     """Records whose value is their number, round robin over partitions, one millisecond apart."""
     return [Record(b"%d" % i, b"k%d" % (i % 7), i % partitions, T0 + i) for i in range(start, start + count)]
+
+
+def _survives_the_runner(time: Timestamp) -> None:
+    """What a runner does with every time: it crosses a coder, and is no end of input."""
+    coder = coders.TimestampCoder()
+    assert coder.decode(coder.encode(time)) == time
+    assert time < MAX_TIMESTAMP
 
 
 class KafkaContract:
@@ -338,6 +347,44 @@ class KafkaContract:
         while reader.get_watermark() < Timestamp(time.time() - 10):
             assert time.monotonic() < deadline
             assert not reader.advance()
+        reader.close()
+
+    def test_a_time_out_of_range_ends_nothing(self, cluster: Cluster) -> None:
+        topic = cluster.create()
+        ends = [-(1 << 63), -5, 0, T0, 10**18, (1 << 63) - 1]
+        times = [T0 + 1 if time == 0 else time for time in ends]  # a client writes its own time in place of 0
+        cluster.write(topic, [Record(b"%d" % time, timestamp_ms=time) for time in times])
+        reader = opened(self.live(cluster, topic, block_rows=1, out_of_order_s=1.0, idle_s=60.0))
+        seen = []
+        found = reader.start()
+        deadline = time.monotonic() + TIMEOUT_S
+        while len(seen) < len(times):
+            if found:
+                (millis,) = reader.get_current().column("timestamp").view(pa.int64()).to_pylist()
+                seen.append(millis)
+                _survives_the_runner(reader.get_current_timestamp())
+                _survives_the_runner(reader.get_watermark())
+                assert reader.get_watermark() <= Timestamp(time.time())
+            assert time.monotonic() < deadline, seen
+            found = reader.advance()
+        reader.close()
+        assert seen == times  # what the record says stays in its row
+
+    def test_one_record_of_next_year_does_not_move_the_watermark(self, cluster: Cluster) -> None:
+        topic = cluster.create()
+        ahead = int(time.time() * 1000) + 365 * 86_400_000
+        cluster.write(topic, [Record(b"a"), Record(b"b", timestamp_ms=ahead), Record(b"c", timestamp_ms=T0 + 7)])
+        reader = opened(self.live(cluster, topic, out_of_order_s=1.0, idle_s=60.0))
+        read(reader, lambda rows: len(rows) >= 3)
+        assert reader.get_watermark() <= Timestamp(T0 / 1000 + 0.007 - 1)
+        # Where there is nothing else, the clock is as far as it goes.
+        cluster.write(topic, [Record(b"d", timestamp_ms=ahead)])
+        read(reader, bool)
+        deadline = time.monotonic() + TIMEOUT_S
+        while reader.get_watermark() < Timestamp(time.time() - 70):
+            assert time.monotonic() < deadline
+            reader.advance()
+        assert reader.get_watermark() <= Timestamp(time.time())
         reader.close()
 
     def test_a_missing_topic_is_a_user_error(self, cluster: Cluster) -> None:

@@ -80,3 +80,32 @@ def test_what_lies_between_the_rows_of_a_bundle(tmp_path: Path, exact: bool) -> 
     again.process(block([("t", 0, 4), ("t", 0, 7)], [0, 0]))
     again.finish_bundle()
     assert [o for _, _, o in positions(tmp_path)] == ([2, 4, 6, 7] if exact else [2, 6, 7])
+
+
+@pytest.mark.parametrize(
+    ("unit", "number", "folder"),
+    [
+        ("us", 1_500, "date=1970-01-01/hour=00"),  # no whole millisecond
+        ("us", -1, "date=1969-12-31/hour=23"),
+        ("ms", (1 << 63) - 1, "date=9999-12-31/hour=23"),
+        ("ms", -(1 << 63), "date=0001-01-01/hour=00"),
+        ("ms", None, "date=1970-01-01/hour=00"),  # the record's own time
+    ],
+)
+def test_any_event_time_has_a_folder(tmp_path: Path, unit: str, number: int | None, folder: str) -> None:
+    schema = {**SCHEMA, "fields": [*SOURCE_FIELDS, {"name": "at", "type": ["null", _time(unit)]}]}
+    write = WriteFiles(str(tmp_path), "job", schema, "at", "avro", "deflate", None, 1 << 20)
+    write.setup()
+    write.start_bundle()
+    at = pa.array([number], pa.int64()).view(pa.timestamp(unit, "UTC"))
+    rows = block([("t", 0, 1)], [0])
+    write.process(rows.set_column(0, pa.field("at", at.type), at))
+    write.finish_bundle()
+    (path,) = tmp_path.rglob("*.avro")
+    assert str(path.parent.relative_to(tmp_path)) == folder
+    (read,) = read_avro(path, schema)
+    assert read.column("at").equals(at)
+
+
+def _time(unit: str) -> dict[str, str]:
+    return {"type": "long", "logicalType": {"ms": "timestamp-millis", "us": "timestamp-micros"}[unit]}

@@ -1,0 +1,137 @@
+"""Any 64 bits are a time: no source, folder or figure ends a job over one."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from apache_beam import coders
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beam_jobs import metrics
+from beam_jobs.block import millis_of, min_timestamp, raw_block
+from beam_jobs.io import pubsub_messages, pubsub_source
+from beam_jobs.io.archive import hour_folder, hours_of
+from beam_jobs.io.archive_input import may_hold
+from beam_jobs.io.kafka_source import SESSIONS, KafkaSource
+from beam_jobs.io.pubsub_pull import Pulled
+from beam_jobs.io.pubsub_source import PubSubReader, PubSubSource
+from beam_jobs.io.reading import Outage
+from beam_jobs.io.uri import PubSubAddress
+from beam_jobs.report import time_text
+from tests.contract.cluster import Record
+from tests.contract.fake_kafka import FakeCluster
+
+INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
+NOW = int(time.time() * 1000)
+EDGES = [-(1 << 63), -1, 0, NOW, NOW * 10**6, MIN_TIMESTAMP.micros // 1000, MAX_TIMESTAMP.micros // 1000, (1 << 63) - 1]
+TIMES = st.lists(INT64 | st.sampled_from(EDGES), min_size=1, max_size=6)
+
+
+def _check(time_: Timestamp, latest: Timestamp) -> None:
+    coder = coders.TimestampCoder()
+    assert coder.decode(coder.encode(time_)) == time_
+    assert MIN_TIMESTAMP <= time_ <= latest < MAX_TIMESTAMP
+
+
+def _element(time_: Timestamp) -> None:
+    _check(time_, GlobalWindow().max_timestamp())
+
+
+def _watermark(time_: Timestamp) -> None:
+    _check(time_, Timestamp(time.time()))
+
+
+@given(TIMES)
+def test_the_time_of_any_block(times: list[int]) -> None:
+    n = len(times)
+    _element(min_timestamp(raw_block("t", [0] * n, range(n), times, [None] * n, [b"v"] * n)))
+
+
+@given(TIMES)
+def test_kafka(times: list[int]) -> None:
+    cluster = FakeCluster()
+    topic = cluster.create(2)
+    cluster.write(topic, [Record(b"v", partition=i % 2, timestamp_ms=t) for i, t in enumerate(times)])
+    source = KafkaSource(cluster.transport(topic), block_rows=1, wait_s=0.0, linger_s=0.0)
+    reader = source.split(1)[0].create_reader(None, None)
+    seen: list[int] = []
+    for _ in range(2 * len(times) + 2):
+        if reader.advance():
+            seen += reader.get_current().column("timestamp").view(pa.int64()).to_pylist()
+            _element(reader.get_current_timestamp())
+        _watermark(reader.get_watermark())
+    reader.close()
+    SESSIONS.close_all()
+    assert sorted(seen) == sorted(times)
+
+
+@dataclass
+class _Puller:
+    """Hands out one message a call."""
+
+    messages: list[Any]
+    id: str = "p"
+    ordered: bool = False
+    outage: Outage = field(default_factory=lambda: Outage("test"))
+
+    def fetch(self, max_rows: int, wait_s: float, linger_s: float) -> Pulled | None:
+        if not self.messages:
+            return None
+        return Pulled([self.messages.pop(0)], np.array([1]), np.array([NOW]))
+
+    def connected(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+@given(TIMES)
+def test_pubsub(times: list[int]) -> None:
+    messages = [pubsub_messages.Message(data=b"v", attributes={"at": str(t)}) for t in times]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pubsub_source, "Puller", lambda *arguments: _Puller(messages))
+        address = PubSubAddress("project", "events")
+        (source,) = PubSubSource(address, "events", timestamp_attribute="at").split(1)
+        reader = source.create_reader(None, None)
+        assert isinstance(reader, PubSubReader)
+        for t in times:
+            assert reader.advance()
+            assert reader.get_current().column("timestamp").view(pa.int64()).to_pylist() == [t]
+            _element(reader.get_current_timestamp())
+            _watermark(reader.get_watermark())
+        assert not reader.advance()
+        _watermark(reader.get_watermark())
+        reader.close()
+
+
+@given(INT64, st.sampled_from(["ms", "us", "ns"]))
+def test_the_folder_of_any_event_time(number: int, unit: str) -> None:
+    (millis,) = millis_of(pa.array([number], pa.int64()).view(pa.timestamp(unit, "UTC"))).tolist()
+    assert millis == number // {"ms": 1, "us": 10**3, "ns": 10**6}[unit]
+    (hour_,) = hours_of(np.array([millis])).tolist()
+    folder = hour_folder(hour_)
+    day, hour = folder.split("/")
+    found = datetime.strptime(f"{day} {hour}", "date=%Y-%m-%d hour=%H").replace(tzinfo=UTC)
+    if -62_135_596_800_000 <= millis < 253_402_300_800_000:
+        assert found == datetime.fromtimestamp(millis // 3_600_000 * 3600, UTC)
+    year_1, year_9999 = -62_135_596_800_000, 253_402_300_799_000
+    for bound in (year_1 + 1, 0, NOW, year_9999):  # a row that is wanted lies in a folder that is looked into
+        assert millis < bound or may_hold(f"/a/{folder}/f.avro", bound, None)
+        assert millis >= bound or may_hold(f"/a/{folder}/f.avro", None, bound)
+
+
+@given(INT64)
+def test_figures(millis: int) -> None:
+    assert time_text(millis)
+    metrics.observe_latency(np.array([float(millis)] * 3))
+    metrics.TOTALS.reset()
