@@ -17,10 +17,10 @@ from beam_jobs.io.kafka_client import check_topic
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.uri import KafkaAddress, PubSubAddress
 from beam_jobs.references import read_secret
-from demo.broker import free_port
 from schemas.source import for_registry
 from tests.integration.test_kafka_tls import certificate
 
+NOBODY = "127.0.0.1:9"  # nothing listens on the discard port
 TOPIC = PubSubAddress("my-project", "events")
 
 
@@ -63,13 +63,13 @@ def test_a_registry_that_answers_refuses_and_one_behind_a_dead_gateway_is_away(r
         assert found is (UnreachableError if away else UserError), status
 
 
-@pytest.mark.parametrize("url", [f"http://127.0.0.1:{free_port()}", "https://no-such-host.invalid"])
+@pytest.mark.parametrize("url", [f"http://{NOBODY}", "https://no-such-host.invalid"])
 def test_a_registry_without_a_listener_or_a_name(url: str) -> None:
     assert kind_of(for_registry(url, {}).check) is UnreachableError
     assert kind_of(lambda: for_registry(url, {}).register("s", {})) is UnreachableError
 
 
-@pytest.mark.parametrize("servers", [f"127.0.0.1:{free_port()}", "no-such-host.invalid:9092"])
+@pytest.mark.parametrize("servers", [NOBODY, "no-such-host.invalid:9092"])
 def test_a_broker(servers: str) -> None:
     address = KafkaAddress(servers, "events")
     assert kind_of(lambda: check_topic(address, KafkaConfig(), timeout_s=2)) is UnreachableError
@@ -78,7 +78,7 @@ def test_a_broker(servers: str) -> None:
 
 
 def test_pubsub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(pubsub_client.EMULATOR, f"127.0.0.1:{free_port()}")
+    monkeypatch.setenv(pubsub_client.EMULATOR, NOBODY)
     monkeypatch.setattr(pubsub_client, "_ONCE", {"retry": None, "timeout": 1.0})
     for ask in (pubsub_client.check_topic, pubsub_client.find_subscription, pubsub_client.topic_exists):
         assert kind_of(lambda ask=ask: ask(TOPIC)) is UnreachableError
