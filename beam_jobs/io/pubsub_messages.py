@@ -6,18 +6,26 @@ What a message cannot say in its own words goes into attributes of ours, and com
 ``highbeam.key.base64`` the same, where it is not UTF-8
 ``highbeam.value``      "null" for a tombstone; "empty" for an empty value beside no other attribute
 ``highbeam.timestamp``  the record's own time, epoch milliseconds
-``highbeam.headers.N``  headers that are no attributes (twice the same name, not UTF-8, too long): JSON in base64
+``highbeam.packed.N``   a long key, and headers that are no attributes (twice the same name, not UTF-8, null, too long,
+                        too many): ``_PACKED`` in base64, cut to the length of attributes
+``highbeam.packed``     the same where attributes have no room for it: its length, in bytes, at the end of the data
+``highbeam.headers.N``  what stood for ``highbeam.packed.N`` before: JSON in base64; read, no longer written
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
+import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
+import fastavro
 import numpy as np
 import pyarrow as pa
 from google.pubsub_v1 import types
@@ -25,17 +33,37 @@ from numpy.typing import NDArray
 
 from beam_jobs.block import Block, raw_block
 
+_LOGGER = logging.getLogger(__name__)
+
 PREFIX = "highbeam."
-KEY, KEY_BASE64, VALUE, TIMESTAMP, HEADERS = (
-    PREFIX + name for name in ("key", "key.base64", "value", "timestamp", "headers.")
+KEY, KEY_BASE64, VALUE, TIMESTAMP, HEADERS, PACKED = (
+    PREFIX + name for name in ("key", "key.base64", "value", "timestamp", "headers.", "packed")
 )
 
-MAX_MESSAGE_BYTES = 9_990_000  # the service takes requests of 10 MB
+MAX_MESSAGE_BYTES = 9_999_000  # the service takes requests of 10 MB, which name the topic as well
 MAX_REQUEST_MESSAGES = 1000  # of the service
 _MAX_REQUEST_BYTES = 9_000_000
 _MAX_KEY_BYTES = 1024  # of an ordering key
 _MAX_NAME_BYTES, _MAX_VALUE_BYTES, _MAX_ATTRIBUTES = 256, 1024, 100
-_PARTS = 60  # of packed headers, at most; beside them up to 30 plain ones and ours
+_PART_BYTES = _MAX_VALUE_BYTES // 4 * 3  # in base64 as much as an attribute takes
+_PLAIN = 50  # attributes that stay what they are, at least, where not all headers can
+_BESIDE = PREFIX + "redrives"  # left out, as the time is, where the record's own headers are all a message can have
+_PASSED = frozenset({_BESIDE, PREFIX + "origin"})  # headers of ours that others may read
+
+_HEADER = [{"name": "name", "type": "string"}, {"name": "value", "type": ["null", "bytes"]}]
+_PACKED = fastavro.parse_schema(
+    {
+        "type": "record",
+        "name": "packed",
+        "fields": [
+            {"name": "key", "type": ["null", "bytes"]},
+            {
+                "name": "headers",
+                "type": {"type": "array", "items": {"type": "record", "name": "header", "fields": _HEADER}},
+            },
+        ],
+    }
+)
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -113,6 +141,10 @@ def _restored(
     given: dict[str, str], key: bytes | None, value: bytes | None
 ) -> tuple[list[tuple[str, bytes | None]] | None, bytes | None, bytes | None]:
     """(headers, key, value) as they were before :func:`to_messages`; what is not of our making stays a header."""
+    packed, body = _unpacked(given, value or b"")
+    if packed is not None:
+        value = body
+        key = key if packed["key"] is None else packed["key"]
     if KEY in given:
         key = given.pop(KEY).encode()
     try:
@@ -124,25 +156,63 @@ def _restored(
     if not value and given.get(VALUE) in ("null", "empty"):
         value = None if given.pop(VALUE) == "null" else b""
     given.pop(TIMESTAMP, None)
-    packed: list[tuple[str, bytes | None]] = []
-    names = [name for i in range(_PARTS) if (name := f"{HEADERS}{i}") in given]
-    try:
-        if names:
-            unpacked = json.loads(base64.b64decode("".join(given[name] for name in names), validate=True))
-            packed = [(str(name), None if v is None else base64.b64decode(v)) for name, v in unpacked]
-            for name in names:
-                del given[name]
-    except (ValueError, TypeError):
-        packed = []
-    headers = [*((name, given[name].encode()) for name in sorted(given)), *packed]
+    others = packed["headers"] if packed is not None else _packed_before(given)
+    headers = [*((name, given[name].encode()) for name in sorted(given)), *((h["name"], h["value"]) for h in others)]
     return headers or None, key, value
+
+
+def _unpacked(given: dict[str, str], data: bytes) -> tuple[dict[str, Any] | None, bytes]:
+    """(what was packed, the value without it), its attributes taken from ``given``; None: nothing was."""
+    names = [PACKED] if PACKED in given else _numbered(given, PACKED + ".")
+    if not names:
+        return None, data
+    try:
+        if PACKED in given:
+            body = max(len(data) - int(given[PACKED]), 0)
+            value, stream = data[:body], io.BytesIO(data[body:])
+        else:
+            value = data
+            stream = io.BytesIO(base64.b64decode("".join(given[name] for name in names), validate=True))
+        packed = fastavro.schemaless_reader(stream, _PACKED, None)
+        if stream.read(1):
+            return None, data
+    except Exception:  # whatever somebody else's bytes make fastavro raise
+        return None, data
+    for name in names:
+        del given[name]
+    return packed, value
+
+
+def _packed_before(given: dict[str, str]) -> list[dict[str, Any]]:
+    """Headers packed by earlier versions, whose messages may still be in a subscription."""
+    names = _numbered(given, HEADERS)
+    if not names:
+        return []
+    try:
+        pairs = json.loads(base64.b64decode("".join(given[name] for name in names), validate=True))
+        found = [{"name": str(name), "value": None if v is None else base64.b64decode(v)} for name, v in pairs]
+    except (ValueError, TypeError, RecursionError):
+        return []
+    for name in names:
+        del given[name]
+    return found
+
+
+def _numbered(given: dict[str, str], prefix: str) -> list[str]:
+    """The names prefix0, prefix1 ... as far as they go."""
+    names: list[str] = []
+    while (name := f"{prefix}{len(names)}") in given:
+        names.append(name)
+    return names
 
 
 def to_messages(block: Block, ordered: bool) -> Iterator[Any]:
     """A message a row of a block with key and value, and perhaps headers and timestamp.
 
+    A message is within the service's limits but for its size: see :func:`message_bytes`.
+
     Args:
-      ordered: keys become ordering keys, where they can be one; otherwise an attribute.
+      ordered: keys become ordering keys, or a hash does of those that can't be one; otherwise an attribute.
     """
     names = block.schema.names
     n = block.num_rows
@@ -154,45 +224,114 @@ def to_messages(block: Block, ordered: bool) -> Iterator[Any]:
     )
     rows = zip(block.column("key").to_pylist(), block.column("value").to_pylist(), headers, millis, strict=True)
     for key, value, given, time in rows:
-        attributes = _attributes(given) if given else {}
-        ordering_key = ""
+        attributes: dict[str, str] = {}
+        data, ordering_key, long_key = value or b"", "", None
         if key is not None:
-            try:
-                text = key.decode()
-            except UnicodeDecodeError:
-                attributes[KEY_BASE64] = base64.b64encode(key).decode()
+            text = _text(key)
+            if ordered and text and len(key) <= _MAX_KEY_BYTES:
+                ordering_key = text
             else:
-                if ordered and 0 < len(key) <= _MAX_KEY_BYTES:
-                    ordering_key = text
+                ordering_key = _stands_for(key) if ordered else ""
+                name, short = (KEY_BASE64, base64.b64encode(key).decode()) if text is None else (KEY, text)
+                if len(short) <= _MAX_VALUE_BYTES and len(key) <= _MAX_VALUE_BYTES:
+                    attributes[name] = short
                 else:
-                    attributes[KEY] = text
-        if time is not None:
-            attributes[TIMESTAMP] = str(time)
+                    long_key = key
         if value is None:
             attributes[VALUE] = "null"
-        elif not value and not attributes:
+        if given or long_key is not None:
+            data = _with_headers(given or (), long_key, data, attributes)
+        if time is not None and _has_room(attributes):
+            attributes[TIMESTAMP] = str(time)
+        if not data and not attributes:
             attributes[VALUE] = "empty"  # the service refuses a message of nothing
-        yield Message(data=value or b"", attributes=attributes, ordering_key=ordering_key)
+        yield Message(data=data, attributes=attributes, ordering_key=ordering_key)
 
 
-def _attributes(headers: Sequence[dict[str, Any]]) -> dict[str, str]:
+def _text(data: bytes) -> str | None:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _stands_for(key: bytes) -> str:
+    """An ordering key for a key that can't be one, so that its records keep their order."""
+    return PREFIX + hashlib.blake2b(key, digest_size=16).hexdigest()
+
+
+def _has_room(attributes: dict[str, str]) -> bool:
+    """Whether one more may be told beside the record; said once where not."""
+    if len(attributes) >= _MAX_ATTRIBUTES:
+        _say_full()
+        return False
+    return True
+
+
+@cache
+def _say_full() -> None:
+    _LOGGER.warning(
+        "a record has as many headers as a Pub/Sub message has attributes (%d): %s or %s is left out",
+        *(_MAX_ATTRIBUTES, _BESIDE, TIMESTAMP),
+    )
+
+
+def _with_headers(
+    headers: Sequence[dict[str, Any]], key: bytes | None, data: bytes, attributes: dict[str, str]
+) -> bytes:
+    """Adds headers, and a key that is too long for an attribute, to ``attributes``; the data, longer where need be."""
+    counts = Counter(header["key"] for header in headers)
     plain: dict[str, str] = {}
-    packed = []
-    counts: dict[str, int] = {}
-    for header in headers:
-        counts[header["key"]] = counts.get(header["key"], 0) + 1
+    others = []
     for header in headers:
         name, value = header["key"], header["value"]
-        text = _plain(name, value) if counts[name] == 1 and len(plain) < 30 else None
+        text = _plain(name, value) if counts[name] == 1 else None
         if text is None:
-            packed.append([name, None if value is None else base64.b64encode(value).decode()])
+            others.append({"name": name, "value": value})
         else:
             plain[name] = text
-    if packed:
-        text = base64.b64encode(json.dumps(packed).encode()).decode()
-        for part, start in enumerate(range(0, len(text), _MAX_VALUE_BYTES)):
-            plain[f"{HEADERS}{part}"] = text[start : start + _MAX_VALUE_BYTES]
-    return plain
+    beside = plain.pop(_BESIDE, None)
+    room = _MAX_ATTRIBUTES - len(attributes)
+    if others or key is not None or len(plain) > room:
+        data = _pack(key, plain, others, room - 2, data, attributes)  # 2: what is told beside the record
+    attributes.update(plain)
+    if beside is not None and _has_room(attributes):
+        attributes[_BESIDE] = beside
+    return data
+
+
+def _pack(
+    key: bytes | None,
+    plain: dict[str, str],
+    others: list[dict[str, Any]],
+    room: int,
+    data: bytes,
+    attributes: dict[str, str],
+) -> bytes:
+    """Packs what is no attribute, and of ``plain`` what has no room, into attributes or behind the data it returns."""
+    for most in (len(plain), _PLAIN):
+        packed = _packed(key, others, list(plain.items())[most:])
+        parts = -(-len(packed) // _PART_BYTES)
+        if min(most, len(plain)) + parts <= room:
+            text = base64.b64encode(packed).decode()
+            starts = range(0, len(text), _MAX_VALUE_BYTES)
+            attributes.update((f"{PACKED}.{i}", text[at : at + _MAX_VALUE_BYTES]) for i, at in enumerate(starts))
+            break
+    else:
+        most = room - 1
+        packed = _packed(key, others, list(plain.items())[most:])
+        attributes[PACKED] = str(len(packed))
+        data += packed
+    for name in list(plain)[most:]:
+        del plain[name]
+    return data
+
+
+def _packed(key: bytes | None, others: list[dict[str, Any]], more: list[tuple[str, str]]) -> bytes:
+    stream = io.BytesIO()
+    headers = [*others, *({"name": name, "value": text.encode()} for name, text in more)]
+    fastavro.schemaless_writer(stream, _PACKED, {"key": key, "headers": headers})
+    return stream.getvalue()
 
 
 def _plain(name: str, value: bytes | None) -> str | None:
@@ -200,20 +339,11 @@ def _plain(name: str, value: bytes | None) -> str | None:
     reserved = name.startswith((PREFIX, "goog")) and name not in _PASSED
     if value is None or not name or reserved or len(name.encode()) > _MAX_NAME_BYTES or len(value) > _MAX_VALUE_BYTES:
         return None
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return None
-
-
-_PASSED = frozenset({PREFIX + "redrives", PREFIX + "origin"})  # headers of ours that others may read
+    return _text(value)
 
 
 def message_bytes(message: Any) -> int:
-    """The message's size in a request; more than the service takes of anything: ``MAX_MESSAGE_BYTES`` + 1."""
-    values = message.attributes.values()
-    if len(values) > _MAX_ATTRIBUTES or any(len(value.encode()) > _MAX_VALUE_BYTES for value in values):
-        return MAX_MESSAGE_BYTES + 1
+    """The message's size in a request, of which the service takes ``MAX_MESSAGE_BYTES``."""
     return int(message.ByteSize())
 
 

@@ -80,8 +80,8 @@ class PublishBlocks(beam.DoFn):
         largest = max(len(value or b"") for value in rows.column("value").to_pylist())
         if self._on_too_large is None:
             raise UserError(
-                f"{self._address}: a record of {largest} bytes, or its headers, is more than a Pub/Sub message may be "
-                f"({MAX_MESSAGE_BYTES:,} bytes, 100 attributes of 1,024 bytes)"
+                f"{self._address}: a record of {largest} bytes, with its key and headers, is more than a Pub/Sub "
+                f"message may be ({MAX_MESSAGE_BYTES:,} bytes); send it to a topic of Kafka"
             )
         replacement = self._on_too_large(rows)
         messages = [] if replacement is None else list(to_messages(replacement, self._ordered))
