@@ -6,7 +6,8 @@ Both are context managers that serve on 127.0.0.1::
         Producer({"bootstrap.servers": broker.bootstrap_servers})
 
 Tansu starts in 0.1 s and keeps everything in memory; it is for demos: its high watermarks, offsets by time and
-transactions are not Kafka's. Apache Kafka needs Java and Maven, starts in about 6 s and keeps its data over a restart.
+transactions are not Kafka's. Apache Kafka needs Java and Maven, starts in about 6 s and keeps its data over a restart;
+several of them make a cluster (``demo.cluster``). A broker does not outlive the process that started it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from beam_jobs.errors import UserError
+from demo import guard
 
 START_TIMEOUT_S = 60.0
 _MAVEN_TIMEOUT_S = 600.0  # a first download of about 100 MB
@@ -132,11 +134,25 @@ class _Process:
         Raises:
           UserError: it ended, or did not answer within a minute; names the log file.
         """
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Starts the broker; :meth:`wait` tells when it answers."""
         command = self._command()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.data, start_new_session=True
             )
+        guard.watch(self._process.pid, self.data)
+
+    def wait(self) -> None:
+        """Returns when the broker answers.
+
+        Raises:
+          UserError: as :meth:`start`.
+        """
+        assert self._process is not None
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             if self._process.poll() is not None:
@@ -169,6 +185,16 @@ class _Process:
         self.stop()
         self.start()
 
+    def pause(self) -> None:
+        """Stops its process (SIGSTOP): connections stay open and nothing answers, as on a machine that hangs."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets it go on (SIGCONT)."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
         if process is None:
@@ -179,6 +205,7 @@ class _Process:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        guard.forget(process.pid)
 
     def close(self) -> None:
         """Kills the broker and deletes its data."""
@@ -249,6 +276,7 @@ class ApacheKafka(_Process):
       sasl_users: user name -> password; adds a listener, ``sasl_servers``, with SASL PLAIN and SCRAM-SHA-512.
       tls_keystore: PEM file with the key and the certificate of 127.0.0.1; the SASL listener is SASL_SSL then.
       classes: a folder of Java classes that the settings name.
+      heap_mb: the largest Java heap, MB.
     """
 
     def __init__(
@@ -257,14 +285,17 @@ class ApacheKafka(_Process):
         sasl_users: Mapping[str, str] | None = None,
         tls_keystore: Path | None = None,
         classes: Path | None = None,
+        heap_mb: int = 768,
     ) -> None:
         super().__init__("apache-kafka")
-        self._settings = dict(settings or {})
+        self.settings = dict(settings or {})
+        self.cluster_id = f"k{urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b'=').decode()[1:]}"
+        self.controller_port = free_port()
+        self._heap_mb = heap_mb
         self._sasl_users = dict(sasl_users or {})
         self._tls_keystore = tls_keystore
         self._classes = classes
         self._sasl_port = free_port()
-        self._controller_port = free_port()
         self._formatted = False
 
     @property
@@ -276,7 +307,7 @@ class ApacheKafka(_Process):
         properties = {
             "process.roles": "broker,controller",
             "node.id": "1",
-            "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
+            "controller.quorum.voters": f"1@127.0.0.1:{self.controller_port}",
             "controller.listener.names": "CONTROLLER",
             "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL:"
             + ("SASL_SSL" if self._tls_keystore else "SASL_PLAINTEXT"),
@@ -308,14 +339,14 @@ class ApacheKafka(_Process):
             properties["listener.name.sasl.ssl.keystore.type"] = "PEM"
             properties["listener.name.sasl.ssl.keystore.location"] = str(self._tls_keystore)
         properties["advertised.listeners"] = ",".join(listeners)
-        properties["listeners"] = ",".join([*listeners, f"CONTROLLER://127.0.0.1:{self._controller_port}"])
-        return {**properties, **self._settings}
+        properties["listeners"] = ",".join([*listeners, f"CONTROLLER://127.0.0.1:{self.controller_port}"])
+        return {**properties, **self.settings}
 
     def _java(self, *arguments: str) -> list[str]:
         return [
             "java",
-            "-Xms256m",
-            "-Xmx768m",
+            f"-Xms{min(256, self._heap_mb)}m",
+            f"-Xmx{self._heap_mb}m",
             "-XX:+UseSerialGC",
             "-XX:TieredStopAtLevel=1",  # starts sooner; the broker is not what we measure
             "-Xshare:auto",
@@ -330,14 +361,13 @@ class ApacheKafka(_Process):
         if not self._formatted:
             (self.data / "log4j2.properties").write_text(_LOG4J)
             config.write_text("".join(f"{name}={value}\n" for name, value in self._properties().items()))
-            cluster = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
             scram = [
                 word
                 for user, password in self._sasl_users.items()
                 for word in ("--add-scram", f"SCRAM-SHA-512=[name={user},password={password}]")
             ]
             result = subprocess.run(
-                self._java("kafka.tools.StorageTool", "format", "-t", f"k{cluster[1:]}", "-c", str(config), *scram),
+                self._java("kafka.tools.StorageTool", "format", "-t", self.cluster_id, "-c", str(config), *scram),
                 capture_output=True,
                 text=True,
                 check=False,

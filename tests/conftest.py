@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, settings
 from tests.dataflow_service import dataflow_service
 from tests.gcs_emulator import bucket, gcs_emulator
 from tests.google_mocks import no_credentials, secret_server, tokens
-from tests.kafka_broker import apache_kafka, embedded, own_apache_kafka, prism_binary
+from tests.kafka_broker import apache_kafka, embedded, kafka_cluster, own_apache_kafka, prism_binary
 from tests.pubsub_emulator import pubsub, pubsub_server
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "dataflow_service",
     "embedded",
     "gcs_emulator",
+    "kafka_cluster",
     "no_credentials",
     "own_apache_kafka",
     "prism_binary",

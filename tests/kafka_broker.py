@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from demo.broker import ApacheKafka, Tansu, cache_dir, java_missing, locked
+from demo.cluster import ApacheKafkaCluster
 
 SASL_USER, SASL_PASSWORD = "alice", "alice-secret"
 PRISM_VERSION = "v2.77.0"
@@ -109,6 +110,16 @@ def own_apache_kafka() -> Iterator[ApacheKafka]:
         pytest.skip(reason)
     with ApacheKafka() as broker:
         yield broker
+
+
+@pytest.fixture(scope="module")
+def kafka_cluster() -> Iterator[ApacheKafkaCluster]:
+    """Three Apache Kafka brokers that tests of this module may kill, pause, and start again; 0.8 GB, about 8 s."""
+    reason = java_missing()
+    if reason:
+        pytest.skip(reason)
+    with ApacheKafkaCluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")
