@@ -12,6 +12,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 import schemas
 from beam_jobs import metrics
@@ -29,6 +30,8 @@ T = TypeVar("T")
 TAG = "dead_letters"  # the tagged output of every step that can refuse a record
 _MIN_WINDOW = 1_000  # records; a smaller sample says little about a rate
 _MAX_WINDOW = 100_000  # records; then the rate is taken afresh, so that a good past cannot hide a bad present
+_KEPT_BYTES = 100_000  # of a key, or of all headers, of a record that is larger than the dead-letter topic takes
+_LEFT_OUT = "left out: larger than the dead-letter topic takes)"
 REDRIVES_HEADER = "highbeam.redrives"  # how often a record was put back, a decimal number
 
 
@@ -148,20 +151,43 @@ class _EncodeDeadLetters(beam.DoFn):
 
 
 def without_payload(schema_id: int, records: Block) -> Block:
-    """Dead letters that are larger than their topic takes, without the original value; the error says so."""
+    """Dead letters that are larger than their topic takes, without the original value; the error says so.
+
+    A key or headers of more than ``_KEPT_BYTES`` are left out as well: what stands in must not be too large again.
+    """
     schema = schemas.load("dead_letter")
     letters = AvroDecoder(schema, lambda _: schema).decode(records.column("value")).rows
-    sizes = pc.fill_null(pc.binary_length(letters.column("value")), 0).to_pylist()
-    errors = [
-        f"{error} (the value of {size:,} bytes is left out: larger than the dead-letter topic takes)"
-        for error, size in zip(letters.column("error").to_pylist(), sizes, strict=True)
-    ]
-    short = letters.set_column(
-        letters.schema.get_field_index("value"), letters.schema.field("value"), pa.nulls(letters.num_rows, pa.binary())
-    ).set_column(letters.schema.get_field_index("error"), letters.schema.field("error"), pa.array(errors, pa.string()))
+    metrics.inc(metrics.WITHOUT_PAYLOAD, letters.num_rows)
+    keys, errors = [], []
+    headers: list[list[dict[str, Any]] | None] = []
+    for letter in letters.select(["key", "value", "headers", "error"]).to_pylist():
+        given = letter["headers"] or []
+        sizes = {
+            "value": len(letter["value"] or b""),
+            "key": len(letter["key"] or b""),
+            "headers": sum(len(h["key"]) + len(h["value"] or b"") for h in given),
+        }
+        out = [name for name, size in sizes.items() if name == "value" or size > _KEPT_BYTES]
+        keys.append(None if "key" in out else letter["key"])
+        headers.append(None if "headers" in out else letter["headers"])
+        what = " and ".join(f"the {name} of {sizes[name]:,} bytes" for name in out)
+        errors.append(f"{letter['error']} ({what} {'is' if len(out) == 1 else 'are'} {_LEFT_OUT}")
+    columns = {name: letters.column(name) for name in letters.schema.names} | {
+        "key": pa.array(keys, pa.binary()),
+        "value": pa.nulls(letters.num_rows, pa.binary()),
+        "headers": pa.array(headers, letters.schema.field("headers").type),
+        "error": pa.array(errors, pa.string()),
+    }
+    short = pa.RecordBatch.from_arrays(list(columns.values()), schema=letters.schema)
     return pa.RecordBatch.from_arrays(
-        [letters.column("key"), AvroEncoder(schema, schema_id).encode(short)], names=["key", "value"]
+        [short.column("key"), AvroEncoder(schema, schema_id).encode(short)], names=["key", "value"]
     )
+
+
+def left_out(letters: Block) -> NDArray[np.bool_]:
+    """Which dead letters hold their record no more, bool [n]: see :func:`without_payload`."""
+    cut = pc.ends_with(letters.column("error"), _LEFT_OUT)
+    return pc.and_(cut, letters.column("value").is_null()).to_numpy(zero_copy_only=False)
 
 
 class WriteDeadLetters(beam.PTransform):
@@ -205,6 +231,9 @@ class Redrive(beam.DoFn):
             wanted = pc.is_in(letters.column("reason"), pa.array(self._reasons, pa.string()))
             letters = letters.filter(wanted)
         metrics.inc(metrics.RECORDS_FILTERED, decoded.rows.num_rows - letters.num_rows)
+        cut = left_out(letters)
+        metrics.inc(metrics.WITHOUT_PAYLOAD, int(cut.sum()))
+        letters = letters.filter(pa.array(~cut))
         for reason in pc.value_counts(letters.column("reason")).to_pylist():
             metrics.inc(f"{metrics.REDRIVEN}.{reason['values']}", reason["counts"])
         metrics.inc(metrics.REDRIVEN, letters.num_rows)

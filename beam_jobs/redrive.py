@@ -38,7 +38,8 @@ def build(pipeline: beam.Pipeline, job: RedriveJob) -> None:
         | "Restore" >> beam.ParDo(Redrive(job.reasons, job.writers.writer_schema)).with_output_types(Block)
     )
     if job.output:
-        records | "Write" >> bus.write(job.output, job.config)
+        left = partial(bus.leave_out, job.output)
+        records | "Write" >> bus.write(job.output, job.config, on_too_large=left)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -38,7 +38,7 @@ def build(pipeline: beam.Pipeline, job: ReplayJob) -> None:
         pipeline
         | "Read" >> SweepArchive(job.archive, job.contents, job.speed)
         | "Records" >> beam.ParDo(to_records).with_output_types(Block)
-        | "Write" >> bus.write(job.output, job.config)
+        | "Write" >> bus.write(job.output, job.config, on_too_large=partial(bus.leave_out, job.output))
     )
 
 

@@ -32,6 +32,7 @@ class Summary:
     filtered: int  # removed by the WHERE of the preprocessing
     alerts: int  # among the scored
     dead_letters: int
+    without_payload: int = 0  # dead letters of records that are larger than the dead-letter topic takes
     archived: int = 0  # rows in files that count
     already_archived: int = 0  # the archive held their positions before
     files: int = 0  # that count
@@ -95,6 +96,10 @@ def conclude_redrive(started: float, dry_run: bool) -> None:
             table.add_row(f"  {name.removeprefix(prefix)}", f"{counts[name]:,}")
     table.add_row("left: another reason", f"{counts[metrics.RECORDS_FILTERED]:,}")
     table.add_row("left: not a dead letter", f"{counts[metrics.UNREADABLE]:,}")
+    if counts[metrics.WITHOUT_PAYLOAD]:
+        table.add_row("left: without its record, which was too large", f"{counts[metrics.WITHOUT_PAYLOAD]:,}")
+    if counts[metrics.TOO_LARGE]:
+        table.add_row("not written: larger than the output takes", f"{counts[metrics.TOO_LARGE]:,}")
     table.add_row("time", f"{time.time() - started:,.1f} s")
     Console(soft_wrap=True).print(table)
     if counts[metrics.RECORDS_FILTERED] and not dry_run:
@@ -128,12 +133,17 @@ def conclude_replay(started: float, path: str | None, wanted: int) -> None:
     table.add_row("time", f"{summary['seconds']:,.1f} s")
     console = Console(soft_wrap=True)
     console.print(table)
+    too_large = counts[metrics.TOO_LARGE]
+    if too_large:
+        console.print(
+            f"[bold]{too_large:,} records are larger than the topic takes[/bold] and stay in the archive alone"
+        )
     if written == wanted:
         console.print("the whole of it is on the topic")
-    else:
+    elif written + too_large < wanted:
         console.print(
-            f"[bold]{wanted - written:,} records are not on the topic yet[/bold]: started again it begins anew, and "
-            "what then comes twice has the same highbeam.origin"
+            f"[bold]{wanted - written - too_large:,} records are not on the topic yet[/bold]: started again it begins "
+            "anew, and what then comes twice has the same highbeam.origin"
         )
     if path:
         Path(path).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -163,6 +173,7 @@ def summarize(started: float, live: bool) -> Summary:
         filtered=counts[metrics.RECORDS_FILTERED],
         alerts=counts[metrics.ALERTS],
         dead_letters=counts[metrics.DEAD_LETTERS],
+        without_payload=counts[metrics.WITHOUT_PAYLOAD],
         archived=counts[metrics.ARCHIVED],
         already_archived=counts[metrics.ALREADY_ARCHIVED],
         files=counts[metrics.ARCHIVED_FILES],
@@ -199,6 +210,8 @@ def print_summary(summary: Summary, archive: bool = False) -> None:
     table.add_row("dead letters", f"{summary.dead_letters:,}")
     for reason, n in summary.reasons.items():
         table.add_row(f"  {reason}", f"{n:,}")
+    if summary.without_payload:
+        table.add_row("of these without the record, too large for their topic", f"{summary.without_payload:,}")
     if not archive:
         table.add_row("alerts (of the scored)", f"{summary.alerts:,}")
     table.add_row("rate", f"{summary.events_per_second:,.0f} records/s")

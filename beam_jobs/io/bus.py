@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import apache_beam as beam
 
+from beam_jobs import metrics
+from beam_jobs.block import Block
 from beam_jobs.io import kafka, pubsub, pubsub_client
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_sink import OnTooLarge
 from beam_jobs.io.uri import Address, KafkaAddress
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def read(address: Address, **settings: Any) -> beam.PTransform:
@@ -42,6 +47,12 @@ def write(
     if isinstance(address, KafkaAddress):
         return kafka.WriteToKafka(address, config, on_too_large=on_too_large, record_latency=record_latency)
     return pubsub.WriteToPubSub(address, on_too_large=on_too_large, record_latency=record_latency, ordered=ordered)
+
+
+def leave_out(address: Address, rows: Block) -> None:
+    """An ``on_too_large`` for records that are kept elsewhere: they are counted and said, and not written."""
+    metrics.inc(metrics.TOO_LARGE, rows.num_rows)
+    _LOGGER.warning("%s: %d records are larger than the topic takes, and not written", address, rows.num_rows)
 
 
 def check_output(address: Address, config: KafkaConfig) -> None:

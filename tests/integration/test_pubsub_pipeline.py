@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import grpc
+import numpy as np
 import pyarrow as pa
 import pytest
 from apache_beam.io.gcp import pubsub as beam_pubsub
@@ -19,9 +21,13 @@ from apache_beam.pipeline import PipelineVisitor
 from apache_beam.utils.timestamp import MAX_TIMESTAMP
 from google.iam.v1 import iam_policy_pb2 as iam
 
+import schemas
 from beam_jobs import metrics, options
 from beam_jobs.block import RAW_SCHEMA, raw_block
-from beam_jobs.errors import UserError
+from beam_jobs.codec.avro_encoder import AvroEncoder
+from beam_jobs.dead_letters import Redrive, dead_letter_block
+from beam_jobs.errors import RowErrors, UserError
+from beam_jobs.io import bus
 from beam_jobs.io import pubsub_client as client
 from beam_jobs.io.pubsub import ReadFromPubSub, WriteToPubSub
 from beam_jobs.io.pubsub_pull import PULLERS, PullSettings
@@ -66,6 +72,11 @@ def read(reader: PubSubReader, rows: int) -> list[dict[str, Any]]:
             assert reader.get_current().schema.equals(RAW_SCHEMA)
             found += reader.get_current().to_pylist()
     return found
+
+
+def read_block(reader: PubSubReader) -> pa.RecordBatch:
+    until(reader.advance)
+    return reader.get_current()
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -234,6 +245,52 @@ def test_too_large_is_replaced_or_told(pub: PubSubTopics) -> None:
 
     write(PublishBlocks(address, instead, False, ordered=True), large)
     assert sorted((m.ordering_key, m.data) for m in pub.messages("events")) == [("k", b"instead"), ("l", b"small")]
+
+
+@pytest.mark.parametrize("key", [b"k" * 1025, b"\xff\x00", b"k" * 1_000_000, b"k" * 9_900_000, b""])
+def test_any_record_travels(pub: PubSubTopics, key: bytes) -> None:
+    headers = [[("trace", b"x" * 40_000), ("", None), ("trace", b"\xff")], [(f"h-{i}", b"y") for i in range(150)], None]
+    values = [b"v", None, b""]
+    sent = raw_block("t", [0] * 3, range(3), [5] * 3, [key, b"k", None], values, headers)
+    write(PublishBlocks(PubSubAddress(pub.project, pub.name("events")), None, False, ordered=True), sent)
+    reader = source(pub).create_reader(None, None)
+    found = {repr(row["value"]): row for row in read(reader, 3)}
+    for row in sent.to_pylist():
+        back = found[repr(row["value"])]
+        assert back["key"] == row["key"]
+        order = [(h["key"], h["value"]) for h in row["headers"] or []]
+        assert sorted(((h["key"], h["value"]) for h in back["headers"] or []), key=repr) == sorted(order, key=repr)
+    reader.get_checkpoint_mark().finalize_checkpoint()
+    reader.close()
+
+
+@pytest.mark.parametrize("size", [500, 600, 1024])
+def test_a_dead_letter_with_all_attributes_is_put_back_as_it_was(pub: PubSubTopics, size: int) -> None:
+    attributes = {f"name-{i:03}": "v" * size for i in range(100)}
+    pub.send("events", [b"broken"], attributes, keys=["car-1"])
+    schema = schemas.load("dead_letter")
+    reader = source(pub).create_reader(None, None)
+    assert read_block(reader).num_rows == 1
+    errors = RowErrors(np.array([0]), ("bad_magic_byte",), ("broken",))
+    letters = dead_letter_block(reader.get_current(), errors, "decode", "job")
+    redrive = Redrive((), lambda _: schema)
+    redrive.setup()
+    topic = raw_block("dead", [0], [0], [0], [b"car-1"], AvroEncoder(schema, 1).encode(letters))
+    (records,) = redrive.process(topic)
+    write(PublishBlocks(PubSubAddress(pub.project, pub.name("alerts")), None, False, ordered=True), records)
+    (back,) = pub.messages("alerts")
+    assert (back.data, dict(back.attributes), back.ordering_key) == (b"broken", attributes, "car-1")
+    reader.close()
+
+
+def test_what_is_too_large_to_be_put_back_is_counted_and_left(pub: PubSubTopics) -> None:
+    address = PubSubAddress(pub.project, pub.name("events"))
+    records = raw_block("t", [0] * 2, [0, 1], [0] * 2, [None] * 2, [b"x" * 10_000_000, b"small"])
+    sink = PublishBlocks(address, partial(bus.leave_out, address), False, ordered=True)
+    write(sink, records.select(["key", "value", "headers", "timestamp"]))
+    assert [message.data for message in pub.messages("events")] == [b"small"]
+    assert metrics.TOTALS.counts[metrics.TOO_LARGE] == 1
+    assert metrics.TOTALS.counts[metrics.RECORDS_WRITTEN] == 1
 
 
 def settings(text: str, address: str, **given: str) -> dict[str, Any]:

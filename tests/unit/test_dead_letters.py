@@ -54,6 +54,49 @@ def test_a_dead_letter_larger_than_its_topic_leaves_the_payload_out() -> None:
     assert first["error"].startswith("first byte is 0xff (the value of 7 bytes is left out")
 
 
+LARGE = 200_000
+
+
+@pytest.mark.parametrize(
+    ("key", "headers", "said"),
+    [
+        (b"k", [("a", b"b")], "(the value of 7 bytes is left out: larger than the dead-letter topic takes)"),
+        (b"k" * LARGE, None, "(the value of 7 bytes and the key of 200,000 bytes are left out: larger than"),
+        (
+            None,
+            [("a", b"x" * LARGE), ("b", None)],
+            "(the value of 7 bytes and the headers of 200,002 bytes are left out:",
+        ),
+    ],
+)
+def test_what_stands_in_is_small_and_is_not_put_back(
+    key: bytes | None,
+    headers: list[tuple[str, bytes | None]] | None,
+    said: str,
+    totals: metrics._Totals,
+) -> None:
+    """Put back it would be a tombstone."""
+    raw = raw_block("t", [0, 0], [7, 8], [5, 5], [key, b"k"], [b"\xffvalues"[:7], None], [headers, None])
+    errors = RowErrors(np.array([0, 1]), ("bad_magic_byte", "null_value"), ("not Avro", "a tombstone"))
+    schema = schemas.load("dead_letter")
+    letters = dead_letters.dead_letter_block(raw, errors, "decode", "j")
+    values = AvroEncoder(schema, 3).encode(letters)
+    short = dead_letters.without_payload(3, pa.record_batch({"key": letters["key"][:1], "value": values[:1]}))
+    assert short.nbytes < LARGE / 2
+    (letter,) = AvroDecoder(schema, lambda _: schema).decode(short.column("value")).rows.to_pylist()
+    assert letter["value"] is None
+    assert said in letter["error"]
+    assert totals.counts[metrics.WITHOUT_PAYLOAD] == 1
+    redrive = dead_letters.Redrive((), lambda _: schema)
+    redrive.setup()
+    topic = raw_block("dead", [0, 0], [0, 1], [0, 0], [None] * 2, [short["value"][0].as_py(), values[1].as_py()])
+    (back,) = redrive.process(topic)
+    assert back.column("value").to_pylist() == [None]
+    assert back.column("key").to_pylist() == [b"k"]
+    assert totals.counts[metrics.REDRIVEN] == 1
+    assert totals.counts[metrics.WITHOUT_PAYLOAD] == 2
+
+
 def test_original_records_count_their_redrives() -> None:
     records = dead_letters.original_records(letters())
     assert records.column("value").to_pylist() == [b"\xff\x00bytes", None]
