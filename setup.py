@@ -16,6 +16,7 @@ CORE = [
     "google-cloud-storage>=3,<4",  # io/gcs.py
     "fastavro>=1.11,<2",
     "isal>=1.7,<2",
+    "cachetools>=5,<7",  # codec/avro_writers.py
     "numba>=0.61,<0.70",
     "numpy>=2.0,<3",
     "polars>=1.30,<3",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 
 from beam_jobs.codec import avro_ops as op
 from beam_jobs.codec.avro_bytes import read_headers
+from beam_jobs.codec.avro_code import Code
 from beam_jobs.codec.avro_errors import row_errors
 from beam_jobs.codec.avro_layout import Arenas, Layout
-from beam_jobs.codec.avro_program import Program, UnresolvableError
+from beam_jobs.codec.avro_program import Constants, Program, check_defaults, compile_writer
 from beam_jobs.codec.avro_tile import run_tiles
 from beam_jobs.codec.avro_vm import run
+from beam_jobs.codec.avro_writers import Writers, WriterSchema
 from beam_jobs.codec.decoded import Decoded
-from beam_jobs.codec.schema import AvroType, parse_record, parse_schema
-from beam_jobs.errors import UserError
+from beam_jobs.codec.schema import AvroType, parse_record
+from beam_jobs.errors import RowErrors
 
 HEADER_BYTES = 5  # 0, then the schema id
 COLUMN_GAP = 8  # cells; columns a power of two apart would share cache lines, 10 % slower
-ITEMS_PER_ROW = 4  # first guess of a list's length; doubled until it fits, and remembered
+ITEMS_PER_ROW = 4  # first guess of a list's length; doubled until it fits
 _NO_FLAGS = np.empty(0, np.bool_)
-
-WriterSchema = Callable[[int], Mapping[str, Any]]
 
 
 class AvroDecoder:
@@ -33,8 +33,9 @@ class AvroDecoder:
 
     Args:
       reader_schema: a record schema.
-      writer_schema: gives the schema of an id; LookupError for an id it does not know. Called once per id whose
-        schema is found, and once per block for each id that is not.
+      writer_schema: gives the schema of an id; LookupError for an id it does not know, SchemaTooLargeError for a
+        schema that nobody should read. Called once per id while the schema is in use, and once per block for each id
+        that is not found.
       columns: the fields wanted, in that order (None: all). Others are stepped over, not decoded.
 
     Raises:
@@ -48,9 +49,7 @@ class AvroDecoder:
         columns: Sequence[str] | None = None,
     ) -> None:
         self._machine = Machine(parse_record(reader_schema), columns)
-        self._writer_schema = writer_schema
-        self._entries: dict[int, int] = {}
-        self._unresolvable: dict[int, str] = {}
+        self._writers = Writers(self._machine.compiled, writer_schema)
         self.schema: pa.Schema = self._machine.layout.schema
 
     def decode(self, values: pa.BinaryArray) -> Decoded:
@@ -92,55 +91,49 @@ class AvroDecoder:
         status: NDArray[np.int32],
         detail: NDArray[np.int64],
     ) -> Decoded:
-        n = len(ids)
-        entries = np.full(n, -1, np.int64)
-        unknown: dict[int, str] = {}
-        first = int(ids[0]) if n else -1
-        for schema_id in [first] if n and (ids == first).all() else np.unique(ids).tolist():
-            if schema_id < 0:
-                continue
-            entry = self._entry(schema_id, unknown)
-            here = ids == schema_id
-            entries[here] = entry
-            if entry < 0:
-                status[here] = op.UNKNOWN_ID if schema_id in unknown else op.UNRESOLVABLE_SCHEMA
-                detail[here, 2] = schema_id
-        rows = self._machine.run(data, offsets[:-1] + header, offsets[1:], entries, status, detail)
-        if not status.any():
-            return Decoded(rows, row_errors(self._machine.program, status, detail, {}, header))
-        sentences = self._unresolvable | unknown
-        return Decoded(rows, row_errors(self._machine.program, status, detail, sentences, header))
+        parts: list[Decoded] = []
+        at = 0
+        while at < len(ids) or not parts:
+            joined = self._writers.joined(ids[at:])
+            here = slice(at, at + joined.rows)
+            if joined.sentences:
+                bad = at + np.flatnonzero(joined.refused)
+                status[bad], detail[bad, 2] = joined.refused[bad - at], ids[bad]
+            starts, ends = offsets[:-1][here] + header, offsets[1:][here]
+            rows = self._machine.run(joined.code, data, starts, ends, joined.entries, status[here], detail[here])
+            parts.append(Decoded(rows, row_errors(joined.code, status[here], detail[here], joined.sentences, header)))
+            at += joined.rows
+        return parts[0] if len(parts) == 1 else _concatenated(parts)
 
-    def _entry(self, schema_id: int, unknown: dict[int, str]) -> int:
-        if schema_id in self._entries:
-            return self._entries[schema_id]
-        if schema_id in self._unresolvable:
-            return -1
-        try:
-            schema = self._writer_schema(schema_id)  # other errors, such as a registry that is down, are the caller's
-        except LookupError as e:
-            plain = f"schema id {schema_id} is not in the schema registry"
-            unknown[schema_id] = plain if isinstance(e, KeyError) else str(e)  # a registry says why
-            return -1
-        try:
-            self._entries[schema_id] = self._machine.program.add_writer(parse_schema(schema))
-        except (UserError, UnresolvableError) as e:
-            self._unresolvable[schema_id] = f"schema id {schema_id}: {e}"
-            return -1
-        return self._entries[schema_id]
+
+def _concatenated(parts: Sequence[Decoded]) -> Decoded:
+    sizes = [part.rows.num_rows + len(part.errors) for part in parts]
+    places = np.cumsum([0, *sizes[:-1]])
+    errors = RowErrors(
+        np.concatenate([part.errors.rows + place for part, place in zip(parts, places, strict=True)]),
+        [reason for part in parts for reason in part.errors.reasons],
+        [error for part in parts for error in part.errors.errors],
+    )
+    return Decoded(pa.concat_batches([part.rows for part in parts]), errors)
 
 
 class Machine:
-    """The program of one reader schema and the arenas it runs in."""
+    """The columns of one reader schema and the arenas that programs fill."""
 
     def __init__(self, record: AvroType, columns: Sequence[str] | None) -> None:
         self.layout = Layout(record, columns)
-        self.program = Program(self.layout)
-        self.program.check_defaults()
+        self._constants = Constants()
+        check_defaults(self.layout, self._constants)
+        self._pool = np.frombuffer(bytes(self._constants.pool) or b"\0", np.uint8)
         self._items_per_row = np.full(len(self.layout.slots), ITEMS_PER_ROW, np.int64)
+
+    def compiled(self, writer: AvroType) -> Program:
+        """The program of a writer's schema; for what it raises see ``compile_writer``."""
+        return compile_writer(self.layout, self._constants, writer)
 
     def run(
         self,
+        code: Code,
         data: NDArray[np.uint8],
         starts: NDArray[np.int64],
         ends: NDArray[np.int64],
@@ -152,8 +145,10 @@ class Machine:
         """The rows that decode; for the arguments see ``avro_vm.run``."""
         n = len(starts)
         capacity = self._items_per_row * n + 16
+        if len(capacity) > 1:  # never more than the machine lets all lists of the rows hold together
+            most = (len(data) if contiguous else int((ends - starts).sum())) + op.MAX_EMPTY_ITEMS * n
+            capacity = np.minimum(capacity, most + 16)
         capacity[0] = n + COLUMN_GAP - n % COLUMN_GAP
-        pool = np.frombuffer(bytes(self.program.pool) or b"\0", np.uint8)
         before = status.copy()
         while True:
             counts = np.zeros(len(capacity), np.int64)
@@ -161,7 +156,7 @@ class Machine:
             valid_starts = _starts(self.layout.valids, capacity)
             cells = np.empty(cell_starts[-1], np.int64)
             valid = np.empty(valid_starts[-1], np.uint8)
-            ops = self.program.patched(capacity, cell_starts, valid_starts)
+            ops = code.patched(capacity, cell_starts, valid_starts)
             arenas = (cells, valid, capacity, counts, status, detail)
             if contiguous:
                 full = run(ops, data, starts, ends, entries, True, *arenas)
@@ -170,10 +165,11 @@ class Machine:
             if full < 0:
                 break
             capacity[full] *= 2
-            self._items_per_row[full] = min(capacity[full] // max(n, 1) + 1, 1 << 16)
             status[:] = before
+        if n and len(counts) > 1:  # the next block is likely like this one
+            self._items_per_row = np.maximum(counts * 5 // (n * 4) + 1, ITEMS_PER_ROW)
         starts_of = (cell_starts.tolist(), valid_starts.tolist())
-        filled = Arenas(self.layout, data, pool, cells, valid, *starts_of, capacity.tolist(), counts.tolist())
+        filled = Arenas(self.layout, data, self._pool, cells, valid, *starts_of, capacity.tolist(), counts.tolist())
         return filled.record_batch()
 
 

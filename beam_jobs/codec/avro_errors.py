@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_jobs.codec import avro_ops as op
-from beam_jobs.codec.avro_program import Program
+from beam_jobs.codec.avro_code import Code
 from beam_jobs.errors import RowErrors
 
 REASONS = {
@@ -18,6 +18,7 @@ REASONS = {
     op.TRUNCATED_HEADER: "truncated_header",
     op.UNKNOWN_ID: "unknown_schema_id",
     op.UNRESOLVABLE_SCHEMA: "unresolvable",
+    op.SCHEMA_TOO_LARGE: "schema_too_large",
     op.TRUNCATED: "truncated",
     op.TRAILING: "trailing_bytes",
     op.NOT_UTF8: "invalid_utf8",
@@ -25,6 +26,7 @@ REASONS = {
     op.UNRESOLVABLE_VALUE: "unresolvable",
 }  # every other status is "invalid_value"
 
+BY_ID = (op.UNKNOWN_ID, op.UNRESOLVABLE_SCHEMA, op.SCHEMA_TOO_LARGE)  # the same sentence for all rows of a schema id
 RUNS = (op.DOUBLE, op.LONG, op.INT)  # read several fields
 
 HEADER_SENTENCES = {
@@ -51,7 +53,7 @@ FIELD_SENTENCES = {
 
 
 def row_errors(
-    program: Program,
+    code: Code,
     status: NDArray[np.int32],
     detail: NDArray[np.int64],
     by_id: Mapping[int, str],
@@ -60,25 +62,27 @@ def row_errors(
     """The errors of a block.
 
     Args:
+      code: what was run.
       status, detail: int32 [n], int64 [n, 4] as ``avro_vm.run`` left them.
-      by_id: the sentence of each schema id that is unknown or cannot be resolved.
+      by_id: the sentence of each schema id that cannot be used.
       header: bytes before the body, for positions within the value.
     """
     rows = np.flatnonzero(status)
     reasons, errors = [], []
-    for code, (pc, at, value, nth) in zip(status[rows].tolist(), detail[rows].tolist(), strict=True):
-        reasons.append(REASONS.get(code, "invalid_value"))
-        if code in HEADER_SENTENCES:
-            errors.append(HEADER_SENTENCES[code].format(value=value))
-        elif code in (op.UNKNOWN_ID, op.UNRESOLVABLE_SCHEMA):
+    for why, (pc, at, value, nth) in zip(status[rows].tolist(), detail[rows].tolist(), strict=True):
+        reasons.append(REASONS.get(why, "invalid_value"))
+        if why in HEADER_SENTENCES:
+            errors.append(HEADER_SENTENCES[why].format(value=value))
+        elif why in BY_ID:
             errors.append(by_id[value])
         else:
-            instruction = program.ops[pc]
-            if code == op.UNRESOLVABLE_VALUE:
+            program, number = code.locate(pc)
+            instruction = program.ops[number].tolist()
+            if why == op.UNRESOLVABLE_VALUE:
                 errors.append(program.sentences[instruction[op.A]])
                 continue
-            sentence = FIELD_SENTENCES[code]
-            fields = program.run_fields.get(pc, []) if instruction[op.OP] in RUNS else []
+            sentence = FIELD_SENTENCES[why]
+            fields = program.run_fields.get(number, []) if instruction[op.OP] in RUNS else []
             field = program.names[fields[nth] if fields else instruction[op.FIELD]]
             errors.append(sentence.format(field=field, at=at + header, value=value, last=instruction[op.A] - 1))
     return RowErrors(rows, reasons, errors)

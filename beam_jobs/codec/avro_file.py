@@ -14,6 +14,7 @@ import pyarrow as pa
 from isal import isal_zlib
 
 from beam_jobs.codec.avro import Machine
+from beam_jobs.codec.avro_code import Code
 from beam_jobs.codec.avro_encoder import AvroEncoder
 from beam_jobs.codec.avro_errors import row_errors
 from beam_jobs.codec.avro_program import UnresolvableError
@@ -59,7 +60,7 @@ def _read(file: IO[bytes], name: str, machine: Machine) -> Iterator[pa.RecordBat
     try:
         blocks = fastavro.block_reader(file)
         writer = parse_schema(blocks.metadata["avro.schema"])
-        entry = machine.program.add_writer(writer)
+        code = Code([machine.compiled(writer)])
     except UnresolvableError as e:
         raise UserError(f"Avro file {name!r} does not fit the reader schema: {e}") from None
     except Exception as e:  # fastavro raises whatever its parsing stumbles on
@@ -79,11 +80,11 @@ def _read(file: IO[bytes], name: str, machine: Machine) -> Iterator[pa.RecordBat
             size = f"{block.num_records} records in {len(body)} bytes"
             raise UserError(f"Avro file {name!r}, block {number}: {size}; write smaller blocks")
         if block.num_records:
-            yield _block(body, block.num_records, entry, machine, f"Avro file {name!r}, block {number}")
+            yield _block(body, block.num_records, code, machine, f"Avro file {name!r}, block {number}")
         number += 1
 
 
-def _block(body: bytes, records: int, entry: int, machine: Machine, where: str) -> pa.RecordBatch:
+def _block(body: bytes, records: int, code: Code, machine: Machine, where: str) -> pa.RecordBatch:
     if records > len(body) + MAX_EMPTY_RECORDS:
         raise UserError(f"{where}: {records} records in {len(body)} bytes; the file is broken, fetch it again")
     data = np.frombuffer(body or b"\0", np.uint8)
@@ -91,8 +92,8 @@ def _block(body: bytes, records: int, entry: int, machine: Machine, where: str) 
     ends = np.full(records, len(body), np.int64)
     status = np.zeros(records, np.int32)
     detail = np.zeros((records, 4), np.int64)
-    rows = machine.run(data, starts, ends, np.full(records, entry, np.int64), status, detail, contiguous=True)
-    errors = row_errors(machine.program, status, detail, {}, 0)
+    rows = machine.run(code, data, starts, ends, np.zeros(records, np.int64), status, detail, contiguous=True)
+    errors = row_errors(code, status, detail, {}, 0)
     if len(errors):
         raise UserError(f"{where}, record {errors.rows[0]}: {errors.errors[0]}; the file is broken, fetch it again")
     return rows

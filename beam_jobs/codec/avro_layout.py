@@ -129,6 +129,8 @@ class Arenas:
             return pa.Array.from_buffers(arrow, n, [bitmap], nulls, children=[self.array(p) for p in column.parts])
         cells = self._cells(column)
         if kind in ("array", "map"):
+            if n and cells[-1] >= 1 << 31:
+                raise OverflowError(f"column {column.path!r} has more than 2**31 items in one block")
             ends = np.zeros(n + 1, np.int32)
             ends[1:] = cells
             items = [self.array(part) for part in column.parts]

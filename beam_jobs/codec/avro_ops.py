@@ -49,6 +49,7 @@ BAD_MAGIC = 3
 TRUNCATED_HEADER = 4
 UNKNOWN_ID = 5
 UNRESOLVABLE_SCHEMA = 6
+SCHEMA_TOO_LARGE = 7
 TRUNCATED = 10
 VARINT_TOO_LONG = 11
 NEGATIVE_LENGTH = 12
@@ -64,7 +65,7 @@ NOT_UTF8 = 21
 TRAILING = 22
 DECIMAL_TOO_LARGE = 23
 
-MAX_EMPTY_ITEMS = 1000  # items of no bytes (nulls, empty records) a row may have beyond its own length
+MAX_EMPTY_ITEMS = 100  # items of no bytes (nulls, empty records) a row may have beyond its own length
 MAX_DEPTH = 200  # of lists and recursive records
 INT32_LOW, INT32_HIGH = -(1 << 31), (1 << 31) - 1
 INT64_LOW, INT64_HIGH = -(1 << 63), (1 << 63) - 1

@@ -1,14 +1,17 @@
-"""Compiles (writer schema, reader schema, projection) into programs for ``avro_vm``.
+"""Compiles (writer schema, reader schema, projection) into a program for ``avro_vm``.
 
 Resolution follows the Avro specification: fields by name, then by the reader's aliases; records, enums and fixeds
 by unqualified name or alias; defaults for fields the writer lacks; promotions int → long → float → double and
 string ⇄ bytes; unions on either side. Beyond it, timestamps of different units are converted. What can only fail for
 some values (a union branch or an enum symbol the reader has no place for) fails for those rows alone.
+
+What a program costs is bounded while it is made: a schema of a few hundred bytes may take for ever without that.
 """
 
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,70 +19,97 @@ from numpy.typing import NDArray
 
 from beam_jobs.codec import avro_ops as op
 from beam_jobs.codec.avro_layout import Column, Layout
-from beam_jobs.codec.schema import NO_DEFAULT, AvroField, AvroType, walk_names
+from beam_jobs.codec.schema import MAX_WIDTH, NO_DEFAULT, AvroField, AvroType, SchemaTooLargeError, walk_names
 from beam_jobs.errors import UserError
 
 INT32 = (-(1 << 31), (1 << 31) - 1)
 INT64 = (-(1 << 63), (1 << 63) - 1)
 RANGES = {"time-millis": (0, 86_400_000 - 1), "time-micros": (0, 86_400_000_000 - 1)}
 PER_SECOND = {"millis": 10**3, "micros": 10**6, "nanos": 10**9}
-MAX_INSTRUCTIONS = 100_000
+MAX_INSTRUCTIONS = 100_000  # of a program: 5 MB; a union of null and T has six
+MAX_STEPS = 400_000  # of compiling one, those in vain among them: about half a second
 
 
 class UnresolvableError(Exception):
     """The writer's type has no place in the reader's; the message is a sentence naming both."""
 
 
+@dataclass(frozen=True, eq=False)
 class Program:
-    """Instructions for one reader layout and all writer schemas met so far."""
+    """The instructions for one writer schema. Jumps count from the first of them."""
 
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
-        self.ops: list[list[int]] = []
+    ops: NDArray[np.int64]  # [k, op.WIDTH]
+    names: tuple[str, ...]  # of fields, for errors
+    sentences: tuple[str, ...]  # of what fails for some rows
+    run_fields: dict[int, list[int]]  # of an instruction that reads several fields: their names
+
+    @property
+    def content(self) -> bytes:
+        """The same for programs that do the same and say the same."""
+        return b"\0".join([self.ops.tobytes(), *(text.encode() for text in (*self.names, "", *self.sentences))])
+
+
+class Constants:
+    """Bytes that defaults are made of; complete once ``check_defaults`` was called."""
+
+    def __init__(self) -> None:
         self.pool = bytearray()
+        self._index: dict[bytes, int] = {}
+
+    def position(self, raw: bytes) -> int:
+        """A cell with the bytes, which are added if need be."""
+        if raw not in self._index:
+            self._index[raw] = len(self.pool)
+            self.pool += raw
+        return (self._index[raw] | op.POOL_BIT) << 32 | len(raw)
+
+
+def compile_writer(layout: Layout, constants: Constants, writer: AvroType) -> Program:
+    """The program that reads values of ``writer`` into ``layout``.
+
+    Raises:
+      UnresolvableError: no row of this writer can be read.
+      SchemaTooLargeError: it would take more than ``MAX_INSTRUCTIONS``, or ``MAX_STEPS`` to find them.
+    """
+    return _Compiler(layout, constants).program(writer)
+
+
+def check_defaults(layout: Layout, constants: Constants) -> None:
+    """Compiles every default for nothing, so that a wrong one is found before the first row that needs it.
+
+    Raises:
+      UserError: a default does not fit its field.
+    """
+    _Compiler(layout, constants).check_defaults(layout.fields, layout.columns)
+
+
+class _Compiler:
+    """Makes one program."""
+
+    def __init__(self, layout: Layout, constants: Constants) -> None:
+        self._layout = layout
+        self._constants = constants
+        self.ops: list[list[int]] = []
         self.names: list[str] = [""]
         self.sentences: list[str] = []
+        self.run_fields: dict[int, list[int]] = {}
         self._name_index: dict[str, int] = {"": 0}
-        self._pool_index: dict[bytes, int] = {}
-        self.run_fields: dict[int, list[int]] = {}  # of an instruction that reads several fields: their names
+        self._steps = 0
         self._field = 0
         self._run_from = 0  # instructions before this one may be jumped to or over: do not extend them
         self._skips: dict[AvroType, int] = {}
         self._calls: list[tuple[int, AvroType]] = []
-        self._frozen = np.empty((0, op.WIDTH), np.int64)  # ops, and which of them ``patched`` changes
-        self._with_cell = self._with_flag = self._strided = np.empty(0, np.int64)
 
-    def add_writer(self, writer: AvroType) -> int:
-        """Compiles a writer schema and returns where its program starts.
+    def program(self, writer: AvroType) -> Program:
+        if writer.kind != "record":
+            raise UnresolvableError(f"the writer's schema is {writer.label!r}, expected a record")
+        self._record(writer, self._layout.fields, self._layout.columns, "")
+        self._emit(op.END)
+        self._skip_subroutines()
+        ops = np.array(self.ops, np.int64).reshape(-1, op.WIDTH)
+        return Program(ops, tuple(self.names), tuple(self.sentences), self.run_fields)
 
-        Raises:
-          UnresolvableError: no row of this writer can be read.
-        """
-        entry = self._run_from = len(self.ops)
-        sentences = len(self.sentences)
-        self._skips = {}
-        try:
-            if writer.kind != "record":
-                raise UnresolvableError(f"the writer's schema is {writer.label!r}, expected a record")
-            self._record(writer, self.layout.fields, self.layout.columns, "")
-            self._emit(op.END)
-            self._skip_subroutines()
-        except UnresolvableError:
-            del self.ops[entry:], self.sentences[sentences:]
-            self._calls.clear()
-            raise
-        return entry
-
-    def check_defaults(self) -> None:
-        """Compiles every default for nothing, so that a wrong one is found before the first row that needs it.
-
-        Raises:
-          UserError: a default does not fit its field.
-        """
-        self._check_defaults(self.layout.fields, self.layout.columns)
-        self.ops.clear()
-
-    def _check_defaults(self, fields: list[AvroField], columns: list[Column]) -> None:
+    def check_defaults(self, fields: list[AvroField], columns: list[Column]) -> None:
         for entry, column in zip(fields, columns, strict=True):
             if entry.default is not NO_DEFAULT:
                 self._default(column, entry.default)
@@ -87,31 +117,21 @@ class Program:
             while inner.items_level >= 0:
                 inner = inner.parts[-1]
             if inner.avro.kind == "record":
-                self._check_defaults(inner.avro.fields, inner.parts)
-
-    def patched(
-        self, capacity: NDArray[np.int64], cell_starts: NDArray[np.int64], valid_starts: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        """The instructions with cell positions for the given arenas, int64 [k, WIDTH]."""
-        if len(self._frozen) != len(self.ops):
-            self._frozen = np.array(self.ops, np.int64).reshape(-1, op.WIDTH)
-            code, used = self._frozen[:, op.OP], self._frozen[:, op.BASE] >= 0
-            validity = np.isin(code, (op.VALID, op.BRANCH))
-            self._with_cell = np.flatnonzero(used & ~validity)
-            self._with_flag = np.flatnonzero(used & validity)
-            self._strided = np.flatnonzero(np.isin(code, (op.DOUBLE, op.LONG, op.INT, op.DECIMAL)))
-        ops = self._frozen.copy()
-        for rows, starts in ((self._with_cell, cell_starts), (self._with_flag, valid_starts)):
-            level = ops[rows, op.LEVEL]
-            ops[rows, op.BASE] = starts[level] + ops[rows, op.BASE] * capacity[level]
-        ops[self._strided, op.B] = capacity[ops[self._strided, op.LEVEL]]
-        return ops
+                self.check_defaults(inner.avro.fields, inner.parts)
 
     # instructions
 
+    def _spend(self, steps: int) -> None:
+        """Counts work that may leave no instruction behind."""
+        self._steps += steps
+        if self._steps > MAX_STEPS or len(self.ops) >= MAX_INSTRUCTIONS:
+            raise SchemaTooLargeError(
+                f"resolving the writer's schema takes more than {MAX_INSTRUCTIONS:,} instructions or {MAX_STEPS:,} "
+                "steps; write with a smaller one"
+            )
+
     def _emit(self, code: int, slot: int = -1, level: int = 0, a: int = 0, b: int = 0) -> int:
-        if len(self.ops) >= MAX_INSTRUCTIONS:
-            raise UnresolvableError(f"the schema compiles to more than {MAX_INSTRUCTIONS} instructions")
+        self._spend(1)
         self.ops.append([code, slot, level, a, b, self._field])
         return len(self.ops) - 1
 
@@ -132,7 +152,7 @@ class Program:
     def _emit_skip(self, size: int) -> None:
         last = self.ops[-1] if len(self.ops) > self._run_from else None
         if last is not None and last[op.OP] == op.SKIP:
-            last[op.A] += size
+            last[op.A] = min(last[op.A] + size, MAX_WIDTH)
         elif size:
             self._emit(op.SKIP, a=size)
 
@@ -149,6 +169,7 @@ class Program:
     # resolution
 
     def _record(self, writer: AvroType, fields: list[AvroField], columns: list[Column], path: str) -> None:
+        self._spend(len(writer.fields) + len(fields))
         place: dict[str, int] = {}
         written = {entry.name for entry in writer.fields}
         for i, entry in enumerate(fields):
@@ -358,7 +379,7 @@ class Program:
                 raw = default.encode("utf-8" if kind == "string" else "latin-1")
                 if kind == "fixed" and len(raw) != column.avro.size:
                     raise ValueError(f"{len(raw)} bytes")
-                self._constant(column, self._pooled(raw))
+                self._constant(column, self._constants.position(raw))
             else:
                 self._constant(column, _scalar_bits(column, default))
         except (ValueError, TypeError, AttributeError, OverflowError):
@@ -373,23 +394,17 @@ class Program:
         for item in default:
             self._emit(op.ITEM_ROOM, level=column.items_level)
             if is_map:
-                self._constant(column.parts[0], self._pooled(item.encode()))
+                self._constant(column.parts[0], self._constants.position(item.encode()))
             self._default(column.parts[-1], default[item] if is_map else item)
             self._emit(op.ITEM, level=column.items_level, a=len(self.ops) + 1)
         self._emit(op.LIST_END, column.slot, column.level, column.items_level)
 
-    def _pooled(self, raw: bytes) -> int:
-        if raw not in self._pool_index:
-            self._pool_index[raw] = len(self.pool)
-            self.pool += raw
-        return (self._pool_index[raw] | op.POOL_BIT) << 32 | len(raw)
-
     # values the reader does not want
 
     def _skip(self, writer: AvroType) -> None:
-        size = fixed_size(writer, ())
-        if size is not None:
-            self._emit_skip(size)
+        self._spend(1)
+        if writer.width is not None:
+            self._emit_skip(writer.width)
         elif writer.kind in ("int", "long", "enum"):
             self._emit(op.SKIP_VARINT)
         elif writer.kind in ("string", "bytes"):
@@ -432,22 +447,6 @@ class Program:
                     self._skip(entry.type)
                 self._emit(op.RETURN)
             self.ops[call][op.A] = self._skips[record]
-
-
-def fixed_size(avro: AvroType, inside: tuple[AvroType, ...]) -> int | None:
-    """Bytes of every value of a type, None when they vary (or the type contains itself)."""
-    sizes = {"null": 0, "boolean": 1, "float": 4, "double": 8}
-    if avro.kind == "fixed":
-        return avro.size
-    if avro.kind == "record" and avro not in inside:
-        total = 0
-        for entry in avro.fields:
-            size = fixed_size(entry.type, (*inside, avro))
-            if size is None:
-                return None
-            total += size
-        return total
-    return sizes.get(avro.kind)
 
 
 def _null_first(branches: list[AvroType]) -> list[int]:

@@ -54,6 +54,9 @@ def run(
     stack = np.zeros(op.MAX_DEPTH + 2, np.int64)
     doubles = cells.view(np.float64)
     position = starts[0] if len(starts) else 0
+    budget: Int = np.int64(0)
+    if contiguous and len(starts):
+        budget = ends[0] - position  # one for all rows
     for row in range(len(starts)):
         pc = entries[row]
         if pc < 0:
@@ -63,7 +66,7 @@ def run(
         begin = pos
         for level in range(levels):
             saved[level] = counts[level]
-        budget = end - pos + op.MAX_EMPTY_ITEMS
+        budget = (budget if contiguous else end - pos) + op.MAX_EMPTY_ITEMS
         depth = 0
         nth: Int = np.int64(0)
         error = op.OK

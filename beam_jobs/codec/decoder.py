@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
-from beam_jobs.codec.avro import AvroDecoder, WriterSchema, binary_buffers
+from beam_jobs.codec.avro import AvroDecoder, binary_buffers
 from beam_jobs.codec.avro_encoder import AvroEncoder
 from beam_jobs.codec.avro_json import AvroJsonDecoder
+from beam_jobs.codec.avro_writers import WriterSchema
 from beam_jobs.codec.decoded import Decoded
 from beam_jobs.codec.json import JsonDecoder, JsonEncoder
 from beam_jobs.errors import RowErrors, UserError
@@ -25,6 +28,8 @@ ENCODING, SCHEMA_NAME, REVISION = (  # attributes Pub/Sub adds to the messages o
 
 RevisionSchema = Callable[[str], Mapping[str, Any]]
 """Gives the Avro schema of a Pub/Sub schema's revision, ``projects/P/schemas/S@R``; LookupError where there is none."""
+
+MAX_REVISIONS = 10_000  # whose numbers are remembered
 
 _JSON_STARTS = np.frombuffer(b"{ \t\r\n", np.uint8)
 _NONE, _AVRO, _JSON, _OTHER, _BARE_AVRO, _AVRO_JSON = range(6)
@@ -117,11 +122,18 @@ class _BareAvro:
     ) -> None:
         self._reader_schema = reader_schema
         self._revision_schema = revision_schema
-        self._ids: dict[str, int] = {"": 0}  # of revisions; "": none named
+        self._numbers: LRUCache[str, int] = LRUCache(MAX_REVISIONS)  # of revisions; "": none named
+        self._next = itertools.count()
+        self._names: dict[int, str] = {}  # of this block's numbers
         self._decoder = AvroDecoder(reader_schema, self._schema, columns)
 
+    def _number(self, name: str) -> int:
+        if name not in self._numbers:
+            self._numbers[name] = next(self._next)
+        return self._numbers[name]
+
     def _schema(self, number: int) -> Mapping[str, Any]:
-        name = next(name for name, known in self._ids.items() if known == number)
+        name = self._names[number]
         if not name or self._revision_schema is None:
             return self._reader_schema
         return self._revision_schema(name)
@@ -129,11 +141,13 @@ class _BareAvro:
     def decode(self, values: pa.BinaryArray, headers: pa.ListArray) -> Decoded:
         names, revisions = header_values(headers, SCHEMA_NAME), header_values(headers, REVISION)
         if names is None or revisions is None:
-            return self._decoder.decode_bare(values, np.zeros(len(values), np.int64))
-        joined = pc.binary_join_element_wise(names, revisions, b"@").fill_null(b"").dictionary_encode()
+            joined = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(values), np.int32)), pa.array([b""]))
+        else:
+            joined = pc.binary_join_element_wise(names, revisions, b"@").fill_null(b"").dictionary_encode()
         known = [text.decode(errors="replace") for text in joined.dictionary.to_pylist()]
-        numbers = np.array([self._ids.setdefault(text, len(self._ids)) for text in known], np.int64)
-        return self._decoder.decode_bare(values, numbers[joined.indices.to_numpy()])
+        numbers = [self._number(text) for text in known]
+        self._names = dict(zip(numbers, known, strict=True))
+        return self._decoder.decode_bare(values, np.array(numbers, np.int64)[joined.indices.to_numpy()])
 
 
 class _Refuse:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,8 +55,23 @@ PLAIN_ARROW: Mapping[str, pa.DataType] = {
     "bytes": pa.binary(),
     "string": pa.string(),
 }
+
+# What a schema may cost; writers' schemas are read from a registry that others can write to.
+MAX_TEXT = 1 << 20  # bytes of JSON; the size of a Kafka message, where registries keep a schema
+MAX_TYPES = 100_000  # types written out in it, and aliases; 0.3 s
+MAX_NESTING = 64  # levels of types, one inside the other; each takes five calls of Python's 1,000
+MAX_NAME = 500  # characters; full names are made of namespace and name, for every type of a namespace anew
+MAX_COLUMNS = 10_000  # of a reader, nested ones too; records used in several places count in each
+MAX_FIXED = (1 << 31) - 1  # bytes; an int in the specification
+MAX_WIDTH = 1 << 40  # where adding up sizes stops: no value is as long
+
+WIDTHS = {"null": 0, "boolean": 1, "float": 4, "double": 8}  # bytes
 FINGERPRINTED = ("unit", "min", "max")  # field properties that change what a value means; docs and aliases do not
 NO_DEFAULT = object()
+
+
+class SchemaTooLargeError(UserError):
+    """A schema would take more time or memory than any schema of a record needs."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +101,18 @@ class AvroType:
     size: int = 0  # bytes of a fixed
     precision: int = 0  # decimal digits
     scale: int = 0
+    width: int | None = None  # bytes of every value, at most MAX_WIDTH; None: they vary, or the type contains itself
+    columns: int = 1  # that hold it, at most MAX_WIDTH; unions count all their branches
+    levels: int = 1  # types inside one another, in itself 1
+
+    def __post_init__(self) -> None:
+        self.width = WIDTHS.get(self.kind)
+
+    def holds(self, parts: Iterable[AvroType]) -> None:
+        """Counts ``columns`` and ``levels`` from the types directly inside."""
+        for part in parts:
+            self.columns = min(self.columns + part.columns, MAX_WIDTH)
+            self.levels = max(self.levels, part.levels + 1)
 
     @property
     def label(self) -> str:
@@ -113,36 +140,70 @@ def parse_schema(schema: Mapping[str, Any] | Sequence[Any] | str) -> AvroType:
     """Parses an Avro schema: a dict, a list (union), the JSON text of either, or the name of a primitive.
 
     Raises:
+      SchemaTooLargeError: the schema is over one of the bounds above, whether it is valid or not.
       UserError: the schema is not valid Avro; the message names the type or field.
     """
     if isinstance(schema, str) and schema not in PRIMITIVES:
-        try:
-            schema = json.loads(schema)
-        except ValueError as e:
-            raise UserError(f"Avro schema is not valid JSON ({e}); pass the text of an .avsc file") from None
+        schema = schema_of_text(schema)
     try:
         return _Parser().parse(schema, "", "schema")
     except (TypeError, AttributeError, RecursionError) as e:
         raise UserError(f"Avro schema is malformed ({e}); check it against the Avro specification") from None
 
 
-def parse_record(schema: Mapping[str, Any] | str) -> AvroType:
-    """The parsed schema of events: a record.
+def schema_of_text(text: str) -> Any:
+    """The schema in a text, as JSON has it.
 
     Raises:
+      SchemaTooLargeError: there is too much of it, or it is nested too deep.
+      UserError: it is not JSON.
+    """
+    if len(text) > MAX_TEXT:
+        raise SchemaTooLargeError(f"Avro schema has {len(text):,} characters; use at most {MAX_TEXT:,}")
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise SchemaTooLargeError("Avro schema is JSON nested too deep to be read; nest it less") from None
+    except ValueError as e:
+        raise UserError(f"Avro schema is not valid JSON ({e}); pass the text of an .avsc file") from None
+
+
+def parse_record(schema: Mapping[str, Any] | str) -> AvroType:
+    """The parsed schema of events: a record whose fields can become columns.
+
+    Raises:
+      SchemaTooLargeError: it has more than ``MAX_COLUMNS`` columns, or more than ``MAX_NESTING`` levels of them.
       UserError: the schema is not a record, or not valid Avro.
     """
     parsed = parse_schema(schema)
     if parsed.kind != "record":
         raise UserError(f"Avro schema of events is {parsed.label!r}; make it a record")
+    if parsed.columns > MAX_COLUMNS or parsed.levels > MAX_NESTING:
+        raise SchemaTooLargeError(
+            f"Avro schema {parsed.name!r} has {parsed.columns:,} columns in {parsed.levels:,} levels (a record counts "
+            f"wherever it is used); use at most {MAX_COLUMNS:,} in {MAX_NESTING}"
+        )
     return parsed
 
 
 class _Parser:
     def __init__(self) -> None:
         self.named: dict[str, AvroType] = {}
+        self.types = 0  # so far
+        self.depth = 0  # of the type at hand
 
     def parse(self, schema: Any, namespace: str, where: str) -> AvroType:
+        self.types += 1
+        self.depth += 1
+        if self.types > MAX_TYPES:
+            raise SchemaTooLargeError(f"Avro schema has more than {MAX_TYPES:,} types; split it")
+        if self.depth > MAX_NESTING:
+            raise SchemaTooLargeError(f"Avro schema: {where} is nested deeper than {MAX_NESTING} levels; nest it less")
+        parsed = self.one(schema, namespace, where)
+        self.depth -= 1
+        return parsed
+
+    def one(self, schema: Any, namespace: str, where: str) -> AvroType:
         if isinstance(schema, str):
             return self.reference(schema, namespace, where)
         if isinstance(schema, Sequence):
@@ -150,7 +211,9 @@ class _Parser:
             keys = [branch.name or branch.kind for branch in branches]
             if len(set(keys)) < len(keys) or "union" in keys:
                 raise UserError(f"Avro schema: {where} has the union {keys}; branches must differ and not be unions")
-            return AvroType("union", branches=branches)
+            union = AvroType("union", branches=branches)
+            union.holds(branches)
+            return union
         if not isinstance(schema, Mapping) or "type" not in schema:
             raise UserError(
                 f"Avro schema: {where} is {schema!r}; expected a type name, a list or an object with 'type'"
@@ -166,7 +229,9 @@ class _Parser:
             key = "items" if kind == "array" else "values"
             if key not in schema:
                 raise UserError(f"Avro schema: {where} is a {kind} without {key!r}; add it")
-            return AvroType(kind, items=self.parse(schema[key], namespace, f"{where}.{key}"))
+            listed = AvroType(kind, items=self.parse(schema[key], namespace, f"{where}.{key}"))
+            listed.holds([listed.item])
+            return listed
         if kind in ("record", "enum", "fixed"):
             return self.define(kind, schema, namespace, where)
         return self.reference(kind, namespace, where)
@@ -182,39 +247,50 @@ class _Parser:
     def define(self, kind: str, schema: Mapping[str, Any], namespace: str, where: str) -> AvroType:
         if not isinstance(schema.get("name"), str):
             raise UserError(f"Avro schema: {where} is a {kind} without a name; add 'name'")
-        name = _full_name(schema["name"], schema.get("namespace", namespace) or "")
+        space = schema.get("namespace", namespace) or ""
+        if not isinstance(space, str):
+            raise UserError(f"Avro schema: {where} has the namespace {space!r}; write a name, or leave it out")
+        name = _full_name(_checked(schema["name"]), _checked(space))
         if name in self.named:
             raise UserError(f"Avro schema: {where} defines {name!r} a second time; refer to it by its name")
         inner = name.rpartition(".")[0]
-        aliases = tuple(_full_name(alias, inner) for alias in schema.get("aliases", ()))
+        self.types += len(schema.get("aliases", ()))
+        aliases = tuple(_full_name(_checked(alias), inner) for alias in schema.get("aliases", ()))
         parsed = self.named[name] = AvroType(kind, name=name, aliases=aliases)
         if kind == "record":
             if not isinstance(schema.get("fields"), Sequence):
                 raise UserError(f"Avro schema: record {name!r} has no list 'fields'; add it")
             parsed.fields.extend(self.field(entry, inner, name) for entry in schema["fields"])
+            parts = [entry.type for entry in parsed.fields]
+            parsed.holds(parts)
+            widths = [part.width for part in parts]
+            parsed.width = None if None in widths else min(sum(w for w in widths if w), MAX_WIDTH)
             names = [entry.name for entry in parsed.fields]
             if len(set(names)) < len(names):
                 raise UserError(f"Avro schema: record {name!r} has a field twice in {names}; rename one")
         elif kind == "enum":
-            parsed.symbols = tuple(schema.get("symbols", ()))
+            symbols = schema.get("symbols", ())
+            if isinstance(symbols, str) or not all(isinstance(symbol, str) for symbol in symbols):
+                raise UserError(f"Avro schema: enum {name!r} has symbols that are not a list of names; correct them")
+            parsed.symbols = tuple(symbols)
             parsed.symbol_default = schema.get("default")
             if parsed.symbol_default is not None and parsed.symbol_default not in parsed.symbols:
                 raise UserError(
                     f"Avro schema: enum {name!r} has the default {parsed.symbol_default!r}; use one of {parsed.symbols}"
                 )
         else:
-            parsed.size = schema.get("size", -1)
-            if not isinstance(parsed.size, int) or parsed.size < 0:
-                raise UserError(
-                    f"Avro schema: fixed {name!r} has the size {schema.get('size')!r}; use a number of bytes"
-                )
+            size = schema.get("size", -1)
+            if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= MAX_FIXED:
+                shown = "a number of many digits" if isinstance(size, int) and size > MAX_WIDTH else repr(size)
+                raise UserError(f"Avro schema: fixed {name!r} has the size {shown}; use a number of bytes below 2**31")
+            parsed.size = parsed.width = size
             _with_logical(parsed, schema, where)
         return parsed
 
     def field(self, entry: Mapping[str, Any], namespace: str, record: str) -> AvroField:
         if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str) or "type" not in entry:
             raise UserError(f"Avro schema: record {record!r} has the field {entry!r}; expected 'name' and 'type'")
-        name = entry["name"]
+        name = _checked(entry["name"])
         parsed = self.parse(entry["type"], namespace, f"field {name!r}")
         known = ("name", "type", "default", "aliases", "doc", "order")
         return AvroField(
@@ -224,6 +300,12 @@ class _Parser:
             aliases=tuple(entry.get("aliases", ())),
             properties={key: value for key, value in entry.items() if key not in known},
         )
+
+
+def _checked(name: str) -> str:
+    if len(name) > MAX_NAME:
+        raise SchemaTooLargeError(f"Avro schema has the name {name[:20]!r}..., longer than {MAX_NAME:,} characters")
+    return name
 
 
 def _full_name(name: str, namespace: str) -> str:

@@ -189,3 +189,33 @@ def test_avro_and_json_mixed() -> None:
     assert decoded.errors.errors[3] == "the first byte is 0x01, expected 0x00 (Confluent-framed Avro) or { (JSON)"
     empty = EventDecoder(SCHEMA, lambda _: SCHEMA).decode(pa.array([], pa.binary()))
     assert (empty.rows.num_rows, empty.rows.schema) == (0, rows.schema)
+
+
+DEEP = [*list(range(100, 1100, 50)), 100000, 2000000]
+
+
+@pytest.mark.parametrize(("opener", "closer"), [("[", "]"), ('{"y":', "}")])
+@pytest.mark.parametrize("where", ['{"x":', '{"list":', '{"inner":', '{"other":', ""])
+def test_nesting_without_end_is_its_own_rows_affair(where: str, opener: str, closer: str) -> None:
+    inner = {"type": "record", "name": "I", "fields": [{"name": "y", "type": "double"}]}
+    nullable = [("x", "long"), ("list", {"type": "array", "items": "long"}), ("inner", inner)]
+    schema = {
+        "type": "record",
+        "name": "R",
+        "fields": [{"name": name, "type": ["null", t], "default": None} for name, t in nullable],
+    }
+    bad = [f"{where}{opener * n}1{closer * n}{'}' if where else ''}" for n in DEEP] + [where + opener * 100_000]
+    decoded = JsonDecoder(schema).decode(pa.array(['{"x":1}', *bad, '{"x":2}'], pa.binary()))
+    assert decoded.rows.column("x").to_pylist() == [1, 2]
+    assert len(decoded.errors) == len(bad)
+    assert set(decoded.errors.reasons) <= {"invalid_json", "wrong_type", "unknown_field"}
+    assert all(len(error) < 300 for error in decoded.errors.errors)
+
+
+@pytest.mark.parametrize("number", ["1" * 1_000_000, "1e" + "9" * 1_000_000, "-" + "1" * 100_000 + ".5"])
+def test_numbers_without_end(number: str) -> None:
+    schema = {"type": "record", "name": "R", "fields": [{"name": "x", "type": "long"}, {"name": "d", "type": "double"}]}
+    texts = [f'{{"x": {number}, "d": 1}}', f'{{"x": 1, "d": {number}}}', '{"x": 1, "d": 2}']
+    decoded = JsonDecoder(schema).decode(pa.array(texts, pa.binary()))
+    assert decoded.rows.to_pydict() == {"x": [1], "d": [2.0]}
+    assert all(len(error) < 300 for error in decoded.errors.errors)
