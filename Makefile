@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 BROKER ?= embedded
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+CHAOS_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train test test-integration bench bench-quick bench-latency lint type docs schemas-check template launch clean
+.PHONY: help setup demo train test test-integration bench bench-quick bench-latency chaos lint type docs schemas-check template launch clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  Variables: BROKER=apache or a kafka:// address (demo), DEMO_ARGS, PYTEST_ARGS, PYTHON"
+	@echo "  Variables: BROKER=apache or a kafka:// address (demo), DEMO_ARGS, PYTEST_ARGS, CHAOS_ARGS, PYTHON"
 
 setup: $(VENV)/.installed ## make .venv with everything the other targets need (Python 3.11 to 3.13, nothing else)
 
@@ -45,6 +46,9 @@ bench-quick: setup ## what got slower than recorded, in pairs (Java needed, unde
 bench-latency: setup ## 30 minutes at 10,000 events/s on each local runner (Java needed)
 	$(BIN)/python -m bench.latency --seconds 1800 --runner DirectRunner
 	$(BIN)/python -m bench.latency --seconds 1800 --runner PrismRunner
+
+chaos: setup ## whole jobs under faults, 10 minutes: is anything lost? (Java, Go for all of it; CHAOS_ARGS='--seed 7 --list')
+	$(BIN)/python -m chaos $(CHAOS_ARGS)
 
 lint: setup ## ruff: style and mistakes
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ from time import monotonic, sleep
 import pytest
 from google.cloud import storage
 
+from demo import guard
 from demo.broker import free_port
 
 
@@ -43,7 +44,10 @@ class GcsEmulator:
             "error",
         ]
         command += ["-backend", "filesystem", "-filesystem-root", str(self._folder), "-external-url", self.url]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        guard.watch(self._process.pid)
         deadline = monotonic() + 60
         while True:
             try:
@@ -64,6 +68,7 @@ class GcsEmulator:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+        guard.forget(self._process.pid)
 
 
 @pytest.fixture(scope="session")

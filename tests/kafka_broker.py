@@ -61,7 +61,8 @@ class _State:
         self._lock = path.with_suffix(".lock")
 
     def read(self) -> dict[str, dict[str, str]]:
-        return json.loads(self._path.read_text())
+        state: dict[str, dict[str, str]] = json.loads(self._path.read_text())
+        return state
 
     def join(self) -> ApacheKafka | None:
         """Adds this process to the users; returns the broker if this call started it."""
@@ -132,7 +133,11 @@ def embedded() -> Iterator[Tansu]:
 
 @pytest.fixture(scope="session")
 def prism_binary() -> Path:
-    """Beam's Prism runner: from PATH, Beam's own cache, or built with Go into the cache."""
+    return prism()
+
+
+def prism() -> Path:
+    """Beam's Prism runner: from PATH, Beam's own cache, or built with Go into the cache; skips where it cannot be."""
     on_path = shutil.which("prism")
     if on_path:
         return Path(on_path)

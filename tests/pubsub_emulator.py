@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from demo import guard
 from demo.broker import cache_dir, locked
 
 SOURCE = Path(__file__).parent / "pubsub_server"
@@ -45,7 +46,9 @@ class Server:
     """A running fake; ``plain`` is the address of pstest's own StreamingPull."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen([str(build())], stdout=subprocess.PIPE, text=True)
+        # A group of its own: Ctrl-C is for whoever started it.
+        self._process = subprocess.Popen([str(build())], stdout=subprocess.PIPE, text=True, start_new_session=True)
+        guard.watch(self._process.pid)
         assert self._process.stdout is not None
         told = json.loads(self._process.stdout.readline())
         self.address, self.plain = told["address"], told["plain"]
@@ -53,6 +56,7 @@ class Server:
     def close(self) -> None:
         self._process.terminate()
         self._process.wait(30)
+        guard.forget(self._process.pid)
         assert self._process.stdout is not None
         self._process.stdout.close()
 

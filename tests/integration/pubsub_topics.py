@@ -31,10 +31,18 @@ class PubSubTopics:
         self.publisher = PublisherClient(transport=PublisherGrpcTransport(channel=channel()))
         self.subscriber = SubscriberClient(transport=SubscriberGrpcTransport(channel=channel()))
         for short in ("events", "alerts", "scores", "dead"):
-            topic = self.publisher.topic_path(project, self.name(short))
-            self.publisher.create_topic(name=topic)
-            request = {"name": self.subscription(short), "topic": topic, "enable_message_ordering": ordered}
-            self.subscriber.create_subscription(request=request | {"ack_deadline_seconds": 10})
+            self.create(short, ordered)
+
+    def create(self, short: str, ordered: bool = False) -> None:
+        """A topic and the subscription of its name."""
+        self.publisher.create_topic(name=self.publisher.topic_path(self.project, self.name(short)))
+        self.subscribe(short, short, ordered)
+
+    def subscribe(self, short: str, topic: str, ordered: bool = False) -> None:
+        """Another subscription to a topic."""
+        path = self.publisher.topic_path(self.project, self.name(topic))
+        request = {"name": self.subscription(short), "topic": path, "enable_message_ordering": ordered}
+        self.subscriber.create_subscription(request=request | {"ack_deadline_seconds": 10})
 
     def name(self, short: str) -> str:
         return f"{short}-{self._run}"
@@ -104,6 +112,6 @@ class PubSubTopics:
         texts = []
         for row in rows.to_pylist():
             out = io.StringIO()
-            fastavro.json_writer(out, definition, [row])  # type: ignore[arg-type]
+            fastavro.json_writer(out, definition, [row])
             texts.append(out.getvalue().encode())
         return texts
