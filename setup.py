@@ -15,6 +15,7 @@ CORE = [
     "google-cloud-pubsub>=2.30,<3",
     "google-cloud-storage>=3,<4",  # io/gcs.py
     "fastavro>=1.11,<2",
+    "google-crc32c>=1.7,<2",  # CRC32C in hardware; google-cloud-storage brings it along
     "isal>=1.7,<2",
     "cachetools>=5,<7",  # codec/avro_writers.py
     "numba>=0.61,<0.70",

@@ -58,7 +58,7 @@ PLAIN_ARROW: Mapping[str, pa.DataType] = {
 
 # What a schema may cost; writers' schemas are read from a registry that others can write to.
 MAX_TEXT = 1 << 20  # bytes of JSON; the size of a Kafka message, where registries keep a schema
-MAX_TYPES = 100_000  # types written out in it, and aliases; 0.3 s
+MAX_TYPES = 50_000  # types written out in it, and aliases; half a second
 MAX_NESTING = 64  # levels of types, one inside the other; each takes five calls of Python's 1,000
 MAX_NAME = 500  # characters; full names are made of namespace and name, for every type of a namespace anew
 MAX_COLUMNS = 10_000  # of a reader, nested ones too; records used in several places count in each

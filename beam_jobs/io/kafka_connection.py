@@ -26,6 +26,7 @@ UNDERSTOOD = frozenset(
         *("allow.auto.create.topics", "socket.keepalive.enable", "reconnect.backoff.max.ms"),
         *("fetch.queue.backoff.ms", "queued.max.messages.kbytes", "queued.min.messages"),
         *("max.partition.fetch.bytes", "fetch.wait.max.ms", "security.protocol"),
+        *("check.crcs", "receive.message.max.bytes"),
         *("ssl.ca.location", "ssl.ca.pem", "ssl.certificate.location", "ssl.key.location", "ssl.key.password"),
         *("ssl.endpoint.identification.algorithm", "enable.ssl.certificate.verification"),
         *("sasl.mechanisms", "sasl.username", "sasl.password", "oauth_cb"),

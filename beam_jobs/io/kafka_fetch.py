@@ -18,6 +18,7 @@ import confluent_kafka
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from beam_jobs.block import Block, raw_block
+from beam_jobs.io.kafka_unpack import DEFAULT_LIMIT
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ CONSUMER_DEFAULTS = {
     "reconnect.backoff.max.ms": "1000",  # a broker that comes back is found within a second
     "socket.keepalive.enable": "true",
     "client.id": "highbeam",
+    "check.crcs": "true",  # as the Java client; librdkafka's own default is not to look
+    "receive.message.max.bytes": str(DEFAULT_LIMIT),
 }
 # What the source relies on; no properties file changes it.
 CONSUMER_RULES = {
@@ -172,7 +175,7 @@ class ClientFetcher:
         for message in self._ready:
             error = message.error()
             if error is None:
-                size += len(message)
+                size += _size(message)
                 if rows and (size > MAX_BLOCK_BYTES or len(rows) == max_rows):
                     break
                 rows.append(message)
@@ -203,6 +206,13 @@ class ClientFetcher:
             headers if any(headers) else None,
         )
         return block, {p: offset + 1 for p, offset in zip(partitions, offsets, strict=True)}
+
+
+def _size(message: Any) -> int:
+    """Bytes of value, key and headers, with what these take beside their text."""
+    headers = message.headers()
+    size = len(message) + len(message.key() or b"")
+    return size + sum(32 + len(name) + len(value or b"") for name, value in headers) if headers else size
 
 
 def _timestamp(message: Any) -> int:

@@ -29,6 +29,7 @@ from beam_jobs.io.kafka_connection import Connection
 from beam_jobs.io.kafka_fetch import MAX_BLOCK_BYTES, NO_TIMESTAMP, Fetched, Problem
 from beam_jobs.io.kafka_records import Records
 from beam_jobs.io.kafka_sasl import AuthenticationError
+from beam_jobs.io.kafka_unpack import DEFAULT_LIMIT, Room
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ class WireFetcher:
         self._closed = False
         self._block_rows = MAX_BLOCK_ROWS
         # The thread's own.
+        self._room = Room(int(self._properties.get("receive.message.max.bytes", DEFAULT_LIMIT)))
+        self._check_crcs = self._properties.get("check.crcs", "true").lower() in ("true", "t", "1")
         self._connections: dict[int, Connection] = {}  # node id -> connection
         self._asked: dict[int, tuple[int, dict[int, int]]] = {}  # node id -> generation, positions of the open request
         self._metadata: protocol.Metadata | None = None
@@ -255,6 +258,7 @@ class WireFetcher:
         if error:
             raise ConnectionError(f"{self._connections[node].name} answers with error {error}")
         ready, found, following = _Ready(), [], {}
+        self._room.clear()
         for part in partitions:
             p = part.partition
             if p not in asked:
@@ -263,7 +267,16 @@ class WireFetcher:
                 self._partition_error(part, ready)
                 continue
             try:
-                rows, following[p] = records.read_batches(p, data, part.start, part.stop, asked[p], part.aborted)
+                rows, following[p] = records.read_batches(
+                    p,
+                    data,
+                    part.start,
+                    part.stop,
+                    asked[p],
+                    part.aborted,
+                    room=self._room,
+                    check_crcs=self._check_crcs,
+                )
             except records.BadBatchError as damaged:  # the other partitions go on
                 text = f"what the broker holds at offset {asked[p]} can't be read: {damaged}"
                 ready.problems.append(Problem(p, int(KafkaError._BAD_MSG), text))

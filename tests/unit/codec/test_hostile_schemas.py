@@ -132,7 +132,7 @@ def test_a_hostile_schema_costs_a_second_and_its_own_records(name: str) -> None:
 
     decoder = EventDecoder(READER, writer_schema)
     bad = b"\0\0\0\0\2" + GOOD[0][5:] + bytes(40)
-    started = time.perf_counter()
+    started = time.thread_time()
     for _ in range(3):
         decoded = decoder.decode(pa.array([*GOOD[:2], bad, *GOOD[2:], bad], pa.binary()))
         assert decoded.rows == ROWS
@@ -140,7 +140,7 @@ def test_a_hostile_schema_costs_a_second_and_its_own_records(name: str) -> None:
         assert set(decoded.errors.reasons) <= ({reasons} if isinstance(reasons, str) else set(reasons))
         assert all(len(error) <= avro_writers.MAX_SENTENCE for error in decoded.errors.errors)
         assert decoder.decode(pa.array(GOOD, pa.binary())).rows == ROWS
-    assert time.perf_counter() - started < 5  # most take milliseconds
+    assert time.thread_time() - started < 5  # most take milliseconds
     assert sorted(asked) == [1, 2]
 
 
@@ -177,10 +177,10 @@ def test_the_price_of_a_new_id_does_not_depend_on_those_before_it(monkeypatch: p
     decoder = AvroDecoder(READER, lambda i: plus(record(f"X{i}", "string")))
     took = []
     for start in range(2, 2402, 400):
-        started = time.perf_counter()
+        started = time.thread_time()
         for i in range(start, start + 400):
             assert decoder.decode(values([i], lambda _: 1)).rows.num_rows == 1
-        took.append(time.perf_counter() - started)
+        took.append(time.thread_time() - started)
     assert min(took[3:]) < 3 * max(took[:3])
     known = decoder._writers._known
     assert known.currsize <= 5_000
@@ -218,9 +218,9 @@ def test_a_block_of_more_schemas_than_fit_together_is_read_in_parts(monkeypatch:
 def test_a_block_of_garbage_ids_takes_no_longer_than_its_rows() -> None:
     decoder = AvroDecoder(READER, {1: READER}.__getitem__)
     n = 50_000
-    started = time.perf_counter()
+    started = time.thread_time()
     decoded = decoder.decode(values([*range(1000, 1000 + n), 1], lambda _: 0))
-    assert time.perf_counter() - started < 5
+    assert time.thread_time() - started < 5
     assert decoded.rows.num_rows == 1
     assert set(decoded.errors.reasons) == {"unknown_schema_id"}
 
@@ -258,10 +258,10 @@ def test_namesakes_at_every_level_are_tried_a_bounded_number_of_times() -> None:
     reader = record("R", "string", levels(record, "long"))
     writer = record("R", "string", levels(union, "boolean"))
     decoder = AvroDecoder(reader, {1: reader, 2: writer}.__getitem__)
-    started = time.perf_counter()
+    started = time.thread_time()
     decoded = decoder.decode(pa.array([b"\0\0\0\0\1\2a\2", b"\0\0\0\0\2\2a\0\0\0\0\0\0"], pa.binary()))
     assert (decoded.rows.num_rows, decoded.errors.reasons) == (1, ["schema_too_large"])
-    assert time.perf_counter() - started < 5
+    assert time.thread_time() - started < 5
 
 
 @pytest.mark.parametrize("items", [record("Inner"), record("Inner", "null"), record("Inner", record("Deep"))])

@@ -7,9 +7,12 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import google_crc32c
 import pyarrow as pa
 
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
+_STREAMS = {GZIP: "gzip", LZ4: "lz4", ZSTD: "zstd"}
+_XERIAL = b"\x82SNAPPY\x00" + struct.pack(">ii", 1, 1)
 LOG_APPEND_TIME, TRANSACTIONAL, CONTROL = 8, 16, 32
 
 
@@ -53,10 +56,10 @@ def _compressed(codec: int, data: bytes) -> bytes:
     if codec == SNAPPY:  # the framing of the Java client, two blocks
         half = len(data) // 2
         blocks = [pa.compress(part, "snappy", asbytes=True) for part in (data[:half], data[half:])]
-        return b"\x82SNAPPY\x00" + struct.pack(">ii", 1, 1) + b"".join(struct.pack(">i", len(b)) + b for b in blocks)
+        return _XERIAL + b"".join(struct.pack(">i", len(b)) + b for b in blocks)
     if codec:
         sink = pa.BufferOutputStream()
-        with pa.CompressedOutputStream(sink, {LZ4: "lz4", ZSTD: "zstd"}[codec]) as stream:
+        with pa.CompressedOutputStream(sink, _STREAMS[codec]) as stream:
             stream.write(data)
         return sink.getvalue().to_pybytes()
     return data
@@ -72,6 +75,8 @@ def batch(
     producer: int = -1,
     magic: int = 2,
     last: int | None = None,
+    crc: int | None = None,
+    count: int | None = None,
 ) -> bytes:
     """A record batch; ``last`` is the last offset where compaction removed the records at the end."""
     parts, offset = [], -1
@@ -80,19 +85,55 @@ def batch(
         parts.append(_record(rec, offset))
     body = _compressed(codec, b"".join(parts))
     newest = timestamp + max((rec.millis for rec in records), default=0)
-    head = struct.pack(
-        ">hiqqqhii",
+    return framed(
+        body,
+        base,
         codec | flags,
-        (offset if last is None else last - base),
-        timestamp,
-        newest,
-        producer,
-        0,
-        -1,
-        len(records),
+        last=(offset if last is None else last - base),
+        count=len(records) if count is None else count,
+        times=(timestamp, newest),
+        producer=producer,
+        magic=magic,
+        crc=crc,
     )
-    rest = struct.pack(">ibI", 0, magic, 0) + head + body
+
+
+def framed(
+    body: bytes,
+    base: int = 0,
+    attributes: int = 0,
+    *,
+    last: int = 0,
+    count: int = 1,
+    times: tuple[int, int] = (0, 0),
+    producer: int = -1,
+    magic: int = 2,
+    crc: int | None = None,
+) -> bytes:
+    """A batch around records that are packed already."""
+    head = struct.pack(">hiqqqhii", attributes, last, *times, producer, 0, -1, count)
+    checksum = google_crc32c.value(head + body) if crc is None else crc
+    rest = struct.pack(">ibI", 0, magic, checksum) + head + body
     return struct.pack(">qi", base, len(rest)) + rest
+
+
+def bomb(codec: int, size: int, base: int = 0) -> bytes:
+    """A batch of one record of ``size`` zeros (millions), which are never in memory."""
+    start = b"\0" + varint(0) + varint(0) + varint(-1) + varint(size)
+    parts = [varint(len(start) + size + 1) + start, b"\0" * 1_000_000, b"\0"]
+    times = [1, size // 1_000_000, 1]
+    if codec == SNAPPY:
+        packed = [pa.compress(part, "snappy", asbytes=True) for part in parts]
+        blocks = [struct.pack(">i", len(part)) + part for part in packed]
+        body = _XERIAL + b"".join(block * n for block, n in zip(blocks, times, strict=True))
+    else:
+        sink = pa.BufferOutputStream()
+        with pa.CompressedOutputStream(sink, _STREAMS[codec]) as stream:
+            for part, n in zip(parts, times, strict=True):
+                for _ in range(n):
+                    stream.write(part)
+        body = sink.getvalue().to_pybytes()
+    return framed(body, base, codec)
 
 
 def marker(base: int, producer: int, commit: bool) -> bytes:

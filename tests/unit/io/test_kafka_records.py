@@ -6,10 +6,13 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from beam_jobs.io.kafka_records import MILLIS, OFFSET, BadBatchError, Records, read_batches
+from beam_jobs.io.kafka_fetch import MAX_BLOCK_BYTES
+from beam_jobs.io.kafka_records import MILLIS, OFFSET, VALUE_SIZE, BadBatchError, Records, read_batches
+from beam_jobs.io.kafka_unpack import Room
+from beam_jobs.io.kafka_wire import blocks
 from tests.unit.io import record_batches as rb
 from tests.unit.io.record_batches import Rec, batch, marker
 
@@ -68,7 +71,7 @@ def test_damaged_bytes_are_refused_or_read_within_bounds(records: list[Rec], dat
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     raw = raw[: data.draw(st.integers(0, len(raw)))]
     try:
-        found, _ = read(bytes(raw))
+        found, _ = read_batches(3, np.frombuffer(raw, np.uint8), 0, len(raw), 0, check_crcs=False)
     except BadBatchError:
         return
     for column in (found.keys(), found.values(), found.headers()):
@@ -114,18 +117,117 @@ def test_names_that_are_not_utf8_do_not_lose_the_record() -> None:
     assert found.headers().to_pylist() == [[{"key": "\ufffd", "value": b"x"}]]
 
 
+ONE = batch([Rec()])
+
+
 @pytest.mark.parametrize(
     ("data", "text"),
     [
         (batch([Rec()], magic=1), "message format 1"),
         (batch([Rec()], flags=5), "compression 5"),
         (batch([Rec()], flags=rb.GZIP), "gzip"),
+        (batch([Rec()], flags=rb.SNAPPY), "snappy"),
+        (batch([Rec()], flags=rb.LZ4), "lz4"),
         (batch([Rec()], flags=rb.ZSTD), "zstd"),
         (struct.pack(">qi", 0, 3) + b"\0" * 20, "starts no record batch"),
-        (batch([Rec()])[:57] + struct.pack(">i", 1 << 30) + batch([Rec()])[61:], "more records than bytes"),
-        (batch([Rec()])[:57] + struct.pack(">i", 2) + batch([Rec()])[61:], "damaged"),
+        (batch([Rec()], count=1 << 30), "more records than bytes"),
+        (batch([Rec()], count=2), "more records than bytes"),
+        (batch([Rec(b"v" * 9), Rec()], count=3), "damaged"),
+        (batch([Rec(), Rec()], count=1), "damaged"),
+        (batch([Rec()], count=-1), "more records than bytes"),
+        (batch([Rec(offset=5), Rec(offset=3)], last=9), "damaged"),
+        (batch([Rec(), Rec()], last=0), "damaged"),
+        (batch([Rec()], crc=7), "does not have its checksum"),
     ],
 )
-def test_what_is_no_batch_is_refused(data: bytes, text: str) -> None:
+def test_what_is_no_batch_is_refused_behind_what_is_one(data: bytes, text: str) -> None:
     with pytest.raises(BadBatchError, match=text):
         read(data)
+    found, following = read(batch([Rec(b"good")]) + struct.pack(">q", 1) + data[8:])
+    assert (found.values().to_pylist(), following) == ([b"good"], 1)  # then the next fetch begins with it
+
+
+def test_a_batch_that_says_it_is_larger_than_what_came_is_refused() -> None:
+    with pytest.raises(BadBatchError, match="starts no record batch"):
+        read(ONE[:8] + struct.pack(">i", 1 << 30) + ONE[12:])
+
+
+@given(RECORDS, st.sampled_from(CODECS), st.data())
+def test_a_flipped_bit_is_seen(records: list[Rec], codec: int, data: st.DataObject) -> None:
+    raw = bytearray(batch(records, codec=codec))
+    at = data.draw(st.integers(17, len(raw) - 1))  # from the checksum on
+    raw[at] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(BadBatchError):
+        read(bytes(raw))
+
+
+@given(st.lists(st.tuples(RECORDS, st.sampled_from(CODECS)), min_size=1, max_size=4), st.integers(200, 3000))
+def test_what_has_no_room_comes_with_the_next_fetch(batches: list[tuple[list[Rec], int]], limit: int) -> None:
+    data, written, base = b"", [], 0
+    for records, codec in batches:
+        data += batch(records, base, codec=codec)
+        written += [r.value for r in records]
+        base += len(records)
+    got, at = [], 0
+    while at < base:
+        room = Room(limit)
+        try:
+            found, following = read_batches(0, np.frombuffer(data, np.uint8), 0, len(data), at, room=room)
+        except BadBatchError:
+            assume(False)  # a batch that is too large alone
+        assert room.used <= limit
+        assert following > at
+        got += found.values().to_pylist()
+        at = following
+    assert got == written
+
+
+def test_more_records_than_an_index_has_room_for_come_with_the_next_fetch() -> None:
+    data = batch([Rec(b"%d" % i) for i in range(50)]) + batch([Rec(b"%d" % i) for i in range(50, 70)], 50)
+    got, at = [], 0
+    while at < 70:
+        room = Room()
+        room.rows = 13
+        found, at = read_batches(0, np.frombuffer(data, np.uint8), 0, len(data), at, room=room)
+        assert len(found) <= 13
+        got += found.values().to_pylist()
+    assert got == [b"%d" % i for i in range(70)]
+
+
+@pytest.mark.parametrize("codec", CODECS[1:])
+def test_a_bomb_is_refused_in_little_memory(codec: int) -> None:
+    data, limit = rb.bomb(codec, 300_000_000), 8 << 20
+    room = Room(limit)
+    with pytest.raises(BadBatchError, match=f"unpacks to more than {limit} bytes; raise receive.message.max.bytes"):
+        read_batches(0, np.frombuffer(data, np.uint8), 0, len(data), 0, room=room)
+    assert len(room.data) <= limit
+    # Its neighbours are read: the partition's own before it, another one's after it.
+    both = batch([Rec(b"before")]) + rb.bomb(codec, 300_000_000, base=1)
+    found, following = read(both)
+    assert (found.values().to_pylist(), following) == ([b"before"], 1)
+    found, _ = read_batches(1, np.frombuffer(ONE, np.uint8), 0, len(ONE), 0, room=room)
+    assert len(found) == 1
+
+
+def test_headers_count() -> None:
+    """They are part of what a record takes, so that no column of a block comes near the end of its int32 offsets."""
+    found, _ = read(batch([Rec(b"v", b"k", headers=((b"name", b"x" * 100), (b"n", None))), Rec(b"v")]))
+    assert found.sizes().tolist()[0] >= 2 + 4 + 100 + 1 + 2 * 32
+    assert found.sizes().tolist()[1] == 1
+    many = batch([Rec(b"before"), Rec(headers=tuple((b"", None) for _ in range(300)))])
+    found, following = read_batches(0, np.frombuffer(many, np.uint8), 0, len(many), 0, room=Room(5000))
+    assert (found.values().to_pylist(), following) == ([b"before"], 1)
+    with pytest.raises(BadBatchError, match="with its 300 headers, more than 5000 bytes"):
+        read_batches(0, np.frombuffer(many, np.uint8), 0, len(many), 1, room=Room(5000))
+
+
+def test_no_column_wraps_around() -> None:
+    """2,200 records that all show one megabyte: more bytes than a binary column counts."""
+    data = np.zeros(1_000_000, np.uint8)
+    index = np.zeros((8, 2200), np.int64)
+    index[VALUE_SIZE] = len(data)
+    with pytest.raises(OverflowError, match="2200000000 bytes"):
+        Records(0, data, index).values()
+    out = blocks("t", [Records(0, data, index[:, :200])], 32768)
+    assert sum(block.num_rows for block in out) == 200
+    assert max(block.nbytes for block in out) < 1.1 * MAX_BLOCK_BYTES
