@@ -18,7 +18,7 @@ from beam_jobs.cli import run
 from beam_jobs.dead_letters import step
 from beam_jobs.io.archive import WriteToArchive
 from beam_jobs.lookup import Enrich
-from beam_jobs.preflight.addresses import shares
+from beam_jobs.preflight.addresses import keeps_position, shares
 from beam_jobs.preflight.archive import ArchiveJob, archive_job, check_processes
 from beam_jobs.preprocessing.transforms import Preprocess
 from beam_jobs.report import conclude
@@ -58,7 +58,8 @@ def main(argv: Sequence[str]) -> int:
         check_processes(job, workers.count)
         report = parsed.view_as(options.ReportOptions).report
         files = len(job.archive.files) if job.archive else 0
-        done = partial(conclude, live=job.live, path=report, archive=True, input_files=files)
+        kept = keeps_position(job.source)
+        done = partial(conclude, live=job.live, path=report, keeps_position=kept, archive=True, input_files=files)
         wires = [partial(build, job=part) for part in shares(job, workers.count)]
         return launch.run_job(parsed, wires, job.name, job.live, done, workers)
 

@@ -81,10 +81,12 @@ def run_job(
     wires: Sequence[Wire],
     name: str,
     live: bool,
-    conclude: Callable[[float], None],
+    conclude: Callable[[float], int],
     workers: Workers,
 ) -> int:
-    """Runs the pipelines that ``wires`` build, one a process; ``conclude(start time)`` then says what came of them.
+    """Runs the pipelines that ``wires`` build, one a process.
+
+    ``conclude(start time)`` then says what came of them, and the exit status of a job that has run to its end.
 
     Locally, bounded and streaming jobs of one fused stateless stage run on the FnApiRunner, whatever
     ``--runner=DirectRunner`` might pick (docs/decisions.md); ``--runner=PrismRunner`` runs them on Prism. On Dataflow
@@ -109,7 +111,7 @@ def run_job(
     flags = parsed.get_all_options(drop_default=True)
     workers.start([partial(_work, flags, wire, live) for wire in wires[1:]], drain)
     started = time.time()
-    finished = False
+    finished, status = False, 0
     try:
         with Progress(reporting.progress, started), drain_on_signal(workers) as arm:
             run(arm)
@@ -117,8 +119,8 @@ def run_job(
         finished = True
     finally:
         if finished or metrics.TOTALS.snapshot()[0][metrics.RECORDS_READ]:
-            conclude(started)
-    return 0
+            status = conclude(started)
+    return status
 
 
 def _work(flags: dict[str, Any], wire: Wire, live: bool) -> None:

@@ -32,6 +32,7 @@ ARCHIVED_FILES = "archived_files"  # files that count
 NOT_IN_LOOKUP = "not_in_lookup"  # rows whose key the lookup table does not have: its columns are null
 FILES_READ = "files_read"  # files of an archive read to their end
 RECORDS_WRITTEN = "records_written"  # records acknowledged by a sink; by topic as "records_written.<topic>"
+RECORDS_COMMITTED = "records_committed"  # finished records whose offsets are committed; on Pub/Sub, acknowledged ones
 OFFSETS_COMMITTED = "offset_commits"  # successful offset commits; on Pub/Sub, bundles acknowledged
 COMMIT_FAILURES = "offset_commit_failures"  # offset commits refused or timed out (retried with the next bundle)
 REDELIVERED = "redelivered"  # Pub/Sub messages that came again and were dropped; not among the records read

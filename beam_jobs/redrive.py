@@ -16,7 +16,7 @@ from beam_jobs.block import Block
 from beam_jobs.cli import run
 from beam_jobs.dead_letters import Redrive
 from beam_jobs.io import bus
-from beam_jobs.preflight.addresses import shares
+from beam_jobs.preflight.addresses import keeps_position, shares
 from beam_jobs.preflight.redrive import RedriveJob, redrive_job
 from beam_jobs.report import conclude_redrive
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     parsed = options.parse("python -m beam_jobs.redrive", (__doc__ or "").splitlines()[0], argv, *CONCERNS)
     with launch.begin(parsed) as workers:
         job = redrive_job(parsed)
-        done = partial(conclude_redrive, dry_run=job.output is None)
+        done = partial(conclude_redrive, dry_run=job.output is None, keeps_position=keeps_position(job.source))
         wires = [partial(build, job=part) for part in shares(job, workers.count)]
         return launch.run_job(parsed, wires, "redrive", False, done, workers)
 

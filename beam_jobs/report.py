@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from beam_jobs import metrics
-from beam_jobs.cli import say
+from beam_jobs.cli import EXIT_FAILED, say
 from beam_jobs.errors import UserError
 
 _YEAR_1_MS, _YEAR_10000_MS = -62_135_596_800_000, 253_402_300_800_000  # what datetime can say
@@ -36,6 +36,7 @@ class Summary:
     archived: int = 0  # rows in files that count
     already_archived: int = 0  # the archive held their positions before
     files: int = 0  # that count
+    uncommitted: int | None = None  # finished, but their offsets are not committed; None: the job keeps no position
     not_in_lookup: int = 0  # rows whose key the lookup table does not have
     files_not_read: int = 0  # of the input, where it is an archive and the job was ended
     reasons: dict[str, int] = field(default_factory=dict)  # dead letters by reason
@@ -65,23 +66,49 @@ class Summary:
         )
 
 
-def conclude(started: float, live: bool, path: str | None, archive: bool = False, input_files: int = 0) -> None:
+def conclude(
+    started: float,
+    live: bool,
+    path: str | None,
+    keeps_position: bool,
+    archive: bool = False,
+    input_files: int = 0,
+) -> int:
     """Prints the summary of a scoring or archiving job and writes it to ``path``, where one is given.
 
     Args:
+      keeps_position: what it has read is committed to a group.
       archive: it writes an archive.
       input_files: how many files it reads, where its input is an archive.
+
+    Returns:
+      The exit status: EXIT_FAILED where something finished is not committed.
     """
     summary = summarize(started, live)
+    if keeps_position:
+        summary = replace(summary, uncommitted=_uncommitted(summary.read - summary.unaccounted))
     if input_files:
         summary = replace(summary, files_not_read=input_files - metrics.TOTALS.snapshot()[0][metrics.FILES_READ])
     print_summary(summary, archive)
     if path:
         Path(path).write_text(summary.to_json() + "\n", encoding="utf-8")
+    return EXIT_FAILED if summary.uncommitted else 0
 
 
-def conclude_redrive(started: float, dry_run: bool) -> None:
-    """Prints what became of the dead letters."""
+def _uncommitted(finished: int) -> int:
+    """How many of the finished records a restart reads again."""
+    return max(0, finished - metrics.TOTALS.snapshot()[0][metrics.RECORDS_COMMITTED])
+
+
+def _read_again(records: int) -> str:
+    return (
+        f"[bold]{records:,} records are finished, but their offsets are not committed[/bold]: a restart reads them "
+        "again, and what then comes twice has the same id"
+    )
+
+
+def conclude_redrive(started: float, dry_run: bool, keeps_position: bool) -> int:
+    """Prints what became of the dead letters; returns the exit status, as :func:`conclude`."""
     counts, _ = metrics.TOTALS.snapshot()
     table = Table(
         title="Dry run: nothing was written" if dry_run else "Redrive", show_header=False, title_justify="left"
@@ -100,13 +127,20 @@ def conclude_redrive(started: float, dry_run: bool) -> None:
         table.add_row("left: without its record, which was too large", f"{counts[metrics.WITHOUT_PAYLOAD]:,}")
     if counts[metrics.TOO_LARGE]:
         table.add_row("not written: larger than the output takes", f"{counts[metrics.TOO_LARGE]:,}")
+    uncommitted = _uncommitted(counts[metrics.RECORDS_READ]) if keeps_position else 0
+    if uncommitted:
+        table.add_row("finished but not committed", f"{uncommitted:,}")
     table.add_row("time", f"{time.time() - started:,.1f} s")
-    Console(soft_wrap=True).print(table)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    if uncommitted:
+        console.print(_read_again(uncommitted))
     if counts[metrics.RECORDS_FILTERED] and not dry_run:
         say("what was left with another reason is read again with another --group_id")
+    return EXIT_FAILED if uncommitted else 0
 
 
-def conclude_replay(started: float, path: str | None, wanted: int) -> None:
+def conclude_replay(started: float, path: str | None, wanted: int) -> int:
     """Prints how far a replay came and writes it to ``path``, where one is given.
 
     Args:
@@ -147,6 +181,7 @@ def conclude_replay(started: float, path: str | None, wanted: int) -> None:
         )
     if path:
         Path(path).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return 0
 
 
 def time_text(millis: int | None) -> str | None:
@@ -212,6 +247,8 @@ def print_summary(summary: Summary, archive: bool = False) -> None:
         table.add_row(f"  {reason}", f"{n:,}")
     if summary.without_payload:
         table.add_row("of these without the record, too large for their topic", f"{summary.without_payload:,}")
+    if summary.uncommitted is not None:
+        table.add_row("finished but not committed", f"{summary.uncommitted:,}")
     if not archive:
         table.add_row("alerts (of the scored)", f"{summary.alerts:,}")
     table.add_row("rate", f"{summary.events_per_second:,.0f} records/s")
@@ -223,12 +260,14 @@ def print_summary(summary: Summary, archive: bool = False) -> None:
     console.print(table)
     if summary.files_not_read:
         console.print(f"[bold]ended before {summary.files_not_read:,} files of the input were read[/bold] to their end")
+    if summary.uncommitted:
+        console.print(_read_again(summary.uncommitted))
     if summary.unaccounted:
         console.print(
             f"[bold]{summary.unaccounted:,} records are not accounted for[/bold]: they were read but the job ended "
             "before their bundle was done; their offsets are not committed and the next run reads them again"
         )
-    else:
+    elif not summary.uncommitted:
         done = "archived + in the archive before" if archive else "scored"
         console.print(f"read = {done} + filtered + dead letters: every record is accounted for")
 

@@ -19,7 +19,7 @@ from beam_jobs.dead_letters import step
 from beam_jobs.inference.handler import BlockModelHandler
 from beam_jobs.inference.transforms import CheckScores, to_alerts, to_scores
 from beam_jobs.io import bus
-from beam_jobs.preflight.addresses import shares
+from beam_jobs.preflight.addresses import keeps_position, shares
 from beam_jobs.preflight.score import ScoreJob, score_job
 from beam_jobs.preprocessing.transforms import Preprocess
 from beam_jobs.report import conclude
@@ -71,7 +71,9 @@ def main(argv: Sequence[str]) -> int:
         job = score_job(parsed)
         report = parsed.view_as(options.ReportOptions).report
         files = len(job.archive.files) if job.archive else 0
-        done = partial(conclude, live=job.live, path=report, input_files=files)
+        done = partial(
+            conclude, live=job.live, path=report, keeps_position=keeps_position(job.source), input_files=files
+        )
         wires = [partial(build, job=part) for part in shares(job, workers.count)]
         return launch.run_job(parsed, wires, job.name, job.live, done, workers)
 

@@ -14,8 +14,9 @@ from collections.abc import Callable
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from beam_jobs.io.kafka_client import FetchPath, KafkaTransport, consumer_properties
+from beam_jobs.io.kafka_client import FetchPath, KafkaTransport
 from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.kafka_control import consumer_properties
 from beam_jobs.io.uri import KafkaAddress
 from bench.world import topic
 from demo.broker import ApacheKafka

@@ -34,7 +34,7 @@ from beam_jobs.io.archive_gather import GatherBlocks
 from beam_jobs.io.archive_log import ArchiveLog, Finished, Held, Ranges, new_id
 from beam_jobs.io.expiring_ids import ExpiringIds
 from beam_jobs.io.files import is_local, patiently, upload, writing
-from beam_jobs.io.kafka_topic_id import KafkaTopic, TopicIds
+from beam_jobs.io.kafka_topic_id import KafkaTopic
 from beam_jobs.runners import on_dataflow
 
 _LOGGER = logging.getLogger(__name__)
@@ -129,7 +129,6 @@ class WriteFiles(beam.DoFn):
 
     def setup(self) -> None:
         self._log = ArchiveLog(self._root, self._name)
-        self._topic_ids = TopicIds(self._topic.address, self._topic.config) if self._topic else None
         self._watched_key = self._key if SOURCE_KEY in self._schema["fields"] else None
         if self.ids is not None:
             acknowledged.listen(self.ids.stream)
@@ -187,8 +186,8 @@ class WriteFiles(beam.DoFn):
             for folder in list(self._open):
                 self._close(folder)
         if self._closed:
-            if self._topic_ids and self._topic:
-                self._topic_ids.check(self._topic)
+            if self._topic:
+                self._topic.check()
             held = Held(self._written if self._exact else self._written.spans(), self._seen_ids)
             with writing(self._root):
                 files = [self._finished(file) for file in self._closed]

@@ -11,7 +11,7 @@ import pyarrow as pa
 from beam_jobs.block import MAX_BLOCK_ROWS
 from beam_jobs.errors import UserError
 from beam_jobs.io.block_reader import REPLAY_BLOCKS_PER_BUNDLE, linger_s, read_blocks
-from beam_jobs.io.kafka_client import FetchPath, KafkaTransport, check_topic, ensure_topic
+from beam_jobs.io.kafka_client import FetchPath, KafkaTransport, check_group, check_topic, ensure_topic
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_java import ReadWithJava
 from beam_jobs.io.kafka_offsets import EARLIEST, OffsetSpec
@@ -28,6 +28,7 @@ __all__ = [
     "ReadFromKafka",
     "WriteToKafka",
     "OffsetSpec",
+    "check_group",
     "check_topic",
     "ensure_topic",
 ]

@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient, NewTopic
 
-from beam_jobs import metrics
 from beam_jobs.errors import UnreachableError, UserError
 from beam_jobs.io.idle import IdleCache
+from beam_jobs.io.kafka_commits import DENIED, Commits
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_connection import not_understood
-from beam_jobs.io.kafka_fetch import CONSUMER_DEFAULTS, CONSUMER_RULES, ClientFetcher, Control, DebugLog, Fetcher
+from beam_jobs.io.kafka_control import REFUSED, KafkaControl, client_errors, consumer_properties
+from beam_jobs.io.kafka_fetch import ClientFetcher, Control, DebugLog, Fetcher
 from beam_jobs.io.kafka_wire import WireFetcher
 from beam_jobs.io.uri import KafkaAddress
 
@@ -27,28 +28,8 @@ _LOGGER = logging.getLogger(__name__)
 FetchPath = Literal["auto", "client", "wire"]
 
 CHECK_TIMEOUT_S = 8.0  # a broker that needs longer than this to answer is as good as down
-_NO_GROUP = "highbeam-no-group"  # librdkafka wants a group name; without commits nobody ever sees it
 
-DENIED = frozenset(
-    {
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
-        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-    }
-)
 NO_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
-_REFUSED = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED})
-
-
-def consumer_properties(address: KafkaAddress, config: KafkaConfig, group_id: str | None) -> dict[str, Any]:
-    """Properties of a consumer with secrets resolved: keep them on this worker."""
-    return {
-        **CONSUMER_DEFAULTS,
-        **config.resolved(),
-        **CONSUMER_RULES,
-        "bootstrap.servers": address.bootstrap_servers,
-        "group.id": group_id or _NO_GROUP,
-    }
 
 
 @dataclass(frozen=True)
@@ -67,7 +48,7 @@ class KafkaTransport:
     def control(self) -> Iterator[Control]:
         key = (self.address, self.config, self.group_id)
         with _control_lock(key):
-            control = CONTROLS.take(key) or _KafkaControl(self)
+            control = CONTROLS.take(key) or KafkaControl(*key, _COMMITS.setdefault(key, Commits(self, self.group_id)))
             try:
                 yield control
             finally:
@@ -86,136 +67,13 @@ class KafkaTransport:
         return WireFetcher(self.address.topic, properties)
 
 
-class _KafkaControl:
-    def __init__(self, transport: KafkaTransport) -> None:
-        self._topic = transport.address.topic
-        self._group_id = transport.group_id
-        self._address = transport.address
-        self._refusal: KafkaError | None = None  # what the calls' own errors don't say: why no broker talks to us
-        with client_errors(transport.address):
-            self._consumer = Consumer(
-                {
-                    **consumer_properties(transport.address, transport.config, transport.group_id),
-                    "error_cb": self._on_error,
-                    "on_commit": self._on_commit,
-                    "logger": DebugLog(),
-                }
-            )
-        self._wanted: dict[int, int] = {}  # highest next offset handed to commit()
-        self._done: dict[int, int] = {}  # highest next offset the cluster acknowledged
-        self._in_flight = False
-        self._complained: set[int] = set()
-
-    def _on_error(self, error: KafkaError) -> None:
-        if error.code() in _REFUSED:
-            self._refusal = error
-
-    def partitions(self, timeout_s: float) -> list[int]:
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                topic = self._consumer.list_topics(self._topic, min(timeout_s, 1.0)).topics[self._topic]
-                break
-            except KafkaException:
-                self._consumer.poll(0)  # serves error_cb
-                refusal, self._refusal = self._refusal, None
-                if refusal is not None:
-                    raise KafkaException(refusal) from None
-                if time.monotonic() >= deadline:
-                    raise
-        self._refusal = None
-        if topic.error is not None:
-            raise KafkaException(topic.error)
-        return sorted(topic.partitions)
-
-    def bounds(self, partitions: Iterable[int], timeout_s: float) -> dict[int, tuple[int, int]]:
-        return {p: self._consumer.get_watermark_offsets(TopicPartition(self._topic, p), timeout_s) for p in partitions}
-
-    def at_time(self, timestamp_ms: int, partitions: Iterable[int], timeout_s: float) -> dict[int, int | None]:
-        # Kafka reads -1 and -2 as "the end" and "the start".
-        asked = [TopicPartition(self._topic, p, max(0, timestamp_ms)) for p in partitions]
-        return {
-            answer.partition: answer.offset if answer.offset >= 0 else None
-            for answer in _checked(self._consumer.offsets_for_times(asked, timeout_s))
-        }
-
-    def committed(self, partitions: Iterable[int], timeout_s: float) -> dict[int, int]:
-        asked = [TopicPartition(self._topic, p) for p in partitions]
-        found = {
-            answer.partition: answer.offset
-            for answer in _checked(self._consumer.committed(asked, timeout_s))
-            if answer.offset >= 0
-        }
-        # A new start: an operator may have moved the group back on purpose.
-        self._wanted, self._done = {}, {}
-        return found
-
-    def commit(self, positions: Mapping[int, int], wait_s: float) -> None:
-        if self._group_id is None:
-            return
-        for partition, offset in positions.items():
-            self._wanted[partition] = max(offset, self._wanted.get(partition, -1))
-        deadline = time.monotonic() + wait_s
-        self._consumer.poll(0)  # serves the answer to an earlier commit
-        while True:
-            if not self._in_flight:
-                todo = {p: offset for p, offset in self._wanted.items() if offset > self._done.get(p, -1)}
-                if not todo:
-                    return
-                self._in_flight = True
-                self._consumer.commit(
-                    offsets=[TopicPartition(self._topic, p, offset) for p, offset in todo.items()], asynchronous=True
-                )
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return
-            self._consumer.poll(min(left, 0.05))
-
-    def _on_commit(self, error: KafkaError | None, partitions: list[Any]) -> None:
-        self._in_flight = False
-        failure = error or next((partition.error for partition in partitions if partition.error), None)
-        if failure is None:
-            for partition in partitions:
-                self._done[partition.partition] = max(partition.offset, self._done.get(partition.partition, -1))
-            metrics.inc(metrics.OFFSETS_COMMITTED)
-            return
-        metrics.inc(metrics.COMMIT_FAILURES)
-        if failure.code() not in self._complained:  # once a kind: it is retried with every bundle
-            self._complained.add(failure.code())
-            _LOGGER.warning(
-                "%s: committing offsets for group %s failed (%s); trying again with the next bundle",
-                self._address,
-                self._group_id,
-                failure.str(),
-            )
-
-    def close(self) -> None:
-        self._consumer.close()
-
-
-CONTROLS: IdleCache[_KafkaControl] = IdleCache(_KafkaControl.close)
+CONTROLS: IdleCache[KafkaControl] = IdleCache(KafkaControl.close)
+_COMMITS: dict[object, Commits] = {}  # a connection is closed when nobody needs it for a while
 _LOCKS: dict[object, threading.RLock] = {}
 
 
 def _control_lock(key: object) -> threading.RLock:
     return _LOCKS.setdefault(key, threading.RLock())
-
-
-def _checked(answers: list[Any]) -> list[Any]:
-    for answer in answers:
-        if answer.error is not None:
-            raise KafkaException(answer.error)
-    return answers
-
-
-@contextmanager
-def client_errors(address: KafkaAddress) -> Iterator[None]:
-    """Turns what a client cannot be built from into a ``UserError``."""
-    try:
-        yield
-    except KafkaException as error:
-        reason = error.args[0].str() if error.args and isinstance(error.args[0], KafkaError) else str(error)
-        raise UserError(f"{address}: Kafka setting refused: {reason}; check --kafka_config") from None
 
 
 def user_error(address: KafkaAddress | str, error: KafkaError) -> UserError | None:
@@ -230,7 +88,7 @@ def user_error(address: KafkaAddress | str, error: KafkaError) -> UserError | No
             f"{address}: the topic refuses the time of a record; raise its message.timestamp.after.max.ms and "
             "message.timestamp.before.max.ms"
         )
-    if code in _REFUSED:
+    if code in REFUSED:
         return _refused(address, error)
     return None
 
@@ -299,6 +157,36 @@ def _check_write(address: KafkaAddress, config: KafkaConfig, timeout_s: float) -
         return
     if allowed is not None and AclOperation.WRITE not in allowed:
         raise UserError(f"{address}: no permission to write; grant this user WRITE on the topic, or use another user")
+
+
+def check_group(address: KafkaAddress, config: KafkaConfig, group_id: str, timeout_s: float = CHECK_TIMEOUT_S) -> None:
+    """Refuses a group whose offsets could not be committed; a broker that does not tell leaves it to the first commit.
+
+    Raises:
+      UserError: other consumers are members of the group, or this user has no READ on it.
+    """
+    with client_errors(address):
+        admin = AdminClient({**config.resolved(), "bootstrap.servers": address.bootstrap_servers, "logger": DebugLog()})
+    asked = admin.describe_consumer_groups([group_id], include_authorized_operations=True, request_timeout=timeout_s)
+    try:
+        group = asked[group_id].result()
+    except KafkaException as error:
+        if error.args[0].code() in DENIED:
+            raise UserError(_no_right(address, group_id)) from None
+        _LOGGER.debug("%s: group %s is not known: %s", address, group_id, error)
+        return
+    if group.members:
+        member = group.members[0]
+        raise UserError(
+            f"{address}: group {group_id} has {len(group.members)} members ({member.client_id} on {member.host}), and "
+            "offsets can't be committed beside them; end them, or choose another --group_id"
+        )
+    if group.authorized_operations is not None and AclOperation.READ not in group.authorized_operations:
+        raise UserError(_no_right(address, group_id))
+
+
+def _no_right(address: KafkaAddress, group_id: str) -> str:
+    return f"{address}: no permission to commit offsets; grant this user READ on group {group_id}, or choose another"
 
 
 def _unreachable(errors: list[KafkaError]) -> bool:

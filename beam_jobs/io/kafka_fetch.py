@@ -88,28 +88,72 @@ class Fetcher(Protocol):
         """Releases the sockets."""
 
 
+@dataclass(frozen=True)
+class Topic:
+    """What a cluster says of a topic."""
+
+    id: str  # another one once the topic is deleted and made anew; "": brokers before 2.8 give none
+    partitions: list[int]  # ascending
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A group's committed offset of one partition."""
+
+    offset: int
+    topic_id: str  # the id of the topic it was committed for; "": another program has committed it
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a reader has finished: where it stands in a topic, and how many records it took to come there."""
+
+    topic_id: str
+    positions: Mapping[int, int]  # partition -> offset of the next record
+    session: str  # of a reader: its name, other than all others'
+    records: int  # that the session has handed out in all
+
+
 class Control(Protocol):
     """Questions and commits to one cluster, apart from the data. One thread at a time.
 
     The methods raise ``KafkaException`` when the cluster does not answer in ``timeout_s``.
     """
 
-    def partitions(self, timeout_s: float) -> list[int]:
-        """The topic's partitions, ascending."""
+    def topic(self, timeout_s: float) -> Topic:
+        """The topic's id and partitions."""
 
     def bounds(self, partitions: Iterable[int], timeout_s: float) -> dict[int, tuple[int, int]]:
         """Partition -> (first offset, offset after the last that may be read)."""
 
     def at_time(self, timestamp_ms: int, partitions: Iterable[int], timeout_s: float) -> dict[int, int | None]:
-        """Partition -> offset of the first record at or after the time; None: there is none."""
+        """Partition -> offset of the first record at or after the time; None: there is none.
 
-    def committed(self, partitions: Iterable[int], timeout_s: float) -> dict[int, int]:
+        Where the cluster can't say it although there is one, the first offset of the partition.
+        """
+
+    def committed(self, partitions: Iterable[int], timeout_s: float) -> dict[int, Committed]:
         """Partition -> the group's committed offset; partitions without one are left out."""
 
-    def commit(self, positions: Mapping[int, int], wait_s: float) -> None:
-        """Commits the next offsets for the group, never going back; never raises.
+    def begin(self, topic_id: str, positions: Mapping[int, int], acknowledged: Mapping[int, int]) -> None:
+        """Reading begins at these positions of the topic with this id; ``acknowledged`` are the group's there.
 
-        What the cluster does not acknowledge within ``wait_s`` goes out again with the next call.
+        The next commit holds them, though they may lie before what was committed.
+        """
+
+    def commit(self, finished: Finished | None, wait_s: float) -> None:
+        """Commits the next offsets for the group, never going back within one topic id; never raises.
+
+        What the cluster does not acknowledge within ``wait_s`` goes out again with a later call.
+
+        Args:
+          finished: None: only what is still to be committed.
+        """
+
+    def refused(self, patience_s: float) -> str | None:
+        """Why offsets can't be committed, in one line with the remedy and where a restart reads on.
+
+        None: they can, or it passes by itself, or it has not lasted for ``patience_s`` seconds.
         """
 
 

@@ -17,8 +17,9 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from beam_jobs import metrics
 from beam_jobs.block import HEADERS_TYPE, Block
 from beam_jobs.errors import UserError
-from beam_jobs.io.kafka_client import client_errors, user_error
+from beam_jobs.io.kafka_client import user_error
 from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.kafka_control import client_errors
 from beam_jobs.io.kafka_fetch import DebugLog
 from beam_jobs.io.reading import drain_requested
 from beam_jobs.io.uri import KafkaAddress

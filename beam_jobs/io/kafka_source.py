@@ -27,8 +27,9 @@ from beam_jobs.block import MAX_BLOCK_ROWS, Block, BlockCoder, beam_time, min_ti
 from beam_jobs.errors import UserError
 from beam_jobs.io.block_reader import BlockReader
 from beam_jobs.io.idle import IdleCache
-from beam_jobs.io.kafka_client import DENIED, NO_TOPIC, user_error
-from beam_jobs.io.kafka_fetch import Fetched, Fetcher, Problem, Transport
+from beam_jobs.io.kafka_client import NO_TOPIC, user_error
+from beam_jobs.io.kafka_commits import DENIED
+from beam_jobs.io.kafka_fetch import Control, Fetched, Fetcher, Finished, Problem, Topic, Transport
 from beam_jobs.io.kafka_offsets import EARLIEST, OffsetKind, OffsetSpec
 from beam_jobs.io.reading import Outage, Pace, drain_requested, wait_for_drain
 
@@ -37,7 +38,9 @@ _LOGGER = logging.getLogger(__name__)
 OnLost = Literal["earliest", "latest", "fail"]
 
 _QUESTION_TIMEOUT_S = 10.0  # one question to the cluster; asked again while it is away
+_FIRST_COMMIT_S = 5.0  # how long a start waits to see whether offsets can be committed
 _FINAL_COMMIT_S = 10.0  # how long the end of a job waits for its last commit
+_REFUSED_S = 30.0  # how long commits may be refused, say by a consumer that has joined the group, before the job ends
 _OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
 _AWAY = frozenset({KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION, KafkaError._SSL}) | NO_TOPIC
 _CONNECTION = frozenset({KafkaError._TRANSPORT, KafkaError._RESOLVE})
@@ -47,28 +50,38 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class KafkaMark(CheckpointMark):
-    """The next offset of each partition, and in bounded mode the offset to stop at."""
+    """The next offset of each partition, and in bounded mode the offset to stop at, which no position exceeds."""
 
     positions: Mapping[int, int]
     ends: Mapping[int, int] | None = None
+    topic_id: str = ""  # of the topic they are positions in; "": not known
     transport: Transport | None = field(default=None, compare=False, repr=False)  # commits; not part of the position
+    session: str = field(default="", compare=False)  # who has read up to here
+    records: int = field(default=0, compare=False)  # that the session has handed out in all
     final: bool = field(default=False, compare=False)  # the last mark of a reader: its commit is waited for
 
     def to_json(self) -> bytes:
         """Deterministic, without any setting or secret."""
-        return json.dumps({"next": _items(self.positions), "end": self.ends and _items(self.ends)}).encode()
+        ends = self.ends and _items(self.ends)
+        return json.dumps({"topic": self.topic_id, "next": _items(self.positions), "end": ends}).encode()
 
     @staticmethod
     def from_json(data: bytes, transport: Transport | None = None) -> KafkaMark:
         """The inverse of ``to_json``."""
         parsed = json.loads(data)
         ends = parsed["end"]
-        return KafkaMark(dict(parsed["next"]), ends if ends is None else dict(ends), transport)
+        return KafkaMark(dict(parsed["next"]), ends if ends is None else dict(ends), parsed["topic"], transport)
+
+    def part(self, owns: Callable[[int], bool]) -> KafkaMark:
+        """The mark of some of the partitions."""
+        ends = None if self.ends is None else {p: end for p, end in self.ends.items() if owns(p)}
+        return replace(self, positions={p: at for p, at in self.positions.items() if owns(p)}, ends=ends)
 
     def finalize_checkpoint(self) -> None:
         if self.transport is not None:
+            finished = Finished(self.topic_id, self.positions, self.session, self.records)
             with self.transport.control() as control:
-                control.commit(self.positions, _FINAL_COMMIT_S if self.final else 0.0)
+                control.commit(finished, _FINAL_COMMIT_S if self.final else 0.0)
 
 
 def _items(offsets: Mapping[int, int]) -> list[tuple[int, int]]:
@@ -109,28 +122,20 @@ class KafkaSource(UnboundedSource):
     gather_s: float = 0.0
     discover_s: float = 10.0
     on_lost: OnLost = "earliest"
-    positions: Mapping[int, int] | None = None  # decided by split(), so that a retried first bundle starts there again
-    ends: Mapping[int, int] | None = None
+    first: KafkaMark | None = None  # decided by split(), so that a retried first bundle starts there again
     name: str = field(default_factory=lambda: uuid.uuid4().hex)  # tells the sessions of two sources apart
 
     def split(self, desired_num_splits: int, options: Any = None) -> list[UnboundedSource]:
-        if self.positions is not None:
+        if self.first is not None:
             return [self]
-        positions, ends = resolve(self)
+        first = resolve(self)
         number, count = self.share
-        total = max(1, min(self.shards, len(positions)))  # a reader without a partition would be a thread for nothing
+        total = max(1, min(self.shards, len(first.positions)))  # a reader without a partition: a thread for nothing
         shards = [
             replace(self, share=(number + count * shard, count * total), shards=1, name=uuid.uuid4().hex)
             for shard in range(total)
         ]
-        return [
-            replace(
-                shard,
-                positions={p: offset for p, offset in positions.items() if shard.owns(p)},
-                ends=None if ends is None else {p: end for p, end in ends.items() if shard.owns(p)},
-            )
-            for shard in shards
-        ]
+        return [replace(shard, first=first.part(shard.owns)) for shard in shards]
 
     def owns(self, partition: int) -> bool:
         """Whether the partition is of this source's share."""
@@ -138,10 +143,7 @@ class KafkaSource(UnboundedSource):
         return partition % count == number
 
     def create_reader(self, options: Any, checkpoint_mark: KafkaMark | None) -> UnboundedReader:
-        if checkpoint_mark is None:
-            positions, ends = (self.positions, self.ends) if self.positions is not None else resolve(self)
-            checkpoint_mark = KafkaMark(positions, ends)
-        return KafkaReader(self, checkpoint_mark)
+        return KafkaReader(self, checkpoint_mark or self.first or resolve(self))
 
     def get_checkpoint_mark_coder(self) -> coders.Coder:
         return KafkaMarkCoder(self.transport)
@@ -150,21 +152,23 @@ class KafkaSource(UnboundedSource):
         return BlockCoder()
 
 
-def resolve(source: KafkaSource) -> tuple[dict[int, int], dict[int, int] | None]:
+def resolve(source: KafkaSource) -> KafkaMark:
     """Asks the cluster where ``source`` starts and ends; waits for a cluster that is away.
 
-    Returns:
-      Partition -> first offset to read, and partition -> offset to stop before (None: never).
+    A group's offset that was committed for an earlier topic of the same name says nothing of this one. Partitions that
+    the group has read past the end of a bounded read are left out.
 
     Raises:
-      UserError: the topic or a named partition does not exist, access is denied, or the job was ended meanwhile.
+      UserError: the topic or a named partition does not exist, access is denied, offsets can't be committed, the topic
+        was made anew and ``on_lost`` is "fail", or the job was ended meanwhile.
     """
     with source.transport.control() as control:
 
         def ask(question: Callable[[float], T]) -> T:
             return _patiently(source.transport, question)
 
-        partitions = ask(control.partitions)
+        topic = ask(control.topic)
+        partitions = topic.partitions
         for spec in (source.start, source.until):
             if spec is not None and spec.kind is OffsetKind.OFFSETS:
                 partitions = _named(source.transport, spec, partitions)
@@ -182,9 +186,36 @@ def resolve(source: KafkaSource) -> tuple[dict[int, int], dict[int, int] | None]
             earliest = spec.kind is OffsetKind.EARLIEST
             return {p: low if earliest else high for p, (low, high) in bounds.items()}
 
-        positions = locate(source.start)
-        positions.update(ask(lambda timeout: control.committed(partitions, timeout)))
-        return positions, None if source.until is None else locate(source.until)
+        committed = ask(lambda timeout: control.committed(partitions, timeout))
+        stale = sorted(p for p, c in committed.items() if c.topic_id and topic.id and c.topic_id != topic.id)
+        acknowledged = {p: c.offset for p, c in committed.items() if p not in stale}
+        positions = locate(source.start) | acknowledged
+        if stale:
+            positions |= _anew(source, committed[stale[0]].topic_id, topic.id, {p: bounds[p] for p in stale})
+        ends = None if source.until is None else locate(source.until)
+        if ends is not None:
+            positions = {p: at for p, at in positions.items() if at < ends[p] or p not in acknowledged}
+            ends = {p: max(ends[p], at) for p, at in positions.items()}
+        control.begin(topic.id, positions, {p: at for p, at in acknowledged.items() if p in positions})
+        control.commit(None, _FIRST_COMMIT_S)
+        _check_commits(control, 0.0)
+        return KafkaMark(positions, ends, topic.id)
+
+
+def _anew(source: KafkaSource, old: str, new: str, bounds: Mapping[int, tuple[int, int]]) -> dict[int, int]:
+    """Where reading goes on in a topic that was deleted and made anew; says so in one line."""
+    what = f"{source.transport}: the topic was deleted and made anew (its id was {old}, it is {new} now)"
+    if source.on_lost == "fail":
+        raise UserError(f"{what}; choose another --group_id to read it from --from on")
+    latest = source.on_lost == "latest"
+    _LOGGER.warning("%s: reading goes on at its %s", what, "end" if latest else "first record")
+    return {p: high if latest else low for p, (low, high) in bounds.items()}
+
+
+def _check_commits(control: Control, patience_s: float) -> None:
+    refused = control.refused(patience_s)
+    if refused is not None:
+        raise UserError(refused)
 
 
 def _named(transport: Transport, spec: OffsetSpec, partitions: list[int]) -> list[int]:
@@ -224,17 +255,34 @@ class _Session:
 
     def __init__(self, source: KafkaSource, mark: KafkaMark) -> None:
         self.fetcher: Fetcher = source.transport.fetcher()
+        self.name = uuid.uuid4().hex
+        self.records = 0  # handed out
+        self.topic_id = mark.topic_id
         self.positions = dict(mark.positions)
         self.ends = None if mark.ends is None else dict(mark.ends)
         self.newest_ms: dict[int, int] = {}  # partition -> largest record timestamp seen that may count (see _account)
         self.ahead: set[int] = set()  # partitions whose last records are all ahead of the clock
         self.current: set[int] = set()  # partitions read to their end at the moment
         self.last_row = dict.fromkeys(mark.positions, time.time())  # partition -> clock at its last record
-        self.next_discovery = time.monotonic() + source.discover_s
+        self.next_look = time.monotonic() + source.discover_s  # at the topic
         self.outage = Outage(source.transport)
         self.pace = Pace(source.block_rows, source.linger_s, source.max_latency_s)
-        self.fetcher.assign({p: offset for p, offset in self.positions.items() if not self.ended(p)})
+        self.assign()
         metrics.inc(metrics.READERS_CREATED)
+
+    def assign(self) -> None:
+        """Lets the fetcher read from our positions."""
+        self.fetcher.assign({p: offset for p, offset in self.positions.items() if not self.ended(p)})
+
+    def take_on(self, positions: Mapping[int, int]) -> None:
+        """Reads these partitions as well."""
+        self.positions |= positions
+        self.last_row |= dict.fromkeys(positions, time.time())
+        self.assign()
+
+    def move(self, partition: int, offset: int) -> None:
+        """The records before ``offset`` are handed out, those before the end at least."""
+        self.positions[partition] = offset if self.ends is None else min(offset, self.ends[partition])
 
     def ended(self, partition: int) -> bool:
         return self.ends is not None and self.positions[partition] >= self.ends[partition]
@@ -264,9 +312,10 @@ class KafkaReader(BlockReader[_Session]):
         block = self._account(session, fetched)
         session.pace.handed_out(0 if block is None else block.num_rows)
         session.outage.tell()
-        if self._source.until is None:
-            self._discover(session)
-        self._mark = replace(self._mark, positions=dict(session.positions), ends=session.ends)
+        self._look(session)
+        self._mark = KafkaMark(
+            dict(session.positions), session.ends, session.topic_id, None, session.name, session.records
+        )
         self._watermark = self._compute_watermark(session)
         if block is None:
             if self._finished():
@@ -305,12 +354,13 @@ class KafkaReader(BlockReader[_Session]):
             session.ahead.difference_update(fetched.next_offsets)
             limit_ms = int((now + self._source.out_of_order_s) * 1000)
             session.ahead |= _max_timestamps(block, limit_ms, session.newest_ms)
+            session.records += block.num_rows
         for p, offset in fetched.next_offsets.items():
-            session.positions[p] = offset
+            session.move(p, offset)
             session.last_row[p] = now
             session.current.discard(p)
         for p, offset in fetched.ends.items():
-            session.positions[p] = max(offset, session.positions[p])
+            session.move(p, max(offset, session.positions[p]))
             if offset >= session.positions[p]:
                 session.current.add(p)
         reached = [p for p in fetched.next_offsets if session.ended(p)]
@@ -340,40 +390,66 @@ class KafkaReader(BlockReader[_Session]):
             _LOGGER.debug("%s: %s", self._source.transport, problem.text)
 
     def _out_of_range(self, session: _Session, partition: int) -> None:
-        """The records at our position are gone: retention was faster, or the topic was made anew."""
+        """The records at our position are gone: retention was faster, the log was cut, or the topic was made anew."""
         transport, position = self._source.transport, session.positions[partition]
         with transport.control() as control:
+            if self._is_anew(session, control, _patiently(transport, control.topic)):
+                return
             low, high = _patiently(transport, lambda timeout: control.bounds([partition], timeout))[partition]
-        lost = f"{low - position} records are lost" if low > position else "the topic was truncated or made anew"
-        what = f"{transport}: partition {partition}: offset {position} is no longer there (now {low} to {high}): {lost}"
-        if self._source.on_lost == "fail":
-            raise UserError(f"{what}; choose another start, or let the source go on at the earliest record")
-        session.positions[partition] = high if self._source.on_lost == "latest" else low
-        if session.ends is not None:
-            session.ends[partition] = min(session.ends[partition], max(high, low))
-        _LOGGER.warning("%s; going on at offset %d", what, session.positions[partition])
-        session.fetcher.assign({p: offset for p, offset in session.positions.items() if not session.ended(p)})
+            lost = f"{low - position} records are lost" if low > position else "the log was truncated"
+            what = f"{transport}: partition {partition}: offset {position} is no longer there (now {low} to {high})"
+            if self._source.on_lost == "fail":
+                raise UserError(f"{what}: {lost}; choose another start, or let the source go on at the earliest record")
+            if session.ends is not None:
+                session.ends[partition] = min(session.ends[partition], max(high, low))
+            session.move(partition, high if self._source.on_lost == "latest" else low)
+            control.begin(session.topic_id, {partition: session.positions[partition]}, {})
+        _LOGGER.warning("%s: %s; going on at offset %d", what, lost, session.positions[partition])
+        session.assign()
 
-    def _discover(self, session: _Session) -> None:
-        """Takes on partitions that were added to the topic since the last look."""
-        if self._source.start.kind is OffsetKind.OFFSETS or time.monotonic() < session.next_discovery:
+    def _look(self, session: _Session) -> None:
+        """Now and then: whether the topic is still the same one, has new partitions, and offsets can be committed."""
+        if time.monotonic() < session.next_look:
             return
-        session.next_discovery = time.monotonic() + self._source.discover_s
+        session.next_look = time.monotonic() + self._source.discover_s
         try:
             with self._source.transport.control() as control:
-                mine = [p for p in control.partitions(1.0) if self._source.owns(p)]
+                _check_commits(control, _REFUSED_S)
+                topic = control.topic(1.0)
+                if self._is_anew(session, control, topic):
+                    return
+                takes_more = self._source.until is None and self._source.start.kind is not OffsetKind.OFFSETS
+                mine = [p for p in topic.partitions if self._source.owns(p) and takes_more]
                 new = [p for p in mine if p not in session.positions]
                 bounds = control.bounds(new, 1.0) if new else {}
         except KafkaException as error:
-            _LOGGER.debug("%s: looking for new partitions: %s", self._source.transport, error)
+            _LOGGER.debug("%s: looking at the topic: %s", self._source.transport, error)
             return
         session.outage.over()
         if new:
             _LOGGER.info("%s: new partitions %s", self._source.transport, new)
-            for p in new:
-                session.positions[p] = bounds[p][0]
-                session.last_row[p] = time.time()
-            session.fetcher.assign(session.positions)
+            session.take_on({p: low for p, (low, _) in bounds.items()})
+
+    def _is_anew(self, session: _Session, control: Control, topic: Topic) -> bool:
+        """Whether the topic is another one than that of our positions; then they become positions in the new one.
+
+        Raises:
+          UserError: it is, and this read is bounded: its end was decided for the old one.
+        """
+        old, session.topic_id = session.topic_id, topic.id or session.topic_id
+        if not old or session.topic_id == old:
+            return False
+        if session.ends is not None:
+            raise UserError(
+                f"{self._source.transport}: the topic was deleted and made anew while it was read (its id was {old}, "
+                f"it is {topic.id} now); start again, the end is then that of the new one"
+            )
+        partitions = [p for p in topic.partitions if self._source.owns(p)]
+        bounds = _patiently(self._source.transport, lambda timeout: control.bounds(partitions, timeout))
+        session.positions, session.newest_ms, session.current = {}, {}, set()
+        session.take_on(_anew(self._source, old, topic.id, bounds))
+        control.begin(topic.id, session.positions, {})
+        return True
 
     def _compute_watermark(self, session: _Session) -> Timestamp:
         """The smallest over the partitions, never ahead of the clock.

@@ -15,7 +15,7 @@ from beam_jobs.errors import UserError
 from beam_jobs.io import bus
 from beam_jobs.io.archive_input import ArchiveInput, open_archive
 from beam_jobs.io.files import check_access, is_local, root_of
-from beam_jobs.io.kafka import check_topic
+from beam_jobs.io.kafka import check_group, check_topic
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_offsets import OffsetKind, OffsetSpec
 from beam_jobs.io.uri import Address, PubSubAddress, parse
@@ -109,10 +109,13 @@ def stream_source(
     if given.kafka_io == "java":
         check_java(parsed, name)
     check_topic(address, config)
+    group_id = given.group_id or (group if (live if keep_position is None else keep_position) else None)
+    if group_id:
+        check_group(address, config, group_id)
     source = {
         "address": address,
         "config": config,
-        "group_id": given.group_id or (group if (live if keep_position is None else keep_position) else None),
+        "group_id": group_id,
         "start": OffsetSpec.parse(given.start_from or ("latest" if live else "earliest")),
         "until": None if live else OffsetSpec.parse(given.until),
         "fetch": given.fetch,
@@ -120,6 +123,11 @@ def stream_source(
     if given.kafka_io == "java":
         source["io"] = "java"
     return source | shared, live
+
+
+def keeps_position(source: Mapping[str, Any]) -> bool:
+    """Whether what is read is committed, and counted as such here; ``source`` as :func:`stream_source` gives it."""
+    return source.get("group_id") is not None and source.get("io") != "java"
 
 
 def schema_source(parsed: PipelineOptions, schema: dict[str, Any], config: KafkaConfig) -> SchemaSource:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from beam_jobs.io.kafka_client import FetchPath, KafkaTransport, ensure_topic
@@ -49,6 +51,23 @@ class Cluster(Protocol):
 
     def transport(self, topic: str, group_id: str | None = None) -> Transport: ...
 
+    def make(self, topic: str, partitions: int = 1) -> None:
+        """A topic of this name."""
+
+    def delete(self, topic: str) -> None:
+        """The topic and its records are gone on return."""
+
+    def committed(self, group_id: str, topic: str) -> dict[int, int]:
+        """Partition -> offset, of what the group has."""
+
+    def move_group(self, group_id: str, topic: str, offsets: Mapping[int, int]) -> None:
+        """Sets the group's offsets as another program would."""
+
+    def delete_group(self, group_id: str) -> None: ...
+
+    def join(self, group_id: str, topic: str) -> AbstractContextManager[None]:
+        """Another consumer is a member of the group meanwhile."""
+
 
 class RealCluster:
     """A broker by its address, read through one of the two fetch paths."""
@@ -64,8 +83,42 @@ class RealCluster:
 
     def create(self, partitions: int = 1) -> str:
         topic = f"contract-{uuid.uuid4().hex[:12]}"
-        ensure_topic(self._address(topic), CONFIG, partitions, _SETTINGS)
+        self.make(topic, partitions)
         return topic
+
+    def make(self, topic: str, partitions: int = 1) -> None:
+        ensure_topic(self._address(topic), CONFIG, partitions, _SETTINGS)
+
+    def delete(self, topic: str) -> None:
+        self._admin.delete_topics([topic])[topic].result()
+        deadline = time.monotonic() + 30
+        while topic in self._admin.list_topics(timeout=10).topics:
+            assert time.monotonic() < deadline
+
+    def committed(self, group_id: str, topic: str) -> dict[int, int]:
+        found = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group_id)])[group_id].result()
+        return {at.partition: at.offset for at in found.topic_partitions if at.topic == topic and at.offset >= 0}
+
+    def move_group(self, group_id: str, topic: str, offsets: Mapping[int, int]) -> None:
+        moved = [TopicPartition(topic, partition, offset) for partition, offset in offsets.items()]
+        asked = self._admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group_id, moved)])
+        assert not any(at.error for at in asked[group_id].result().topic_partitions)
+
+    def delete_group(self, group_id: str) -> None:
+        self._admin.delete_consumer_groups([group_id])[group_id].result()
+
+    @contextmanager
+    def join(self, group_id: str, topic: str) -> Iterator[None]:
+        member = Consumer({**self._settings, "group.id": group_id})
+        try:
+            member.subscribe([topic])
+            deadline = time.monotonic() + 30
+            while not member.assignment():
+                member.poll(0.1)
+                assert time.monotonic() < deadline
+            yield
+        finally:
+            member.close()
 
     def add_partitions(self, topic: str, total: int) -> None:
         self._admin.create_partitions([NewPartitions(topic, total)])[topic].result()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import bisect
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from confluent_kafka import KafkaError, KafkaException
 
+from beam_jobs import metrics
 from beam_jobs.block import raw_block
-from beam_jobs.io.kafka_fetch import Control, Fetched, Fetcher, Problem, Transport
+from beam_jobs.io.kafka_commits import Commits
+from beam_jobs.io.kafka_fetch import Committed, Control, Fetched, Fetcher, Finished, Problem, Topic, Transport
 from tests.contract.cluster import Record
 
 
@@ -34,15 +37,39 @@ class FakeCluster:
 
     def __init__(self) -> None:
         self.topics: dict[str, list[_Log]] = {}
-        self.committed: dict[tuple[str, str, int], int] = {}  # (group, topic, partition) -> next offset
+        self.ids: dict[str, str] = {}  # topic -> id
+        self.commits: dict[tuple[str, str, int], Committed] = {}  # by group, topic, partition
         self.open_fetchers = 0
         self.away = False
-        self.refuse_commits = False
+        self.refuses: KafkaError | None = None  # what commits are answered
 
     def create(self, partitions: int = 1) -> str:
         topic = f"topic-{len(self.topics)}"
-        self.topics[topic] = [_Log() for _ in range(partitions)]
+        self.make(topic, partitions)
         return topic
+
+    def make(self, topic: str, partitions: int = 1) -> None:
+        self.topics[topic] = [_Log() for _ in range(partitions)]
+        self.ids[topic] = uuid.uuid4().hex
+
+    def delete(self, topic: str) -> None:
+        del self.topics[topic]
+        self.commits = {key: at for key, at in self.commits.items() if key[1] != topic}
+
+    def move_group(self, group_id: str, topic: str, offsets: Mapping[int, int]) -> None:
+        self.commits |= {(group_id, topic, p): Committed(offset, "") for p, offset in offsets.items()}
+
+    def delete_group(self, group_id: str) -> None:
+        self.commits = {key: at for key, at in self.commits.items() if key[0] != group_id}
+
+    @contextmanager
+    def join(self, group_id: str, topic: str) -> Iterator[None]:
+        self.refuses = KafkaError(KafkaError.UNKNOWN_MEMBER_ID)
+        yield
+        self.refuses = None
+
+    def committed(self, group_id: str, topic: str) -> dict[int, int]:
+        return {p: at.offset for (group, name, p), at in self.commits.items() if (group, name) == (group_id, topic)}
 
     def add_partitions(self, topic: str, total: int) -> None:
         self.topics[topic] += [_Log() for _ in range(total - len(self.topics[topic]))]
@@ -69,21 +96,22 @@ class FakeCluster:
 class _FakeTransport:
     def __init__(self, cluster: FakeCluster, topic: str, group_id: str | None) -> None:
         self._cluster, self._topic, self._group_id = cluster, topic, group_id
+        self._commits = Commits(self, group_id)
 
     def __str__(self) -> str:
         return f"fake://{self._topic}"
 
     @contextmanager
     def control(self) -> Iterator[Control]:
-        yield _FakeControl(self._cluster, self._topic, self._group_id)
+        yield _FakeControl(self._cluster, self._topic, self._group_id, self._commits)
 
     def fetcher(self) -> Fetcher:
         return _FakeFetcher(self._cluster, self._topic)
 
 
 class _FakeControl:
-    def __init__(self, cluster: FakeCluster, topic: str, group_id: str | None) -> None:
-        self._cluster, self._topic, self._group_id = cluster, topic, group_id
+    def __init__(self, cluster: FakeCluster, topic: str, group_id: str | None, commits: Commits) -> None:
+        self._cluster, self._topic, self._group_id, self._commits = cluster, topic, group_id, commits
 
     def _logs(self) -> list[_Log]:
         if self._cluster.away:
@@ -92,8 +120,9 @@ class _FakeControl:
             raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, "no such topic"))
         return self._cluster.topics[self._topic]
 
-    def partitions(self, timeout_s: float) -> list[int]:
-        return list(range(len(self._logs())))
+    def topic(self, timeout_s: float) -> Topic:
+        partitions = list(range(len(self._logs())))
+        return Topic(self._cluster.ids[self._topic], partitions)
 
     def bounds(self, partitions: Iterable[int], timeout_s: float) -> dict[int, tuple[int, int]]:
         return {p: (self._logs()[p].low, self._logs()[p].high) for p in partitions}
@@ -104,16 +133,30 @@ class _FakeControl:
             for p in partitions
         }
 
-    def committed(self, partitions: Iterable[int], timeout_s: float) -> dict[int, int]:
+    def committed(self, partitions: Iterable[int], timeout_s: float) -> dict[int, Committed]:
         keys = {p: (self._group_id or "", self._topic, p) for p in partitions}
-        return {p: self._cluster.committed[key] for p, key in keys.items() if key in self._cluster.committed}
+        return {p: self._cluster.commits[key] for p, key in keys.items() if key in self._cluster.commits}
 
-    def commit(self, positions: Mapping[int, int], wait_s: float) -> None:
-        if self._group_id is None or self._cluster.refuse_commits:
+    def begin(self, topic_id: str, positions: Mapping[int, int], acknowledged: Mapping[int, int]) -> None:
+        self._commits.begin(topic_id, positions, acknowledged)
+
+    def commit(self, finished: Finished | None, wait_s: float) -> None:
+        if self._group_id is None:
             return
-        for partition, offset in positions.items():
-            key = (self._group_id, self._topic, partition)
-            self._cluster.committed[key] = max(offset, self._cluster.committed.get(key, 0))
+        if finished is not None:
+            self._commits.add(finished)
+        todo = self._commits.next(time.monotonic())
+        if not todo:
+            return
+        if self._cluster.refuses is not None:
+            self._commits.failed(self._cluster.refuses, time.monotonic())
+            return
+        for p, offset in todo.items():
+            self._cluster.commits[self._group_id, self._topic, p] = Committed(offset, self._commits.topic_id)
+        metrics.inc(metrics.RECORDS_COMMITTED, self._commits.succeeded())
+
+    def refused(self, patience_s: float) -> str | None:
+        return self._commits.refused(patience_s, time.monotonic())
 
 
 class _FakeFetcher:

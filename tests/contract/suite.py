@@ -5,77 +5,23 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import pyarrow as pa
 import pytest
 from apache_beam import coders
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 
-from beam_jobs.block import RAW_SCHEMA
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka_offsets import EARLIEST, LATEST, OffsetSpec
 from beam_jobs.io.kafka_source import (
     SESSIONS,
     KafkaMark,
-    KafkaReader,
     KafkaSource,
 )
 from beam_jobs.io.reading import request_drain, reset_drain
 from tests.contract.cluster import Cluster, Record
-
-TIMEOUT_S = 30.0
-T0 = 1_700_000_000_000
-
-Rows = list[dict[str, Any]]
-
-
-def opened(source: KafkaSource, mark: KafkaMark | None = None) -> KafkaReader:
-    """The reader Beam would make: the source is split once, marks cross the coder."""
-    if mark is None:
-        source = source.split(1)[0]
-    else:
-        coder = source.get_checkpoint_mark_coder()
-        mark = coder.decode(coder.encode(mark))
-    return source.create_reader(None, mark)
-
-
-def read(reader: KafkaReader, enough: Callable[[Rows], bool] = lambda rows: False) -> Rows:
-    """Rows until ``enough`` or the reader is done."""
-    rows: Rows = []
-    deadline = time.monotonic() + TIMEOUT_S
-    found = reader.start()
-    while True:
-        if found:
-            block = reader.get_current()
-            assert block.schema.equals(RAW_SCHEMA)
-            block.validate(full=True)
-            assert block.num_rows > 0
-            rows += block.to_pylist()
-        if enough(rows) or (not found and reader.get_watermark() >= MAX_TIMESTAMP):
-            return rows
-        assert time.monotonic() < deadline, f"only {len(rows)} rows within {TIMEOUT_S} s"
-        found = reader.advance()
-
-
-def read_all(source: KafkaSource) -> Rows:
-    """Everything a bounded source has."""
-    reader = opened(source)
-    try:
-        return read(reader)
-    finally:
-        reader.close()
-
-
-def values(rows: Rows) -> Counter[bytes | None]:
-    return Counter(row["value"] for row in rows)
-
-
-def numbered(count: int, partitions: int = 1, start: int = 0) -> list[Record]:
-    """Records whose value is their number, round robin over partitions, one millisecond apart."""
-    return [Record(b"%d" % i, b"k%d" % (i % 7), i % partitions, T0 + i) for i in range(start, start + count)]
+from tests.contract.reads import T0, TIMEOUT_S, Rows, SourceSuite, numbered, opened, read, read_all, values
 
 
 def _survives_the_runner(time: Timestamp) -> None:
@@ -85,23 +31,8 @@ def _survives_the_runner(time: Timestamp) -> None:
     assert time < MAX_TIMESTAMP
 
 
-class KafkaContract:
+class KafkaContract(SourceSuite):
     """One test a promise."""
-
-    transactions = True
-    exact_ends = True  # high watermarks and offsets by time are Kafka's
-
-    @pytest.fixture(autouse=True)
-    def _nothing_left_open(self) -> Iterator[None]:
-        yield
-        reset_drain()
-        SESSIONS.close_all()
-
-    def bounded(self, cluster: Cluster, topic: str, group_id: str | None = None, **settings: Any) -> KafkaSource:
-        return KafkaSource(cluster.transport(topic, group_id), **{"until": LATEST, **settings})
-
-    def live(self, cluster: Cluster, topic: str, group_id: str | None = None, **settings: Any) -> KafkaSource:
-        return KafkaSource(cluster.transport(topic, group_id), **{"discover_s": 0.1, "start": EARLIEST, **settings})
 
     def test_every_record_once_and_in_order(self, cluster: Cluster) -> None:
         topic = cluster.create(3)
@@ -278,15 +209,6 @@ class KafkaContract:
         rows += read(resumed, lambda more: len(more) + len(rows) >= 100)
         resumed.close()
         assert values(rows) == Counter(b"%d" % i for i in range(100))
-
-    def test_commits_never_go_back(self, cluster: Cluster) -> None:
-        topic = cluster.create()
-        cluster.write(topic, numbered(10))
-        transport = cluster.transport(topic, "monotonic")
-        for offset in (7, 3):
-            replace(KafkaMark({0: offset}), transport=transport, final=True).finalize_checkpoint()
-        with transport.control() as control:
-            assert control.committed([0], 10) == {0: 7}
 
     def test_new_partitions_are_found_while_running(self, cluster: Cluster) -> None:
         topic = cluster.create()

@@ -7,22 +7,25 @@ import pytest
 from demo.broker import Tansu
 from tests.contract.cluster import Cluster, RealCluster
 from tests.contract.fake_kafka import FakeCluster
+from tests.contract.positions import PositionsContract
 from tests.contract.suite import KafkaContract
 from tests.kafka_broker import SharedBroker
 
 PATHS = ["wire", "client"]
 
 
-class TestFake(KafkaContract):
+class TestFake(KafkaContract, PositionsContract):
     @pytest.fixture
     def cluster(self) -> Cluster:
         return FakeCluster()
 
 
 @pytest.mark.parametrize("fetch", PATHS)
-class TestTansu(KafkaContract):
+class TestTansu(KafkaContract, PositionsContract):
     transactions = False
     exact_ends = False
+    topic_ids = False
+    members = False
 
     @pytest.fixture
     def cluster(self, embedded: Tansu, fetch: str) -> Cluster:
@@ -31,7 +34,7 @@ class TestTansu(KafkaContract):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("fetch", PATHS)
-class TestApacheKafka(KafkaContract):
+class TestApacheKafka(KafkaContract, PositionsContract):
     @pytest.fixture
     def cluster(self, apache_kafka: SharedBroker, fetch: str) -> Cluster:
         return RealCluster(apache_kafka.bootstrap_servers, fetch)

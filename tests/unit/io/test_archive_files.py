@@ -15,7 +15,7 @@ import pytest
 from beam_jobs.archive_rows import PROPERTY, SOURCE_FIELDS
 from beam_jobs.block import raw_block, with_source
 from beam_jobs.errors import UserError
-from beam_jobs.io import archive
+from beam_jobs.io import kafka_topic_id
 from beam_jobs.io.archive import COMPRESSIONS, WriteFiles
 from beam_jobs.io.archive_log import ArchiveLog
 from beam_jobs.io.kafka_config import KafkaConfig
@@ -111,28 +111,15 @@ def test_nothing_is_seen_before_the_commit_and_each_hour_has_its_folder(tmp_path
     }
 
 
-class Ids:
-    """The answers of a cluster about a topic's id; the real ones: tests/integration/test_archive_stream.py."""
-
-    id = "first"
-
-    def __init__(self, address: KafkaAddress, config: KafkaConfig) -> None:
-        self.address = address
-
-    def check(self, topic: KafkaTopic) -> None:
-        if topic.id != self.id:
-            raise UserError("made anew")
-
-
 def test_positions_are_those_of_a_topics_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "TopicIds", Ids)
+    monkeypatch.setattr(kafka_topic_id, "_id_now", lambda *of: "first")
     address = KafkaAddress("h:1", "t")
     first, second = (KafkaTopic(address, KafkaConfig(), name) for name in ("first", "second"))
     old = writer(tmp_path, topic=first)
     run(old, block(0))
     run(old, block(0))
     assert len(files(tmp_path)) == 1
-    monkeypatch.setattr(Ids, "id", "second")
+    monkeypatch.setattr(kafka_topic_id, "_id_now", lambda *of: "second")
     with pytest.raises(UserError, match="made anew"):
         run(old, block(1))
     assert len(files(tmp_path)) == 1

@@ -26,12 +26,12 @@ def _no_drain() -> None:
 def test_marks_are_json_and_deterministic() -> None:
     transport = KafkaTransport(KafkaAddress("a:9092", "t"), KafkaConfig())
     coder = KafkaMarkCoder(transport)
-    mark = KafkaMark({10: 5, 2: 2**40}, {2: 2**41, 10: 6}, transport, final=True)
-    same = KafkaMark({2: 2**40, 10: 5}, {10: 6, 2: 2**41})
+    mark = KafkaMark({10: 5, 2: 2**40}, {2: 2**41, 10: 6}, "id", transport, "reader", 7, final=True)
+    same = KafkaMark({2: 2**40, 10: 5}, {10: 6, 2: 2**41}, "id")
     assert (
         coder.encode(mark)
         == coder.encode(same)
-        == b'{"next": [[2, 1099511627776], [10, 5]], "end": [[2, 2199023255552], [10, 6]]}'
+        == b'{"topic": "id", "next": [[2, 1099511627776], [10, 5]], "end": [[2, 2199023255552], [10, 6]]}'
     )
     assert coder.decode(coder.encode(mark)) == mark
     assert coder.decode(coder.encode(mark)).transport is transport
@@ -43,8 +43,8 @@ def test_a_split_source_travels_and_keeps_its_start() -> None:
     topic = cluster.create(4)
     cluster.write(topic, [Record(b"x", partition=p) for p in range(4)])
     shards = KafkaSource(cluster.transport(topic), shards=3).split(20)
-    assert [shard.positions for shard in shards] == [{0: 0, 3: 0}, {1: 0}, {2: 0}]
-    source = KafkaSource(KafkaTransport(KafkaAddress("a:9092", "t"), KafkaConfig()), positions={0: 5})
+    assert [shard.first.positions for shard in shards] == [{0: 0, 3: 0}, {1: 0}, {2: 0}]
+    source = KafkaSource(KafkaTransport(KafkaAddress("a:9092", "t"), KafkaConfig()), first=KafkaMark({0: 5}))
     assert pickle.loads(pickle.dumps(source)) == source
     assert source.split(1) == [source]
 
@@ -71,7 +71,7 @@ def test_a_cluster_that_is_away_at_the_start_is_waited_for() -> None:
     topic = cluster.create()
     cluster.away = True
     threading.Timer(0.3, lambda: setattr(cluster, "away", False)).start()
-    assert KafkaSource(cluster.transport(topic)).split(1)[0].positions == {0: 0}
+    assert KafkaSource(cluster.transport(topic)).split(1)[0].first.positions == {0: 0}
 
 
 def test_a_drain_ends_the_wait_for_a_cluster() -> None:

@@ -1,0 +1,264 @@
+"""Positions: what is committed is what was finished, of this topic, by this group; on every cluster and fetch path."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+
+import pytest
+
+from beam_jobs import metrics
+from beam_jobs.errors import UserError
+from beam_jobs.io import kafka_source
+from beam_jobs.io.kafka_fetch import Finished
+from beam_jobs.io.kafka_offsets import EARLIEST, LATEST, OffsetSpec
+from beam_jobs.io.kafka_source import KafkaReader
+from beam_jobs.io.reading import request_drain, reset_drain
+from tests.contract.cluster import Cluster, Record
+from tests.contract.reads import T0, Rows, SourceSuite, numbered, opened, read, values
+
+
+def group() -> str:
+    """A name no other test has."""
+    return f"group-{uuid.uuid4().hex[:12]}"
+
+
+def finish(reader: KafkaReader) -> None:
+    """The job ends as Ctrl-C ends it, its last commit made."""
+    request_drain()
+    while reader.advance():
+        pass
+    mark = reader.get_checkpoint_mark()
+    assert mark.final
+    mark.finalize_checkpoint()
+    reader.close()
+    reset_drain()
+
+
+def offsets(rows: Rows) -> list[tuple[int, int]]:
+    return [(row["partition"], row["offset"]) for row in rows]
+
+
+class PositionsContract(SourceSuite):
+    """One test a promise."""
+
+    def run(self, reader: KafkaReader) -> Rows:
+        """A bounded job, to its end and its last commit; no mark lies behind the end."""
+        rows: Rows = []
+        found = reader.start()
+        while True:
+            while found:
+                rows += reader.get_current().to_pylist()
+                found = reader.advance()
+            mark = reader.get_checkpoint_mark()
+            assert mark.ends is not None
+            assert all(offset <= mark.ends[p] for p, offset in mark.positions.items())
+            if mark.final:
+                mark.finalize_checkpoint()
+                reader.close()
+                return rows
+            found = reader.advance()
+
+    @pytest.mark.parametrize("block_rows", [7, 1000])
+    def test_a_backfill_in_parts_reads_every_record_once(self, cluster: Cluster, block_rows: int) -> None:
+        if not self.exact_ends:
+            pytest.skip("this broker's high watermarks are not exact, and an end is checked against them")
+        topic, g = cluster.create(2), group()
+        cluster.write(topic, numbered(100, 2))
+        rows: Rows = []
+        for until in ("0:10,1:0", "0:11,1:30", str(T0 + 80), "latest", "0:5,1:5"):
+            source = self.bounded(cluster, topic, g, until=OffsetSpec.parse(until), block_rows=block_rows).split(1)[0]
+            if until == "latest":
+                cluster.write(topic, numbered(10, 2, start=100))  # after the end was decided
+            rows += self.run(source.create_reader(None, None))
+            at = cluster.committed(g, topic)
+            assert sorted(offsets(rows)) == [(p, offset) for p in (0, 1) for offset in range(at.get(p, 0))]
+        assert cluster.committed(g, topic) == {0: 50, 1: 50}
+        rows += self.run(opened(self.bounded(cluster, topic, g)))
+        assert sorted(offsets(rows)) == [(p, offset) for p in (0, 1) for offset in range(55)]
+
+    def test_records_that_come_while_a_bounded_job_runs_are_the_next_ones(self, cluster: Cluster) -> None:
+        topic, g, rows = cluster.create(), group(), []
+        for i in range(4):
+            cluster.write(topic, [Record(b"early %d" % i)])
+            source = self.bounded(cluster, topic, g).split(1)[0]
+            cluster.write(topic, [Record(b"late %d" % i)])
+            rows += self.run(source.create_reader(None, None))
+        rows += self.run(opened(self.bounded(cluster, topic, g)))
+        assert [offset for _, offset in offsets(rows)] == list(range(8))
+
+    def test_what_is_committed_is_counted_once(self, cluster: Cluster) -> None:
+        topic, g = cluster.create(2), group()
+        cluster.write(topic, numbered(500, 2))
+        before = metrics.TOTALS.snapshot()[0][metrics.RECORDS_COMMITTED]
+        reader = opened(self.live(cluster, topic, g, block_rows=100))
+        read(reader, lambda rows: len(rows) >= 200)
+        reader.get_checkpoint_mark().finalize_checkpoint()
+        read(reader, lambda rows: len(rows) >= 300)
+        finish(reader)
+        assert metrics.TOTALS.snapshot()[0][metrics.RECORDS_COMMITTED] == before + 500
+
+    def test_commits_never_go_back(self, cluster: Cluster) -> None:
+        topic, g = cluster.create(), group()
+        cluster.write(topic, numbered(10))
+        with cluster.transport(topic, g).control() as control:
+            topic_id = control.topic(10).id
+            for offset in (7, 3):
+                control.commit(Finished(topic_id, {0: offset}, "reader", offset), 10)
+        assert cluster.committed(g, topic) == {0: 7}
+
+    def test_a_group_moved_back_is_read_from_there(self, cluster: Cluster) -> None:
+        topic, g = cluster.create(), group()
+        cluster.write(topic, numbered(20))
+        finish(self.after(opened(self.live(cluster, topic, g)), 20))
+        cluster.move_group(g, topic, {0: 5})
+        reader = opened(self.live(cluster, topic, g))
+        rows = read(reader, lambda rows: len(rows) >= 15)
+        assert [offset for _, offset in offsets(rows)] == list(range(5, 20))
+        finish(reader)
+        assert cluster.committed(g, topic) == {0: 20}
+
+    def test_a_start_at_the_end_is_a_position_from_then_on(self, cluster: Cluster) -> None:
+        if not self.exact_ends:
+            pytest.skip("this broker's high watermarks are not exact")
+        topic, g = cluster.create(2), group()
+        cluster.write(topic, numbered(10, 2))
+        opened(self.live(cluster, topic, g, start=LATEST)).close()  # ended before a record came
+        cluster.write(topic, numbered(4, 2, start=10))
+        reader = opened(self.live(cluster, topic, g, start=LATEST))
+        rows = read(reader, lambda rows: len(rows) >= 4)
+        finish(reader)
+        assert sorted(offsets(rows)) == [(0, 5), (0, 6), (1, 5), (1, 6)]
+
+    def test_a_group_deleted_under_the_job_is_whole_again(self, cluster: Cluster) -> None:
+        topic, g = cluster.create(2), group()
+        cluster.write(topic, numbered(20, 2))
+        reader = self.after(opened(self.live(cluster, topic, g)), 20)
+        reader.get_checkpoint_mark().finalize_checkpoint()
+        with cluster.transport(topic, g).control() as control:
+            control.commit(None, 10)  # the answer to the commit before
+        try:
+            cluster.delete_group(g)
+        except Exception as error:
+            reader.close()
+            pytest.skip(f"this broker cannot delete groups: {error}")
+        cluster.write(topic, [Record(b"one more", partition=1)])
+        finish(self.after(reader, 1))
+        assert cluster.committed(g, topic) == {0: 10, 1: 11}
+
+    @pytest.mark.parametrize("again", [4, 15, 40])  # records of the new topic: fewer, and more, than were read before
+    def test_a_topic_made_anew_is_read_from_its_first_record(
+        self, cluster: Cluster, again: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        if not self.topic_ids:
+            pytest.skip("this broker gives topics no ids")
+        topic, g = cluster.create(), group()
+        cluster.write(topic, numbered(10))
+        reader = self.after(opened(self.live(cluster, topic, g)), 10)
+        reader.get_checkpoint_mark().finalize_checkpoint()
+        with caplog.at_level(logging.WARNING):
+            cluster.delete(topic)
+            cluster.make(topic)
+            cluster.write(topic, numbered(again, start=1000))
+            rows: Rows = read(reader, lambda rows: set(values(rows)) >= {b"%d" % i for i in range(1000, 1000 + again)})
+        assert max(values(rows).values()) <= 2  # before the job has seen it, it may go on where it was
+        assert caplog.text.count("made anew") == 1
+        assert "reading goes on at its first record" in caplog.text
+        finish(reader)
+        assert cluster.committed(g, topic) == {0: again}
+        cluster.write(topic, numbered(3, start=2000))
+        reader = opened(self.live(cluster, topic, g))
+        assert set(values(read(reader, lambda rows: len(rows) >= 3))) == {b"2000", b"2001", b"2002"}
+        finish(reader)
+
+    def test_an_offset_of_an_earlier_topic_of_that_name_is_none(
+        self, cluster: Cluster, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        if not self.topic_ids:
+            pytest.skip("this broker gives topics no ids")
+        topic, g = cluster.create(), group()
+        with cluster.transport(topic, g).control() as control:
+            old = control.topic(10).id
+        cluster.delete(topic)
+        cluster.make(topic)
+        cluster.write(topic, numbered(20))
+        with cluster.transport(topic, g).control() as control:
+            control.begin(old, {0: 5}, {})
+            control.commit(None, 10)  # as a job does that has not seen it yet
+        assert cluster.committed(g, topic) == {0: 5}
+        for source in (self.live(cluster, topic, g, start=LATEST), self.bounded(cluster, topic, g, start=EARLIEST)):
+            with caplog.at_level(logging.WARNING):
+                reader = opened(source)
+                assert len(read(reader, lambda rows: len(rows) >= 20)) == 20
+            reader.close()
+            assert old in caplog.text
+            with cluster.transport(topic, g).control() as control:
+                control.begin(old, {0: 5}, {})
+                control.commit(None, 10)
+        with pytest.raises(UserError, match="made anew"):
+            opened(self.live(cluster, topic, g, on_lost="fail"))
+
+    def test_a_topic_made_anew_ends_a_bounded_read(self, cluster: Cluster) -> None:
+        if not self.topic_ids:
+            pytest.skip("this broker gives topics no ids")
+        topic, g = cluster.create(), group()
+        cluster.write(topic, numbered(50))
+        reader = opened(self.bounded(cluster, topic, g, block_rows=10, discover_s=0.0))
+        read(reader, bool)
+        cluster.delete(topic)
+        cluster.make(topic)
+        cluster.write(topic, numbered(100))
+        with pytest.raises(UserError, match="made anew while it was read"):
+            read(reader)
+        reader.close()
+
+    def test_a_time_whose_records_are_deleted_is_the_first_one_left(self, cluster: Cluster) -> None:
+        if not self.exact_ends:
+            pytest.skip("this broker's offsets by time are not exact")
+        topic = cluster.create()
+        cluster.write(topic, numbered(60))
+        cluster.delete_before(topic, 0, 40)
+        for asked, expected in ((T0, 40), (T0 + 10, 40), (T0 + 50, 50), (T0 + 59, 59), (T0 + 60, 60)):
+            spec = OffsetSpec.parse(str(asked))
+            first = self.live(cluster, topic, start=spec).split(1)[0].first
+            assert first is not None
+            assert first.positions == {0: expected}, asked
+
+    def test_a_group_with_members_is_refused_at_the_start(self, cluster: Cluster) -> None:
+        if not self.members:
+            pytest.skip("this broker's groups take too long")
+        topic, g = cluster.create(), group()
+        cluster.write(topic, numbered(10))
+        with (
+            cluster.join(g, topic),
+            pytest.raises(
+                UserError, match=f"{g}.*another consumer is a member of the group.*choose another --group_id"
+            ),
+        ):
+            opened(self.live(cluster, topic, g))
+
+    def test_a_member_that_joins_ends_the_job_and_says_where_a_restart_reads(
+        self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if not self.members:
+            pytest.skip("this broker's groups take too long")
+        monkeypatch.setattr(kafka_source, "_REFUSED_S", 0.0)
+        topic, g = cluster.create(), group()
+        cluster.write(topic, numbered(10))
+        reader = self.after(opened(self.live(cluster, topic, g)), 10)
+        reader.get_checkpoint_mark().finalize_checkpoint()
+        with cluster.transport(topic, g).control() as control:
+            control.commit(None, 10)
+        with cluster.join(g, topic):
+            cluster.write(topic, numbered(5))
+            self.after(reader, 5).get_checkpoint_mark().finalize_checkpoint()
+            with cluster.transport(topic, g).control() as control:
+                control.commit(None, 10)
+            with pytest.raises(UserError, match="a restart reads on from 0:10"):
+                read(reader)
+        reader.close()
+
+    def after(self, reader: KafkaReader, rows: int) -> KafkaReader:
+        """The reader, once it has read so many records."""
+        read(reader, lambda found: len(found) >= rows)
+        return reader
