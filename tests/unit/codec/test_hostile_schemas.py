@@ -91,8 +91,8 @@ HOSTILE: dict[str, tuple[Any, Any]] = {
     "laughs of a string": (plus(*laughs(40, "string")), INVALID),
     "laughs of lists": (plus(*laughs(40, {"type": "array", "items": "null"})), INVALID),
     "a long chain of records": (plus(*chain(3000)), INVALID),
-    "records of nothing, 900 of one name": (
-        only("parts", {"type": "array", "items": [record(f"a{i}.Inner", *["null"] * 90) for i in range(900)]}),
+    "records of nothing, 400 of one name": (
+        only("parts", {"type": "array", "items": [record(f"a{i}.Inner", *["null"] * 90) for i in range(400)]}),
         INVALID,
     ),
     "a record that holds itself": (plus(record("I", "I")), INVALID),
