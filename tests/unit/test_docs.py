@@ -15,11 +15,12 @@ from unittest import mock
 import pytest
 
 import beam_jobs
+from chaos.scenarios import SCENARIOS
 
 ROOT = Path(beam_jobs.__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "templates/README.md"])
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
-COMMAND = re.compile(r"python -m ((?:beam_jobs|model|schemas|demo|bench|templates)[\w.]*)((?:[^\n`]|\\\n)*)")
+COMMAND = re.compile(r"python -m ((?:beam_jobs|model|schemas|demo|bench|chaos|templates)[\w.]*)((?:[^\n`]|\\\n)*)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 NO_HELP = {"bench", "bench.decode", "bench.preprocess", "bench.model_choices"}  # they take no options
 BEAM = {"--runner", "--prism_location", "--project", "--region", "--temp_location"}
@@ -68,6 +69,22 @@ def test_make_help_names_every_target() -> None:
     assert phony
     explained = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
     assert set(phony[1].split()) == explained
+
+
+def test_reliability_names_tests_that_exist() -> None:
+    """Every row of its tables of faults names a test or a scenario, and each that is named is there."""
+    page = (ROOT / "docs/reliability.md").read_text()
+    named = set(re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page))
+    assert len(named) > 20
+    for path, test in sorted(named):
+        assert (ROOT / path).exists(), path
+        assert not test or f"def {test}(" in (ROOT / path).read_text(), f"{path}::{test}"
+    scenarios = set(re.findall(r"`chaos ([\w-]+)`", page)) - {"NAME"}
+    assert scenarios == {scenario.name for scenario in SCENARIOS}
+    tables = [table.split("\n\n")[0].splitlines()[2:] for table in page.split("\n| fault |")[1:]]
+    assert len(tables) > 3
+    unshown = [row for table in tables for row in table if not re.search("`tests/|`chaos ", row.split(" | ")[-1])]
+    assert unshown == []
 
 
 def test_operations_lists_the_reasons_of_dead_letters() -> None:
