@@ -24,6 +24,7 @@ from beam_jobs.errors import RowErrors, UserError
 from beam_jobs.io import bus
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.uri import Address
+from schemas.source import SchemaId, id_of
 
 T = TypeVar("T")
 
@@ -136,12 +137,12 @@ class DeadLetterLimit:
 class _EncodeDeadLetters(beam.DoFn):
     """Dead letters to records for the topic; stops the job when nearly everything is bad."""
 
-    def __init__(self, schema_id: int, max_rate: float) -> None:
+    def __init__(self, schema_id: SchemaId, max_rate: float) -> None:
         self._schema_id = schema_id
         self._max_rate = max_rate
 
     def setup(self) -> None:
-        self._encoder = AvroEncoder(schemas.load("dead_letter"), self._schema_id)
+        self._encoder = AvroEncoder(schemas.load("dead_letter"), id_of(self._schema_id))
         self._limit = DeadLetterLimit(self._max_rate)
 
     def process(self, letters: Block) -> Iterator[Block]:
@@ -150,7 +151,7 @@ class _EncodeDeadLetters(beam.DoFn):
         yield pa.RecordBatch.from_arrays([letters.column("key"), self._encoder.encode(letters)], names=["key", "value"])
 
 
-def without_payload(schema_id: int, records: Block) -> Block:
+def without_payload(schema_id: SchemaId, records: Block) -> Block:
     """Dead letters that are larger than their topic takes, without the original value; the error says so.
 
     A key or headers of more than ``_KEPT_BYTES`` are left out as well: what stands in must not be too large again.
@@ -180,7 +181,7 @@ def without_payload(schema_id: int, records: Block) -> Block:
     }
     short = pa.RecordBatch.from_arrays(list(columns.values()), schema=letters.schema)
     return pa.RecordBatch.from_arrays(
-        [short.column("key"), AvroEncoder(schema, schema_id).encode(short)], names=["key", "value"]
+        [short.column("key"), AvroEncoder(schema, id_of(schema_id)).encode(short)], names=["key", "value"]
     )
 
 
@@ -193,7 +194,7 @@ def left_out(letters: Block) -> NDArray[np.bool_]:
 class WriteDeadLetters(beam.PTransform):
     """Writes blocks of dead letters to a topic, keyed as the original records were."""
 
-    def __init__(self, address: Address, config: KafkaConfig, schema_id: int, max_rate: float) -> None:
+    def __init__(self, address: Address, config: KafkaConfig, schema_id: SchemaId, max_rate: float) -> None:
         super().__init__()
         self._address = address
         self._config = config

@@ -106,6 +106,13 @@ class ConnectionOptions(PipelineOptions):
             help="Confluent Schema Registry; without it the schema of the use case is taken for every schema id",
         )
         parser.add_argument(
+            "--preflight",
+            choices=["strict", "reachable", "off"],
+            help="what is asked of brokers, registry and Pub/Sub before the start: strict wants every answer, "
+            "reachable says who does not answer this machine and leaves them to the workers, off asks nobody. Default: "
+            "strict; on Dataflow reachable",
+        )
+        parser.add_argument(
             "--create_topics", action="store_true", help="create missing output topics (1 partition) instead of failing"
         )
 

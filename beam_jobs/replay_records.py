@@ -19,6 +19,7 @@ from beam_jobs.codec.schema import parse_record
 from beam_jobs.errors import UserError
 from beam_jobs.origin import origin, origin_headers
 from beam_jobs.preprocessing.fields import fields_of
+from schemas.source import SchemaId, id_of
 from use_cases import UseCase
 
 
@@ -57,11 +58,11 @@ def records(events: Block, encoder: AvroEncoder) -> Block:
 class ToOriginalRecords(beam.DoFn):
     """Events blocks to records; see :func:`records`."""
 
-    def __init__(self, schema: Mapping[str, Any], schema_id: int) -> None:
+    def __init__(self, schema: Mapping[str, Any], schema_id: SchemaId) -> None:
         self._schema, self._schema_id = schema, schema_id
 
     def setup(self) -> None:
-        self._encoder = AvroEncoder(self._schema, self._schema_id)
+        self._encoder = AvroEncoder(self._schema, id_of(self._schema_id))
 
     def process(self, events: Block) -> Iterator[Block]:
         yield records(events, self._encoder)

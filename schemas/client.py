@@ -25,9 +25,8 @@ from confluent_kafka.schema_registry.error import OAuthTokenError, SchemaRegistr
 
 from beam_jobs.errors import UnreachableError, UserError, one_line
 from beam_jobs.references import read_secret
-from schemas.source import ENDING, PREFIX, SECRETS, InterruptedWaitError, SchemaSource, secret_part
+from schemas.source import ENDING, PREFIX, REQUEST_SECONDS, SECRETS, InterruptedWaitError, SchemaSource, secret_part
 
-REQUEST_SECONDS = 10.0  # a request without an answer for so long has failed
 UNKNOWN_SECONDS = 30.0  # an id the registry does not know is asked for again after that
 MAX_UNKNOWN = 10_000  # ids remembered as unknown: garbage must not fill the memory
 FLOOD = 20  # unknown ids within UNKNOWN_SECONDS, after which ids far above the registry's largest are not asked for
@@ -52,7 +51,7 @@ def _resolve(name: str, value: str) -> str:
     """The value behind a reference, here and now.
 
     Raises:
-      UserError: the variable or the file is missing.
+      UnreachableError: the variable or the file is missing.
     """
     if name not in SECRETS:
         return value
@@ -74,7 +73,7 @@ class RegistrySchemas(SchemaSource):
                     f"--schema_registry has a password in its URL: write it as {parsed.scheme}://{parsed.hostname} "
                     f"and put {PREFIX}basic.auth.user.info=USER:env:NAME into the file of --kafka_config"
                 )
-        self._url = url
+        self.url = url
         self._settings = dict(settings)
         self._start()
 
@@ -88,17 +87,17 @@ class RegistrySchemas(SchemaSource):
         self._ceiling: tuple[float, int] | None = None  # monotonic time it is read again, largest id that may exist
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_url": self._url, "_settings": self._settings}
+        return {"url": self.url, "_settings": self._settings}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._start()
 
     def __repr__(self) -> str:
-        return f"RegistrySchemas({self._url!r})"
+        return f"RegistrySchemas({self.url!r})"
 
     def describe(self) -> str:
-        return f"schemas of {self._url}"
+        return f"schemas of {self.url}"
 
     def writer_schema(self, schema_id: int) -> dict[str, Any]:
         """As declared above. While the registry is away this waits, with one log line an outage: nothing may be lost.
@@ -122,38 +121,43 @@ class RegistrySchemas(SchemaSource):
             return schema
 
     def register(self, subject: str, schema: Mapping[str, Any]) -> int:
-        wanted = Schema(json.dumps(schema), "AVRO")
         try:
             with self.connect() as client:
-                try:
-                    return int(client.lookup_schema(subject, wanted).schema_id)  # enough where we may only read
-                except SchemaRegistryError as e:
-                    if e.http_status_code != 404:
-                        raise
-                return int(client.register_schema(subject, wanted))
-        except SchemaRegistryError as e:
-            if e.http_status_code in (409, 422):
-                message = one_line(e.error_message)
-                raise UserError(
-                    f"{self._url} refuses the schema of {subject!r}: {message}; "
-                    "use another topic, or change the subject's schema or compatibility level"
-                ) from e
-            raise self.unusable(e) from e
-        except _OUTAGES as e:
+                return _register(client, subject, schema)
+        except LookupError as e:
+            raise self._refused(subject, e) from e
+        except FAILURES as e:
             raise self.unusable(e) from e
 
-    def check(self) -> None:
+    def await_id(self, subject: str, schema: Mapping[str, Any]) -> int:
+        with self._lock:
+            try:
+                return self._wait_for(lambda client: _register(client, subject, schema))
+            except LookupError as e:
+                raise self._refused(subject, e) from e
+
+    def _refused(self, subject: str, error: LookupError) -> UserError:
+        return UserError(
+            f"{self.url} refuses the schema of {subject!r}: {error}; "
+            "use another topic, or change the subject's schema or compatibility level"
+        )
+
+    def check(self, timeout_s: float = REQUEST_SECONDS) -> None:
         try:
-            with self.connect() as client:
+            with self.connect(timeout_s) as client:
                 client.get_schema_types()
         except FAILURES as e:
             raise self.unusable(e) from e
 
-    def connect(self) -> SchemaRegistryClient:
+    def connect(self, timeout_s: float = REQUEST_SECONDS) -> SchemaRegistryClient:
         """A new client, to be closed; making one takes about 0.1 s.
 
+        Args:
+          timeout_s: a request without an answer for so long has failed.
+
         Raises:
-          UserError: a secret is missing, or properties do not fit together.
+          UnreachableError: a secret or a file of ssl.* is not on this machine.
+          UserError: properties do not fit together.
         """
         conf: dict[str, Any] = {name: _resolve(name, value) for name, value in self._settings.items()}
         if "bearer.auth.token" in conf:
@@ -161,11 +165,12 @@ class RegistrySchemas(SchemaSource):
         if "bearer.auth.credentials.source" in conf:
             conf.setdefault("bearer.auth.logical.cluster", "")  # Confluent Cloud's only
         # Its own retries sleep where no signal reaches them; the waiting is done here.
-        conf |= {"url": self._url, "timeout": REQUEST_SECONDS, "max.retries": 0}
+        conf |= {"url": self.url, "timeout": timeout_s, "max.retries": 0}
         try:
             return SchemaRegistryClient(conf)
         except (OSError, ValueError, TypeError) as e:  # files of ssl.*, combinations the client refuses
-            raise UserError(f"Schema Registry {self._url}: {e}; mend the {PREFIX}* properties") from e
+            kind = UnreachableError if isinstance(e, FileNotFoundError) else UserError
+            raise kind(f"Schema Registry {self.url}: {e}; mend the {PREFIX}* properties") from e
 
     def _client(self) -> SchemaRegistryClient:
         """The client for schemas by id, kept until the registry fails or this object goes."""
@@ -182,7 +187,7 @@ class RegistrySchemas(SchemaSource):
     def unusable(self, error: Exception) -> UserError:
         """One of ``FAILURES`` as a sentence: what is wrong with the registry, and what to do."""
         kind = UnreachableError if _is_away(error) else UserError
-        return kind(f"--schema_registry {self._url} {_reason(error)}")
+        return kind(f"--schema_registry {self.url} {_reason(error)}")
 
     def _refuse_unknown(self, schema_id: int) -> None:
         """Raises LookupError for an id that the registry need not be asked for."""
@@ -197,7 +202,7 @@ class RegistrySchemas(SchemaSource):
         if self._ceiling is None or now >= self._ceiling[0]:
             self._ceiling = (now + UNKNOWN_SECONDS, self._largest_id() + HEADROOM)
         if schema_id > self._ceiling[1]:
-            raise LookupError(f"schema id {schema_id} is far above the largest of {self._url}")
+            raise LookupError(f"schema id {schema_id} is far above the largest of {self.url}")
 
     def _largest_id(self) -> int:
         """The registry's largest id; MAX_ID where it does not say, so that every id is asked for."""
@@ -233,7 +238,7 @@ class RegistrySchemas(SchemaSource):
                 self._drop_client()  # a rotated secret is read again
                 if self._away_since is None:
                     self._away_since = time.monotonic()
-                    logger.warning("Schema Registry %s %s. The job waits; it is tried again.", self._url, _reason(e))
+                    logger.warning("Schema Registry %s %s. The job waits; it is tried again.", self.url, _reason(e))
             except LookupError:
                 self._back()
                 raise
@@ -244,8 +249,24 @@ class RegistrySchemas(SchemaSource):
     def _back(self) -> None:
         if self._away_since is not None:
             seconds = time.monotonic() - self._away_since
-            logger.warning("Schema Registry %s answers again after %.0f s", self._url, seconds)
+            logger.warning("Schema Registry %s answers again after %.0f s", self.url, seconds)
             self._away_since = None
+
+
+def _register(client: SchemaRegistryClient, subject: str, schema: Mapping[str, Any]) -> int:
+    """The id of a schema in a subject; LookupError if the registry refuses it."""
+    wanted = Schema(json.dumps(schema), "AVRO")
+    try:
+        return int(client.lookup_schema(subject, wanted).schema_id)  # enough where we may only read
+    except SchemaRegistryError as e:
+        if e.http_status_code != 404:
+            raise
+    try:
+        return int(client.register_schema(subject, wanted))
+    except SchemaRegistryError as e:
+        if e.http_status_code in (409, 422):
+            raise LookupError(one_line(e.error_message)) from e
+        raise
 
 
 def _fetch(client: SchemaRegistryClient, schema_id: int) -> dict[str, Any]:
@@ -296,7 +317,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OAuthTokenError):
         return f"cannot be used: no token ({error.message}); check bearer.auth.* in the file of --kafka_config"
     if isinstance(error, _TIMEOUTS):
-        return f"gives no answer within {REQUEST_SECONDS:.0f} s; check the address and the network"
+        return "gives no answer in time; check the address and the network"
     if _is_tls(error):
         return f"answers, but TLS fails ({error}); check {PREFIX}ssl.ca.location in the file of --kafka_config"
     if isinstance(error, (*_HTTP_ERRORS, OSError)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from beam_jobs.errors import UserError
@@ -38,6 +39,8 @@ _REMEDIES = {  # what Java's clients say otherwise
     "ssl.keystore.location": "export it as PEM and set schema.registry.ssl.certificate.location and ssl.key.location",
 }
 
+REQUEST_SECONDS = 10.0  # a request without an answer for so long has failed
+
 ENDING = threading.Event()  # set: nobody waits for a registry any more
 
 
@@ -58,6 +61,8 @@ class InterruptedWaitError(RuntimeError):
 class SchemaSource(ABC):
     """Gives the schema that a record was written with, by the id in its first five bytes. Picklable."""
 
+    url: str | None = None  # of the registry; None: there is none, and nobody to be asked
+
     @abstractmethod
     def writer_schema(self, schema_id: int) -> dict[str, Any]:
         """The Avro schema of an id; the same object each time, not to be changed.
@@ -76,7 +81,16 @@ class SchemaSource(ABC):
         """
 
     @abstractmethod
-    def check(self) -> None:
+    def await_id(self, subject: str, schema: Mapping[str, Any]) -> int:
+        """As :meth:`register`, but waits while the registry is away: for workers.
+
+        Raises:
+          UserError: the registry refuses the schema.
+          InterruptedWaitError: the job is to end while it waits.
+        """
+
+    @abstractmethod
+    def check(self, timeout_s: float = REQUEST_SECONDS) -> None:
         """Tries the connection, once.
 
         Raises:
@@ -87,6 +101,30 @@ class SchemaSource(ABC):
     @abstractmethod
     def describe(self) -> str:
         """One line for the job to print at its start."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """The id of a schema that workers ask for: where the job was started, the registry was out of reach."""
+
+    writers: SchemaSource
+    subject: str
+    schema: Mapping[str, Any]
+
+
+SchemaId = int | Registration
+"""The id that records are written with."""
+
+
+def id_of(schema_id: SchemaId) -> int:
+    """The id itself; on a worker, for it may wait for the registry.
+
+    Raises:
+      UserError, InterruptedWaitError: as :meth:`SchemaSource.await_id`.
+    """
+    if isinstance(schema_id, int):
+        return schema_id
+    return schema_id.writers.await_id(schema_id.subject, schema_id.schema)
 
 
 def for_registry(url: str | None, shipped: Mapping[str, Any], config: Mapping[str, str] | None = None) -> SchemaSource:
@@ -156,7 +194,10 @@ class ShippedSchemas(SchemaSource):
     def register(self, subject: str, schema: Mapping[str, Any]) -> int:
         return SHIPPED_IDS.get(f"{schema.get('namespace', '')}.{schema.get('name', '')}", OTHER_ID)
 
-    def check(self) -> None:
+    def await_id(self, subject: str, schema: Mapping[str, Any]) -> int:
+        return self.register(subject, schema)
+
+    def check(self, timeout_s: float = REQUEST_SECONDS) -> None:
         pass  # nothing can be missing
 
     def describe(self) -> str:

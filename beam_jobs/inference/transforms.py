@@ -15,6 +15,7 @@ from beam_jobs.block import Block, source_of, take
 from beam_jobs.codec.avro_encoder import AvroEncoder
 from beam_jobs.inference import alerts
 from beam_jobs.preprocessing.preprocessor import Preprocessor
+from schemas.source import SchemaId, id_of
 from use_cases import UseCase
 
 
@@ -43,7 +44,7 @@ class ToRecords(beam.DoFn):
     """
 
     def __init__(
-        self, rows: Callable[[Block], Block], schema: dict[str, Any], schema_id: int, count_as: str | None = None
+        self, rows: Callable[[Block], Block], schema: dict[str, Any], schema_id: SchemaId, count_as: str | None = None
     ) -> None:
         self._rows = rows
         self._schema = schema
@@ -51,7 +52,7 @@ class ToRecords(beam.DoFn):
         self._count_as = count_as
 
     def setup(self) -> None:
-        self._encoder = AvroEncoder(self._schema, self._schema_id)
+        self._encoder = AvroEncoder(self._schema, id_of(self._schema_id))
         alerts.warm_up()
 
     def process(self, scored: Block) -> Iterator[Block]:
@@ -62,7 +63,7 @@ class ToRecords(beam.DoFn):
         yield pa.RecordBatch.from_arrays([key, self._encoder.encode(rows)], names=["key", "value"])
 
 
-def to_alerts(use_case: UseCase, preprocessor: Preprocessor, schema_id: int) -> ToRecords:
+def to_alerts(use_case: UseCase, preprocessor: Preprocessor, schema_id: SchemaId) -> ToRecords:
     """The anomalies of scored blocks as records of ``alert.avsc``."""
     rows = partial(
         alerts.alert_rows,
@@ -74,7 +75,7 @@ def to_alerts(use_case: UseCase, preprocessor: Preprocessor, schema_id: int) -> 
     return ToRecords(rows, schemas.load("alert"), schema_id, metrics.ALERTS)
 
 
-def to_scores(use_case: UseCase, schema_id: int) -> ToRecords:
+def to_scores(use_case: UseCase, schema_id: SchemaId) -> ToRecords:
     """Every row of scored blocks as records of ``score.avsc``."""
     rows = partial(alerts.score_rows, key=use_case.key, event_time=use_case.event_time)
     return ToRecords(rows, schemas.load("score"), schema_id)

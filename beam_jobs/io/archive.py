@@ -129,6 +129,7 @@ class WriteFiles(beam.DoFn):
 
     def setup(self) -> None:
         self._log = ArchiveLog(self._root, self._name)
+        self._topic = self._topic and self._topic.known()
         self._watched_key = self._key if SOURCE_KEY in self._schema["fields"] else None
         if self.ids is not None:
             acknowledged.listen(self.ids.stream)

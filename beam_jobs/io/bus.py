@@ -55,14 +55,18 @@ def leave_out(address: Address, rows: Block) -> None:
     _LOGGER.warning("%s: %d records are larger than the topic takes, and not written", address, rows.num_rows)
 
 
-def check_output(address: Address, config: KafkaConfig) -> None:
+def check_output(address: Address, config: KafkaConfig, timeout_s: float) -> None:
     """Asks whether a topic is there and may be written to.
 
+    Args:
+      timeout_s: how long Kafka is waited for.
+
     Raises:
-      UserError: it does not exist, access is denied, or nobody answers.
+      UnreachableError: nobody answers.
+      UserError: it does not exist, or access is denied.
     """
     if isinstance(address, KafkaAddress):
-        kafka.check_topic(address, config, write=True)
+        kafka.check_topic(address, config, write=True, timeout_s=timeout_s)
     else:
         pubsub_client.check_topic(address)
 

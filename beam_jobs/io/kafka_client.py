@@ -111,10 +111,11 @@ def check_topic(
     """Number of partitions of the topic; raises one clear line if it cannot be read, or with ``write`` written.
 
     Raises:
-      UnreachableError: no broker answers within ``timeout_s`` seconds.
+      UnreachableError: no broker answers within ``timeout_s`` seconds, or a certificate is not on this machine.
       UserError: the broker refuses us, TLS fails, or the topic does not exist.
     """
     errors: list[KafkaError] = []
+    config.check_files()
     with client_errors(address):
         client = Consumer(
             {**consumer_properties(address, config, None), "error_cb": errors.append, "logger": DebugLog()}

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UnreachableError, UserError
 from beam_jobs.io.files import read_bytes
 from beam_jobs.io.kafka_oauth import GOOGLE_HANDLER, GOOGLE_TOKENS, HANDLER
 from beam_jobs.references import FORMS, is_reference, read_secret
@@ -137,6 +137,16 @@ class KafkaConfig:
         elif google:
             raise UserError(f"Kafka setting {HANDLER}={google} needs sasl.mechanism=OAUTHBEARER")
         return settings
+
+    def check_files(self) -> None:
+        """Looks for the files that settings name; the client's own errors do not say that one is missing.
+
+        Raises:
+          UnreachableError: one is not on this machine.
+        """
+        for name, value in self.kafka_settings():
+            if name.endswith(".location") and value not in ("", "probe") and not os.path.exists(value):
+                raise UnreachableError(f"Kafka setting {name}: there is no {value} here; put it on every worker")
 
     def kafka_settings(self) -> list[tuple[str, str]]:
         """Kafka's settings as written (references unresolved), without those of the Schema Registry."""

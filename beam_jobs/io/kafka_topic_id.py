@@ -23,7 +23,7 @@ class KafkaTopic:
 
     address: KafkaAddress
     config: KafkaConfig
-    id: str  # "": brokers before 2.8 give none, a topic made anew can't be told from the old one
+    id: str | None  # "": brokers before 2.8 give none, a new topic can't be told from the old one; None: not asked yet
 
     @staticmethod
     def find(address: KafkaAddress, config: KafkaConfig) -> KafkaTopic:
@@ -40,6 +40,14 @@ class KafkaTopic:
             raise user_error(address, failure) or UnreachableError(
                 f"{address}: the broker does not say the topic's id ({failure.str()}); try again"
             ) from error
+
+    def known(self) -> KafkaTopic:
+        """With its id: where the job was started the cluster was out of reach, and workers ask.
+
+        Raises:
+          UserError: as in :meth:`find`.
+        """
+        return self if self.id is not None else KafkaTopic.find(self.address, self.config)
 
     def positions(self) -> str:
         """What the topic's offsets are remembered under: two topics of one name, one after the other, differ."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -18,12 +19,13 @@ from beam_jobs.io.files import check_access, is_local, root_of
 from beam_jobs.io.kafka import check_group, check_topic
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_offsets import OffsetKind, OffsetSpec
-from beam_jobs.io.uri import Address, PubSubAddress, parse
+from beam_jobs.io.uri import Address, KafkaAddress, PubSubAddress, parse
 from beam_jobs.preflight.dataflow import check_path, check_settings, warn_of_this_machine
 from beam_jobs.preflight.java import check_java
-from beam_jobs.preflight.subscription import pubsub_settings, topic_of
+from beam_jobs.preflight.reach import Preflight
+from beam_jobs.preflight.subscription import PUBSUB, pubsub_settings, topic_of
 from beam_jobs.preprocessing.preprocessor import Preprocessor
-from schemas.source import SchemaSource, for_registry
+from schemas.source import Registration, SchemaId, SchemaSource, for_registry
 from use_cases import UseCase
 
 
@@ -79,7 +81,7 @@ def client_settings(parsed: PipelineOptions) -> KafkaConfig:
 
 
 def stream_source(
-    parsed: PipelineOptions, config: KafkaConfig, name: str, keep_position: bool | None = None
+    preflight: Preflight, config: KafkaConfig, name: str, keep_position: bool | None = None
 ) -> tuple[dict[str, Any], bool]:
     """The arguments of ``bus.read``, and whether the job runs until it is stopped.
 
@@ -92,6 +94,7 @@ def stream_source(
     Raises:
       UserError: the topic or subscription is not there, or an option is wrong.
     """
+    parsed = preflight.parsed
     given = parsed.view_as(options.InputOptions)
     live = given.until is None
     if not 1 <= given.block_rows <= 1_000_000:
@@ -105,13 +108,15 @@ def stream_source(
     if isinstance(address, PubSubAddress):
         if given.kafka_io == "java":
             raise UserError(f"--kafka_io java reads Kafka, and --input is {given.input}; leave it out")
-        return pubsub_settings(parsed, address, group, keep_position is not False) | shared, live
+        return pubsub_settings(preflight, address, group, keep_position is not False) | shared, live
     if given.kafka_io == "java":
         check_java(parsed, name)
-    check_topic(address, config)
+    place = address.bootstrap_servers
+    there = partial(check_topic, address, config, timeout_s=preflight.timeout_s)
+    preflight.ask(place, f"topic {address.topic}", there)
     group_id = given.group_id or (group if (live if keep_position is None else keep_position) else None)
     if group_id:
-        check_group(address, config, group_id)
+        preflight.ask(place, f"group {group_id}", partial(check_group, address, config, group_id, preflight.timeout_s))
     source = {
         "address": address,
         "config": config,
@@ -130,16 +135,31 @@ def keeps_position(source: Mapping[str, Any]) -> bool:
     return source.get("group_id") is not None and source.get("io") != "java"
 
 
-def schema_source(parsed: PipelineOptions, schema: dict[str, Any], config: KafkaConfig) -> SchemaSource:
-    """Where schemas come from and go to: the registry that is named, or the shipped ``schema``; it answers.
+def schema_source(preflight: Preflight, schema: dict[str, Any], config: KafkaConfig) -> SchemaSource:
+    """Where schemas come from and go to: the registry that is named, or the shipped ``schema``.
 
     Raises:
-      UserError: the registry does not answer, or does not let us in.
+      UserError: the registry does not answer (where ``preflight`` wants it to), or does not let us in.
     """
-    url = parsed.view_as(options.ConnectionOptions).schema_registry
+    url = preflight.parsed.view_as(options.ConnectionOptions).schema_registry
     found = for_registry(url, schema, dict(config.settings))
-    found.check()
+    if found.url is not None:
+        preflight.ask(found.url, f"schema registry {found.url}", lambda: found.check(preflight.timeout_s))
     return found
+
+
+def output_id(preflight: Preflight, writers: SchemaSource, to: Address, schema: Mapping[str, Any]) -> SchemaId:
+    """The id that the records of an output carry; a registry that is not reached from here is asked by the workers.
+
+    Raises:
+      UserError: the registry refuses the schema.
+    """
+    subject = f"{to.topic}-value"
+    register = partial(writers.register, subject, schema)
+    if writers.url is None:
+        return register()
+    found = preflight.ask(writers.url, f"schema {subject}", register)
+    return Registration(writers, subject, schema) if found is None else found
 
 
 def describe_source(source: Mapping[str, Any]) -> str:
@@ -155,19 +175,32 @@ def describe_source(source: Mapping[str, Any]) -> str:
 
 
 def prepare_outputs(
-    parsed: PipelineOptions, config: KafkaConfig, outputs: Iterable[Address], source: Address | None
+    preflight: Preflight, config: KafkaConfig, outputs: Iterable[Address], source: Address | None
 ) -> None:
-    """Checks the output topics, or makes those that are missing where ``--create_topics`` allows it."""
+    """Checks the output topics, or makes those that are missing where ``--create_topics`` allows it.
+
+    Raises:
+      UserError: one is missing, is the input, or may not be written; or it is to be created, and nobody answers.
+    """
+    parsed = preflight.parsed
     create = parsed.view_as(options.ConnectionOptions).create_topics
-    read = topic_of(source) if isinstance(source, PubSubAddress) else source
+    read = source
+    if isinstance(source, PubSubAddress):
+        read = preflight.ask(PUBSUB, f"the topic of {source}", partial(topic_of, source))
     for address in outputs:
+        place = address.bootstrap_servers if isinstance(address, KafkaAddress) else PUBSUB
         warn_of_this_machine(parsed, address)
         if address == read:
             raise UserError(f"{address.topic} is the input as well as an output: the job would feed itself")
+        if create and preflight.is_silent(place):
+            raise UserError(
+                f"{address}: can't be created from here; create it elsewhere, and leave out --create_topics"
+            )
         if create:
             bus.ensure_topic(address, config)
+        check = partial(bus.check_output, address, config, preflight.timeout_s)
         try:
-            bus.check_output(address, config)
+            preflight.ask(place, f"topic {address.topic}", check)
         except UserError as error:
             hint = "" if create or "does not exist" not in str(error) else " (--create_topics creates it)"
             raise UserError(f"{error}{hint}") from error

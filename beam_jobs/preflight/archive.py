@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -30,14 +31,16 @@ from beam_jobs.preflight.addresses import (
     check_no_windows,
     client_settings,
     describe_source,
+    output_id,
     prepare_outputs,
     schema_source,
     stream_source,
 )
 from beam_jobs.preflight.dataflow import check_path, check_pii_key, refuse_at_least_once
-from beam_jobs.preflight.subscription import retention_s
+from beam_jobs.preflight.reach import Preflight
+from beam_jobs.preflight.subscription import LONGEST_RETENTION_S, PUBSUB, retention_s
 from beam_jobs.runners import on_dataflow
-from schemas.source import SchemaSource
+from schemas.source import SchemaId, SchemaSource
 from use_cases import UseCase
 
 _MB = 1_000_000
@@ -62,7 +65,7 @@ class ArchiveJob:
     lookup_every_s: float
     dead_letters: Address
     max_dead_letter_rate: float
-    schema_ids: dict[str, int]
+    schema_ids: dict[str, SchemaId]
 
 
 def archive_job(parsed: PipelineOptions) -> ArchiveJob:
@@ -83,10 +86,11 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
         raise UserError(f"--compression {compression}: {wanted.file_format} files have one of {known}")
     use_case = use_cases.load(parsed.view_as(options.UseCaseOptions).use_case)
     preprocessor = use_case.preprocessor()
+    preflight = Preflight(parsed)
     content: Content = "events" if wanted.raw else "features"
     if content == "features":
         check_no_windows(preprocessor, "archive the events with --raw; model.train computes the windows from them")
-        check_pii_key(parsed, preprocessor)
+        check_pii_key(preflight, preprocessor)
     schema = archive_schema(use_case, content)
     if wanted.enrich:
         check_path(parsed, "--enrich", wanted.enrich)
@@ -111,14 +115,17 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     else:
         # A group for each archive: with one for all, a second one of a topic would go on where the first one stands.
         folder = hashlib.sha256(root.encode()).hexdigest()[:8]
-        source, live = stream_source(parsed, config, f"{name}/{content}/{folder}")
+        source, live = stream_source(preflight, config, f"{name}/{content}/{folder}")
     dead = parse(bad.dead_letters)
-    prepare_outputs(parsed, config, [dead], source.get("address"))
-    writers = schema_source(parsed, use_case.schema, config)
+    prepare_outputs(preflight, config, [dead], source.get("address"))
+    writers = schema_source(preflight, use_case.schema, config)
     # One log for each stream into the archive: two of them may run at once, and their positions have nothing in common.
     read = source.get("address")
     log = f"{use_case.name}-{content}" + (f"-{read.topic}" if read else "@archive")
-    topic = KafkaTopic.find(read, config) if isinstance(read, KafkaAddress) else None
+    topic = None
+    if isinstance(read, KafkaAddress):
+        find = partial(KafkaTopic.find, read, config)
+        topic = preflight.ask(read.bootstrap_servers, f"the id of {read.topic}", find) or KafkaTopic(read, config, None)
     with writing(root):
         check_alone(root, f"{use_case.name}-{content}")
         ArchiveLog(root, log).check_writable()
@@ -160,13 +167,13 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
             exact=archive is not None,
             max_file_age_s=wanted.max_file_age,
             key=None if wanted.keep_keys else use_case.key,
-            ids=_exact_ids(parsed, source),
+            ids=_exact_ids(preflight, source),
         ),
         lookup=lookup,
         lookup_every_s=wanted.enrich_every,
         dead_letters=dead,
         max_dead_letter_rate=bad.max_dead_letter_rate,
-        schema_ids={"dead_letter": writers.register(f"{dead.topic}-value", schemas.load("dead_letter"))},
+        schema_ids={"dead_letter": output_id(preflight, writers, dead, schemas.load("dead_letter"))},
     )
 
 
@@ -183,7 +190,7 @@ def check_alone(root: str, stream: str) -> None:
 
 def _recover(log: ArchiveLog, topic: KafkaTopic | None) -> None:
     """Makes the log ready, and says so where it knows another topic of the same name."""
-    if topic is None:
+    if topic is None or topic.id is None:
         log.recover()
         return
     name = topic.address.topic
@@ -236,14 +243,17 @@ def check_processes(job: ArchiveJob, count: int) -> None:
         raise UserError(f"--direct_num_workers={count}: one process writes an archive from Pub/Sub; leave it out")
 
 
-def _exact_ids(parsed: PipelineOptions, source: Mapping[str, Any]) -> ExactIds | None:
+def _exact_ids(preflight: Preflight, source: Mapping[str, Any]) -> ExactIds | None:
     """How message ids are remembered; None: the positions have an order, or come from another archive."""
     address = source.get("address")
     if not isinstance(address, PubSubAddress):
         return None
     acknowledged_s = source["settings"].dedupe_s
     # Dataflow acknowledges before we see a message, and drops what comes again: only its own second tries are left.
-    unacknowledged_s = acknowledged_s if on_dataflow(parsed) else retention_s(address)
+    unacknowledged_s = acknowledged_s
+    if not on_dataflow(preflight.parsed):
+        asked = preflight.ask(PUBSUB, f"how long {address} keeps messages", partial(retention_s, address))
+        unacknowledged_s = asked or LONGEST_RETENTION_S
     return ExactIds(address.topic, source["name"], unacknowledged_s, acknowledged_s)
 
 

@@ -22,6 +22,7 @@ from beam_jobs.google_credentials import application_default
 from beam_jobs.io import files
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.uri import Address, KafkaAddress
+from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from beam_jobs.references import is_reference
 from beam_jobs.runners import on_dataflow, runner_of
@@ -103,20 +104,20 @@ def check_settings(parsed: PipelineOptions, config: KafkaConfig) -> None:
         )
 
 
-def check_pii_key(parsed: PipelineOptions, preprocessor: Preprocessor) -> None:
+def check_pii_key(preflight: Preflight, preprocessor: Preprocessor) -> None:
     """Reads the key of the pseudonyms, where the SQL makes any.
 
     Raises:
       UserError: it can't be read, here or on the workers.
     """
-    reference = preprocessor.secret_reference
+    parsed, reference = preflight.parsed, preprocessor.secret_reference
     scheme = (reference or "").partition(":")[0]
     if reference and is_reference(reference) and scheme != "secret" and on_dataflow(parsed) and not _own_image(parsed):
         raise UserError(
             f"pii.key {reference}: workers of Beam's image do not have it; refer to "
             "secret://projects/P/secrets/S/versions/NUMBER, or make an image that has it (--sdk_container_image)"
         )
-    preprocessor.check_secrets()
+    preflight.ask(f"pii.key {reference}", "the key of the pseudonyms", preprocessor.check_secrets)
 
 
 def warn_of_this_machine(parsed: PipelineOptions, address: Address) -> None:

@@ -12,6 +12,7 @@ from beam_jobs import options
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.uri import Address, parse
 from beam_jobs.preflight.addresses import client_settings, prepare_outputs, schema_source, stream_source
+from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.subscription import check_reasons
 from schemas.source import SchemaSource
 
@@ -38,11 +39,12 @@ def redrive_job(parsed: PipelineOptions) -> RedriveJob:
     given = parsed.view_as(options.InputOptions)
     given.until = given.until or "latest"  # what is put back may fail again: never chase it
     # Nothing is put back twice: what was read is committed to a group, though the run is bounded.
+    preflight = Preflight(parsed)
     config = client_settings(parsed)
-    source, _ = stream_source(parsed, config, "redrive", keep_position=not wanted.count_only)
+    source, _ = stream_source(preflight, config, "redrive", keep_position=not wanted.count_only)
     check_reasons(source, wanted.reason or ())
     output = None if wanted.count_only else parse(parsed.view_as(options.OutputOptions).output)
     if output:
-        prepare_outputs(parsed, config, [output], source["address"])
-    writers = schema_source(parsed, schemas.load("dead_letter"), config)
+        prepare_outputs(preflight, config, [output], source["address"])
+    writers = schema_source(preflight, schemas.load("dead_letter"), config)
     return RedriveJob(source, config, writers, output, tuple(wanted.reason or ()))

@@ -18,10 +18,11 @@ from beam_jobs.io.archive_input import ArchiveInput
 from beam_jobs.io.archive_sweep import Contents, look_through
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.uri import Address, parse
-from beam_jobs.preflight.addresses import archive_input, client_settings, prepare_outputs, schema_source
+from beam_jobs.preflight.addresses import archive_input, client_settings, output_id, prepare_outputs, schema_source
+from beam_jobs.preflight.reach import Preflight
 from beam_jobs.replay_records import value_schema
 from beam_jobs.report import time_text
-from schemas.source import ShippedSchemas
+from schemas.source import SchemaId, ShippedSchemas
 
 _SPEED = re.compile(r"([0-9]+(?:\.[0-9]+)?)x")
 _TELL_EVERY_S = 5.0
@@ -37,7 +38,7 @@ class ReplayJob:
     config: KafkaConfig
     output: Address
     schema: dict[str, Any]  # of the values
-    schema_id: int
+    schema_id: SchemaId
 
 
 def replay_job(parsed: PipelineOptions, workers: int = 1) -> ReplayJob:
@@ -64,10 +65,11 @@ def replay_job(parsed: PipelineOptions, workers: int = 1) -> ReplayJob:
             f"{given.input} holds features, what preprocessing has made of the events: no job reads them from a topic; "
             "replay an archive of events (beam_jobs.archive --raw), or name this one as --input of score"
         )
+    preflight = Preflight(parsed)
     config = client_settings(parsed)
-    writers = schema_source(parsed, use_case.schema, config)
+    writers = schema_source(preflight, use_case.schema, config)
     schema = value_schema(use_case, registry=not isinstance(writers, ShippedSchemas))
-    prepare_outputs(parsed, config, [output], None)
+    prepare_outputs(preflight, config, [output], None)
     say(writers.describe())
     contents = look_through(archive, _teller())
     say(
@@ -84,7 +86,7 @@ def replay_job(parsed: PipelineOptions, workers: int = 1) -> ReplayJob:
         config=config,
         output=output,
         schema=schema,
-        schema_id=writers.register(f"{output.topic}-value", schema),
+        schema_id=output_id(preflight, writers, output, schema),
     )
 
 

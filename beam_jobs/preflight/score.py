@@ -20,15 +20,17 @@ from beam_jobs.preflight.addresses import (
     check_no_windows,
     client_settings,
     describe_source,
+    output_id,
     prepare_outputs,
     schema_source,
     stream_source,
 )
 from beam_jobs.preflight.dataflow import check_path, check_pii_key
+from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from model.manifest import Manifest
 from model.registry import ModelVersion, resolve
-from schemas.source import SchemaSource
+from schemas.source import SchemaId, SchemaSource
 from use_cases import UseCase
 
 
@@ -49,7 +51,7 @@ class ScoreJob:
     scores: Address | None
     dead_letters: Address
     max_dead_letter_rate: float
-    schema_ids: dict[str, int]  # of the outputs, by the schema's file name
+    schema_ids: dict[str, SchemaId]  # of the outputs, by the schema's file name
 
 
 def score_job(parsed: PipelineOptions) -> ScoreJob:
@@ -66,7 +68,8 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     use_case = use_cases.load(parsed.view_as(options.UseCaseOptions).use_case)
     preprocessor = use_case.preprocessor()
     check_no_windows(preprocessor, "remove OVER from the SQL and train a new version")
-    check_pii_key(parsed, preprocessor)
+    preflight = Preflight(parsed)
+    check_pii_key(preflight, preprocessor)
     check_path(parsed, "--model", wanted.model, in_image=True)
     model = resolve(wanted.model, use_case.name)
     described = model.manifest
@@ -81,9 +84,9 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     source: dict[str, Any] = {}
     live = False
     if archive is None:
-        source, live = stream_source(parsed, config, name)
-    prepare_outputs(parsed, config, outputs.values(), source.get("address"))
-    writers = schema_source(parsed, use_case.schema, config)
+        source, live = stream_source(preflight, config, name)
+    prepare_outputs(preflight, config, outputs.values(), source.get("address"))
+    writers = schema_source(preflight, use_case.schema, config)
     say(writers.describe())
     if archive:
         say(f"reading {len(archive.files)} files of {archive.content} from {given.input}")
@@ -104,7 +107,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
         scores=outputs.get("score"),
         dead_letters=outputs["dead_letter"],
         max_dead_letter_rate=bad.max_dead_letter_rate,
-        schema_ids={n: writers.register(f"{to.topic}-value", schemas.load(n)) for n, to in outputs.items()},
+        schema_ids={n: output_id(preflight, writers, to, schemas.load(n)) for n, to in outputs.items()},
     )
 
 

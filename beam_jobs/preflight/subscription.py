@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
-
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs import options
 from beam_jobs.cli import say
@@ -15,9 +14,13 @@ from beam_jobs.io import pubsub_client as client
 from beam_jobs.io.kafka_offsets import OffsetKind, OffsetSpec
 from beam_jobs.io.pubsub_pull import PullSettings
 from beam_jobs.io.uri import PubSubAddress
+from beam_jobs.preflight.reach import Preflight
+
+PUBSUB = "pubsub"  # who is asked, for Preflight.ask
+LONGEST_RETENTION_S = 31 * 86_400  # that the service takes
 
 
-def pubsub_settings(parsed: PipelineOptions, address: PubSubAddress, group: str, acknowledge: bool) -> dict[str, Any]:
+def pubsub_settings(preflight: Preflight, address: PubSubAddress, group: str, acknowledge: bool) -> dict[str, Any]:
     """The arguments of ``pubsub.ReadFromPubSub`` that are Pub/Sub's own, "address" with the subscription among them.
 
     Args:
@@ -28,13 +31,17 @@ def pubsub_settings(parsed: PipelineOptions, address: PubSubAddress, group: str,
     Raises:
       UserError: there is neither, --from or --until are not to be had, or an option is wrong.
     """
+    parsed = preflight.parsed
     given, wanted = parsed.view_as(options.InputOptions), parsed.view_as(options.PubSubOptions)
     if wanted.quiet_seconds <= 0 or wanted.dedupe_seconds <= 0:
         raise UserError("--quiet_seconds and --dedupe_seconds: expected more than 0")
     if not 1 <= wanted.pull_streams <= 100:
         raise UserError(f"--pull_streams {wanted.pull_streams}: expected 1 to 100")
     start_ms, until_ms = _start(given.start_from), _until(given.until)
-    subscription, new = _subscription(address, given.group_id, group, until_ms is None or start_ms is not None)
+    find = partial(_subscription, address, given.group_id, group, until_ms is None or start_ms is not None)
+    # Not found from here, and so not made either: the address, or the group, is taken for one that is there.
+    taken_for = PubSubAddress(address.project, given.group_id or address.topic)
+    subscription, new = preflight.ask(PUBSUB, f"subscription {taken_for}", find) or (taken_for, False)
     if start_ms is not None:
         if new or until_ms is not None:
             client.seek(subscription, start_ms)

@@ -7,6 +7,7 @@ import logging
 import pickle
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ from typing import Any
 import pytest
 
 import schemas
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UnreachableError, UserError
+from demo.broker import free_port
 from schemas import client as client_module
 from schemas.client import RegistrySchemas
 from schemas.registry import RegistryServer
 from schemas.source import (
     InterruptedWaitError,
+    Registration,
     SchemaSource,
     for_registry,
+    id_of,
     interrupt_waits,
     registry_settings,
     resume_waits,
@@ -251,6 +255,26 @@ def test_check_says_what_is_wrong_in_one_line() -> None:
 def test_urls_that_are_none(url: str) -> None:
     with pytest.raises(UserError, match="is no URL"):
         for_registry(url, CAR)
+
+
+def test_an_id_is_waited_for_where_workers_start_before_the_registry(tmp_path: Path) -> None:
+    port = free_port()
+    given = Registration(for_registry(f"http://127.0.0.1:{port}", CAR), "s-value", OTHER)
+    with pytest.raises(UnreachableError):
+        given.writers.register(given.subject, given.schema)
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(id_of, pickle.loads(pickle.dumps(given)))
+        with RegistryServer(tmp_path / "registry", port=port) as server:
+            assert found.result(30) == for_registry(server.url, CAR).register("s-value", OTHER)
+    assert id_of(7) == 7
+
+
+def test_a_worker_does_not_wait_for_a_registry_that_refuses_the_schema(source: SchemaSource) -> None:
+    source.register("s-value", OTHER)
+    changed = OTHER | {"fields": [{"name": "speed", "type": "int"}]}
+    with pytest.raises(UserError, match=r"'s-value'.*field 'speed' was added without a default"):
+        id_of(Registration(source, "s-value", changed))
+    assert id_of(Registration(for_registry(None, CAR), "s-value", schemas.load("alert"))) == 2
 
 
 def test_register_says_why_a_schema_is_refused(source: SchemaSource) -> None:
