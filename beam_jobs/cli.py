@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from beam_jobs.errors import UserError, one_line
@@ -23,13 +23,34 @@ _WHILE_RUNNING = re.compile(r" \[while running '[^']*'\]")  # Beam's addition, o
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes no abbreviations; raises ``UserError``, one line, for what it can't parse."""
+    """Takes no abbreviations; an option without a value is not given; ``UserError``, one line, for what is wrong."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **settings})
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(without_empty(words, self._option_string_actions), namespace)
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; --help lists the options")
+
+
+def without_empty(argv: Sequence[str], known: Mapping[str, argparse.Action]) -> list[str]:
+    """A command line without the known options whose value is empty (``--until=``, ``--until ""``): not given.
+
+    Templates, forms and scripts send each option they have, filled in or not.
+    """
+    words: list[str] = []
+    for word in argv:
+        flag, separator, value = word.partition("=")
+        if separator and not value.strip() and flag in known:
+            continue
+        if words and not word.strip() and words[-1] in known and known[words[-1]].nargs != 0:
+            words.pop()
+            continue
+        words.append(word)
+    return words
 
 
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:

@@ -17,7 +17,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs.block import MAX_BLOCK_ROWS
-from beam_jobs.cli import Parser, say
+from beam_jobs.cli import Parser, say, without_empty
 from beam_jobs.errors import UserError
 
 _SWITCH = re.compile(r"(--\w+)=(true|false)", re.IGNORECASE)
@@ -324,7 +324,7 @@ class RedriveOptions(PipelineOptions):
 def parse(
     prog: str, description: str, argv: Sequence[str], *concerns: type[PipelineOptions], epilog: str = ""
 ) -> PipelineOptions:
-    """Parses a job's command line; ``--help`` prints the job's own options and exits.
+    """Parses a job's command line; ``--help`` prints the job's own options and exits. An empty value is none.
 
     Args:
       prog: as the user types it, "python -m beam_jobs.score".
@@ -340,7 +340,7 @@ def parse(
         epilog=(epilog + "\n\n" if epilog else "")
         + "Every Beam option works as well: --runner=DataflowRunner --project=…, --runner=PrismRunner, …",
     )
-    given, argv = list(argv), _spell_switches(argv)
+    given, argv = list(argv), _as_beam_reads_it(argv)
     if given == sys.argv[1:]:
         sys.argv[1:] = argv  # Beam parses it again wherever it was handed no options
     for concern in concerns:
@@ -365,14 +365,15 @@ def require(options: PipelineOptions, *names: str) -> None:
         raise UserError(f"missing {', '.join(missing)}; --help explains {'it' if len(missing) == 1 else 'them'}")
 
 
-def _spell_switches(argv: Sequence[str]) -> list[str]:
-    """``--raw=true`` as ``--raw``; ``--raw=false`` as its opposite or not at all: templates give each flag a value."""
-    values = [_SWITCH.fullmatch(word) for word in argv]
-    if not any(values):
-        return list(argv)
+def _as_beam_reads_it(argv: Sequence[str]) -> list[str]:
+    """Empty options left out, ``--raw=true`` as ``--raw``, ``--raw=false`` as its opposite or not at all.
+
+    Templates give each flag a value.
+    """
     actions = _every_option()._option_string_actions
     words = []
-    for word, value in zip(argv, values, strict=True):
+    for word in without_empty(argv, actions):
+        value = _SWITCH.fullmatch(word)
         action = actions.get(value[1]) if value else None
         if value is None or action is None or action.nargs != 0:
             words.append(word)

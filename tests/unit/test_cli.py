@@ -51,6 +51,14 @@ def test_success_and_ctrl_c() -> None:
     assert status_of(KeyboardInterrupt(), []) == 130
 
 
+def test_an_empty_value_is_none() -> None:
+    parser = Parser()
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--fast", action="store_true")
+    for argv in (["--epochs="], ["--epochs", ""], ["--epochs", " ", "--fast="]):
+        assert vars(parser.parse_args(argv)) == {"epochs": 3, "fast": False}
+
+
 def test_what_can_t_be_parsed_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     def main(argv: Sequence[str]) -> int:
         parser = Parser()

@@ -1,6 +1,11 @@
+import argparse
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
 import pytest
 
-from beam_jobs import options
+from beam_jobs import archive, options, redrive, replay, score
 from beam_jobs.errors import UserError
 
 CONCERNS = (options.InputOptions, options.ScoreOptions)
@@ -66,9 +71,56 @@ def test_switches_take_a_value_as_templates_give_one(words: list[str], raw: bool
 
 
 def test_beam_reads_the_same_from_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["score.py", "--enable_streaming_engine=true"])
-    parse("--enable_streaming_engine=true")
+    words = ["--enable_streaming_engine=true", "--labels=", "--job_name", ""]
+    monkeypatch.setattr("sys.argv", ["score.py", *words])
+    parse(*words)
+    assert options.PipelineOptions().get_all_options()["job_name"] is None
     assert options.PipelineOptions().get_all_options()["enable_streaming_engine"] is True
+
+
+JOBS = (score, archive, replay, redrive)
+
+
+def options_of(job: ModuleType) -> Iterator[argparse.Action]:
+    for concern in job.CONCERNS:
+        parser = argparse.ArgumentParser(add_help=False)
+        concern._add_argparse_args(parser)
+        yield from parser._actions
+
+
+@pytest.mark.parametrize(
+    ("job", "flag", "takes_value"),
+    [
+        pytest.param(job, action.option_strings[0], action.nargs != 0, id=f"{job.__name__} {action.option_strings[0]}")
+        for job in JOBS
+        for action in options_of(job)
+    ],
+)
+def test_an_empty_option_is_not_given(job: ModuleType, flag: str, takes_value: bool) -> None:
+    def read(*words: str) -> dict[str, Any]:
+        return dict(options.parse("job", "", words, *job.CONCERNS).get_all_options())
+
+    assert read(f"{flag}=") == read(f"{flag}= ") == read()
+    if takes_value:
+        assert read(flag, "") == read(flag, "", "--use_case=x", "--use_case=") | {"use_case": None} == read()
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.__name__)
+def test_so_is_an_empty_option_of_beams(job: ModuleType) -> None:
+    every = options._every_option()._option_string_actions
+    assert {"--direct_num_workers", "--labels", "--job_name", "--experiments", "--no_auth"} <= set(every)
+    for words in ([f"{flag}=" for flag in every], [w for f, a in every.items() if a.nargs != 0 for w in (f, "")]):
+        read = options.parse("job", "", words, *job.CONCERNS)
+        assert read.get_all_options() == options.parse("job", "", [], *job.CONCERNS).get_all_options()
+
+
+def test_an_empty_option_that_nobody_knows_is_unknown() -> None:
+    with pytest.raises(UserError, match=r"unknown option --use_cases; did you mean --use_case\?"):
+        parse("--use_cases=")
+
+
+def test_a_value_given_elsewhere_stays() -> None:
+    assert parse("--use_case=cars", "--use_case=").get_all_options()["use_case"] == "cars"
 
 
 def test_true_stays_the_value_of_an_option_that_takes_one() -> None:
