@@ -35,6 +35,7 @@ from beam_jobs.io.pubsub_sink import PublishBlocks
 from beam_jobs.io.pubsub_source import SESSIONS, PubSubReader, PubSubSource
 from beam_jobs.io.reading import request_drain, reset_drain
 from beam_jobs.io.uri import PubSubAddress
+from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.subscription import pubsub_settings
 from tests.integration.pubsub_topics import PubSubTopics
 from tests.pubsub_emulator import EMULATOR, Server
@@ -297,7 +298,7 @@ def settings(text: str, address: str, **given: str) -> dict[str, Any]:
     words = [word for name, value in given.items() for word in (f"--{name}", value)]
     parsed = options.parse("x", "x", words, options.InputOptions, options.PubSubOptions)
     project, name = address.removeprefix("pubsub://").split("/")
-    return pubsub_settings(parsed, PubSubAddress(project, name), text, True)
+    return pubsub_settings(Preflight(parsed), PubSubAddress(project, name), text, True)
 
 
 def test_a_topic_gets_a_subscription_of_the_job(pub: PubSubTopics) -> None:
