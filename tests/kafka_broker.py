@@ -34,6 +34,7 @@ class SharedBroker:
 
     bootstrap_servers: str
     sasl_servers: str  # SASL_PLAINTEXT, PLAIN, one user: SASL_USER
+    logs: str  # the folder of its logs
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +73,7 @@ class _State:
                 broker = ApacheKafka(_SETTINGS, {SASL_USER: SASL_PASSWORD})
                 broker.start()
                 servers = {"bootstrap_servers": broker.bootstrap_servers, "sasl_servers": broker.sasl_servers}
+                servers["logs"] = str(broker.data / "logs")
                 self._path.write_text(json.dumps({"broker": servers, "users": {}}))
             state = self.read()
             state["users"][str(os.getpid())] = ""

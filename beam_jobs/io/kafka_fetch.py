@@ -12,18 +12,24 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from operator import methodcaller
+from typing import Any, Protocol, TypeAlias, cast
 
 import confluent_kafka
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from beam_jobs.block import Block, raw_block
-from beam_jobs.io.kafka_unpack import DEFAULT_LIMIT
+from beam_jobs.io.kafka_unpack import DEFAULT_LIMIT, limit_text
 
 _LOGGER = logging.getLogger(__name__)
 
 # A binary Arrow column counts in int32: blocks stop far below 2 GiB. A single record may be larger than the cap.
 MAX_BLOCK_BYTES = 64 << 20
+
+_Headers: TypeAlias = list[tuple[str, bytes | None]] | None
+_HEADERS = methodcaller("headers")
+# What the client library says of a batch before it goes on behind it.
+_UNREADABLE = frozenset({KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION, KafkaError._NOT_IMPLEMENTED})
 
 NO_TIMESTAMP = -1  # Kafka's; any other 64 bits are a time, however far away
 
@@ -182,16 +188,19 @@ class ClientFetcher:
     def __init__(self, topic: str, properties: Mapping[str, Any]) -> None:
         self._topic = topic
         self._problems: list[Problem] = []
+        self._said_names = False
         self._consumer = Consumer(
             {**properties, "error_cb": self._on_error, "logger": DebugLog()},
         )
-        self._ready: list[Any] = []  # messages in hand that no block has held yet, oldest first
+        self._limit = int(properties.get("receive.message.max.bytes", DEFAULT_LIMIT))
+        self._ready: list[tuple[Any, _Headers]] = []  # messages in hand that no block has held yet, oldest first
+        self._left: set[int] = set()  # partitions with something that can't be read; what follows it is dropped
 
     def _on_error(self, error: KafkaError) -> None:
         self._problems.append(Problem(-1, error.code(), error.str()))
 
     def assign(self, positions: Mapping[int, int]) -> None:
-        self._ready = []
+        self._ready, self._left = [], set()
         self._consumer.assign([TopicPartition(self._topic, p, offset) for p, offset in positions.items()])
 
     def stop(self, partitions: Iterable[int]) -> None:
@@ -199,30 +208,70 @@ class ClientFetcher:
 
     def fetch(self, max_rows: int, wait_s: float, linger_s: float) -> Fetched:
         if not self._ready:
-            self._ready = self._consumer.consume(max_rows, 0)
+            self._consume(max_rows, 0)
             if not self._ready and wait_s > 0:
-                self._ready = self._consumer.consume(1, wait_s)
+                self._consume(1, wait_s)
             missing = max_rows - len(self._ready)
             if self._ready and missing:
-                self._ready += self._consumer.consume(missing, linger_s)
+                self._consume(missing, linger_s)
         return self._cut(max_rows)
 
     def close(self) -> None:
         self._consumer.close()
 
+    def _consume(self, max_rows: int, wait_s: float) -> None:
+        messages = self._consumer.consume(max_rows, wait_s)
+        self._ready += [(message, None if message.error() else self._headers(message)) for message in messages]
+
+    def _headers(self, message: Any) -> _Headers:
+        """A message's headers; called once: after a failure the library holds an object that ends the process if used.
+
+        Through ``methodcaller``, for a call that Python has inlined does not look whether it failed.
+        """
+        try:
+            return cast("_Headers", _HEADERS(message))
+        except (SystemError, UnicodeDecodeError):
+            if not self._said_names:
+                self._said_names = True
+                _LOGGER.warning(
+                    "%s: partition %d, offset %d: the name of a header is no UTF-8, which the client can't read; "
+                    "such records come without headers (--fetch wire reads them)",
+                    self._topic,
+                    message.partition(),
+                    message.offset(),
+                )
+            return None
+
+    def _leave(self, message: Any, why: str) -> Problem:
+        """The library would step over what it can't read: nothing of its partition is taken from here on."""
+        partition = int(message.partition())
+        self._left.add(partition)
+        self.stop([partition])
+        text = f"what the broker holds at offset {message.offset()} can't be read: {why}"
+        return Problem(partition, int(KafkaError._BAD_MSG), text)
+
     def _cut(self, max_rows: int) -> Fetched:
         """Takes messages off the front of ``_ready``, up to the row and byte caps."""
-        rows: list[Any] = []
+        rows: list[tuple[Any, _Headers]] = []
         ends: dict[int, int] = {}
         problems, self._problems = self._problems, []
         size = taken = 0
-        for message in self._ready:
+        for message, headers in self._ready:
             error = message.error()
-            if error is None:
-                size += _size(message)
+            if message.partition() in self._left:
+                pass
+            elif error is None:
+                own = _size(message, headers)
+                if own > self._limit:
+                    problems.append(self._leave(message, f"a record of more than {limit_text(self._limit)}"))
+                    taken += 1
+                    continue
+                size += own
                 if rows and (size > MAX_BLOCK_BYTES or len(rows) == max_rows):
                     break
-                rows.append(message)
+                rows.append((message, headers))
+            elif error.code() in _UNREADABLE:
+                problems.append(self._leave(message, error.str()))
             elif error.code() == KafkaError._PARTITION_EOF:
                 ends[message.partition()] = message.offset()
             else:
@@ -236,25 +285,24 @@ class ClientFetcher:
         block, next_offsets = self._block(rows)
         return Fetched(block, next_offsets, ends, problems)
 
-    def _block(self, rows: list[Any]) -> tuple[Block, dict[int, int]]:
-        headers = [message.headers() for message in rows]
-        partitions = [message.partition() for message in rows]
-        offsets = [message.offset() for message in rows]
+    def _block(self, rows: list[tuple[Any, _Headers]]) -> tuple[Block, dict[int, int]]:
+        messages, headers = zip(*rows, strict=True)
+        partitions = [message.partition() for message in messages]
+        offsets = [message.offset() for message in messages]
         block = raw_block(
             self._topic,
             partitions,
             offsets,
-            [_timestamp(message) for message in rows],
-            [message.key() for message in rows],
-            [message.value() for message in rows],
+            [_timestamp(message) for message in messages],
+            [message.key() for message in messages],
+            [message.value() for message in messages],
             headers if any(headers) else None,
         )
         return block, {p: offset + 1 for p, offset in zip(partitions, offsets, strict=True)}
 
 
-def _size(message: Any) -> int:
+def _size(message: Any, headers: _Headers) -> int:
     """Bytes of value, key and headers, with what these take beside their text."""
-    headers = message.headers()
     size = len(message) + len(message.key() or b"")
     return size + sum(32 + len(name) + len(value or b"") for name, value in headers) if headers else size
 

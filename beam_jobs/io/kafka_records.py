@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from beam_jobs.block import HEADERS_TYPE
 from beam_jobs.codec.jit import Int, compiled, copy_bytes
 from beam_jobs.io.kafka_unpack import BadBatchError as BadBatchError
-from beam_jobs.io.kafka_unpack import NoRoomError, Room
+from beam_jobs.io.kafka_unpack import NoRoomError, Room, limit_text
 
 Bytes = NDArray[np.uint8]
 Longs = NDArray[np.int64]
@@ -397,15 +397,11 @@ def _unpack(data: Bytes, part: _Part, room: Room) -> Bytes:
             part.cut(i, f"the batch at offset {batch[BASE_OFFSET]}: {error}")
             break
         except NoRoomError:
-            too_large = f"the batch at offset {batch[BASE_OFFSET]} unpacks to more than {_limit(room.limit)}"
+            too_large = f"the batch at offset {batch[BASE_OFFSET]} unpacks to more than {limit_text(room.limit)}"
             part.cut(i, "" if before else too_large)
             break
         batch[START], batch[END] = before - HEADER, room.used
     return room.data
-
-
-def _limit(size: int) -> str:
-    return f"{size} bytes; raise receive.message.max.bytes in --kafka_config if it is meant"
 
 
 def _indexed(data: Bytes, part: _Part, first: int, room: Room) -> Longs:
@@ -435,7 +431,7 @@ def _without_bomb(records: Records, part: _Part, limit: int) -> Records:
         return records
     offset, count = int(records.index[OFFSET, large[0]]), int(records.header_counts()[large[0]])
     part.following = offset
-    part.bad = f"the record at offset {offset} takes, with its {count} headers, more than {_limit(limit)}"
+    part.bad = f"the record at offset {offset} takes, with its {count} headers, more than {limit_text(limit)}"
     return records[: large[0]]
 
 

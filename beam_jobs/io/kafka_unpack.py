@@ -27,6 +27,11 @@ class NoRoomError(Exception):
     """What is left of the room is too small; all of it might do."""
 
 
+def limit_text(limit: int) -> str:
+    """For a sentence about what is more than that."""
+    return f"{limit} bytes; raise receive.message.max.bytes in --kafka_config if it is meant"
+
+
 class Room:
     """Memory for what the batches of a response unpack to.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
@@ -70,10 +73,11 @@ class Cluster(Protocol):
 
 
 class RealCluster:
-    """A broker by its address, read through one of the two fetch paths."""
+    """A broker by its address, read through one of the two fetch paths; ``logs`` is where it keeps its data."""
 
-    def __init__(self, servers: str, fetch: FetchPath) -> None:
+    def __init__(self, servers: str, fetch: FetchPath, logs: str = "") -> None:
         self._servers = servers
+        self._logs = logs
         self._fetch = fetch
         self._settings = {"bootstrap.servers": servers, "log_level": 2}
         self._admin = AdminClient(self._settings)
@@ -124,8 +128,9 @@ class RealCluster:
         self._admin.create_partitions([NewPartitions(topic, total)])[topic].result()
         ensure_topic(self._address(topic), CONFIG, total)
 
-    def write(self, topic: str, records: Sequence[Record]) -> None:
-        producer = Producer({**self._settings, "message.max.bytes": 20_000_000, "linger.ms": 1})
+    def write(self, topic: str, records: Sequence[Record], codec: str = "none") -> None:
+        limits = {"message.max.bytes": 1_000_000_000, "linger.ms": 1}
+        producer = Producer({**self._settings, **limits, "compression.type": codec})
         _produce(producer, topic, records)
         assert producer.flush(30) == 0
 
@@ -145,8 +150,30 @@ class RealCluster:
             TopicPartition(topic, partition, offset)
         ].result()
 
-    def transport(self, topic: str, group_id: str | None = None) -> Transport:
-        return KafkaTransport(self._address(topic), CONFIG, group_id, self._fetch)
+    def transport(self, topic: str, group_id: str | None = None, config: KafkaConfig = CONFIG) -> Transport:
+        return KafkaTransport(self._address(topic), config, group_id, self._fetch)
+
+    def flip(self, topic: str, partition: int, text: bytes) -> None:
+        (path,) = Path(self._logs, f"{topic}-{partition}").glob("*.log")
+        with path.open("r+b") as file:
+            data = file.read()
+            assert data.count(text) == 1
+            file.seek(data.index(text))
+            file.write(bytes([text[0] ^ 1]))  # in the page cache, which the broker sends from
+
+    def write_batch(self, topic: str, partition: int, batch: bytes) -> None:
+        """Writes a record batch as it is: what no producer would send."""
+        host, _, port = self._servers.rpartition(":")
+        name = topic.encode()
+        body = struct.pack(">hhi", -1, 1, 30_000) + struct.pack(">i", 1) + struct.pack(">h", len(name)) + name
+        body += struct.pack(">iii", 1, partition, len(batch)) + batch
+        head = struct.pack(">hhih", 0, 7, 1, -1)  # Produce, without a client's name
+        with socket.create_connection((host, int(port)), 30) as connection, connection.makefile("rwb") as stream:
+            stream.write(struct.pack(">i", len(head + body)) + head + body)
+            stream.flush()
+            answer = stream.read(struct.unpack(">i", stream.read(4))[0])
+        (error,) = struct.unpack_from(">h", answer, 4 + 4 + 2 + len(name) + 4 + 4)
+        assert error == 0, error
 
 
 def _produce(producer: Producer, topic: str, records: Sequence[Record]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from demo.broker import Tansu
+from tests.contract.batches import BatchesContract
 from tests.contract.cluster import Cluster, RealCluster
 from tests.contract.fake_kafka import FakeCluster
 from tests.contract.positions import PositionsContract
@@ -34,7 +35,7 @@ class TestTansu(KafkaContract, PositionsContract):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("fetch", PATHS)
-class TestApacheKafka(KafkaContract, PositionsContract):
+class TestApacheKafka(KafkaContract, PositionsContract, BatchesContract):
     @pytest.fixture
     def cluster(self, apache_kafka: SharedBroker, fetch: str) -> Cluster:
-        return RealCluster(apache_kafka.bootstrap_servers, fetch)
+        return RealCluster(apache_kafka.bootstrap_servers, fetch, apache_kafka.logs)
