@@ -124,7 +124,11 @@ def _read(path: str, types: Mapping[str, pa.DataType], all_columns: bool = False
     if len(data) > MAX_BYTES:
         raise UserError(f"{path}: has {len(data):,} bytes; a lookup table is held in memory, keep it below 1 GiB")
     try:
-        table = _read_csv(data, types) if path.endswith(".csv") else pq.read_table(pa.BufferReader(data))
+        table = (
+            _read_csv(data, types)
+            if path.endswith(".csv")
+            else pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        )
         twice = [name for name, n in Counter(table.column_names).items() if n > 1]
         if twice:
             raise UserError(f"{path}: has two columns {twice[0]!r}; rename one of them")
@@ -138,7 +142,7 @@ def _read(path: str, types: Mapping[str, pa.DataType], all_columns: bool = False
                 column = column.cast(types[name])
             columns[name] = column
         return pa.table(columns)
-    except pa.ArrowException as error:
+    except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: can't be read as a lookup table ({one_line(error, 300)})") from error
 
 

@@ -25,7 +25,7 @@ def write_history(path: Path, rows: int, seed: int) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         first = next(blocks)
-        with pq.ParquetWriter(path, first.schema) as writer:
+        with pq.ParquetWriter(path, first.schema, write_page_checksum=True) as writer:
             writer.write_batch(first)
             for block in blocks:
                 writer.write_batch(block)

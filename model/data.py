@@ -259,7 +259,7 @@ def _read_events(file: Path, use_case: UseCase, columns: Sequence[str]) -> Itera
         return
     schema = arrow_schema(use_case.schema, columns)
     try:
-        parquet = pq.ParquetFile(file, buffer_size=_PAGES_BYTES, pre_buffer=False)
+        parquet = pq.ParquetFile(file, buffer_size=_PAGES_BYTES, pre_buffer=False, page_checksum_verification=True)
         names = _parquet_columns(file, parquet.schema_arrow.names, use_case.schema, schema)
         for batch in parquet.iter_batches(_BATCH_ROWS, columns=list(names.values())):
             arrays = [_cast(file, batch[names[f.name]], f) if f.name in names else _nulls(batch, f) for f in schema]

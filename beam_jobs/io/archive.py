@@ -265,7 +265,7 @@ class WriteFiles(beam.DoFn):
         rows: _Rows = (
             AvroWriter(file, self._schema, "deflate" if self._compression == "deflate" else "null")
             if self._format == "avro"
-            else pq.ParquetWriter(file, self._parquet_schema(), compression=self._compression)
+            else pq.ParquetWriter(file, self._parquet_schema(), compression=self._compression, write_page_checksum=True)
         )
         self._open[folder] = _Open(folder, number, spool, file, rows)
         return self._open[folder]

@@ -144,7 +144,7 @@ def read_rows(path: str, schema: Mapping[str, Any], columns: Sequence[str] | Non
             return
         wanted = arrow_schema(schema, columns)
         try:
-            table = pq.ParquetFile(file)
+            table = pq.ParquetFile(file, page_checksum_verification=True)
             # As Avro's defaults do it: what was added since is null in older files.
             added = {f["name"] for f in schema["fields"] if f.get("default", ...) is None}
             missing = added - set(table.schema_arrow.names)
