@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -35,18 +36,41 @@ _OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 200),
 ]
 
-AWAY = frozenset(
+REFUSED = frozenset(
     {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.ABORTED,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.UNKNOWN,
-        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.UNAUTHENTICATED,
     }
 )
-"""Answers after which the same call may succeed."""
+"""Answers that a person has to mend; after any other the same call is made again until it succeeds."""
+
+REFUSED_FOR_S = 10.0  # rights take a while to spread, and what was deleted may be made again at once
+
+
+class Refusals:
+    """Tells whether a call is refused for good: one answer decides nothing, only the same for ``REFUSED_FOR_S``."""
+
+    def __init__(self, address: PubSubAddress) -> None:
+        self._address = address
+        self._since: float | None = None
+
+    def none(self) -> None:
+        """The call succeeded, or failed for another reason."""
+        self._since = None
+
+    def seen(self, error: Any) -> UserError | None:
+        """What to end with after this ``grpc.RpcError``; None: the call is to be made again."""
+        if error.code() not in REFUSED:
+            self.none()
+            return None
+        self._since = self._since or time.monotonic()
+        if time.monotonic() - self._since < REFUSED_FOR_S:
+            return None
+        return user_error(self._address, error.code(), error.details())
 
 
 def channel() -> grpc.Channel:
@@ -101,7 +125,17 @@ def user_error(address: PubSubAddress, code: grpc.StatusCode, detail: str) -> Us
             "roles/pubsub.publisher to write"
         )
     if code == grpc.StatusCode.NOT_FOUND:
-        return UserError(f"{address}: does not exist ({detail})")
+        return UserError(f"{address}: does not exist, or no more ({detail}); make it, then start again")
+    if code == grpc.StatusCode.FAILED_PRECONDITION:
+        return UserError(
+            f"{address}: can't be used as it is ({detail}); is it detached, or is a key or the billing disabled? Mend "
+            "that, then start again"
+        )
+    if code in REFUSED:
+        return UserError(
+            f"{address}: refuses what is asked of it ({code.name}: {detail}); does the topic have a schema of its own, "
+            f"and is {EMULATOR} right, if it is set?"
+        )
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         where = os.environ.get(EMULATOR) or _HOST
         return UnreachableError(
@@ -178,7 +212,7 @@ def revision_schema(name: str) -> dict[str, Any]:
             schema = client.get_schema(request={"name": name, "view": types.SchemaView.FULL}, **_ONCE)
             return dict(json.loads(schema.definition))
         except exceptions.GoogleAPICallError as error:
-            if error.grpc_status_code in AWAY and not wait_for_drain(1.0):
+            if error.grpc_status_code not in REFUSED and not wait_for_drain(1.0):
                 continue
             raise LookupError(f"schema {name} is not to be had ({error.message})") from None
         except ValueError as error:
@@ -200,6 +234,6 @@ def create_subscription(topic: PubSubAddress, subscription: PubSubAddress) -> No
 def seek(subscription: PubSubAddress, timestamp_ms: int) -> None:
     """Sets the subscription to a time: what was published before counts as acknowledged, what came after does not."""
     seconds, millis = divmod(timestamp_ms, 1000)
-    time = {"seconds": seconds, "nanos": millis * 1_000_000}
+    at = {"seconds": seconds, "nanos": millis * 1_000_000}
     with client_errors(subscription):
-        _subscriber().seek(request={"subscription": subscription.subscription_path, "time": time}, **_ONCE)
+        _subscriber().seek(request={"subscription": subscription.subscription_path, "time": at}, **_ONCE)

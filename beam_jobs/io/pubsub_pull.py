@@ -15,12 +15,14 @@ import grpc
 import numpy as np
 from google.protobuf.empty_pb2 import Empty
 from google.pubsub_v1 import types
+from google.rpc import error_details_pb2, status_pb2
 from numpy.typing import NDArray
 
 from beam_jobs import metrics
+from beam_jobs.errors import UserError
 from beam_jobs.io import acknowledged
 from beam_jobs.io.expiring_ids import ExpiringIds
-from beam_jobs.io.pubsub_client import AWAY, call, channel, user_error
+from beam_jobs.io.pubsub_client import Refusals, call, channel, find_subscription
 from beam_jobs.io.pubsub_messages import message_numbers, publish_millis
 from beam_jobs.io.reading import Outage
 from beam_jobs.io.uri import PubSubAddress
@@ -38,6 +40,9 @@ _HEARTBEAT_S = 30.0  # the service drops streams it hears nothing of
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 1.0  # before a broken stream is opened again
 _PURGE_S = 60.0
 _SETTLED_S = 1.0  # a stream open this long without an error is taken to work
+_SAY_AFTER_S = 10.0  # what fails for less is not reported
+_LOOK_S = 30.0  # without a message, the service is asked whether any can come
+_DELETED = "_deleted-topic_"  # the service's name for it
 _ORPHANED_S = 600.0  # how long leases of a closed reader's messages are kept for the end of their bundle
 
 
@@ -57,8 +62,14 @@ class PullSettings:
 class _Batch:
     """What was handed out between two checkpoints."""
 
-    ack_ids: list[str] = field(default_factory=list)
-    numbers: list[NDArray[np.int64]] = field(default_factory=list)
+    ack_ids: list[str] = field(default_factory=list)  # of messages that came again as well
+    numbers: list[NDArray[np.int64]] = field(default_factory=list)  # of those that were handed out
+    again: int = 0  # messages that came again
+    late: int = 0  # acknowledgements that came too late
+
+    def records(self) -> int:
+        """How many were handed out."""
+        return sum(map(len, self.numbers))
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,12 @@ class Puller:
         self._orphan_until = 0.0
         self._wake = threading.Event()  # of the thread that acknowledges
         self._acked = threading.Condition()
+        self._unacked_since: float | None = None
+        self._unacked_told = False
+        self._late = 0  # acknowledgements that came too late, for messages that have not come again yet
+        self._pull_refusals, self._ack_refusals = Refusals(subscription), Refusals(subscription)
+        self._next_look = time.monotonic()
+        self._told_of_topic = False
         self._calls: list[Any] = []
         self._opened: list[float | None] = [None] * settings.streams
         self._pull = channel().stream_stream(
@@ -116,7 +133,13 @@ class Puller:
     # The reader's side.
 
     def fetch(self, max_rows: int, wait_s: float, linger_s: float) -> Pulled | None:
-        """Waits up to ``wait_s`` for a message, then up to ``linger_s`` for more; None: there is none."""
+        """Waits up to ``wait_s`` for a message, then up to ``linger_s`` for more; None: there is none.
+
+        Raises:
+          UserError: the service refuses to hand out messages, or to take acknowledgements.
+        """
+        if self.connected():
+            self.outage.over()
         with self._lock:
             self._lock.wait_for(lambda: self._queue or self.error, wait_s)
             if self._queue and self._queued < max_rows and linger_s:
@@ -156,6 +179,7 @@ class Puller:
                 keep = np.flatnonzero(fresh)
                 messages, published, numbers = [messages[i] for i in keep.tolist()], published[keep], numbers[keep]
             self._open.numbers.append(numbers)
+            self._open.again += again
         now = time.time()
         if now >= self._next_purge:
             self._next_purge = now + _PURGE_S
@@ -242,14 +266,14 @@ class Puller:
             ended = threading.Event()
             stream = self._pull(self._requests(ended), metadata=routed)
             self._calls.append(stream)
-            self._opened[index] = time.monotonic()
+            opened = self._opened[index] = time.monotonic()
             try:
                 for response in stream:
                     pause = _FIRST_PAUSE_S
                     self._receive(response)
             except grpc.RpcError as error:
                 if not self._closed.is_set():
-                    self._failed(error)
+                    self._failed(error, time.monotonic() - opened)
             finally:
                 ended.set()
                 self._calls.remove(stream)
@@ -272,6 +296,8 @@ class Puller:
 
     def _receive(self, response: Any) -> None:
         self.outage.over()
+        self._pull_refusals.none()
+        self._next_look = time.monotonic() + _LOOK_S
         self.ordered = response.subscription_properties.message_ordering_enabled
         received = response.received_messages
         if not received:
@@ -285,13 +311,19 @@ class Puller:
             # Where a fake or a proxy knows no flow control, the connection's own holds the service back.
             self._lock.wait_for(lambda: self._closed.is_set() or self._queued <= self._limit())
 
-    def _failed(self, error: Any) -> None:
-        if error.code() in AWAY:
-            self.outage.seen(f"{error.code().name}: {error.details()}")
-            return
-        with self._lock:
-            self.error = user_error(self._subscription, error.code(), error.details())
-            self._lock.notify_all()
+    def _failed(self, error: Any, lived_s: float) -> None:
+        """A stream ended; ``lived_s``: after so many seconds."""
+        if lived_s > 5 * _SETTLED_S:
+            self._pull_refusals.none()
+        self.outage.seen(f"{error.code().name}: {error.details()}")
+        self._end(self._pull_refusals.seen(error))
+
+    def _end(self, error: Exception | None) -> None:
+        """Ends reading with an error, if there is one: the reader raises it."""
+        if error is not None:
+            with self._lock:
+                self.error = self.error or error
+                self._lock.notify_all()
 
     def _keep(self) -> None:
         """The thread that extends leases and acknowledges."""
@@ -300,7 +332,7 @@ class Puller:
         while True:
             self._wake.wait(max(0.0, next_lease - time.monotonic()) if pause is None else pause)
             self._wake.clear()
-            pause = None if self._send_acks() else _FIRST_PAUSE_S
+            pause = None if self._send_acks() else min(2 * (pause or _FIRST_PAUSE_S / 2), _LONGEST_PAUSE_S)
             with self._lock:
                 mine = [self._open, *self._batches.values()]
                 leased = [ack_id for batch in mine for ack_id in batch.ack_ids] + self._kept_back
@@ -308,9 +340,25 @@ class Puller:
             if self._closed.is_set() and (time.monotonic() >= self._orphan_until or (pause is None and not leased)):
                 PULLERS.pop(self.id, None)
                 return
+            if not self._closed.is_set() and time.monotonic() >= self._next_look:
+                self._next_look = time.monotonic() + _LOOK_S
+                self._look()
             if time.monotonic() >= next_lease:
                 next_lease = time.monotonic() + self._settings.lease_s / 3
                 self._modify(leased, self._settings.lease_s)
+
+    def _look(self) -> None:
+        """Says once that the subscription gets no messages any more; the service's streams say nothing of it."""
+        try:
+            found = find_subscription(self._subscription)
+        except UserError:
+            return  # whoever reads it hears the same
+        if found is None or not (found.detached or found.topic == _DELETED):
+            self._told_of_topic = False
+        elif not self._told_of_topic:
+            self._told_of_topic = True
+            what = "is detached from its topic" if found.detached else "has lost its topic, which was deleted"
+            _LOGGER.warning("%s: %s; what it holds is read, and nothing more will come", self._subscription, what)
 
     def _send_acks(self) -> bool:
         """Sends what is to be acknowledged; whether all of it is out."""
@@ -323,20 +371,56 @@ class Puller:
             while batch.ack_ids:
                 ids = batch.ack_ids[:IDS_PER_REQUEST]
                 request = _AcknowledgeRequest(subscription=self._subscription.subscription_path, ack_ids=ids)
+                again: list[str] = []
                 try:
                     self._acknowledge(request, timeout=_CALL_TIMEOUT_S)
                 except grpc.RpcError as error:
                     metrics.inc(metrics.COMMIT_FAILURES)
-                    if error.code() in AWAY:
+                    verdicts = _verdicts(error)
+                    if not verdicts:
+                        self._not_acked(error)
                         return False
-                    _LOGGER.warning("%s: acknowledging failed (%s)", self._subscription, error.details())
-                    batch.numbers = []  # they come again
-                del batch.ack_ids[: len(ids)]
-            for numbers in batch.numbers:
-                acknowledged.tell(self._subscription.topic, numbers)
-            metrics.inc(metrics.OFFSETS_COMMITTED)
+                    again = [ack_id for ack_id in ids if verdicts.get(ack_id, "").startswith("TRANSIENT")]
+                    batch.late += sum(verdicts.get(ack_id, "").startswith("PERMANENT") for ack_id in ids)
+                batch.ack_ids[: len(ids)] = again
+                if again:
+                    return False
+            self._batch_acked(batch)
             with self._acked:
                 self._to_ack.pop(0)
+
+    def _batch_acked(self, batch: _Batch) -> None:
+        """All of a batch is acknowledged, but for what came too late."""
+        self._ack_refusals.none()
+        if self._unacked_told and self._unacked_since is not None:
+            waited = time.monotonic() - self._unacked_since
+            _LOGGER.warning("%s: takes acknowledgements again after %.1f s", self._subscription, waited)
+        self._unacked_since, self._unacked_told = None, False
+        come_again = min(batch.again, self._late)
+        late = min(batch.late, batch.records())
+        self._late += late - come_again
+        metrics.inc(metrics.RECORDS_COMMITTED, batch.records() - late + come_again)
+        metrics.inc(metrics.OFFSETS_COMMITTED)
+        if late:
+            _LOGGER.warning("%s: %d acknowledgements were late; those messages come again", self._subscription, late)
+        else:
+            for numbers in batch.numbers:
+                acknowledged.tell(self._subscription.topic, numbers)
+
+    def _not_acked(self, error: Any) -> None:
+        """Acknowledging failed as a whole: says so if it lasts, and ends reading where it can't succeed."""
+        now = time.monotonic()
+        self._unacked_since = self._unacked_since or now
+        with self._acked:
+            waiting = sum(batch.records() for batch in self._to_ack)
+        refused = self._ack_refusals.seen(error)
+        if refused is not None:
+            text = f"{refused}; {waiting:,} messages are finished and not acknowledged: they come again"
+            self._end(UserError(text))
+        elif now - self._unacked_since > _SAY_AFTER_S and not self._unacked_told:
+            self._unacked_told = True
+            text = "%s: takes no acknowledgements (%s: %s); %d messages are finished and wait"
+            _LOGGER.warning(text, self._subscription, error.code().name, error.details(), waiting)
 
     def _modify(self, ack_ids: list[str], seconds: int) -> None:
         """Sets the leases of messages, 0 to give them back; a failure only means that they run out."""
@@ -351,6 +435,18 @@ class Puller:
             except grpc.RpcError as error:
                 _LOGGER.debug("%s: leases: %s", self._subscription, error.details())
                 return
+
+
+def _verdicts(error: Any) -> dict[str, str]:
+    """What exactly-once delivery says of single messages, by acknowledge id; all others are acknowledged."""
+    found: dict[str, str] = {}
+    for name, value in error.trailing_metadata() or ():
+        if name == "grpc-status-details-bin":
+            for detail in status_pb2.Status.FromString(value).details:
+                info = error_details_pb2.ErrorInfo()
+                if detail.Unpack(info):
+                    found.update((k, v) for k, v in info.metadata.items() if v.startswith(("PERMANENT", "TRANSIENT")))
+    return found
 
 
 PULLERS: dict[str, Puller] = {}

@@ -18,7 +18,7 @@ from beam_jobs import metrics
 from beam_jobs.block import Block, take
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka_sink import DRAIN_TIMEOUT_S, OnTooLarge
-from beam_jobs.io.pubsub_client import AWAY, call, user_error
+from beam_jobs.io.pubsub_client import Refusals, call
 from beam_jobs.io.pubsub_messages import MAX_MESSAGE_BYTES, PublishRequest, message_bytes, requests, to_messages
 from beam_jobs.io.reading import drain_requested
 from beam_jobs.io.uri import PubSubAddress
@@ -100,23 +100,26 @@ class PublishBlocks(beam.DoFn):
             self._patiently(partial(self._publish_once, request, timeout=_TIMEOUT_S))
 
     def _patiently(self, publish: Any) -> None:
-        """Tries again while the service is away; any other failure is raised and fails the bundle."""
+        """Tries again while the service is away; what it refuses for good is raised and fails the bundle."""
         since, said, pause = time.monotonic(), False, _FIRST_PAUSE_S
+        refusals = Refusals(self._address)
         while True:
             try:
                 publish()
             except grpc.RpcError as error:
                 waited = time.monotonic() - since
-                if error.code() not in AWAY:
-                    raise user_error(self._address, error.code(), error.details()) from None
+                reason = f"{error.code().name}: {error.details()}"
+                refused = refusals.seen(error)
+                if refused is not None:
+                    raise refused from None
                 if drain_requested() and waited > DRAIN_TIMEOUT_S:
                     raise UserError(
-                        f"{self._address}: ended while records waited for the service ({error.details()}); "
+                        f"{self._address}: ended while records waited for the service ({reason}); "
                         "their input is not acknowledged and will be read again"
                     ) from None
                 if waited > _SAY_AWAY_AFTER_S and not said:
                     said = True
-                    _LOGGER.warning("%s: takes no messages (%s); waiting", self._address, error.details())
+                    _LOGGER.warning("%s: takes no messages (%s); waiting", self._address, reason)
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
                 continue
