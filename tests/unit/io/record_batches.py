@@ -11,7 +11,7 @@ import google_crc32c
 import pyarrow as pa
 
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
-_STREAMS = {GZIP: "gzip", LZ4: "lz4", ZSTD: "zstd"}
+_STREAMS = {LZ4: "lz4", ZSTD: "zstd"}
 _XERIAL = b"\x82SNAPPY\x00" + struct.pack(">ii", 1, 1)
 LOG_APPEND_TIME, TRANSACTIONAL, CONTROL = 8, 16, 32
 
@@ -122,7 +122,9 @@ def bomb(codec: int, size: int, base: int = 0) -> bytes:
     start = b"\0" + varint(0) + varint(0) + varint(-1) + varint(size)
     parts = [varint(len(start) + size + 1) + start, b"\0" * 1_000_000, b"\0"]
     times = [1, size // 1_000_000, 1]
-    if codec == SNAPPY:
+    if codec == GZIP:  # its members may follow each other
+        body = b"".join(gzip.compress(part) * n for part, n in zip(parts, times, strict=True))
+    elif codec == SNAPPY:
         packed = [pa.compress(part, "snappy", asbytes=True) for part in parts]
         blocks = [struct.pack(">i", len(part)) + part for part in packed]
         body = _XERIAL + b"".join(block * n for block, n in zip(blocks, times, strict=True))
