@@ -8,6 +8,11 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 CHAOS_ARGS ?=
 
+# Values as they were given: make would expand $(…) in them, in its command line and when it exports them.
+VERBATIM := JOB PROJECT BUCKET REGION NAME PARAMETERS GCLOUD_ARGS REPO TAG BUILDER DRY_RUN
+$(foreach name,$(VERBATIM),$(eval override $(name) := $$(value $(name))))
+export $(VERBATIM)
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo train test test-integration bench bench-quick bench-latency chaos lint type docs schemas-check template launch clean
 
@@ -65,12 +70,12 @@ schemas-check: setup ## a change of the schemas breaks no old data and no old re
 	$(BIN)/python -m schemas.docs --check
 
 template: setup ## build and publish the Flex Templates: PROJECT= REPO= BUCKET= [REGION= TAG= BUILDER=docker|cloud DRY_RUN=1]
-	@$(BIN)/python -m templates.publish build --project "$$PROJECT" --repo "$$REPO" --bucket "$$BUCKET" \
-	  --region "$$REGION" --tag "$$TAG" --builder "$${BUILDER:-auto}" $(if $(DRY_RUN),--dry_run)
+	@$(BIN)/python -m templates.publish build --project="$$PROJECT" --repo="$$REPO" --bucket="$$BUCKET" \
+	  --region="$$REGION" --tag="$$TAG" --builder="$$BUILDER" $(if $(DRY_RUN),--dry_run)
 
 launch: setup ## start a job from one: JOB=score PROJECT= BUCKET= PARAMETERS='a=b c=d' [REGION= NAME= GCLOUD_ARGS= DRY_RUN=1]
-	@$(BIN)/python -m templates.publish launch --job "$$JOB" --project "$$PROJECT" --bucket "$$BUCKET" --region "$$REGION" \
-	  --name "$$NAME" --parameters "$$PARAMETERS" --gcloud_args="$$GCLOUD_ARGS" $(if $(DRY_RUN),--dry_run)
+	@$(BIN)/python -m templates.publish launch --job="$$JOB" --project="$$PROJECT" --bucket="$$BUCKET" --region="$$REGION" \
+	  --name="$$NAME" --parameters="$$PARAMETERS" --gcloud_args="$$GCLOUD_ARGS" $(if $(DRY_RUN),--dry_run)
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist runs *.egg-info

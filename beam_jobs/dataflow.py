@@ -36,6 +36,8 @@ _NO_INVENTORY = "disable_logging_submission_environment"
 # A reader hands its connection on within its process; with a process a vCPU the next bundle may be in another one.
 _ONE_PROCESS, _MANY_PROCESSES = "no_use_multiple_sdk_containers", "use_multiple_sdk_containers"
 
+# How jobs are called, but for those of Terraform, which have its variable "name" instead: alert policies watch both.
+NAME_PREFIX = "highbeam-"
 _MAX_NAME = 60
 
 
@@ -81,9 +83,18 @@ def run(parsed: PipelineOptions, wire: Callable[[beam.Pipeline], Any], name: str
 
 
 def job_name(name: str) -> str:
-    """A name nobody else has, as highbeam-score-cars-20261122-070000; the alert policies look for its beginning."""
-    words = re.sub(r"[^a-z0-9]+", "-", f"highbeam-{name}".lower())[: _MAX_NAME - 16].strip("-")
+    """A name nobody else has, as highbeam-score-cars-20261122-070000, for a job that was given none."""
+    words = re.sub(r"[^a-z0-9]+", "-", f"{NAME_PREFIX}{name}".lower())[: _MAX_NAME - 16].strip("-")
     return f"{words}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
+
+
+def warn_of_name(flag: str, name: str) -> None:
+    """Says that nobody is told when a job of this name fails."""
+    if not name.startswith(NAME_PREFIX):
+        say(
+            f"warning: {flag} {name}: the alert policies of templates/terraform watch names that begin with "
+            f"{NAME_PREFIX} or with its variable name; they do not see another one"
+        )
 
 
 def provide_code(parsed: PipelineOptions, folder: Path) -> None:

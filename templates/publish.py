@@ -18,14 +18,16 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import beam_jobs
 from beam_jobs.cli import EXIT_FAILED, EXIT_USAGE, Parser, run, say
-from beam_jobs.errors import UserError
+from beam_jobs.dataflow import job_name, warn_of_name
+from beam_jobs.errors import UserError, one_line
+from beam_jobs.preflight.dataflow import JOB_NAME
 from templates.jobs import TEMPLATES, Template
 from templates.metadata import metadata
 
@@ -42,7 +44,7 @@ _FORMS = {
     "region": (r"[a-z]+-[a-z]+[0-9]+", f"{DEFAULT_REGION}"),
     "tag": (r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", "0.1.0"),
     "job": (r"[a-z_]+", "score"),
-    "name": (r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", "score-1"),
+    "name": (JOB_NAME.pattern, "highbeam-score-1"),
 }
 
 
@@ -100,11 +102,12 @@ def build_commands(args: argparse.Namespace, docker: bool) -> Iterator[Command]:
 def launch_command(args: argparse.Namespace, parameters: Mapping[str, str]) -> Command:
     """What starts a job from the published template."""
     # gcloud splits at commas, which Kafka's addresses have: another separator, one that no value has.
-    marks = ("~", ";", "|", "%", "~;~")
-    separator = next(mark for mark in marks if mark == marks[-1] or not any(mark in v for v in parameters.values()))
-    joined = separator.join(f"{name}={value}" for name, value in parameters.items())
+    pairs = [f"{name}={value}" for name, value in parameters.items()]
+    marks = chain(("~", ";", "|", "%"), (f"~{i}~" for i in count()))
+    separator = next(mark for mark in marks if mark.join(pairs).split(mark) == pairs)
+    joined = separator.join(pairs)
     return [
-        *("gcloud", "dataflow", "flex-template", "run", args.name or f"{args.job}-{time.strftime('%Y%m%d-%H%M%S')}"),
+        *("gcloud", "dataflow", "flex-template", "run", args.name or job_name(args.job)),
         f"--project={args.project}",
         f"--region={args.region}",
         f"--template-file-gcs-location=gs://{args.bucket}/templates/{args.job}.json",
@@ -112,36 +115,41 @@ def launch_command(args: argparse.Namespace, parameters: Mapping[str, str]) -> C
         f"--temp-location=gs://{args.bucket}/temp",
         *(["--enable-streaming-engine"] if TEMPLATES[args.job].streaming and "until" not in parameters else []),
         f"--parameters=^{separator}^{joined}",
-        *shlex.split(args.gcloud_args),
+        *_words("GCLOUD_ARGS", args.gcloud_args),
     ]
 
 
 def check_parameters(template: Template, given: str) -> dict[str, str]:
-    """The launch parameters in "name=value name=value", checked against the template's metadata.
+    """The launch parameters in "name=value name=value", checked against the template's metadata; an empty one is none.
 
     Raises:
       UserError: an unknown, malformed or missing one.
     """
     known = {parameter["name"]: parameter for parameter in metadata(template)["parameters"]}
     found: dict[str, str] = {}
-    try:
-        words = shlex.split(given)
-    except ValueError as error:
-        raise UserError(f"PARAMETERS: {error}") from None
-    for word in words:
+    for word in _words("PARAMETERS", given):
         name, separator, value = word.partition("=")
-        if not separator or not value:
+        if not separator:
             raise UserError(f"PARAMETERS: {word!r} is not name=value; quote values with spaces")
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise UserError(f"PARAMETERS: template {template.job} has no parameter {name}; {hint}")
-        _check_value(known[name], value)
-        found[name] = value
+        if value.strip():
+            _check_value(known[name], value)
+            found[name] = value
     missing = [name for name in template.required if name not in found]
     if missing:
         raise UserError(f"PARAMETERS: template {template.job} needs {', '.join(missing)} as well")
     return found
+
+
+def _words(variable: str, text: str) -> list[str]:
+    """The words of a variable, which may be quoted as in a shell, and are not expanded."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"{variable}: {one_line(error)}; quote values with spaces, and close the quotes") from None
 
 
 def _check_value(parameter: Mapping[str, Any], value: str) -> None:
@@ -222,6 +230,8 @@ def main(argv: Sequence[str]) -> int:
     if args.job not in TEMPLATES:
         raise UserError(f"JOB={args.job}: there is no such template, only {', '.join(TEMPLATES)}")
     parameters = check_parameters(TEMPLATES[args.job], args.parameters)
+    if args.name:
+        warn_of_name("NAME", args.name)
     return _execute([launch_command(args, parameters)], args.dry_run)
 
 
@@ -259,7 +269,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help="docker, or Cloud Build (cloud); auto takes docker where it works",
     )
     launch.add_argument("--job", default="", help=", ".join(TEMPLATES))
-    launch.add_argument("--name", default="", help="of the job (default: the template's and the time)")
+    launch.add_argument("--name", default="", help="of the job (default: highbeam, the template and the time)")
     launch.add_argument("--parameters", default="", help="the job's options, as 'name=value name=value'")
     launch.add_argument("--gcloud_args", default="", help="further flags of gcloud dataflow flex-template run")
     spec = commands.add_parser("spec", help="print a template's spec")

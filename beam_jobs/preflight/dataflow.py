@@ -5,7 +5,11 @@ Everything here passes for every other runner.
 
 from __future__ import annotations
 
+import ast
 import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
 
 from apache_beam.options.pipeline_options import (
     DebugOptions,
@@ -17,6 +21,7 @@ from apache_beam.options.pipeline_options import (
 
 from beam_jobs import options
 from beam_jobs.cli import say
+from beam_jobs.dataflow import warn_of_name
 from beam_jobs.errors import UserError, one_line
 from beam_jobs.google_credentials import application_default
 from beam_jobs.io import files
@@ -32,11 +37,13 @@ AT_LEAST_ONCE = "streaming_mode_at_least_once"
 _PROJECT = re.compile(r"([a-z0-9.-]+\.[a-z]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
 _FOLDER = re.compile(r"gs://[a-z0-9][a-z0-9._-]+(/\S*)?")
 _REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
-_JOB_NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
+JOB_NAME = re.compile(r"[a-z]([a-z0-9-]{0,1022}[a-z0-9])?")
 _BEAMS_IMAGE = re.compile(r"((docker\.io/)?apache|gcr\.io/cloud-dataflow/v1beta3)/beam_python")
 _THIS_MACHINE = re.compile(r"(localhost|127\.[0-9.]+|\[::1\]):[0-9]+")
 _CONTINENTS = {"us": "US", "europe": "EU", "asia": "ASIA"}  # a region's first word -> the multi-region of buckets
 _API_TIMEOUT_S = 10.0
+_MAX_LABELS = 64
+_OF_LABEL = "63 lower-case letters, digits, _ and -"
 
 
 def check_target(parsed: PipelineOptions) -> None:
@@ -56,10 +63,13 @@ def check_target(parsed: PipelineOptions) -> None:
             "--region=europe-west1 --temp_location=gs://my-bucket/temp"
         )
     _check_forms(cloud)
+    check_labels(cloud.labels or [])
     _check_packaging(parsed)
     reporting = parsed.view_as(options.ReportOptions)
     if reporting.report or reporting.progress not in ("auto", "none"):
         raise UserError("--report and --progress tell of a local run; on Dataflow the counters are in its console")
+    if cloud.job_name and not cloud.template_location:  # the launcher of a template does not choose it
+        warn_of_name("--job_name", cloud.job_name)
     if not cloud.no_auth:
         application_default(f"--runner={runner_of(parsed)}")
     for path in dict.fromkeys(filter(None, (cloud.temp_location, cloud.staging_location))):
@@ -67,6 +77,37 @@ def check_target(parsed: PipelineOptions) -> None:
         _check_region(path, cloud.region)
     if not cloud.template_location:  # there the service makes the job, and the launcher's account can't list any
         _check_jobs(parsed)
+
+
+def check_labels(given: Sequence[str]) -> None:
+    """Checks the labels of a job by the service's rules, which it would else apply once all is staged.
+
+    Args:
+      given: each KEY=VALUE, or an object like {"key": "value"}.
+
+    Raises:
+      UserError: the first one that is against them.
+    """
+    found: dict[Any, Any] = {}
+    for text in given:
+        try:
+            found |= dict(ast.literal_eval(text).items() if "{" in text else [text.partition("=")[::2]])  # as Beam does
+        except (AttributeError, SyntaxError, ValueError):
+            raise UserError(f"--labels {text}: expected KEY=VALUE, or " + '{"key": "value"}') from None
+    for key, value in found.items():
+        if not (_fits_label(key) and key[0].isalpha()):
+            raise UserError(f"--labels {key}={value}: {key!r} is no key: 1 to {_OF_LABEL}, a letter first")
+        if value != "" and not _fits_label(value):
+            raise UserError(f"--labels {key}={value}: {value!r} is no value: at most {_OF_LABEL}")
+    if len(found) > _MAX_LABELS:
+        raise UserError(f"--labels: {len(found)} of them, a job has {_MAX_LABELS} at most; leave some out")
+
+
+def _fits_label(part: Any) -> bool:
+    # Letters of any script, but of those that have a lower case only that.
+    kinds = ("Ll", "Lo", "Nd", "Nl", "No")
+    is_short = isinstance(part, str) and 0 < len(part) <= 63 and len(part.encode()) <= 128
+    return is_short and all(char in "_-" or unicodedata.category(char) in kinds for char in part)
 
 
 def check_path(parsed: PipelineOptions, flag: str, path: str, in_image: bool = False) -> None:
@@ -150,7 +191,7 @@ def _check_forms(cloud: GoogleCloudOptions) -> None:
         ("region", _REGION, "a region like europe-west1, no zone"),
         ("temp_location", _FOLDER, "gs://my-bucket/temp"),
         ("staging_location", _FOLDER, "gs://my-bucket/staging"),
-        ("job_name", _JOB_NAME, "lower-case letters, digits and hyphens, a letter first"),
+        ("job_name", JOB_NAME, "lower-case letters, digits and hyphens, a letter first"),
     )
     for name, form, example in forms:
         value = getattr(cloud, name)

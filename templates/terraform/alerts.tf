@@ -1,10 +1,12 @@
-# What somebody should be told of. Job names are matched by prefix, so that jobs started by hand count as well.
+# What somebody should be told of. Names of jobs begin with var.name where they are in jobs.tf, and with highbeam where
+# they are started by `make launch` or a command line without a name of its own.
 
 locals {
-  of_jobs = "resource.type = \"dataflow_job\" AND resource.labels.job_name = starts_with(\"${var.name}-\")"
+  names   = "(${var.name}|highbeam)-.*"
+  of_jobs = "resource.type = \"dataflow_job\" AND resource.labels.job_name = monitoring.regex.full_match(\"${local.names}\")"
 
   # Dataflow reports the jobs' counters as gauges of their running total: a rate has to be made of them.
-  counter = "dataflow_googleapis_com:job_user_counter{monitored_resource=\"dataflow_job\",job_name=~\"${var.name}-.*\",metric_name=\"%s\"}"
+  counter = "dataflow_googleapis_com:job_user_counter{monitored_resource=\"dataflow_job\",job_name=~\"${local.names}\",metric_name=\"%s\"}"
   dead    = format(local.counter, "dead_letters")
   read    = format(local.counter, "records_read")
 }

@@ -10,7 +10,7 @@ import pytest
 from beam_jobs import archive, cli, options, redrive, replay, score
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.preflight.dataflow import check_settings, check_target
+from beam_jobs.preflight.dataflow import check_labels, check_settings, check_target
 from tests.dataflow_service import FakeDataflow
 from tests.google_mocks import TokenServer
 
@@ -163,6 +163,58 @@ def test_settings_in_a_bucket_are_read_there_by_workers(bucket: str, tmp_path: P
     assert "hunter2" not in repr(config)
     assert config.resolved() == {"client.id": "me", "sasl.password": "hunter2"}
     check_settings(options.PipelineOptions(["--runner=DataflowRunner"]), config)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [],
+        ["team=fleet", "env=prod-1", "cost_center=0", "empty=", "bare"],
+        ["a" * 63 + "=" + "1" * 63],
+        ['{"a_b": "c-d", "e": ""}', "x=y"],
+        ["größe=straße", "車=赤"],
+        [f"k{i}=v" for i in range(64)],
+        ["k=v"] * 100,
+    ],
+)
+def test_labels_that_google_takes(given: list[str]) -> None:
+    check_labels(given)
+
+
+@pytest.mark.parametrize(
+    ("label", "wrong"),
+    [
+        ("Team=fleet", "'Team' is no key"),
+        ("team=Fleet Ops", "'Fleet Ops' is no value"),
+        ("team=a.b", "'a.b' is no value"),
+        ("1team=a", "'1team' is no key"),
+        ("-team=a", "'-team' is no key"),
+        ("=a", "'' is no key"),
+        ("a" * 64 + "=b", "is no key: 1 to 63"),
+        ("a=" + "b" * 64, "is no value: at most 63"),
+        ("a=b=c", "'b=c' is no value"),
+        ("a=ÜBER", "'ÜBER' is no value"),
+        ("車" * 43 + "=a", "is no key"),  # 129 bytes
+        ('{"a": 1}', "1 is no value"),
+        ('{"a": true}', '--labels {"a": true}: expected KEY=VALUE'),
+        ("{a}", "expected KEY=VALUE"),
+        ("{'ab'}", "expected KEY=VALUE"),
+    ],
+)
+def test_a_label_that_google_refuses_is_a_line(label: str, wrong: str) -> None:
+    with pytest.raises(UserError) as error:
+        check_labels(["fine=1", label])
+    assert wrong in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_too_many_labels() -> None:
+    with pytest.raises(UserError, match="--labels: 65 of them, a job has 64 at most"):
+        check_labels([f"k{i}=v" for i in range(65)])
+
+
+def test_labels_are_looked_at_before_anything_is_staged(fails: Fails) -> None:
+    assert "'Fleet Ops' is no value" in fails(labels="team=Fleet Ops")
 
 
 def test_a_bucket_elsewhere_is_said(

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from beam_jobs import dataflow
 from beam_jobs.errors import UserError
+from beam_jobs.preflight.dataflow import JOB_NAME
 from templates import publish
 from templates.jobs import TEMPLATES
 from templates.metadata import metadata
+from tests.dataflow_service import FakeDataflow
 
 SCORE = (
     "use_case=car_sensors input=kafka://a:9092,b:9092/t model=gs://m/models@champion "
@@ -88,6 +94,8 @@ def test_workers_run_the_image_of_the_launcher() -> None:
 def test_a_launch_keeps_the_commas_of_kafka_addresses(capsys: pytest.CaptureFixture[str]) -> None:
     (command,) = dry_run(capsys, "launch", "--job=score", *WHERE, "--parameters", SCORE, "--name=score-1")
     assert command[:5] == ["gcloud", "dataflow", "flex-template", "run", "score-1"]
+    assert publish.main(["launch", "--job=score", *WHERE, f"--parameters={SCORE}", "--name=score-1", "--dry_run"]) == 0
+    assert "warning: NAME score-1: the alert policies" in capsys.readouterr().err
     assert "--template-file-gcs-location=gs://my-bucket/templates/score.json" in command
     assert "--enable-streaming-engine" in command
     (given,) = [word for word in command if word.startswith("--parameters=")]
@@ -109,7 +117,7 @@ def test_a_bounded_launch_is_a_batch_job(capsys: pytest.CaptureFixture[str]) -> 
         (f"{SCORE} verbose=yes", "verbose=yes: expected true or false"),
         (f"{SCORE} block_rows=many", "block_rows=many: must match"),
         (SCORE.replace("kafka://a", "kafka://me:secret@a"), "must match"),
-        ("use_case='car", "No closing quotation"),
+        ("use_case='car", "PARAMETERS: No closing quotation"),
     ],
 )
 def test_wrong_parameters_are_refused_before_anything_is_called(parameters: str, message: str) -> None:
@@ -134,13 +142,119 @@ def test_make_names_each_missing_variable_in_a_line(target: str) -> None:
     assert sorted(line.split()[1] for line in errors) == sorted(wanted)
 
 
-def test_make_passes_values_on_unharmed(tmp_path: Path) -> None:
-    make = ["make", "--old-file=setup", f"BIN={Path(sys.executable).parent}", "launch", "DRY_RUN=1"]
-    make += ["JOB=score", "PROJECT=my-project", "BUCKET=gs://my-bucket", f"PARAMETERS={SCORE} from='`touch x`'"]
-    done = subprocess.run(make, cwd=publish.ROOT, capture_output=True, text=True, timeout=120, check=False)
+# Values that make, a shell, gcloud or argparse would each read in a way of its own; of parameters that take any text.
+ODD = {
+    "use_case": "$(shell touch {there})$(warning x)${HOME}$$HOME$@$",
+    "from": "`touch {there}`$(touch {there});touch {there}&&x|y>z",
+    "until": "a,b~c;d|e%f^g=h",
+    "group_id": 'it\'s "quoted" \\ # not a comment',
+    "timestamp_attribute": "--project=other",
+    "kafka_config": "two\nlines\tand  spaces ",
+    "quiet_seconds": "1",
+}
+
+
+@pytest.fixture
+def called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[list[str]]]:
+    """The commands that a gcloud on PATH was called with."""
+    gcloud = tmp_path / "bin" / "gcloud"
+    gcloud.parent.mkdir()
+    written = tmp_path / "called"
+    code = f"import json, sys; open({str(written)!r}, 'a').write(json.dumps(sys.argv[1:]) + chr(10))"
+    gcloud.write_text(f"#!{sys.executable}\n{code}\n")
+    gcloud.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{gcloud.parent}:{os.environ['PATH']}")
+    return lambda: [json.loads(line) for line in written.read_text().splitlines()]
+
+
+def given_to_gcloud(command: list[str]) -> dict[str, str]:
+    """The parameters as `gcloud topic escaping` has it."""
+    (word,) = [word.removeprefix("--parameters=") for word in command if word.startswith("--parameters=")]
+    _, separator, text = word.split("^", 2)
+    return dict(pair.split("=", 1) for pair in text.split(separator))
+
+
+@pytest.mark.parametrize("where", ["command line", "environment"])
+def test_make_passes_values_on_unharmed(where: str, tmp_path: Path, called: Callable[[], list[list[str]]]) -> None:
+    there = tmp_path / "touched"
+    odd = {name: value.replace("{there}", str(there)) for name, value in ODD.items()}
+    wanted = dict(word.split("=", 1) for word in SCORE.split()) | odd
+    flags = ["--labels=$(shell touch x)=$$", "--dataflow-kms-key=a b#c"]
+    values = {
+        "PARAMETERS": shlex.join(f"{name}={value}" for name, value in wanted.items()),
+        "GCLOUD_ARGS": shlex.join(flags).replace("touch x", f"touch {there}"),
+        "JOB": "score",
+        "PROJECT": "my-project",
+        "BUCKET": "gs://my-bucket",
+    }
+    make = ["make", "--old-file=setup", f"BIN={Path(sys.executable).parent}", "launch"]
+    env = {name: value for name, value in os.environ.items() if name not in ("DRY_RUN", "REGION", "NAME")}
+    if where == "environment":
+        env |= values
+    else:
+        make += [f"{name}={value}" for name, value in values.items()]
+    done = subprocess.run(make, cwd=publish.ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert not (publish.ROOT / "x").exists()
-    assert "~from=`touch x`" in done.stdout
+    (command,) = called()
+    assert given_to_gcloud(command) == wanted
+    assert command[-2:] == [flag.replace("touch x", f"touch {there}") for flag in flags]
+    assert not there.exists()
+
+
+def test_gcloud_reads_what_was_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("gcloud") is None:
+        pytest.skip("gcloud is not on PATH")
+    with FakeDataflow() as service:
+        settings = {
+            "CONFIG": str(tmp_path),
+            "AUTH_DISABLE_CREDENTIALS": "true",
+            "CORE_DISABLE_PROMPTS": "1",
+            "CORE_DISABLE_USAGE_REPORTING": "true",
+            "COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "1",
+            "API_ENDPOINT_OVERRIDES_DATAFLOW": f"{service.environment['http_proxy']}/",
+        }
+        for name, value in settings.items():
+            monkeypatch.setenv(f"CLOUDSDK_{name}", value)
+        service.refusal = 400, "only looked at"
+        wanted = dict(word.split("=", 1) for word in SCORE.split()) | ODD | {"enrich": "~ ; | % ~0~"}
+        args = argparse.Namespace(job="score", name="", project="my-project", bucket="b", region="r", gcloud_args="")
+        subprocess.run(publish.launch_command(args, wanted), capture_output=True, timeout=120, check=False)
+        launched = [r.body["launchParameter"] for r in service.requests if r.method == "POST"]
+    assert [launch["parameters"] for launch in launched] == [wanted]
+
+
+def test_an_empty_parameter_is_not_given(capsys: pytest.CaptureFixture[str]) -> None:
+    (command,) = dry_run(capsys, "launch", "--job=score", *WHERE, f"--parameters={SCORE} until= from='' preflight=")
+    assert set(given_to_gcloud(command[1:])) == {word.split("=")[0] for word in SCORE.split()}
+    with pytest.raises(UserError, match="needs model as well"):
+        publish.main(["launch", "--job=score", *WHERE, f"--parameters={SCORE.replace('gs://m/models@champion', '')}"])
+
+
+def test_quotes_that_are_left_open_are_said() -> None:
+    with pytest.raises(UserError, match="GCLOUD_ARGS: No closing quotation"):
+        publish.main(["launch", "--job=score", *WHERE, f"--parameters={SCORE}", "--gcloud_args=--x='y"])
+
+
+def test_every_name_that_is_made_is_watched(capsys: pytest.CaptureFixture[str]) -> None:
+    """By the alert policies of Terraform, whatever its variable name is."""
+    text = (publish.ROOT / "templates/terraform/alerts.tf").read_text()
+    (form,) = re.findall(r'names +\= "(.*)"', text)
+    uses = re.findall(r'(?:full_match\(\\"|job_name=~\\")([^"\\]*)', text)
+    assert uses == ["${local.names}"] * 2
+    assert "starts_with" not in text
+    jobs = (publish.ROOT / "templates/terraform/jobs.tf").read_text()
+    by_terraform = re.findall(r'^ +name += "(.*)"$', jobs, re.MULTILINE)
+    assert len(by_terraform) == 2
+    launched = [dry_run(capsys, "launch", "--job=score", *WHERE, f"--parameters={SCORE}")[0][4]]
+    by_command_line = [
+        dataflow.job_name(name) for name in ("score/car_sensors", "archive/My_cars.2", "replay", "redrive")
+    ]
+    for installation in ("highbeam", "fleet-2"):
+        watched = re.compile(form.replace("${var.name}", installation))
+        for name in [*launched, *by_command_line, *by_terraform]:
+            assert watched.fullmatch(name.replace("${var.name}", installation)), name
+            assert JOB_NAME.fullmatch(name.replace("${var.name}", installation)), name
+        assert not watched.fullmatch("score-20261122-070000")
 
 
 def test_the_first_command_that_fails_ends_the_run(
