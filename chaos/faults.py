@@ -56,19 +56,17 @@ def kill_jobs(stage: Stage, chance: float) -> None:
 
 
 def kill_children(stage: Stage, chance: float) -> None:
-    """kill -9 of one process that works for the job: a worker, or Prism."""
+    """kill -9 of one process that works for the job: a worker, or Prism. The job notices, and ends."""
+    before = [job.run for job in stage.jobs]
     for job in stage.jobs:
         children = job.run.children()
         if not children:
-            stage.tell(f"{job.name} has no children")
-            continue
+            raise RuntimeError(f"{job.name} has no children to kill")
         with suppress(ProcessLookupError):
             os.kill(children[int(chance * len(children))], signal.SIGKILL)
-    for job in stage.jobs:
-        deadline = time.monotonic() + 60
-        before = job.run
-        while job.run is before and time.monotonic() < deadline:  # it notices, and ends
-            stage.pass_time(0.2)
+    for job, run in zip(stage.jobs, before, strict=True):
+        if not _within(60, lambda job=job, run=run: job.run is not run, stage):  # type: ignore[misc]
+            stage.tell(f"{job.name} goes on without its child")
         stage.until_reading(job)
 
 
@@ -90,8 +88,7 @@ def rolling_restart(stage: Stage, chance: float) -> None:
         if chance < 0.3:
             stage.pass_time(10 * chance)
         else:
-            with suppress(TimeoutError):
-                _wait(job.run.reads, 12, stage)  # it may wait until the first one is gone
+            _within(12, job.run.reads, stage)  # it may wait until the first one is gone
             stage.pass_time(4 * chance)
         status = first.end(signal.SIGTERM)
         if status != 0:
@@ -285,9 +282,11 @@ def _trouble(proxies: list[Proxy], what: Trouble, stage: Stage, chance: float) -
             proxy.trouble = "none"
 
 
-def _wait(enough: Callable[[], bool], seconds: float, stage: Stage) -> None:
+def _within(seconds: float, done: Callable[[], bool], stage: Stage) -> bool:
+    """Whether it is done within the time."""
     deadline = time.monotonic() + seconds
-    while not enough():
+    while not done():
         if time.monotonic() > deadline:
-            raise TimeoutError
+            return False
         stage.pass_time(0.2)
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from chaos.ledger import Position
 from chaos.outputs import MESSAGE
 from tests.integration.pubsub_topics import Message, PubSubTopics
 
-RATE = 250  # events a second
+RATE = 150  # events a second
 _SLICE_S = 0.1
 
 Taken = Callable[[Position, Event], None]
@@ -90,6 +91,7 @@ class Feed:
 
     def __init__(self, sender: Sender, events: Iterator[Event], taken: Taken) -> None:
         self.sender = sender
+        self.exhausted = False  # no event is left
         self._events, self._taken = events, taken
         self._lock = threading.Lock()
         self._on, self._ended = threading.Event(), threading.Event()
@@ -117,7 +119,9 @@ class Feed:
         self._thread.join(30)
 
     def _take(self, count: int) -> list[Event]:
-        return [event for _, event in zip(range(count), self._events, strict=False)]
+        events = list(itertools.islice(self._events, count))
+        self.exhausted = len(events) < count
+        return events
 
     def _run(self) -> None:
         while not self._ended.is_set():

@@ -166,7 +166,7 @@ class Stage:
 
     def until_reading(self, job: Job) -> None:
         deadline = time.monotonic() + _READ_S
-        while not job.run.reads():
+        while not job.run.reads() and not self.feed.exhausted:
             if time.monotonic() > deadline:
                 self.tell(f"{job.name} does not read after {_READ_S:.0f} s; see {job.run.log}")
                 return

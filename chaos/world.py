@@ -21,7 +21,7 @@ from tests.gcs_emulator import GcsEmulator
 from tests.kafka_broker import prism
 from tests.pubsub_emulator import EMULATOR, PROJECT, Server
 
-EVENTS = 14_000  # of one scenario, at most
+EVENTS = 20_000  # of one scenario, at most
 STORAGE = "STORAGE_EMULATOR_HOST"
 NotHereError = pytest.skip.Exception
 """What builds a component for the tests raises it where the component cannot be had; its text is the reason."""
