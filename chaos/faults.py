@@ -142,12 +142,10 @@ def elect(stage: KafkaStage, chance: float) -> None:
         stage.world.cluster.elect(stage.topic, partition)
 
 
-def restart_brokers(stage: KafkaStage, chance: float) -> None:
-    """Brokers are stopped and started one after the other, as an upgrade does it."""
-    for broker in stage.world.cluster.brokers:
-        broker.restart()
-        stage.world.cluster.settle()
-        stage.pass_time(0.5 * chance)
+def restart_broker(stage: KafkaStage, chance: float) -> None:
+    """A broker is stopped in good order and started again, as an upgrade does it."""
+    stage.world.cluster.brokers[int(chance * len(stage.world.cluster.brokers))].restart()
+    stage.world.cluster.settle()
 
 
 def kill_brokers(stage: KafkaStage, chance: float) -> None:

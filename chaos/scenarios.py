@@ -67,7 +67,7 @@ SCENARIOS = [
         (JobSpec("score", more=CLIENT), JobSpec("archive", more=CLIENT)),
         [faults.kill_leader, faults.pause_leader],
     ),
-    Scenario("brokers-restarted", BOTH, [faults.restart_brokers]),
+    Scenario("broker-restarted", BOTH, [faults.restart_broker]),
     Scenario("brokers-killed", BOTH, [faults.kill_brokers]),
     Scenario("topic-anew", BOTH, [faults.topic_anew, faults.topic_anew_paused]),
     Scenario("topic-anew-down", BOTH, [faults.topic_anew_down]),

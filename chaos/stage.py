@@ -151,7 +151,7 @@ class Stage:
         while True:
             for job in self.jobs:
                 before = job.run
-                if job.look_after():
+                if job.look_after() and before.process.returncode:
                     last = (before.said().splitlines() or ["it said nothing"])[-1]
                     self.tell(f"{job.name} ended with status {before.process.returncode}, started again: {last[:300]}")
             if time.monotonic() - self._looked > 1:
@@ -165,8 +165,9 @@ class Stage:
             time.sleep(min(0.2, left))
 
     def until_reading(self, job: Job) -> None:
-        deadline = time.monotonic() + _READ_S
-        while not job.run.reads() and not self.feed.exhausted:
+        """Returns when the job reads, or has ended in good order: a bounded one."""
+        deadline, first = time.monotonic() + _READ_S, job.run
+        while not (job.run.reads() or first.process.poll() == 0 or self.feed.exhausted):
             if time.monotonic() > deadline:
                 self.tell(f"{job.name} does not read after {_READ_S:.0f} s; see {job.run.log}")
                 return
