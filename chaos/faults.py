@@ -101,7 +101,8 @@ def second_instance(stage: Stage, chance: float) -> None:
     """A second instance beside the first, for some seconds; then it is killed, or ended in good order."""
     for job in stage.jobs:
         second = job.start_beside()
-        stage.pass_time(6 + 6 * chance)
+        _within(15, lambda run=second: not run.running or "writing" in run.said(), stage)  # type: ignore[misc]
+        stage.pass_time(1 + 5 * chance)
         if chance < 0.5:
             second.kill()
         else:
@@ -159,11 +160,17 @@ def kill_brokers(stage: KafkaStage, chance: float) -> None:
 # Topics and groups.
 
 
+def _fill_anew(stage: KafkaStage, chance: float) -> None:
+    """Makes the topic anew and fills it, past the old positions where ``chance`` is 0.5 or more."""
+    old = max(stage.ends().values()) * PARTITIONS
+    stage.make_anew()
+    stage.feed.burst(old + 300 if chance >= 0.5 else 100 + int(old * chance))
+    stage.feed.go()
+
+
 def topic_anew(stage: KafkaStage, chance: float) -> None:
     """The topic is deleted and made anew under the live jobs; then fewer, or more, records than it had before."""
-    stage.make_anew()
-    stage.feed.burst(100 + int(1500 * chance))
-    stage.feed.go()
+    _fill_anew(stage, chance)
     stage.pass_time(3)
     for job in stage.jobs:
         stage.until_reading(job)
@@ -175,12 +182,10 @@ def topic_anew_paused(stage: KafkaStage, chance: float) -> None:
     for run in runs:
         run.send(signal.SIGSTOP)
     try:
-        stage.make_anew()
-        stage.feed.burst(100 + int(1500 * chance))
+        _fill_anew(stage, chance)
     finally:
         for run in runs:
             run.send(signal.SIGCONT)
-    stage.feed.go()
     stage.pass_time(3)
 
 
@@ -205,9 +210,7 @@ def _up(stage: Stage) -> None:
 def topic_anew_down(stage: KafkaStage, chance: float) -> None:
     """The topic is made anew, and filled past the old position, while the jobs are down."""
     _down(stage, chance)
-    stage.make_anew()
-    stage.feed.burst(1000 + int(1500 * chance))
-    stage.feed.go()
+    _fill_anew(stage, 0.5 + chance / 2)
     _up(stage)
 
 
