@@ -54,19 +54,22 @@ class KafkaTransport:
             finally:
                 CONTROLS.park(key, control)
 
-    def fetcher(self) -> Fetcher:
+    def fetcher(self, lacking: str = "") -> Fetcher:
         properties = consumer_properties(self.address, self.config, self.group_id)
         foreign = not_understood(properties)
-        if self.fetch == "wire" and foreign:
-            raise UserError(
-                f"{self.address}: --fetch wire does not understand {foreign}; leave --fetch out, or use client"
-            )
-        if self.fetch == "client" or foreign:
+        if self.fetch == "wire" and (foreign or lacking):
+            what = f"does not understand {foreign}" if foreign else f"can't read here ({lacking})"
+            raise UserError(f"{self.address}: --fetch wire {what}; leave --fetch out, or use client")
+        if lacking and lacking not in _LACKING:
+            _LACKING.add(lacking)
+            _LOGGER.info("%s: read by the client (%s)", self.address, lacking)
+        if self.fetch == "client" or foreign or lacking:
             with client_errors(self.address):
                 return ClientFetcher(self.address.topic, properties)
         return WireFetcher(self.address.topic, properties)
 
 
+_LACKING: set[str] = set()  # what was said of brokers already
 CONTROLS: IdleCache[KafkaControl] = IdleCache(KafkaControl.close)
 _COMMITS: dict[object, Commits] = {}  # a connection is closed when nobody needs it for a while
 _LOCKS: dict[object, threading.RLock] = {}

@@ -7,6 +7,7 @@ through one suite.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,11 +57,25 @@ CONSUMER_RULES = {
 }
 
 
+# What the source decides of a partition. Any other error, also one that is not known yet, passes or does not pass: the
+# partition is asked again.
+DECIDED = frozenset(
+    {
+        KafkaError.OFFSET_OUT_OF_RANGE,
+        KafkaError._AUTO_OFFSET_RESET,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError._BAD_MSG,
+    }
+)
+_FAILING_S = 2.0  # the client repeats an error every half second
+
+
 @dataclass(frozen=True)
 class Problem:
-    """Something the client library reported instead of a record."""
+    """What the source is to decide of a partition; it is not asked for until it is assigned anew."""
 
-    partition: int  # -1: the whole client
+    partition: int
     code: int  # librdkafka's error code (``KafkaError.code()``)
     text: str
 
@@ -73,6 +88,7 @@ class Fetched:
     next_offsets: Mapping[int, int] = field(default_factory=dict)  # partition -> 1 + offset of its last row
     ends: Mapping[int, int] = field(default_factory=dict)  # partition -> offset of the end it reached
     problems: Sequence[Problem] = ()
+    unreadable: Mapping[int, str] = field(default_factory=dict)  # partition -> why it can't be read at the moment
 
 
 class Fetcher(Protocol):
@@ -169,8 +185,15 @@ class Transport(Protocol):
     def control(self) -> AbstractContextManager[Control]:
         """The process's control connection, for this thread alone while inside."""
 
-    def fetcher(self) -> Fetcher:
-        """A new fetcher."""
+    def fetcher(self, lacking: str = "") -> Fetcher:
+        """A new fetcher.
+
+        Args:
+          lacking: what the one before it misses in the brokers; the new one needs less of them.
+
+        Raises:
+          UserError: there is none that needs less.
+        """
 
     def __str__(self) -> str: ...
 
@@ -187,23 +210,56 @@ class ClientFetcher:
 
     def __init__(self, topic: str, properties: Mapping[str, Any]) -> None:
         self._topic = topic
-        self._problems: list[Problem] = []
         self._said_names = False
+        self._assigned: set[int] = set()
+        self._reasons: dict[str, str] = {}  # broker, as the client names it -> what it last said of it
+        self._failing: dict[int, tuple[float, str]] = {}  # partition -> when (monotonic clock) it last answered what
+        self._unreachable: dict[int, str] = {}  # partition -> what is wrong with its leader
         self._consumer = Consumer(
-            {**properties, "error_cb": self._on_error, "logger": DebugLog()},
+            {
+                **properties,
+                "error_cb": self._on_error,
+                "stats_cb": self._on_stats,
+                "statistics.interval.ms": "1000",
+                "logger": DebugLog(),
+            },
         )
         self._limit = int(properties.get("receive.message.max.bytes", DEFAULT_LIMIT))
         self._ready: list[tuple[Any, _Headers]] = []  # messages in hand that no block has held yet, oldest first
         self._left: set[int] = set()  # partitions with something that can't be read; what follows it is dropped
 
     def _on_error(self, error: KafkaError) -> None:
-        self._problems.append(Problem(-1, error.code(), error.str()))
+        broker, separator, reason = error.str().partition(": ")
+        if separator:  # else it says that all brokers are down
+            self._reasons[broker] = reason.split(" (after ")[0]  # the rest counts milliseconds and suppressed repeats
+
+    def _on_stats(self, text: str) -> None:
+        """The client's own word on which brokers it is connected to: its errors don't say when they are over."""
+        said = json.loads(text)
+        known = said["topics"].get(self._topic, {}).get("partitions", {})
+        brokers = {broker["nodeid"]: broker for broker in said["brokers"].values()}
+        up = {node for node, broker in brokers.items() if broker["state"] in ("UP", "UPDATE")}
+        self._unreachable = {}
+        for p in self._assigned:
+            leader = known.get(str(p), {}).get("leader", -1)
+            if leader >= 0 and leader in brokers:
+                broker = brokers[leader]
+                why = f"broker {leader} at {broker['nodename']}: {self._reasons.get(broker['name'], 'no connection')}"
+            elif up:
+                why = f"partition {p} has no leader"
+            else:
+                why = "; ".join(f"{name}: {reason}" for name, reason in self._reasons.items()) or "no broker answers"
+            if leader not in up:
+                self._unreachable[p] = why
 
     def assign(self, positions: Mapping[int, int]) -> None:
         self._ready, self._left = [], set()
+        self._assigned = set(positions)
+        self._failing, self._unreachable = {}, {}
         self._consumer.assign([TopicPartition(self._topic, p, offset) for p, offset in positions.items()])
 
     def stop(self, partitions: Iterable[int]) -> None:
+        self._assigned -= set(partitions)
         self._consumer.pause([TopicPartition(self._topic, p) for p in partitions])
 
     def fetch(self, max_rows: int, wait_s: float, linger_s: float) -> Fetched:
@@ -254,7 +310,7 @@ class ClientFetcher:
         """Takes messages off the front of ``_ready``, up to the row and byte caps."""
         rows: list[tuple[Any, _Headers]] = []
         ends: dict[int, int] = {}
-        problems, self._problems = self._problems, []
+        problems: list[Problem] = []
         size = taken = 0
         for message, headers in self._ready:
             error = message.error()
@@ -274,16 +330,22 @@ class ClientFetcher:
                 problems.append(self._leave(message, error.str()))
             elif error.code() == KafkaError._PARTITION_EOF:
                 ends[message.partition()] = message.offset()
-            else:
-                problems.append(
-                    Problem(-1 if message.partition() is None else message.partition(), error.code(), error.str())
-                )
+            elif error.code() in DECIDED and message.partition() is not None:
+                problems.append(Problem(message.partition(), error.code(), error.str()))
+            elif message.partition() is not None:  # the client asks again
+                self._failing[message.partition()] = time.monotonic(), error.str()
             taken += 1
         self._ready = self._ready[taken:]
-        if not rows:
-            return Fetched(ends=ends, problems=problems)
-        block, next_offsets = self._block(rows)
-        return Fetched(block, next_offsets, ends, problems)
+        block, next_offsets = self._block(rows) if rows else (None, {})
+        return Fetched(block, next_offsets, ends, problems, self._unreadable({*next_offsets, *ends}))
+
+    def _unreadable(self, read: set[int]) -> dict[int, str]:
+        if not (self._failing or self._unreachable):
+            return {}
+        late = time.monotonic() - _FAILING_S
+        self._failing = {p: (at, why) for p, (at, why) in self._failing.items() if at > late and p not in read}
+        found = {p: why for p, (_, why) in self._failing.items()} | self._unreachable
+        return {p: why for p, why in found.items() if p in self._assigned and p not in read}
 
     def _block(self, rows: list[tuple[Any, _Headers]]) -> tuple[Block, dict[int, int]]:
         messages, headers = zip(*rows, strict=True)

@@ -27,11 +27,11 @@ from beam_jobs.block import MAX_BLOCK_ROWS, Block, BlockCoder, beam_time, min_ti
 from beam_jobs.errors import UserError
 from beam_jobs.io.block_reader import BlockReader
 from beam_jobs.io.idle import IdleCache
-from beam_jobs.io.kafka_client import NO_TOPIC, user_error
+from beam_jobs.io.kafka_client import user_error
 from beam_jobs.io.kafka_commits import DENIED
 from beam_jobs.io.kafka_fetch import Control, Fetched, Fetcher, Finished, Problem, Topic, Transport
 from beam_jobs.io.kafka_offsets import EARLIEST, OffsetKind, OffsetSpec
-from beam_jobs.io.reading import Outage, Pace, drain_requested, wait_for_drain
+from beam_jobs.io.reading import Outage, Pace, PartitionOutages, drain_requested, wait_for_drain
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -42,8 +42,8 @@ _FIRST_COMMIT_S = 5.0  # how long a start waits to see whether offsets can be co
 _FINAL_COMMIT_S = 10.0  # how long the end of a job waits for its last commit
 _REFUSED_S = 30.0  # how long commits may be refused, say by a consumer that has joined the group, before the job ends
 _OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
-_AWAY = frozenset({KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION, KafkaError._SSL}) | NO_TOPIC
-_CONNECTION = frozenset({KafkaError._TRANSPORT, KafkaError._RESOLVE})
+_DENIALS = 3  # answers: a single one decides nothing
+_AGAIN_S = 0.5
 
 T = TypeVar("T")
 
@@ -265,13 +265,16 @@ class _Session:
         self.current: set[int] = set()  # partitions read to their end at the moment
         self.last_row = dict.fromkeys(mark.positions, time.time())  # partition -> clock at its last record
         self.next_look = time.monotonic() + source.discover_s  # at the topic
-        self.outage = Outage(source.transport)
+        self.outages = PartitionOutages(source.transport)
+        self.denials: dict[int, int] = {}  # partition -> answers in a row that deny access
+        self.again_at: float | None = None  # the fetcher is to ask anew then, monotonic clock
         self.pace = Pace(source.block_rows, source.linger_s, source.max_latency_s)
         self.assign()
         metrics.inc(metrics.READERS_CREATED)
 
     def assign(self) -> None:
         """Lets the fetcher read from our positions."""
+        self.again_at = None
         self.fetcher.assign({p: offset for p, offset in self.positions.items() if not self.ended(p)})
 
     def take_on(self, positions: Mapping[int, int]) -> None:
@@ -311,7 +314,9 @@ class KafkaReader(BlockReader[_Session]):
         fetched = session.fetcher.fetch(rows, self._source.wait_s, linger_s)
         block = self._account(session, fetched)
         session.pace.handed_out(0 if block is None else block.num_rows)
-        session.outage.tell()
+        session.outages.now(fetched.unreadable, sum(not session.ended(p) for p in session.positions))
+        if session.again_at is not None and time.monotonic() >= session.again_at:
+            session.assign()
         self._look(session)
         self._mark = KafkaMark(
             dict(session.positions), session.ends, session.topic_id, None, session.name, session.records
@@ -342,8 +347,6 @@ class KafkaReader(BlockReader[_Session]):
 
     def _account(self, session: _Session, fetched: Fetched) -> Block | None:
         """Moves the positions on; returns the rows before the end."""
-        if fetched.block is not None or fetched.ends:
-            session.outage.over()
         now = time.time()
         block = fetched.block
         over = [p for p, offset in fetched.next_offsets.items() if session.ends and offset > session.ends[p]]
@@ -359,8 +362,10 @@ class KafkaReader(BlockReader[_Session]):
             session.move(p, offset)
             session.last_row[p] = now
             session.current.discard(p)
+            session.denials.pop(p, None)
         for p, offset in fetched.ends.items():
             session.move(p, max(offset, session.positions[p]))
+            session.denials.pop(p, None)
             if offset >= session.positions[p]:
                 session.current.add(p)
         reached = [p for p in fetched.next_offsets if session.ended(p)]
@@ -373,21 +378,25 @@ class KafkaReader(BlockReader[_Session]):
     def _handle(self, session: _Session, problem: Problem) -> None:
         if problem.code in _OUT_OF_RANGE:
             self._out_of_range(session, problem.partition)
-        elif problem.code in DENIED:
-            raise UserError(
-                f"{self._source.transport}: access denied ({problem.text}); grant this user the right to read"
-            )
-        elif problem.code in _AWAY:
-            session.outage.seen(problem.text)
-        elif problem.code in _CONNECTION:
-            session.outage.because(problem.text)
+        elif problem.code in DENIED:  # by a broker that has just started, say, and has not read the rights
+            session.denials[problem.partition] = session.denials.get(problem.partition, 0) + 1
+            if session.denials[problem.partition] >= _DENIALS:
+                raise UserError(
+                    f"{self._source.transport}: access denied ({problem.text}); grant this user READ on the topic"
+                )
+            session.again_at = time.monotonic() + _AGAIN_S
         elif problem.code == KafkaError._BAD_MSG:
             text = f"{self._source.transport}: partition {problem.partition}: {problem.text}"
             if session.ends is not None:
                 raise UserError(f"{text}; start behind it with --from, or repair the topic")
             _LOGGER.error("%s; this partition is not read on until the job is restarted, the others are", text)
-        else:  # one broker of several, an election, a topic not yet known everywhere: the client retries by itself
-            _LOGGER.debug("%s: %s", self._source.transport, problem.text)
+            session.fetcher.stop([problem.partition])
+        elif problem.code == KafkaError._UNSUPPORTED_FEATURE:
+            session.fetcher.close()
+            session.fetcher = self._source.transport.fetcher(lacking=problem.text)
+            session.assign()
+        else:  # a partition with a problem that nobody decides is asked again by the fetcher
+            _LOGGER.error("%s: partition %d: %s", self._source.transport, problem.partition, problem.text)
 
     def _out_of_range(self, session: _Session, partition: int) -> None:
         """The records at our position are gone: retention was faster, the log was cut, or the topic was made anew."""
@@ -396,6 +405,9 @@ class KafkaReader(BlockReader[_Session]):
             if self._is_anew(session, control, _patiently(transport, control.topic)):
                 return
             low, high = _patiently(transport, lambda timeout: control.bounds([partition], timeout))[partition]
+            if low <= position <= high:  # the broker that said so did not know better
+                session.again_at = time.monotonic() + _AGAIN_S
+                return
             lost = f"{low - position} records are lost" if low > position else "the log was truncated"
             what = f"{transport}: partition {partition}: offset {position} is no longer there (now {low} to {high})"
             if self._source.on_lost == "fail":
@@ -425,7 +437,6 @@ class KafkaReader(BlockReader[_Session]):
         except KafkaException as error:
             _LOGGER.debug("%s: looking at the topic: %s", self._source.transport, error)
             return
-        session.outage.over()
         if new:
             _LOGGER.info("%s: new partitions %s", self._source.transport, new)
             session.take_on({p: low for p, (low, _) in bounds.items()})

@@ -7,11 +7,7 @@ offsets, commits, and reading where a setting is not understood here (``kafka_co
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import select
-import socket
-import ssl
 import threading
 import time
 from collections import deque
@@ -21,27 +17,27 @@ from typing import Any
 
 import numpy as np
 from confluent_kafka import KafkaError
+from numpy.typing import NDArray
 
 from beam_jobs.block import MAX_BLOCK_ROWS, Block, concat, raw_block
+from beam_jobs.errors import one_line
 from beam_jobs.io import kafka_protocol as protocol
 from beam_jobs.io import kafka_records as records
-from beam_jobs.io.kafka_connection import Connection
-from beam_jobs.io.kafka_fetch import MAX_BLOCK_BYTES, NO_TIMESTAMP, Fetched, Problem
+from beam_jobs.io.kafka_brokers import BROKER_ERRORS, Brokers, Request, Trouble, worse
+from beam_jobs.io.kafka_connection import ReadSettings
+from beam_jobs.io.kafka_fetch import DECIDED, MAX_BLOCK_BYTES, NO_TIMESTAMP, Fetched, Problem
 from beam_jobs.io.kafka_records import Records
-from beam_jobs.io.kafka_sasl import AuthenticationError
-from beam_jobs.io.kafka_unpack import DEFAULT_LIMIT, Room
+from beam_jobs.io.kafka_unpack import Room
 
 _LOGGER = logging.getLogger(__name__)
 
-_AHEAD_BYTES = 32 << 20  # of blocks nobody has taken yet
 _RESPONSE_BYTES = 4 << 20  # of one fetch: small enough to be still in the processor's cache when it is indexed
 _PARTITION_BYTES = 1 << 20  # at least; few partitions share the response's bytes
-_BACKOFF_S = (0.05, 1.0)  # after a failure, doubled up to the second
 _TICK_S = 0.5
+_TELL_S = 0.1  # how old the word on what can't be read may be
+_FORGOTTEN_S = 60.0  # no answer, no failure, no pause takes as long
 
-# Errors of a partition that a look at the metadata mends.
-_MOVED = frozenset({5, 6, 9, 74, 75, 76})  # leader not available, not leader, replica, leader epochs
-_OUT_OF_RANGE = 1
+_ANSWERS = 5  # the same in a row, before the source decides: with the pauses between them, most of a second
 
 
 @dataclass
@@ -61,40 +57,45 @@ class WireFetcher:
     def __init__(self, topic: str, properties: Mapping[str, Any]) -> None:
         records.warm_up()
         self._topic = topic
-        self._properties = dict(properties)
+        self._settings = ReadSettings.of(properties)
+        self._brokers = Brokers(topic, self._settings)
         self._lock = threading.Condition()
         # Under the lock.
         self._positions: dict[int, int] = {}  # partition -> next offset to ask for
+        self._undecided: set[int] = set()  # of them: the source was told of a problem, and has not assigned anew
         self._generation = 0  # of the assignment: responses to an older one are dropped
         self._ready: deque[_Ready] = deque()
         self._ready_bytes = 0
+        self._unreadable: Mapping[int, str] = {}
         self._closed = False
         self._block_rows = MAX_BLOCK_ROWS
         # The thread's own.
-        self._room = Room(int(self._properties.get("receive.message.max.bytes", DEFAULT_LIMIT)))
-        self._check_crcs = self._properties.get("check.crcs", "true").lower() in ("true", "t", "1")
-        self._connections: dict[int, Connection] = {}  # node id -> connection
-        self._asked: dict[int, tuple[int, dict[int, int]]] = {}  # node id -> generation, positions of the open request
-        self._metadata: protocol.Metadata | None = None
+        self._room = Room(self._settings.unpacked_bytes)
+        self._tended = 0  # the generation that the rest is about
         self._at_end: dict[int, int] = {}
-        self._failures = 0
-        self._wake_in, self._wake_out = socket.socketpair()
+        self._troubles: dict[int, Trouble] = {}  # partition -> what is wrong with it alone
+        self._seen: dict[int, float] = {}  # partition -> when it was asked for, or known why not; monotonic clock
+        self._tell_at = 0.0  # monotonic clock
+        self._bugs: set[str] = set()
         self._thread = threading.Thread(target=self._run, name=f"fetch-{topic}", daemon=True)
         self._thread.start()
 
     def assign(self, positions: Mapping[int, int]) -> None:
         with self._lock:
             self._positions = dict(positions)
+            self._undecided = set()
             self._generation += 1
             self._ready.clear()
             self._ready_bytes = 0
+            self._unreadable = {}
             self._lock.notify_all()
-        self._wake()
+        self._brokers.wake()
 
     def stop(self, partitions: Iterable[int]) -> None:
         with self._lock:
             for partition in partitions:
                 self._positions.pop(partition, None)
+                self._undecided.discard(partition)
 
     def fetch(self, max_rows: int, wait_s: float, linger_s: float) -> Fetched:
         taken: list[Block] = []
@@ -134,12 +135,13 @@ class WireFetcher:
                 if full or problems or left <= 0 or (ends and not rows):
                     break
                 self._lock.wait(left)
-            if self._ready_bytes < _AHEAD_BYTES:
+            if self._ready_bytes < self._settings.ahead_bytes:
                 self._lock.notify_all()
+            unreadable = self._unreadable
         if not taken:
-            return Fetched(ends=ends, problems=problems)
+            return Fetched(ends=ends, problems=problems, unreadable=unreadable)
         block = concat(taken)
-        return Fetched(block, _next_offsets(block), ends, problems)
+        return Fetched(block, _next_offsets(block), ends, problems, unreadable)
 
     def _put_back(self, head: _Ready, block: Block) -> None:
         head.blocks.appendleft(block)
@@ -149,125 +151,107 @@ class WireFetcher:
         with self._lock:
             self._closed = True
             self._lock.notify_all()
-        self._wake()
-        for connection in list(self._connections.values()):
-            connection.close()
+        self._brokers.wake()
         self._thread.join(10.0)
-        self._wake_in.close()
-        self._wake_out.close()
-
-    def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # closed
-            self._wake_in.send(b"x")
 
     # From here on: the thread.
 
     def _run(self) -> None:
-        while True:
-            with self._lock:
-                while not self._closed and (not self._positions or self._ready_bytes >= _AHEAD_BYTES):
-                    self._lock.wait()
-                if self._closed:
-                    break
+        while self._wait_for_room():
             try:
                 self._step()
-            except (OSError, protocol.ShortResponseError, AuthenticationError) as error:
-                self._failed(error)
-            except Exception as error:  # a bug: said as loudly as an outage, and tried again
-                _LOGGER.exception("%s: reading failed", self._topic)
-                self._failed(error)
-        self._drop()
+            except Exception as error:
+                self._bug(error)
+                with self._lock:
+                    if not self._closed:
+                        self._lock.wait(self._settings.pause_s[1])
+        self._brokers.close()
+
+    def _wait_for_room(self) -> bool:
+        """Waits until there is something to ask for, and room for the answer; False: closed."""
+        with self._lock:
+            if self._closed or (self._positions and self._ready_bytes < self._settings.ahead_bytes):
+                return not self._closed
+            while not self._closed and (not self._positions or self._ready_bytes >= self._settings.ahead_bytes):
+                self._lock.wait()
+        self._brokers.forgive()
+        self._seen.clear()
+        return not self._closed
 
     def _step(self) -> None:
-        """Sends what can be asked, waits for one broker's answer or a change of the assignment, takes what is there."""
-        if self._metadata is None:
-            self._metadata = self._look_up()
+        """Sends what can be asked, waits for an answer or a change of the assignment, takes what is there."""
+        self._brokers.tend()
         with self._lock:
             generation, positions = self._generation, dict(self._positions)
+            undecided = set(self._undecided)
+        if generation != self._tended:
+            self._tended = generation
+            self._at_end, self._troubles, self._seen = {}, {}, {}
         wanted: dict[int, dict[int, int]] = {}
+        now = time.monotonic()
         for partition, offset in positions.items():
-            leader = self._metadata.leaders.get(partition)
+            trouble = self._troubles.get(partition)
+            if partition in undecided or (trouble is not None and trouble.until > now):
+                continue
+            leader = self._brokers.leader(partition)
             if leader is not None:
                 wanted.setdefault(leader, {})[partition] = offset
-        missing = positions.keys() - self._metadata.leaders.keys()
-        if missing:
-            self._metadata = None
-            raise ConnectionError(f"partition {min(missing)} has no leader")
         for node, theirs in wanted.items():
-            if node not in self._asked:
+            if self._brokers.free(node):
                 self._ask(node, generation, theirs)
-        waiting: list[Connection | socket.socket] = [self._connections[node] for node in self._asked]
-        answered, _, _ = select.select([*waiting, self._wake_out], [], [], _TICK_S)
-        if self._wake_out in answered:
-            self._wake_out.recv(4096)
-        for node in [n for n in self._asked if self._connections[n] in answered]:
-            self._take(node)
+        if now >= self._tell_at:
+            self._tell_at = now + _TELL_S
+            self._tell(positions, undecided)
+        for node, request, data in self._brokers.answers(self._pause(now)):
+            try:
+                self._take(node, request, data)
+            except Exception as error:
+                if not isinstance(error, BROKER_ERRORS):
+                    self._bug(error)
+                self._brokers.failed(node, error)
 
-    def _look_up(self) -> protocol.Metadata:
-        """Asks the brokers in turn who leads the partitions."""
-        known = [] if self._metadata is None else list(self._metadata.brokers.values())
-        servers = [_host_port(text) for text in self._properties["bootstrap.servers"].split(",")]
-        failure: Exception = ConnectionError("no broker is known")
-        for host, port in [*servers, *known]:
-            try:
-                connection = Connection(host, port, self._properties)
-            except (OSError, AuthenticationError) as error:
-                failure = error
-                continue
-            try:
-                data = connection.ask(
-                    protocol.METADATA, protocol.METADATA_VERSION, protocol.metadata_request(self._topic)
-                )
-            except OSError as error:
-                failure = error
-                continue
-            finally:
-                connection.close()
-            found = protocol.metadata(data)
-            if found.error:
-                raise _TopicError(found.error)
-            return found
-        raise failure
+    def _pause(self, now: float) -> float:
+        """Seconds until something is to be tried again."""
+        pauses = [trouble.until - now for trouble in self._troubles.values() if trouble.until > now]
+        return self._brokers.soonest(now, min([_TICK_S, *pauses]))
 
     def _ask(self, node: int, generation: int, positions: dict[int, int]) -> None:
-        assert self._metadata is not None
-        connection = self._connections.get(node)
-        if connection is None:
-            connection = self._connections[node] = Connection(*self._metadata.brokers[node], self._properties)
+        share = self._settings.partition_bytes or max(_PARTITION_BYTES, _RESPONSE_BYTES // len(positions))
         body = protocol.fetch_request(
             self._topic,
             positions,
-            max_wait_ms=int(self._properties.get("fetch.wait.max.ms", "100")),
+            max_wait_ms=self._settings.wait_ms,
             max_bytes=_RESPONSE_BYTES,
-            max_partition_bytes=max(_PARTITION_BYTES, _RESPONSE_BYTES // len(positions)),
-            read_committed=self._read_committed,
+            max_partition_bytes=share,
+            read_committed=self._settings.read_committed,
         )
-        connection.send(protocol.FETCH, protocol.FETCH_VERSION, body)
-        self._asked[node] = (generation, positions)
+        self._brokers.ask(node, generation, positions, body)
+        self._seen.update(dict.fromkeys(positions, time.monotonic()))
 
-    @property
-    def _read_committed(self) -> bool:
-        return self._properties.get("isolation.level", "read_committed") == "read_committed"
-
-    def _take(self, node: int) -> None:
-        """Receives a broker's answer and hands it over."""
-        generation, asked = self._asked[node]
-        data = self._connections[node].receive()
-        del self._asked[node]
-        error, partitions = protocol.fetched(data, self._read_committed)
+    def _take(self, node: int, request: Request, data: NDArray[np.uint8]) -> None:
+        """Hands over what a broker has answered."""
+        error, partitions = protocol.fetched(data, self._settings.read_committed)
         if error:
-            raise ConnectionError(f"{self._connections[node].name} answers with error {error}")
+            self._brokers.failed(node, ConnectionError(KafkaError(error).str()), error)
+            return
+        self._brokers.answered_well(node)
+        with self._lock:
+            if request.generation != self._generation:
+                return
+            # Another broker may have answered meanwhile: only what comes next is taken, so nothing comes twice.
+            asked = {p: offset for p, offset in request.positions.items() if self._positions.get(p) == offset}
         ready, found, following = _Ready(), [], {}
         self._room.clear()
+        failures = {p: (int(KafkaError._FAIL), "it is left out of the answer") for p in asked}
         for part in partitions:
             p = part.partition
-            if p not in asked:
+            if p not in asked or p in following:
                 continue
             if part.error:
-                self._partition_error(part, ready)
+                failures[p] = part.error, KafkaError(part.error).str()
                 continue
             try:
-                rows, following[p] = records.read_batches(
+                rows, after = records.read_batches(
                     p,
                     data,
                     part.start,
@@ -275,20 +259,39 @@ class WireFetcher:
                     asked[p],
                     part.aborted,
                     room=self._room,
-                    check_crcs=self._check_crcs,
+                    check_crcs=self._settings.check_crcs,
                 )
             except records.BadBatchError as damaged:  # the other partitions go on
                 text = f"what the broker holds at offset {asked[p]} can't be read: {damaged}"
-                ready.problems.append(Problem(p, int(KafkaError._BAD_MSG), text))
+                failures[p] = int(KafkaError._BAD_MSG), text
                 continue
+            if after == asked[p] and part.stop > part.start:
+                failures[p] = int(KafkaError._UNDERFLOW), f"no whole batch comes for offset {after}"
+                continue
+            failures.pop(p, None)
+            self._troubles.pop(p, None)
+            following[p] = after
             if len(rows):
                 found.append(rows)
                 ready.partitions.add(p)
                 self._at_end.pop(p, None)
-            if following[p] >= part.end_offset and self._at_end.get(p) != following[p]:
-                self._at_end[p] = ready.ends[p] = following[p]
+            if after >= part.end_offset and self._at_end.get(p) != after:
+                self._at_end[p] = ready.ends[p] = after
         ready.blocks.extend(blocks(self._topic, found, self._block_rows))
-        self._failures = 0
+        ready.problems.extend(self._worse(failures))
+        self._hand_over(request.generation, ready, following)
+
+    def _worse(self, failures: Mapping[int, tuple[int, str]]) -> list[Problem]:
+        """Remembers what partitions answer; returns what the source is to decide."""
+        problems = []
+        for p, (code, text) in failures.items():
+            trouble = self._troubles[p] = worse(self._troubles.get(p), code, text, self._settings.pause_s)
+            self._brokers.look_again()
+            if code in DECIDED and trouble.same >= _ANSWERS:
+                problems.append(Problem(p, code, text))
+        return problems
+
+    def _hand_over(self, generation: int, ready: _Ready, following: Mapping[int, int]) -> None:
         with self._lock:
             if generation != self._generation:
                 return
@@ -297,64 +300,54 @@ class WireFetcher:
                     # To the end of the next request: a broker fills its answer from the front.
                     moved = offset != self._positions.pop(p)
                     self._positions = self._positions | {p: offset} if moved else {p: offset} | self._positions
-            for problem in ready.problems:
-                self._positions.pop(problem.partition, None)  # until it is assigned anew
+            if self._unreadable:
+                self._unreadable = {p: why for p, why in self._unreadable.items() if p not in following}
+            self._undecided |= {problem.partition for problem in ready.problems}
             if ready.blocks or ready.ends or ready.problems:
                 self._ready.append(ready)
                 self._ready_bytes += sum(block.nbytes for block in ready.blocks)
                 self._lock.notify_all()
 
-    def _partition_error(self, part: protocol.FetchedPartition, ready: _Ready) -> None:
-        if part.error in _MOVED:
-            self._metadata = None
-        elif part.error == KafkaError.UNKNOWN_TOPIC_OR_PART:
-            raise _TopicError(part.error)
-        else:
-            ready.problems.append(Problem(part.partition, part.error, KafkaError(part.error).str()))
-
-    def _failed(self, error: Exception) -> None:
-        """Reports a failure, drops the connections, waits a little."""
-        self._drop()
-        code = error.code if isinstance(error, _TopicError) else _code(error)
-        _LOGGER.debug("%s: %s", self._topic, error)
-        low, high = _BACKOFF_S
-        pause = min(high, low * 2**self._failures)
-        self._failures = min(self._failures + 1, 10)
+    def _tell(self, positions: Mapping[int, int], undecided: set[int]) -> None:
+        """Says what can't be read at the moment, and finds what has been forgotten."""
+        unreadable = {}
+        for p in positions:
+            own = self._troubles.get(p)
+            why = own.text if own is not None else self._brokers.why(p)
+            if why:
+                unreadable[p] = why
+        refusal = self._brokers.refusal()
+        problems = []
+        if refusal is not None and (
+            refusal.code == KafkaError._UNSUPPORTED_FEATURE or (refusal.code in DECIDED and refusal.same >= _ANSWERS)
+        ):
+            problems = [Problem(p, refusal.code, refusal.text) for p in positions if p not in undecided]
+        now = time.monotonic()
+        self._seen.update(dict.fromkeys(unreadable.keys() - undecided, now))
+        forgotten = [p for p in positions if now - self._seen.setdefault(p, now) > _FORGOTTEN_S]
+        if forgotten:
+            _LOGGER.error(
+                "%s: partitions %s are assigned and nobody has asked for them in %.0f s: a bug of this program, please "
+                "report it; asking again",
+                self._topic,
+                ", ".join(map(str, sorted(forgotten))),
+                _FORGOTTEN_S,
+            )
+            self._brokers.hang_up()
+            self._troubles, self._seen = {}, {}
         with self._lock:
-            problems = [Problem(-1, code, str(error))]
-            if code == KafkaError._TRANSPORT:  # what librdkafka says when no broker at all can be reached
-                problems.append(Problem(-1, KafkaError._ALL_BROKERS_DOWN, str(error)))
-            self._ready.append(_Ready(problems=problems))
-            self._lock.notify_all()
-            if not self._closed:
-                self._lock.wait(pause)
+            if self._tended == self._generation:
+                self._unreadable = unreadable
+            self._undecided -= set(forgotten)
+        if problems:
+            self._hand_over(self._tended, _Ready(problems=problems), {})
 
-    def _drop(self) -> None:
-        for connection in list(self._connections.values()):
-            connection.close()
-        self._connections.clear()
-        self._asked.clear()
-        self._at_end.clear()
-        self._metadata = None
-
-
-class _TopicError(ConnectionError):
-    def __init__(self, code: int) -> None:
-        super().__init__(KafkaError(code).str())
-        self.code = code
-
-
-def _code(error: Exception) -> int:
-    if isinstance(error, AuthenticationError):
-        return int(KafkaError._AUTHENTICATION)
-    if isinstance(error, ssl.SSLError):
-        return int(KafkaError._SSL)
-    return int(KafkaError._TRANSPORT)
-
-
-def _host_port(text: str) -> tuple[str, int]:
-    host, _, port = text.strip().rpartition(":")
-    return host.strip("[]"), int(port)
+    def _bug(self, error: Exception) -> None:
+        """Says it once, with where it happened; reading goes on."""
+        text = f"{type(error).__name__}: {one_line(error)}"
+        if text not in self._bugs:
+            self._bugs.add(text)
+            _LOGGER.error("%s: reading met a bug of this program, and tries again", self._topic, exc_info=error)
 
 
 def blocks(topic: str, found: list[Records], max_rows: int) -> list[Block]:

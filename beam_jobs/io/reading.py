@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -45,7 +45,6 @@ class Outage:
         self._address = address
         self._since: float | None = None
         self._text = ""
-        self._reason = ""
         self._told = False
 
     def seen(self, text: str) -> None:
@@ -54,21 +53,61 @@ class Outage:
             self._since = time.monotonic()
         self._text = text
 
-    def because(self, text: str) -> None:
-        """A telling reason, which alone does not mean that anything is wrong."""
-        self._reason = text.split(" (after ")[0]  # the rest counts milliseconds and suppressed repeats
-
     def tell(self) -> None:
         """Speaks if it has lasted; called again and again."""
         if self._since is not None and not self._told and time.monotonic() - self._since >= _PATIENCE_S:
             self._told = True
-            _LOGGER.warning("%s: nothing can be read (%s); waiting", self._address, self._reason or self._text)
+            _LOGGER.warning("%s: nothing can be read (%s); waiting", self._address, self._text)
 
     def over(self) -> None:
         """An answer came."""
         if self._since is not None and self._told:
             _LOGGER.warning("%s: back after %.1f s", self._address, time.monotonic() - self._since)
-        self._since, self._told, self._reason = None, False, ""
+        self._since, self._told = None, False
+
+
+class PartitionOutages:
+    """Says once which partitions can't be read, and once that they can again; nothing of hiccups under ``_PATIENCE_S``.
+
+    ``str(address)`` is named in the log.
+    """
+
+    def __init__(self, address: object) -> None:
+        self._address = address
+        self._since: dict[int, float] = {}  # partition -> since when it can't be read, monotonic clock
+        self._told: set[int] = set()
+
+    def now(self, unreadable: Mapping[int, str], total: int) -> None:
+        """What can't be read at the moment, partition -> why, of ``total`` partitions; called again and again."""
+        if not unreadable and not self._since:
+            return
+        now = time.monotonic()
+        over = {p: self._since.pop(p) for p in self._since.keys() - unreadable.keys()}
+        for p in unreadable:
+            self._since.setdefault(p, now)
+        due = {p for p in unreadable if p not in self._told and now - self._since[p] >= _PATIENCE_S}
+        if due:
+            self._told |= due
+            reasons = "; ".join(dict.fromkeys(unreadable[p] for p in sorted(due)))
+            if len(unreadable) == total:
+                _LOGGER.warning("%s: nothing can be read (%s); waiting", self._address, reasons)
+            else:
+                _LOGGER.warning("%s: %s can't be read (%s); the others go on", self._address, _named(due), reasons)
+        back = self._told & over.keys()
+        if back:
+            self._told -= back
+            seconds = now - min(over[p] for p in back)
+            if self._told:
+                text = "%s: %s can be read again after %.1f s, %s can't yet"
+                _LOGGER.warning(text, self._address, _named(back), seconds, _named(self._told))
+            else:
+                _LOGGER.warning("%s: back after %.1f s", self._address, seconds)
+
+
+def _named(partitions: Collection[int]) -> str:
+    some = ", ".join(map(str, sorted(partitions)[:20]))
+    more = f" and {len(partitions) - 20} more" if len(partitions) > 20 else ""
+    return f"partition{'s' if len(partitions) > 1 else ''} {some}{more}"
 
 
 class Pace:

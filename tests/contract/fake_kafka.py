@@ -105,7 +105,7 @@ class _FakeTransport:
     def control(self) -> Iterator[Control]:
         yield _FakeControl(self._cluster, self._topic, self._group_id, self._commits)
 
-    def fetcher(self) -> Fetcher:
+    def fetcher(self, lacking: str = "") -> Fetcher:
         return _FakeFetcher(self._cluster, self._topic)
 
 
@@ -175,7 +175,7 @@ class _FakeFetcher:
 
     def fetch(self, max_rows: int, wait_s: float, linger_s: float) -> Fetched:
         if self._cluster.away:
-            return Fetched(problems=[Problem(-1, KafkaError._ALL_BROKERS_DOWN, "away")])
+            return Fetched(unreadable=dict.fromkeys(self._positions, "away"))
         rows: list[tuple[int, int, Record]] = []
         ends: dict[int, int] = {}
         problems = []

@@ -12,7 +12,7 @@ from beam_jobs.errors import UserError
 from beam_jobs.io.kafka_client import KafkaTransport
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_source import KafkaMark, KafkaMarkCoder, KafkaSource
-from beam_jobs.io.reading import Pace, request_drain, reset_drain
+from beam_jobs.io.reading import Pace, PartitionOutages, request_drain, reset_drain
 from beam_jobs.io.uri import KafkaAddress
 from tests.contract.cluster import Record
 from tests.contract.fake_kafka import FakeCluster
@@ -64,6 +64,25 @@ def test_an_outage_is_told_once_and_its_end_once(
         assert reader.advance()
     reader.close()
     assert [record.message.split(":")[2].strip()[:8] for record in caplog.records] == ["nothing ", "back aft"]
+
+
+def test_partitions_that_cannot_be_read_are_told_once_and_truthfully(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("beam_jobs.io.reading.time.monotonic", clock)
+    outages = PartitionOutages("kafka://a/t")
+    why = {1: "no leader", 3: "refused", 0: "refused", 2: "refused"}
+    for step, broken in enumerate([[1, 3], [1, 3], [1, 3, 0], [1, 3, 0, 2], [1, 3, 0, 2], [1], [1], [2], [2], []]):
+        for _ in range(3):
+            outages.now({p: why[p] for p in broken}, 4)
+        clock.now = 100.0 + 0.6 * (step + 1)
+    assert [record.message.removeprefix("kafka://a/t: ") for record in caplog.records] == [
+        "partitions 1, 3 can't be read (no leader; refused); the others go on",
+        "nothing can be read (refused); waiting",
+        "partitions 0, 3 can be read again after 3.0 s, partition 1 can't yet",
+        "back after 4.2 s",
+    ]
 
 
 def test_a_cluster_that_is_away_at_the_start_is_waited_for() -> None:
