@@ -55,7 +55,7 @@ class World:
     def _proxies(self) -> list[tuple[int, Proxy]]:
         """The port each broker's second listener has, and what is in front of it."""
         ports = [free_port() for _ in range(3)]
-        proxies = [(port, Proxy(f"127.0.0.1:{port}")) for port in ports]
+        proxies = [(port, Proxy(f"127.0.0.1:{port}", free_port())) for port in ports]
         for _, proxy in proxies:
             self._stack.callback(proxy.close)
         return proxies

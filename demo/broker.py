@@ -56,11 +56,18 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+_GIVEN: set[int] = set()  # ports of this process: the kernel gives one again that nobody has bound yet
+
+
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of 127.0.0.1 nobody listens on at the moment, another one at each call."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in _GIVEN:
+            _GIVEN.add(port)
+            return port
 
 
 def java_missing() -> str | None:
@@ -373,6 +380,8 @@ class ApacheKafka(_Process):
                 check=False,
             )
             if result.returncode != 0:
-                raise UserError(f"Apache Kafka: formatting {self.data} failed: {result.stderr.strip()[-300:]}")
+                lines = result.stderr.strip().splitlines() or ["it said nothing"]
+                cause = next((line for line in lines if "Exception" in line), lines[-1])
+                raise UserError(f"Apache Kafka: formatting {self.data} failed: {cause[:300]}")
             self._formatted = True
         return self._java("kafka.Kafka", str(config))
