@@ -29,8 +29,8 @@ import use_cases
 from beam_jobs.archive_rows import archive_schema
 from beam_jobs.block import MAX_BLOCK_ROWS, raw_block, with_source
 from beam_jobs.io.archive import WriteFiles
+from beam_jobs.io.archive_contents import look_through
 from beam_jobs.io.archive_input import find, open_archive
-from beam_jobs.io.archive_sweep import look_through
 from beam_jobs.io.kafka_sink import PRODUCER_DEFAULTS
 from beam_jobs.io.uri import KafkaAddress
 from bench import processes

@@ -10,7 +10,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import apache_beam as beam
@@ -22,8 +22,9 @@ from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
 
 from beam_jobs import metrics
 from beam_jobs.block import MAX_BLOCK_ROWS, BlockCoder, min_timestamp
+from beam_jobs.io.archive_contents import NONE_YET, Contents
 from beam_jobs.io.archive_input import ArchiveInput, as_block
-from beam_jobs.io.archive_sweep import NONE_YET, Contents, Part, Sweep
+from beam_jobs.io.archive_sweep import Part, Sweep
 from beam_jobs.io.block_reader import BlockReader, read_blocks
 from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.reading import drain_requested
@@ -33,19 +34,22 @@ from beam_jobs.io.reading import drain_requested
 class SweepMark(CheckpointMark):
     """How far a reader is."""
 
-    after: tuple[int, ...] | None = None  # for each partition the first offset not handed out; None: nothing was
+    after: tuple[int, ...] | None = (
+        None  # for each partition the position of the last row handed out; None: nothing was
+    )
+    again: tuple[int, ...] | None = None  # how many rows of that position were
     reached_ms: int = NONE_YET  # event time
     began: tuple[float, int] | None = None  # time.time() and the event time that was due then
     done: bool = False
 
     def to_json(self) -> bytes:
-        return json.dumps([self.after, self.reached_ms, self.began, self.done]).encode()
+        return json.dumps([self.after, self.again, self.reached_ms, self.began, self.done]).encode()
 
     @staticmethod
     def from_json(data: bytes) -> SweepMark:
         """The inverse of ``to_json``."""
-        after, reached_ms, began, done = json.loads(data)
-        return SweepMark(after and tuple(after), reached_ms, began and tuple(began), done)
+        after, again, reached_ms, began, done = json.loads(data)
+        return SweepMark(after and tuple(after), again and tuple(again), reached_ms, began and tuple(began), done)
 
 
 class _MarkCoder(coders.Coder):
@@ -93,10 +97,19 @@ class _Session:
     """A sweep and what of it is not handed out yet."""
 
     def __init__(self, source: ArchiveSource, mark: SweepMark) -> None:
-        after = None if mark.after is None else np.array(mark.after, np.int64)
-        self.sweep = Sweep(source.archive, source.contents, after, mark.reached_ms)
+        count = len(source.contents.partitions)
+        self.after = np.full(count, NONE_YET) if mark.after is None else np.array(mark.after, np.int64)
+        self.again = np.zeros(count, np.int64) if mark.again is None else np.array(mark.again, np.int64)
+        self.sweep = Sweep(source.archive, source.contents, self.after.copy(), self.again, mark.reached_ms)
         self.part: Part | None = None
-        self.after = np.full(len(source.contents.partitions), NONE_YET) if after is None else after.copy()
+
+    def hand_out(self, part: Part) -> None:
+        """Notes that these rows, the next in each partition, are handed out."""
+        before = self.after.copy()
+        np.maximum.at(self.after, part.partitions, part.positions)
+        self.again[self.after != before] = 0
+        at_last = part.positions == self.after[part.partitions]
+        np.add.at(self.again, part.partitions[at_last], 1)
 
     def close(self) -> None:
         self.sweep.close()
@@ -133,13 +146,13 @@ class SweepReader(BlockReader[_Session]):
         handed = part.slice(0, rows)
         session.part = part.slice(rows, len(part)) if rows < len(part) else None
         if rows:
-            np.maximum.at(session.after, handed.partitions, handed.offsets + 1)
+            session.hand_out(handed)
             self._block = as_block(handed.rows, None)
             self._timestamp = min_timestamp(self._block)
             metrics.inc(metrics.RECORDS_READ, rows)
             metrics.TOTALS.reached_ms = int(handed.due_ms[-1])
         reached = int(handed.due_ms[-1]) if rows else self._mark.reached_ms
-        self._mark = SweepMark(tuple(session.after.tolist()), reached, began)
+        self._mark = SweepMark(tuple(session.after.tolist()), tuple(session.again.tolist()), reached, began)
         return rows > 0
 
     def get_watermark(self) -> Timestamp:
@@ -150,7 +163,7 @@ class SweepReader(BlockReader[_Session]):
         return self._mark
 
     def _finish(self) -> None:
-        self._mark = SweepMark(self._mark.after, self._mark.reached_ms, self._mark.began, done=True)
+        self._mark = replace(self._mark, done=True)
 
     def _key(self) -> Hashable:
         return self._source.name, self._mark.to_json()
@@ -163,7 +176,7 @@ class SweepArchive(beam.PTransform):
     """Reads an archive of events as events blocks, each partition in the order it had on its topic.
 
     Args:
-      archive, contents: as ``archive_input.open_archive`` and ``archive_sweep.look_through`` give them.
+      archive, contents: as ``archive_input.open_archive`` and ``archive_contents.look_through`` give them.
       speed: seconds of event time a second, counted from the first row; None: as fast as it goes. A row is due with the
         latest event before it in its partition, so that late ones do not come early.
     """

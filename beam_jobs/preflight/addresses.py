@@ -132,6 +132,8 @@ def stream_source(
 
 def keeps_position(source: Mapping[str, Any]) -> bool:
     """Whether what is read is committed, and counted as such here; ``source`` as :func:`stream_source` gives it."""
+    if isinstance(source.get("address"), PubSubAddress):
+        return bool(source["settings"].acknowledge)
     return source.get("group_id") is not None and source.get("io") != "java"
 
 

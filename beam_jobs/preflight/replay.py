@@ -14,8 +14,8 @@ import use_cases
 from beam_jobs import options
 from beam_jobs.cli import say
 from beam_jobs.errors import UserError
+from beam_jobs.io.archive_contents import Contents, look_through
 from beam_jobs.io.archive_input import ArchiveInput
-from beam_jobs.io.archive_sweep import Contents, look_through
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.uri import Address, parse
 from beam_jobs.preflight.addresses import archive_input, client_settings, output_id, prepare_outputs, schema_source
@@ -76,8 +76,11 @@ def replay_job(parsed: PipelineOptions, workers: int = 1) -> ReplayJob:
         f"{contents.rows:,} events in {len(contents.files):,} files of {given.input}, "
         f"{time_text(contents.first_ms)} to {time_text(contents.last_ms)}"
     )
-    if not all(file.in_order for file in contents.files):
-        say("some files are not in the order of their topic (made from another archive): each is read as a whole")
+    ids = sorted({topic for (topic, _), timed in zip(contents.partitions, contents.timed, strict=True) if timed})
+    if ids:
+        say(
+            f"the offsets of {', '.join(ids[:5])} are message ids, which have no order: publish times put them in order"
+        )
     say(f"writing to {output}, " + (f"{speed:g} times as fast as it happened" if speed else "as fast as it goes"))
     return ReplayJob(
         archive=archive,

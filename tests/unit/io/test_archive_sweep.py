@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import resource
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,10 @@ from beam_jobs.block import raw_block, with_source
 from beam_jobs.errors import UserError
 from beam_jobs.io import archive_source
 from beam_jobs.io.archive import COMPRESSIONS, FileFormat, WriteFiles
+from beam_jobs.io.archive_contents import Contents, look_through
 from beam_jobs.io.archive_input import open_archive
 from beam_jobs.io.archive_source import ArchiveSource, SweepMark, SweepReader
-from beam_jobs.io.archive_sweep import Contents, Sweep, look_through
+from beam_jobs.io.archive_sweep import Sweep
 from beam_jobs.io.reading import request_drain, reset_drain
 from use_cases import UseCase
 
@@ -55,6 +58,7 @@ def write(
     name: str = "job",
     exact: bool = False,
     file_format: FileFormat = "avro",
+    published: Callable[[int, int], int] = lambda offset, event_ms: event_ms + 5,
 ) -> None:
     """An archive of events, written bundle by bundle, a bundle block by block."""
     schema = archive_schema(CASE, "events")
@@ -68,7 +72,8 @@ def write(
             partitions, offsets, times = zip(*rows, strict=True)
             n = len(rows)
             keys = [None if o % 7 == 0 else b"key-%d" % o for o in offsets]
-            raw = raw_block(topic, partitions, offsets, [t + 5 for t in times], keys, [None] * n)
+            stamps = [published(o, t) for o, t in zip(offsets, times, strict=True)]
+            raw = raw_block(topic, partitions, offsets, stamps, keys, [None] * n)
             events = pa.record_batch(
                 {
                     "id": pa.array([f"car-{o % 3}" for o in offsets]),
@@ -87,7 +92,7 @@ def swept(sweep: Sweep) -> tuple[list[Row], list[int], int]:
     most = 0
     while (part := sweep.next()) is not None:
         times = part.rows.column("at").cast(pa.int64()).to_pylist()
-        rows += zip(part.partitions.tolist(), part.offsets.tolist(), times, strict=True)
+        rows += zip(part.partitions.tolist(), part.rows.column("source_offset").to_pylist(), times, strict=True)
         due += part.due_ms.tolist()
         most = max(most, sweep.held_rows)
     return rows, due, most
@@ -142,8 +147,9 @@ def test_each_row_once_and_in_the_order_of_its_partition(
     # From any point on, as a reader does that is built anew.
     after = np.full(len(contents.partitions), -1)
     for p, offset, _ in rows[:stop]:
-        after[p] = offset + 1
-    assert sorted(swept(Sweep(archive, contents, after))[0]) == sorted(rows[stop:])
+        after[p] = offset
+    again = (after >= 0).astype(np.int64)
+    assert sorted(swept(Sweep(archive, contents, after, again))[0]) == sorted(rows[stop:])
 
 
 def test_memory_is_that_of_a_few_batches(tmp_path: Path) -> None:
@@ -166,8 +172,103 @@ def test_an_archive_made_of_another_is_in_order_as_well(tmp_path: Path) -> None:
     shuffled = np.random.default_rng(3).permutation(50).tolist()
     write(tmp_path, [[[rows[i] for i in shuffled[:30]], [rows[i] for i in shuffled[30:]]]], exact=True)
     archive, contents = prepared(tmp_path)
-    assert not all(file.in_order for file in contents.files)
+    assert not all(file.in_order.all() for file in contents.files)
+    assert contents.timed == (False,)
     assert [o for _, o, _ in swept(Sweep(archive, contents))[0]] == list(range(50))
+
+
+@st.composite
+def messages(draw: Any) -> list[list[list[Row]]]:
+    """A subscription's messages as they came: ids without an order, publish times nearly in order, late events."""
+    n = draw(st.integers(1, 80))
+    mixed = np.random.default_rng(draw(st.integers(0, 99))).permutation(n)
+    ids = mixed + draw(st.sampled_from([1 << 50, 1 << 53, (1 << 63) - 100]))
+    rows = [(0, int(ids[i]), (i // 8 - draw(st.sampled_from([0, 0, 0, 30])) + 40) * HOUR // 2 + i) for i in range(n)]
+    for i in draw(st.lists(st.integers(0, max(0, n - 5)), max_size=5)):
+        rows[i : i + 4] = rows[i : i + 4][::-1]  # what is published at about the same time comes in any order
+    cuts = sorted(draw(st.lists(st.integers(1, n), max_size=6)))
+    blocks = [rows[a:b] for a, b in itertools.pairwise([0, *cuts, n]) if a < b]
+    size = draw(st.integers(1, 3))
+    return [blocks[i : i + size] for i in range(0, len(blocks), size)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(bundles=messages(), same_ms=st.sampled_from([1, 4, 1000]), stop=st.integers(0, 80))
+def test_message_ids_come_in_the_order_they_were_published_in(
+    tmp_path_factory: pytest.TempPathFactory, bundles: list[list[list[Row]]], same_ms: int, stop: int
+) -> None:
+    sent = [row for blocks in bundles for block in blocks for row in block]
+    number = {offset: t % (HOUR // 2) for _, offset, t in sent}  # in which order they were published
+
+    def published(offset: int, _: int) -> int:
+        return 1_700_000_000_000 + number[offset] // same_ms
+
+    root = tmp_path_factory.mktemp("archive")
+    write(root, bundles, published=published, exact=True)
+    archive, contents = prepared(root)
+    assert contents.timed == (True,)
+    rows, due, _ = swept(Sweep(archive, contents))
+    assert sorted(rows) == sorted(sent)
+    stamps = [published(o, t) for _, o, t in rows]
+    assert stamps == sorted(stamps)
+    assert due == np.maximum.accumulate([t for _, _, t in rows]).tolist()
+    # From any point on, in the middle of a millisecond as well.
+    session = archive_source._Session(ArchiveSource(archive, contents, None), SweepMark())
+    left = stop
+    while left > 0 and (part := session.sweep.next()) is not None:
+        session.hand_out(part.slice(0, min(left, len(part))))
+        left -= len(part)
+    assert swept(Sweep(archive, contents, session.after, session.again))[0] == rows[stop:]
+
+
+def test_ids_without_an_order_are_told_from_offsets_by_the_times(tmp_path: Path) -> None:
+    """Where they are as small as offsets, as an emulator's are."""
+    order = np.random.default_rng(4).permutation(200).tolist()
+    write(tmp_path, [[[(0, o, 40 * HOUR + i * 100) for i, o in enumerate(order)]]], topic="ids")
+    write(tmp_path, [[[(0, o, 40 * HOUR + o * 100) for o in range(200)]]], topic="offsets", name="b")
+    runs = [[(0, o, 40 * HOUR + o * 100) for o in range(start, start + 20)] for start in (100, 40, 0, 160, 60)]
+    write(tmp_path, [runs], topic="copied", name="c", exact=True)
+    archive, contents = prepared(tmp_path)
+    assert dict(zip((topic for topic, _ in contents.partitions), contents.timed, strict=True)) == {
+        "ids": True,
+        "offsets": False,
+        "copied": False,
+    }
+    rows, _, _ = swept(Sweep(archive, contents))
+    found = {contents.partitions[p][0]: offsets for p, offsets in by_partition(rows).items()}
+    assert found["ids"] == order
+    assert found["offsets"] == list(range(200))
+    assert found["copied"] == sorted(found["copied"])
+
+
+def test_files_out_of_order_are_read_a_batch_at_a_time(tmp_path: Path) -> None:
+    """A file of many batches, each row out of place by up to ten rows: as messages come."""
+    n = 2000
+    order = np.argsort(np.arange(n) + np.random.default_rng(1).uniform(0, 10, n)).tolist()
+    rows = [(0, (1 << 52) + i * 7919 % n, 40 * HOUR + i) for i in order]
+    write(tmp_path, [[rows[i : i + 50] for i in range(0, n, 50)]])
+    archive, contents = prepared(tmp_path)
+    assert [len(file.starts) for file in contents.files] == [40]
+    found, _, most = swept(Sweep(archive, contents))
+    assert [t for _, _, t in found] == [40 * HOUR + i for i in range(n)]
+    assert most <= 50
+
+
+def test_many_files_that_overlap_take_few_descriptors(tmp_path: Path) -> None:
+    """As an archive has them that routes a long topic to many folders; every file has two batches."""
+    files, each = 150, 2
+    blocks = [[(0, f + files * r, 40 * HOUR + f * HOUR) for f in range(files)] for r in range(each)]
+    write(tmp_path, [blocks])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 80, hard))
+    try:
+        archive, contents = prepared(tmp_path)
+        assert len(contents.files) == files
+        rows, _, _ = swept(Sweep(archive, contents))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [o for _, o, _ in rows] == list(range(files * each))
 
 
 def test_records_that_an_archive_holds_twice_come_twice(tmp_path: Path) -> None:
