@@ -255,8 +255,8 @@ def test_files_out_of_order_are_read_a_batch_at_a_time(tmp_path: Path) -> None:
 
 
 def test_many_files_that_overlap_take_few_descriptors(tmp_path: Path) -> None:
-    """As an archive has them that routes a long topic to many folders; every file has two batches."""
-    files, each = 150, 2
+    """As an archive has them that routes a long topic to many folders; every file has four batches."""
+    files, each = 150, 4
     blocks = [[(0, f + files * r, 40 * HOUR + f * HOUR) for f in range(files)] for r in range(each)]
     write(tmp_path, [blocks])
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
