@@ -104,7 +104,7 @@ def launch_command(args: argparse.Namespace, parameters: Mapping[str, str]) -> C
     # gcloud splits at commas, which Kafka's addresses have: another separator, one that no value has.
     pairs = [f"{name}={value}" for name, value in parameters.items()]
     marks = chain(("~", ";", "|", "%"), (f"~{i}~" for i in count()))
-    separator = next(mark for mark in marks if mark.join(pairs).split(mark) == pairs)
+    separator = next(mark for mark in marks if mark.join(pairs).split(mark) == (pairs or [""]))
     joined = separator.join(pairs)
     return [
         *("gcloud", "dataflow", "flex-template", "run", args.name or job_name(args.job)),

@@ -11,10 +11,12 @@ import http.client
 import io
 import os
 import threading
+import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -43,6 +45,12 @@ _READ_BYTES = 4 << 20  # of one request when a file is read bit by bit
 _UPLOAD_BYTES = 16 << 20  # in memory, and sent again after a failure; the client's own 100 MB are many
 _LARGEST_READ = 64 << 20
 _THREADS = 8  # of calls that are one by one only because the service has no better
+_OF_OTHERS = frozenset(  # conditions that what jobs write does not meet: older versions, times and names of others
+    {
+        *("customTimeBefore", "daysSinceCustomTime", "daysSinceNoncurrentTime", "matchesSuffix"),
+        *("noncurrentTimeBefore", "numNewerVersions"),
+    }
+)
 _MARK = "highbeam-update"  # metadata of an object: which update wrote it
 _AWAY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _AWAY_TYPES = (
@@ -226,10 +234,37 @@ class _Reader(io.RawIOBase):
             )
 
 
-def location(path: str) -> str | None:
-    """Where the bucket of a path is, US-CENTRAL1 or EU; None: this account may not know."""
+@dataclass(frozen=True)
+class BucketInfo:
+    """What a bucket says about itself."""
+
+    location: str  # US-CENTRAL1, EU
+    storage_class: str  # of files that are written without one
+    rules: tuple[Mapping[str, Any], ...]  # of its lifecycle: {"action": …, "condition": …}
+
+    def deletes(self, folder: str) -> str | None:
+        """When a lifecycle rule deletes what is written to a folder, "7 days after it was written"; None: never."""
+        name = _split(folder)[1] + "/"
+        for rule in self.rules:
+            condition = rule.get("condition", {})
+            if rule.get("action", {}).get("type") != "Delete" or condition.keys() & _OF_OTHERS:
+                continue
+            prefixes = condition.get("matchesPrefix") or [""]
+            classes = condition.get("matchesStorageClass") or [self.storage_class]
+            before = condition.get("createdBefore")
+            passed = before is not None and before < time.strftime("%Y-%m-%d", time.gmtime())
+            if condition.get("isLive") is False or passed or self.storage_class not in classes:
+                continue
+            if any(name.startswith(prefix) or prefix.startswith(name) for prefix in prefixes):
+                return f"{condition['age']} days after it was written" if "age" in condition else "in time"
+        return None
+
+
+def bucket_info(path: str) -> BucketInfo | None:
+    """About the bucket of a path; None: this account may not know."""
     with suppress(UserError, StorageAwayError, FileNotFoundError), _errors(path):
-        return str(_client().get_bucket(_split(path)[0], timeout=_TIMEOUT_S, retry=_RETRY).location)
+        bucket = _client().get_bucket(_split(path)[0], timeout=_TIMEOUT_S, retry=_RETRY)
+        return BucketInfo(str(bucket.location), str(bucket.storage_class), tuple(bucket.lifecycle_rules))
     return None
 
 

@@ -20,7 +20,7 @@ from beam_jobs.io.kafka import check_group, check_topic
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_offsets import OffsetKind, OffsetSpec
 from beam_jobs.io.uri import Address, KafkaAddress, PubSubAddress, parse
-from beam_jobs.preflight.dataflow import check_path, check_settings, warn_of_this_machine
+from beam_jobs.preflight.dataflow import check_path, check_settings, warn_if_cleaned, warn_of_this_machine
 from beam_jobs.preflight.java import check_java
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.subscription import PUBSUB, pubsub_settings, topic_of
@@ -77,6 +77,8 @@ def client_settings(parsed: PipelineOptions) -> KafkaConfig:
         check_access(path)
     config = KafkaConfig.from_file(path)
     check_settings(parsed, config)
+    if any(value.endswith(f":{path}") for _, value in config.settings):  # a secret is in it: workers read it again
+        warn_if_cleaned(parsed, "--kafka_config", path)
     return config
 
 

@@ -20,7 +20,7 @@ from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.archive import COMPRESSIONS, ExactIds, WriteFiles
 from beam_jobs.io.archive_input import ArchiveInput
-from beam_jobs.io.archive_log import ArchiveLog, log_names
+from beam_jobs.io.archive_log import FOLDER, ArchiveLog, log_names
 from beam_jobs.io.files import check_access, root_of, writing
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_topic_id import KafkaTopic
@@ -36,7 +36,7 @@ from beam_jobs.preflight.addresses import (
     schema_source,
     stream_source,
 )
-from beam_jobs.preflight.dataflow import check_path, check_pii_key, refuse_at_least_once
+from beam_jobs.preflight.dataflow import check_path, check_pii_key, refuse_at_least_once, warn_if_cleaned
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.subscription import LONGEST_RETENTION_S, PUBSUB, retention_s
 from beam_jobs.runners import on_dataflow
@@ -94,6 +94,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     schema = archive_schema(use_case, content)
     if wanted.enrich:
         check_path(parsed, "--enrich", wanted.enrich)
+        warn_if_cleaned(parsed, "--enrich", wanted.enrich)
     lookup = _lookup(wanted, use_case, arrow_schema(schema))
     if lookup is not None:
         schema = archive_schema(use_case, content, lookup.fields)
@@ -104,6 +105,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     root = root_of(parsed.view_as(options.OutputOptions).output)
     check_path(parsed, "--output", root)
     check_access(root)
+    warn_if_cleaned(parsed, "--output", f"{root}/{FOLDER}")
     name = f"archive/{use_case.name}"
     given = parsed.view_as(options.InputOptions)
     archive = archive_input(given, use_case)

@@ -9,7 +9,7 @@ import ast
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apache_beam.options.pipeline_options import (
     DebugOptions,
@@ -31,6 +31,9 @@ from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from beam_jobs.references import is_reference
 from beam_jobs.runners import on_dataflow, runner_of
+
+if TYPE_CHECKING:
+    from beam_jobs.io.gcs import BucketInfo
 
 AT_LEAST_ONCE = "streaming_mode_at_least_once"
 
@@ -55,7 +58,9 @@ def check_target(parsed: PipelineOptions) -> None:
     if not on_dataflow(parsed):
         return
     cloud = parsed.view_as(GoogleCloudOptions)
-    cloud.temp_location = cloud.temp_location or cloud.staging_location
+    # What workers need when they start lies apart from what a rule of the bucket may clean.
+    cloud.temp_location = cloud.temp_location or _beside(cloud.staging_location, "temp")
+    cloud.staging_location = cloud.staging_location or _beside(cloud.temp_location, "staging")
     missing = [f"--{name}" for name in ("project", "region", "temp_location") if not getattr(cloud, name)]
     if missing:
         raise UserError(
@@ -72,9 +77,12 @@ def check_target(parsed: PipelineOptions) -> None:
         warn_of_name("--job_name", cloud.job_name)
     if not cloud.no_auth:
         application_default(f"--runner={runner_of(parsed)}")
-    for path in dict.fromkeys(filter(None, (cloud.temp_location, cloud.staging_location))):
+    places = (cloud.staging_location, cloud.temp_location)
+    for path in dict.fromkeys(places):
         files.check_access(path.rstrip("/"))
+    for path in {path.split("/")[2]: path for path in places}.values():
         _check_region(path, cloud.region)
+    warn_if_cleaned(parsed, "--staging_location", cloud.staging_location)
     if not cloud.template_location:  # there the service makes the job, and the launcher's account can't list any
         _check_jobs(parsed)
 
@@ -108,6 +116,20 @@ def _fits_label(part: Any) -> bool:
     kinds = ("Ll", "Lo", "Nd", "Nl", "No")
     is_short = isinstance(part, str) and 0 < len(part) <= 63 and len(part.encode()) <= 128
     return is_short and all(char in "_-" or unicodedata.category(char) in kinds for char in part)
+
+
+def warn_if_cleaned(parsed: PipelineOptions, flag: str, path: str) -> None:
+    """Says that a rule of the bucket deletes what a live job, or a worker that starts late, reads there."""
+    if not on_dataflow(parsed) or files.is_local(path):
+        return
+    folder = path.rstrip("/")
+    info = _bucket_info(folder)
+    when = info.deletes(folder) if info else None
+    if when:
+        say(
+            f"warning: {flag} {folder}: a lifecycle rule of the bucket deletes what lies there {when}, and a job that "
+            "runs longer needs it; name another folder, or mend the rule"
+        )
 
 
 def check_path(parsed: PipelineOptions, flag: str, path: str, in_image: bool = False) -> None:
@@ -216,11 +238,22 @@ def _check_packaging(parsed: PipelineOptions) -> None:
         )
 
 
+def _beside(location: str | None, folder: str) -> str | None:
+    """A folder of the same bucket."""
+    bucket = re.match(r"gs://[^/]+", location or "")
+    return f"{bucket[0]}/{folder}" if bucket else None
+
+
+def _bucket_info(path: str) -> BucketInfo | None:
+    from beam_jobs.io.gcs import bucket_info  # Google's libraries take seconds to import
+
+    return bucket_info(path)
+
+
 def _check_region(path: str, region: str) -> None:
     """Says where a bucket is, if that is not where the job runs: it works, but bytes between regions cost."""
-    from beam_jobs.io.gcs import location  # Google's libraries take seconds to import
-
-    where = location(path)
+    info = _bucket_info(path)
+    where = info.location if info else None
     near = {region.upper(), _CONTINENTS.get(region.partition("-")[0], "")}
     if where and where not in near and ("-" in where or where in _CONTINENTS.values()):
         say(f"warning: {path} is in {where.lower()}, the job in {region}: traffic between regions costs")

@@ -25,7 +25,7 @@ from beam_jobs.preflight.addresses import (
     schema_source,
     stream_source,
 )
-from beam_jobs.preflight.dataflow import check_path, check_pii_key
+from beam_jobs.preflight.dataflow import check_path, check_pii_key, warn_if_cleaned
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from model.manifest import Manifest
@@ -72,6 +72,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     check_pii_key(preflight, preprocessor)
     check_path(parsed, "--model", wanted.model, in_image=True)
     model = resolve(wanted.model, use_case.name)
+    warn_if_cleaned(parsed, "--model", model.folder)
     described = model.manifest
     check_fingerprint(described, preprocessor)
     outputs = {"alert": parse(wanted.alerts), "dead_letter": parse(bad.dead_letters)}

@@ -217,9 +217,15 @@ SERVICE = [
 MORE = {"score": SERVICE, "archive": [f"--sdk_container_image={IMAGE}"], "replay": ["--wait=no"], "redrive": []}
 
 
+def staging(cloud: Cloud, job: str) -> str:
+    """Where a job is staged: where nobody says anything else, and in a folder of their own."""
+    return f"{cloud.root}/staging" if job == "score" else f"{cloud.root}/staged/{job}"
+
+
 def submit(cloud: Cloud, job: str, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", f"beam_jobs.{job}", *PROJECT, f"--temp_location={cloud.root}/temp/{job}"]
     command += [f"--dataflow_endpoint={cloud.service.url}", *words]
+    command += [] if job == "score" else [f"--staging_location={staging(cloud, job)}"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
 
 

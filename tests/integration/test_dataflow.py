@@ -42,6 +42,7 @@ from tests.integration.dataflow_jobs import (
     fetch,
     left_behind,
     run_worker,
+    staging,
     submit,
 )
 from tests.integration.pubsub_topics import PubSubTopics
@@ -93,7 +94,8 @@ def submitted(
                 told = {"stdout": done.stdout, "stderr": done.stderr, "seconds": seconds, "bucket": cloud.root}
                 for name, what in (("result", told), ("requests", sent), ("job", made)):
                     (folder / f"{name}.json").write_text(json.dumps(what))
-                fetch(f"{cloud.root}/temp/{job}", folder / "staged")
+                fetch(staging(cloud, job), folder / "staged")
+                assert files.list_files(f"{cloud.root}/temp/**") == []
                 packaged = folder if job == "score" else find("score").folder
                 python = environment(packaged / "staged", base / "dataflow-package")
                 (folder / "worker.json").write_text(run_worker(python, folder))
@@ -283,7 +285,7 @@ def test_the_launcher_of_a_template_submits_the_same_graph(
         "jobName": "from-a-template",
         "containerSpecGcsPath": f"{cloud.root}/templates/score.json",
         "parameters": given,
-        "environment": {"stagingLocation": f"{cloud.root}/staging", "tempLocation": f"{cloud.root}/temp"},
+        "environment": {"stagingLocation": f"{cloud.root}/launched", "tempLocation": f"{cloud.root}/temp"},
     }
     url = f"{cloud.service.url}/v1b3/projects/my-project/locations/us-central1/flexTemplates:launch"
     answer = requests.post(url, json={"launchParameter": launch}, timeout=150)

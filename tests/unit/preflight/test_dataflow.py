@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
+from google.cloud import storage
 
 from beam_jobs import archive, cli, options, redrive, replay, score
 from beam_jobs.errors import UserError
+from beam_jobs.io import files
+from beam_jobs.io.gcs import BucketInfo
 from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.preflight.dataflow import check_labels, check_settings, check_target
+from beam_jobs.preflight.addresses import client_settings
+from beam_jobs.preflight.dataflow import check_labels, check_settings, check_target, warn_if_cleaned
 from tests.dataflow_service import FakeDataflow
 from tests.google_mocks import TokenServer
 
@@ -156,8 +162,6 @@ def test_settings_that_workers_cannot_follow(tmp_path: Path, text: str, what: st
 
 
 def test_settings_in_a_bucket_are_read_there_by_workers(bucket: str, tmp_path: Path) -> None:
-    from beam_jobs.io import files
-
     files.write_bytes(f"{bucket}/client.properties", b"sasl.password=hunter2\nclient.id=me\n")
     config = KafkaConfig.from_file(f"{bucket}/client.properties")
     assert "hunter2" not in repr(config)
@@ -215,6 +219,98 @@ def test_too_many_labels() -> None:
 
 def test_labels_are_looked_at_before_anything_is_staged(fails: Fails) -> None:
     assert "'Fleet Ops' is no value" in fails(labels="team=Fleet Ops")
+
+
+DELETE = {"type": "Delete"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "when"),
+    [
+        ({"action": DELETE, "condition": {"age": 7, "matchesPrefix": ["temp/", "build/"]}}, None),
+        ({"action": DELETE, "condition": {"age": 7, "matchesPrefix": ["temp/", "staging/"]}}, "7 days after"),
+        ({"action": DELETE, "condition": {"age": 7, "matchesPrefix": ["stag"]}}, "7 days after"),
+        ({"action": DELETE, "condition": {"age": 7, "matchesPrefix": ["staging/old/"]}}, "7 days after"),
+        ({"action": DELETE, "condition": {"age": 0}}, "0 days after"),
+        ({"action": DELETE, "condition": {"age": 7, "isLive": True}}, "7 days after"),
+        ({"action": DELETE, "condition": {"age": 7, "isLive": False}}, None),
+        ({"action": DELETE, "condition": {"daysSinceNoncurrentTime": 30}}, None),
+        ({"action": DELETE, "condition": {"numNewerVersions": 3, "isLive": False}}, None),
+        ({"action": DELETE, "condition": {"age": 7, "matchesSuffix": [".tmp"]}}, None),
+        ({"action": DELETE, "condition": {"createdBefore": "2020-01-01"}}, None),
+        ({"action": DELETE, "condition": {"createdBefore": "9000-01-01"}}, "in time"),
+        ({"action": DELETE, "condition": {"age": 7, "matchesStorageClass": ["COLDLINE"]}}, None),
+        ({"action": DELETE, "condition": {"age": 7, "matchesStorageClass": ["STANDARD"]}}, "7 days after"),
+        ({"action": {"type": "SetStorageClass", "storageClass": "COLDLINE"}, "condition": {"age": 7}}, None),
+        ({"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": {"age": 7}}, None),
+    ],
+)
+def test_what_a_lifecycle_rule_deletes(rule: dict[str, Any], when: str | None) -> None:
+    other = {"action": DELETE, "condition": {"age": 1, "matchesPrefix": ["elsewhere/"]}}
+    found = BucketInfo("EU", "STANDARD", (other, rule)).deletes("gs://bucket/staging")
+    assert (found or "").startswith(when or "")
+    assert bool(found) is bool(when)
+
+
+Target = Callable[..., tuple[dict[str, Any], str]]
+
+
+@pytest.fixture
+def target(
+    bucket: str, dataflow_service: FakeDataflow, tokens: TokenServer, capsys: pytest.CaptureFixture[str]
+) -> Target:
+    """The options of a job whose target was checked, and what was said; the bucket's rule is the documented one."""
+    tokens.issue("a-token")
+
+    def check(**given: str) -> tuple[dict[str, Any], str]:
+        given = {"runner": "DataflowRunner", "project": "my-project", "region": "us-central1"} | given
+        words = [f"--{name}={value}" for name, value in given.items()]
+        parsed = options.parse("job", "", [*words, f"--dataflow_endpoint={dataflow_service.url}"], *score.CONCERNS)
+        with mock.patch.object(storage.Bucket, "lifecycle_rules", DOCUMENTED_RULES):
+            check_target(parsed)
+        return parsed.get_all_options(), capsys.readouterr().err
+
+    return check
+
+
+DOCUMENTED_RULES = [{"action": DELETE, "condition": {"age": 7, "matchesPrefix": ["temp/", "build/"]}}]
+
+
+@pytest.mark.parametrize("temp", ["temp", "temp/jobs", "", "elsewhere/temp"])
+def test_what_workers_need_is_staged_where_nothing_cleans(target: Target, bucket: str, temp: str) -> None:
+    found, said = target(temp_location=f"{bucket}/{temp}".rstrip("/"))
+    assert found["staging_location"] == f"{bucket}/staging"
+    assert found["temp_location"].startswith(f"{bucket}/{temp or 'highbeam'}")
+    assert said == ""
+
+
+def test_a_folder_that_a_rule_cleans_is_said(target: Target, bucket: str) -> None:
+    found, said = target(temp_location=f"{bucket}/temp", staging_location=f"{bucket}/temp/staged")
+    assert found["staging_location"] == f"{bucket}/temp/staged"
+    [line] = said.splitlines()
+    assert line.startswith(f"warning: --staging_location {bucket}/temp/staged: a lifecycle rule of the bucket deletes")
+    assert "7 days after it was written" in line
+    found, said = target(staging_location=f"{bucket}/staging")
+    assert found["temp_location"] == f"{bucket}/temp"
+    assert said == ""
+
+
+def test_so_is_whatever_else_a_live_job_reads_later(
+    target: Target, bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model, a lookup table, an archive's log, a properties file with a secret in it."""
+    parsed = options.parse("job", "", ["--runner=DataflowRunner"], *score.CONCERNS)
+    files.write_bytes(f"{bucket}/temp/client.properties", b"sasl.password=hunter2\n")
+    files.write_bytes(f"{bucket}/temp/plain.properties", b"client.id=me\n")
+    with mock.patch.object(storage.Bucket, "lifecycle_rules", DOCUMENTED_RULES):
+        warn_if_cleaned(parsed, "--model", f"{bucket}/temp/models/v1")
+        warn_if_cleaned(parsed, "--model", f"{bucket}/models/v1")
+        for name in ("client", "plain"):
+            parsed.view_as(options.ConnectionOptions).kafka_config = f"{bucket}/temp/{name}.properties"
+            client_settings(parsed)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in said] == ["--model", "--kafka_config"]
+    assert "hunter2" not in "".join(said)
 
 
 def test_a_bucket_elsewhere_is_said(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from beam_jobs import metrics
 from templates.jobs import TEMPLATES
 from templates.metadata import metadata
+from templates.publish import launch_command
 
 hcl2 = pytest.importorskip("hcl2", reason="python-hcl2 reads Terraform")
 
@@ -94,6 +96,19 @@ def test_buckets_are_private_and_have_a_lifecycle() -> None:
         assert body["public_access_prevention"] == "enforced", name
         assert body["lifecycle_rule"], name
         assert "force_destroy" not in body, name
+
+
+def test_no_rule_cleans_what_live_jobs_and_launches_need() -> None:
+    rules = resources("google_storage_bucket")["work"]["lifecycle_rule"]
+    prefixes = [prefix for rule in rules for prefix in rule["condition"][0]["matches_prefix"]]
+    assert all(rule["condition"][0]["matches_prefix"] for rule in rules)
+    args = argparse.Namespace(job="score", name="", project="my-project", bucket="b", region="r", gcloud_args="")
+    used = re.findall(r"gs://b/(\w+/?)", " ".join(launch_command(args, {})))
+    jobs = (FOLDER / "jobs.tf").read_text(encoding="utf-8")
+    used += re.findall(r"gs://\$\{google_storage_bucket.work.name\}/(\w+/?)", jobs)
+    cleaned = {folder for folder in used if f"{folder}/".startswith(tuple(prefixes))}
+    assert set(used) == {"templates/", "staging", "temp"}
+    assert cleaned == {"temp"}
 
 
 def test_what_pubsub_gives_up_goes_to_a_topic_that_somebody_reads() -> None:
