@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
@@ -15,6 +16,8 @@ from chaos.proxy import Proxy
 from chaos.stage import JobSpec, Stage
 from tests.integration.pubsub_topics import PubSubTopics
 from tests.pubsub_emulator import EMULATOR, PROJECT
+
+Answer = TypeVar("Answer")
 
 PARTITIONS = 3
 _ANSWER_S = 60.0
@@ -68,13 +71,17 @@ class KafkaStage(Stage):
     def committed(self, group: str) -> dict[int, int]:
         """The group's position in each partition; -1 where it has none."""
         asked = ConsumerGroupTopicPartitions(group, self.positions)
-        answer = self.admin.list_consumer_group_offsets([asked])[group].result(_ANSWER_S)
+        answer = _insist(lambda: self.admin.list_consumer_group_offsets([asked])[group].result(_ANSWER_S))
         return {p.partition: p.offset for p in answer.topic_partitions}
 
     def ends(self) -> dict[int, int]:
         """The end of each partition."""
-        asked = self.admin.list_offsets(dict.fromkeys(self.positions, OffsetSpec.latest()))
-        return {p.partition: done.result(_ANSWER_S).offset for p, done in asked.items()}
+
+        def ask() -> dict[int, int]:
+            asked = self.admin.list_offsets(dict.fromkeys(self.positions, OffsetSpec.latest()))
+            return {p.partition: done.result(_ANSWER_S).offset for p, done in asked.items()}
+
+        return _insist(ask)
 
     def uncommitted(self, job: Job) -> int:
         assert job.group is not None
@@ -86,25 +93,30 @@ class KafkaStage(Stage):
         assert job.group is not None
         wanted = [TopicPartition(self.topic, p, offset) for p, offset in to.items()]
         asked = ConsumerGroupTopicPartitions(job.group, wanted)
-        self.admin.alter_consumer_group_offsets([asked])[job.group].result(_ANSWER_S)
+        _insist(lambda: self.admin.alter_consumer_group_offsets([asked])[job.group].result(_ANSWER_S))
 
     def make_anew(self) -> None:
         """Deletes the topic with all that is on it, and makes one of the same name."""
         self.feed.hold()
         self.admin.delete_topics([self.topic])[self.topic].result(_ANSWER_S)
-        deadline = time.monotonic() + _ANSWER_S
-        while True:
-            try:
-                self.admin.create_topics([NewTopic(self.topic, PARTITIONS)])[self.topic].result(_ANSWER_S)
-                break
-            except KafkaException:  # the old one is still on its way out
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
+        new = [NewTopic(self.topic, PARTITIONS)]
+        _insist(lambda: self.admin.create_topics(new)[self.topic].result(_ANSWER_S))  # the old one is on its way out
         for ledger in self.ledgers:
             ledger.pardon()
         self.world.cluster.settle()
         self.feed.sender = self._sender()
+
+
+def _insist(ask: Callable[[], Answer]) -> Answer:
+    """The answer, once the cluster gives it: leaders and coordinators move."""
+    deadline = time.monotonic() + _ANSWER_S
+    while True:
+        try:
+            return ask()
+        except KafkaException:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 class PubSubStage(Stage):
