@@ -60,7 +60,7 @@ class Cluster(Protocol):
     def delete(self, topic: str) -> None:
         """The topic and its records are gone on return."""
 
-    def committed(self, group_id: str, topic: str) -> dict[int, int]:
+    def group_offsets(self, group_id: str, topic: str) -> dict[int, int]:
         """Partition -> offset, of what the group has."""
 
     def move_group(self, group_id: str, topic: str, offsets: Mapping[int, int]) -> None:
@@ -99,7 +99,7 @@ class RealCluster:
         while topic in self._admin.list_topics(timeout=10).topics:
             assert time.monotonic() < deadline
 
-    def committed(self, group_id: str, topic: str) -> dict[int, int]:
+    def group_offsets(self, group_id: str, topic: str) -> dict[int, int]:
         found = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group_id)])[group_id].result()
         return {at.partition: at.offset for at in found.topic_partitions if at.topic == topic and at.offset >= 0}
 

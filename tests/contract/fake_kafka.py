@@ -38,7 +38,8 @@ class FakeCluster:
     def __init__(self) -> None:
         self.topics: dict[str, list[_Log]] = {}
         self.ids: dict[str, str] = {}  # topic -> id
-        self.commits: dict[tuple[str, str, int], Committed] = {}  # by group, topic, partition
+        self.committed: dict[tuple[str, str, int], int] = {}  # (group, topic, partition) -> next offset
+        self.committed_for: dict[tuple[str, str, int], str] = {}  # the same -> topic id
         self.open_fetchers = 0
         self.away = False
         self.refuses: KafkaError | None = None  # what commits are answered
@@ -54,13 +55,15 @@ class FakeCluster:
 
     def delete(self, topic: str) -> None:
         del self.topics[topic]
-        self.commits = {key: at for key, at in self.commits.items() if key[1] != topic}
+        self.committed = {key: at for key, at in self.committed.items() if key[1] != topic}
 
     def move_group(self, group_id: str, topic: str, offsets: Mapping[int, int]) -> None:
-        self.commits |= {(group_id, topic, p): Committed(offset, "") for p, offset in offsets.items()}
+        moved = {(group_id, topic, p): offset for p, offset in offsets.items()}
+        self.committed |= moved
+        self.committed_for |= dict.fromkeys(moved, "")
 
     def delete_group(self, group_id: str) -> None:
-        self.commits = {key: at for key, at in self.commits.items() if key[0] != group_id}
+        self.committed = {key: at for key, at in self.committed.items() if key[0] != group_id}
 
     @contextmanager
     def join(self, group_id: str, topic: str) -> Iterator[None]:
@@ -68,8 +71,8 @@ class FakeCluster:
         yield
         self.refuses = None
 
-    def committed(self, group_id: str, topic: str) -> dict[int, int]:
-        return {p: at.offset for (group, name, p), at in self.commits.items() if (group, name) == (group_id, topic)}
+    def group_offsets(self, group_id: str, topic: str) -> dict[int, int]:
+        return {p: at for (group, name, p), at in self.committed.items() if (group, name) == (group_id, topic)}
 
     def add_partitions(self, topic: str, total: int) -> None:
         self.topics[topic] += [_Log() for _ in range(total - len(self.topics[topic]))]
@@ -134,8 +137,12 @@ class _FakeControl:
         }
 
     def committed(self, partitions: Iterable[int], timeout_s: float) -> dict[int, Committed]:
-        keys = {p: (self._group_id or "", self._topic, p) for p in partitions}
-        return {p: self._cluster.commits[key] for p, key in keys.items() if key in self._cluster.commits}
+        cluster, keys = self._cluster, {p: (self._group_id or "", self._topic, p) for p in partitions}
+        return {
+            p: Committed(cluster.committed[key], cluster.committed_for[key])
+            for p, key in keys.items()
+            if key in cluster.committed
+        }
 
     def begin(self, topic_id: str, positions: Mapping[int, int], acknowledged: Mapping[int, int]) -> None:
         self._commits.begin(topic_id, positions, acknowledged)
@@ -152,7 +159,8 @@ class _FakeControl:
             self._commits.failed(self._cluster.refuses, time.monotonic())
             return
         for p, offset in todo.items():
-            self._cluster.commits[self._group_id, self._topic, p] = Committed(offset, self._commits.topic_id)
+            key = self._group_id, self._topic, p
+            self._cluster.committed[key], self._cluster.committed_for[key] = offset, self._commits.topic_id
         metrics.inc(metrics.RECORDS_COMMITTED, self._commits.succeeded())
 
     def refused(self, patience_s: float) -> str | None:

@@ -71,9 +71,9 @@ class PositionsContract(SourceSuite):
             if until == "latest":
                 cluster.write(topic, numbered(10, 2, start=100))  # after the end was decided
             rows += self.run(source.create_reader(None, None))
-            at = cluster.committed(g, topic)
+            at = cluster.group_offsets(g, topic)
             assert sorted(offsets(rows)) == [(p, offset) for p in (0, 1) for offset in range(at.get(p, 0))]
-        assert cluster.committed(g, topic) == {0: 50, 1: 50}
+        assert cluster.group_offsets(g, topic) == {0: 50, 1: 50}
         rows += self.run(opened(self.bounded(cluster, topic, g)))
         assert sorted(offsets(rows)) == [(p, offset) for p in (0, 1) for offset in range(55)]
 
@@ -105,7 +105,7 @@ class PositionsContract(SourceSuite):
             topic_id = control.topic(10).id
             for offset in (7, 3):
                 control.commit(Finished(topic_id, {0: offset}, "reader", offset), 10)
-        assert cluster.committed(g, topic) == {0: 7}
+        assert cluster.group_offsets(g, topic) == {0: 7}
 
     def test_a_group_moved_back_is_read_from_there(self, cluster: Cluster) -> None:
         topic, g = cluster.create(), group()
@@ -116,7 +116,7 @@ class PositionsContract(SourceSuite):
         rows = read(reader, lambda rows: len(rows) >= 15)
         assert [offset for _, offset in offsets(rows)] == list(range(5, 20))
         finish(reader)
-        assert cluster.committed(g, topic) == {0: 20}
+        assert cluster.group_offsets(g, topic) == {0: 20}
 
     def test_a_start_at_the_end_is_a_position_from_then_on(self, cluster: Cluster) -> None:
         if not self.exact_ends:
@@ -144,7 +144,7 @@ class PositionsContract(SourceSuite):
             pytest.skip(f"this broker cannot delete groups: {error}")
         cluster.write(topic, [Record(b"one more", partition=1)])
         finish(self.after(reader, 1))
-        assert cluster.committed(g, topic) == {0: 10, 1: 11}
+        assert cluster.group_offsets(g, topic) == {0: 10, 1: 11}
 
     @pytest.mark.parametrize("again", [4, 15, 40])  # records of the new topic: fewer, and more, than were read before
     def test_a_topic_made_anew_is_read_from_its_first_record(
@@ -165,7 +165,7 @@ class PositionsContract(SourceSuite):
         assert caplog.text.count("made anew") == 1
         assert "reading goes on at its first record" in caplog.text
         finish(reader)
-        assert cluster.committed(g, topic) == {0: again}
+        assert cluster.group_offsets(g, topic) == {0: again}
         cluster.write(topic, numbered(3, start=2000))
         reader = opened(self.live(cluster, topic, g))
         assert set(values(read(reader, lambda rows: len(rows) >= 3))) == {b"2000", b"2001", b"2002"}
@@ -185,7 +185,7 @@ class PositionsContract(SourceSuite):
         with cluster.transport(topic, g).control() as control:
             control.begin(old, {0: 5}, {})
             control.commit(None, 10)  # as a job does that has not seen it yet
-        assert cluster.committed(g, topic) == {0: 5}
+        assert cluster.group_offsets(g, topic) == {0: 5}
         for source in (self.live(cluster, topic, g, start=LATEST), self.bounded(cluster, topic, g, start=EARLIEST)):
             with caplog.at_level(logging.WARNING):
                 reader = opened(source)
