@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from confluent_kafka import KafkaError
 
-from beam_jobs.io.kafka_fetch import Finished
+from beam_jobs.io.kafka_fetch import Finished, Positions
 
 _REFRESH_S = 600.0  # brokers forget a group's offsets after days without a commit (offsets.retention.minutes)
 _RETRY_S = 1.0  # until a commit that failed is tried again: a job that has nothing new asks with every poll
@@ -54,6 +54,7 @@ class Commits:
     def __init__(self, address: object, group_id: str | None) -> None:
         self._address, self._group_id = address, group_id
         self.topic_id = ""
+        self.epochs: dict[int, int] = {}  # partition -> leader epoch of the record before what is finished
         self._acknowledged: dict[int, int] = {}  # partition -> the group's offset
         self._finished: dict[int, int] = {}  # partition -> highest next offset that is finished
         self._gone: set[str] = set()  # ids of topics that had this name before
@@ -64,15 +65,16 @@ class Commits:
         self._records: dict[str, int] = {}  # session -> records it has finished
         self._sent_records = self._committed_records = 0
 
-    def begin(self, topic_id: str, positions: Mapping[int, int], acknowledged: Mapping[int, int]) -> None:
+    def begin(self, at: Positions, acknowledged: Mapping[int, int]) -> None:
         """Reading begins at these positions: forgets what came before, which may lie behind them.
 
         Args:
           acknowledged: what the group has of these partitions, committed for this topic.
         """
-        self._use(topic_id)
-        for partition, offset in positions.items():
+        self._use(at.topic_id)
+        for partition, offset in at.offsets.items():
             self._finished[partition] = offset
+            self.epochs[partition] = at.epochs.get(partition, -1)
             self._acknowledged.pop(partition, None)
             if self._sent is not None:
                 self._sent.pop(partition, None)  # its answer says nothing of the new position
@@ -82,18 +84,21 @@ class Commits:
 
     def add(self, finished: Finished) -> None:
         """Takes on what a bundle has finished; never back. Of a topic that is gone nothing is left to commit."""
-        if finished.topic_id in self._gone:
+        at = finished.at
+        if at.topic_id in self._gone:
             return
-        self._use(finished.topic_id)
-        for partition, offset in finished.positions.items():
-            self._finished[partition] = max(offset, self._finished.get(partition, -1))
+        self._use(at.topic_id)
+        for partition, offset in at.offsets.items():
+            if offset >= self._finished.get(partition, -1):
+                self._finished[partition] = offset
+                self.epochs[partition] = at.epochs.get(partition, -1)
         self._records[finished.session] = max(finished.records, self._records.get(finished.session, 0))
 
     def _use(self, topic_id: str) -> None:
         if topic_id != self.topic_id:
             self._gone.add(self.topic_id)
             self._gone -= {topic_id, ""}
-            self.topic_id, self._finished, self._acknowledged = topic_id, {}, {}
+            self.topic_id, self._finished, self._acknowledged, self.epochs = topic_id, {}, {}, {}
             if self._sent is not None:
                 self._sent = {}
 

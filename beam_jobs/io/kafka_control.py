@@ -1,13 +1,14 @@
 """The control connection to a Kafka cluster: what a topic is, where it begins and ends, a group's committed offsets.
 
-An offset belongs to one topic *id*: a topic that is deleted and made anew counts from 0 again. Each committed offset
-carries the id in the metadata string that Kafka keeps with it (``topic-id=…``), and offsets are compared within one id
-only.
+An offset belongs to one topic *id*: a topic that is deleted and made anew counts from 0 again. It belongs to one
+history of the log, too: an unclean election cuts records off, and others get their offsets. Each committed offset
+carries both in the metadata string that Kafka keeps with it: the id, and the leader epoch of the record before it.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,13 +21,14 @@ from beam_jobs import metrics
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka_commits import Commits
 from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.kafka_fetch import CONSUMER_DEFAULTS, CONSUMER_RULES, Committed, DebugLog, Finished, Topic
+from beam_jobs.io.kafka_epochs import epoch_end
+from beam_jobs.io.kafka_fetch import CONSUMER_DEFAULTS, CONSUMER_RULES, Committed, DebugLog, Finished, Positions, Topic
 from beam_jobs.io.uri import KafkaAddress
 
 _LOGGER = logging.getLogger(__name__)
 
 _NO_GROUP = "highbeam-no-group"  # librdkafka wants a group name; without commits nobody ever sees it
-_METADATA = "topic-id="
+_METADATA = re.compile(r"topic-id=(\S+) leader-epoch=(-?[0-9]{1,10})")
 _ATTEMPT_S = 1.0
 
 _NO_ANSWER = frozenset(  # asked again; anything else is an answer
@@ -73,6 +75,7 @@ class KafkaControl:
         with client_errors(address):
             properties = consumer_properties(address, config, group_id)
             properties |= {"error_cb": self._on_error, "logger": DebugLog()}
+            self._properties = properties
             self._admin = AdminClient(properties)
             self._consumer = Consumer({**properties, "on_commit": self._on_commit})
         committed_only = properties.get("isolation.level", "read_committed") == "read_committed"
@@ -137,13 +140,16 @@ class KafkaControl:
     def committed(self, partitions: Iterable[int], timeout_s: float) -> dict[int, Committed]:
         asked = [TopicPartition(self._topic, p) for p in partitions]
         return {
-            answer.partition: Committed(answer.offset, _topic_id(answer.metadata))
+            answer.partition: Committed(answer.offset, *_metadata(answer.metadata))
             for answer in _checked(self._consumer.committed(asked, timeout_s))
             if answer.offset >= 0
         }
 
-    def begin(self, topic_id: str, positions: Mapping[int, int], acknowledged: Mapping[int, int]) -> None:
-        self._commits.begin(topic_id, positions, acknowledged)
+    def epoch_end(self, partition: int, epoch: int, timeout_s: float) -> int | None:
+        return epoch_end(self._properties, self._topic, partition, epoch)
+
+    def begin(self, at: Positions, acknowledged: Mapping[int, int]) -> None:
+        self._commits.begin(at, acknowledged)
 
     def commit(self, finished: Finished | None, wait_s: float) -> None:
         if self._group_id is None:
@@ -155,13 +161,18 @@ class KafkaControl:
         while True:
             todo = self._commits.next(time.monotonic())
             if todo:
-                metadata = _METADATA + self._commits.topic_id if self._commits.topic_id else None
-                offsets = [TopicPartition(self._topic, p, offset, metadata) for p, offset in todo.items()]
-                self._consumer.commit(offsets=offsets, asynchronous=True)
+                self._consumer.commit(
+                    offsets=[self._offset(p, offset) for p, offset in todo.items()], asynchronous=True
+                )
             left = deadline - time.monotonic()
             if left <= 0 or self._commits.done():
                 return
             self._consumer.poll(min(left, 0.05))
+
+    def _offset(self, partition: int, offset: int) -> TopicPartition:
+        topic_id, epoch = self._commits.topic_id, self._commits.epochs.get(partition, -1)
+        metadata = f"topic-id={topic_id} leader-epoch={epoch}" if topic_id else None
+        return TopicPartition(self._topic, partition, offset, metadata)
 
     def refused(self, patience_s: float) -> str | None:
         return self._commits.refused(patience_s, time.monotonic())
@@ -201,6 +212,7 @@ def _text(uuid: Any) -> str:
     return str(uuid) if uuid.get_most_significant_bits() or uuid.get_least_significant_bits() else ""
 
 
-def _topic_id(metadata: str | None) -> str:
-    """The topic's id in the metadata of a committed offset; "" where another program has committed it."""
-    return metadata.removeprefix(_METADATA) if metadata and metadata.startswith(_METADATA) else ""
+def _metadata(text: str | None) -> tuple[str, int]:
+    """Topic id and leader epoch in the metadata of a committed offset; "" and -1 where another program committed it."""
+    found = _METADATA.fullmatch(text or "")
+    return (found[1], int(found[2])) if found else ("", -1)

@@ -63,6 +63,7 @@ DECIDED = frozenset(
     {
         KafkaError.OFFSET_OUT_OF_RANGE,
         KafkaError._AUTO_OFFSET_RESET,
+        KafkaError._LOG_TRUNCATION,
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
         KafkaError._BAD_MSG,
@@ -80,6 +81,10 @@ class Problem:
     text: str
 
 
+Epochs = list[tuple[int, int]]
+"""Leader epochs of a partition's records in their order, each with the offset after its last one."""
+
+
 @dataclass(frozen=True)
 class Fetched:
     """What one call of ``Fetcher.fetch`` found."""
@@ -89,6 +94,7 @@ class Fetched:
     ends: Mapping[int, int] = field(default_factory=dict)  # partition -> offset of the end it reached
     problems: Sequence[Problem] = ()
     unreadable: Mapping[int, str] = field(default_factory=dict)  # partition -> why it can't be read at the moment
+    epochs: Mapping[int, Epochs] = field(default_factory=dict)  # of the rows, or of those that follow them as well
 
 
 class Fetcher(Protocol):
@@ -124,14 +130,23 @@ class Committed:
 
     offset: int
     topic_id: str  # the id of the topic it was committed for; "": another program has committed it
+    epoch: int = -1  # leader epoch of the record before it; -1: not known
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where reading stands in a topic."""
+
+    topic_id: str  # "": not known
+    offsets: Mapping[int, int]  # partition -> offset of the next record
+    epochs: Mapping[int, int] = field(default_factory=dict)  # partition -> leader epoch of the record before, if known
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What a reader has finished: where it stands in a topic, and how many records it took to come there."""
+    """What a reader has finished: where it stands, and how many records it took to come there."""
 
-    topic_id: str
-    positions: Mapping[int, int]  # partition -> offset of the next record
+    at: Positions
     session: str  # of a reader: its name, other than all others'
     records: int  # that the session has handed out in all
 
@@ -157,8 +172,11 @@ class Control(Protocol):
     def committed(self, partitions: Iterable[int], timeout_s: float) -> dict[int, Committed]:
         """Partition -> the group's committed offset; partitions without one are left out."""
 
-    def begin(self, topic_id: str, positions: Mapping[int, int], acknowledged: Mapping[int, int]) -> None:
-        """Reading begins at these positions of the topic with this id; ``acknowledged`` are the group's there.
+    def epoch_end(self, partition: int, epoch: int, timeout_s: float) -> int | None:
+        """The offset after the last record of a leader epoch in the log as it is now; None: it is not known."""
+
+    def begin(self, at: Positions, acknowledged: Mapping[int, int]) -> None:
+        """Reading begins at these positions; ``acknowledged`` are the group's offsets of these partitions, if any.
 
         The next commit holds them, though they may lie before what was committed.
         """
@@ -337,7 +355,8 @@ class ClientFetcher:
             taken += 1
         self._ready = self._ready[taken:]
         block, next_offsets = self._block(rows) if rows else (None, {})
-        return Fetched(block, next_offsets, ends, problems, self._unreadable({*next_offsets, *ends}))
+        unreadable = self._unreadable({*next_offsets, *ends})
+        return Fetched(block, next_offsets, ends, problems, unreadable, _epochs(rows))
 
     def _unreadable(self, read: set[int]) -> dict[int, str]:
         if not (self._failing or self._unreachable):
@@ -361,6 +380,20 @@ class ClientFetcher:
             headers if any(headers) else None,
         )
         return block, {p: offset + 1 for p, offset in zip(partitions, offsets, strict=True)}
+
+
+def _epochs(rows: list[tuple[Any, _Headers]]) -> dict[int, Epochs]:
+    found: dict[int, Epochs] = {}
+    for message, _ in rows:
+        epoch, after = message.leader_epoch(), message.offset() + 1
+        if epoch is None:  # brokers before 0.11
+            continue
+        runs = found.setdefault(message.partition(), [(epoch, after)])
+        if runs[-1][0] == epoch:
+            runs[-1] = epoch, after
+        else:
+            runs.append((epoch, after))
+    return found
 
 
 def _size(message: Any, headers: _Headers) -> int:

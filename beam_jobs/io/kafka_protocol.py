@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FETCH, METADATA, API_VERSIONS = 1, 3, 18  # api keys
-FETCH_VERSION, METADATA_VERSION = 11, 8
+FETCH, METADATA, API_VERSIONS, EPOCH_END = 1, 3, 18, 23  # api keys; the last is OffsetForLeaderEpoch
+FETCH_VERSION, METADATA_VERSION, EPOCH_END_VERSION = 11, 8, 3
 
 
 class ShortResponseError(ValueError):
@@ -67,6 +67,12 @@ def fetch_request(
     parts = [head, struct.pack(">i", 1), _string(topic), struct.pack(">i", len(positions))]
     parts += [struct.pack(">iiqqi", p, -1, offset, -1, max_partition_bytes) for p, offset in positions.items()]
     return b"".join([*parts, struct.pack(">i", 0), _string("")])
+
+
+def epoch_end_request(topic: str, partition: int, epoch: int) -> bytes:
+    """Body of an OffsetForLeaderEpoch request, of a consumer that does not say which leader it expects."""
+    head = struct.pack(">ii", -1, 1) + _string(topic)
+    return head + struct.pack(">iiii", 1, partition, -1, epoch)
 
 
 def _string(text: str) -> bytes:
@@ -163,3 +169,18 @@ def fetched(data: NDArray[np.uint8], read_committed: bool) -> tuple[int, list[Fe
             end = stable if read_committed and stable >= 0 else high
             partitions.append(FetchedPartition(partition, failure, end, aborted, start, reader.at))
     return error, partitions
+
+
+def epoch_end(data: NDArray[np.uint8]) -> int:
+    """Of an OffsetForLeaderEpoch response for one partition: the offset where the epoch ends, -1 if it is not known."""
+    reader = _Reader(data)
+    reader.skip(4)  # throttle time
+    end = -1
+    for _ in reader.repeat():
+        reader.string()
+        for _ in reader.repeat():
+            error = reader.number("h")
+            reader.skip(8)  # partition, epoch
+            offset = reader.number("q")
+            end = -1 if error else offset
+    return end

@@ -11,12 +11,13 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam import coders
 from apache_beam.io.unbounded_source import CheckpointMark, UnboundedReader, UnboundedSource
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
@@ -29,7 +30,7 @@ from beam_jobs.io.block_reader import BlockReader
 from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.kafka_client import user_error
 from beam_jobs.io.kafka_commits import DENIED
-from beam_jobs.io.kafka_fetch import Control, Fetched, Fetcher, Finished, Problem, Topic, Transport
+from beam_jobs.io.kafka_fetch import Control, Fetched, Fetcher, Finished, Positions, Problem, Topic, Transport
 from beam_jobs.io.kafka_offsets import EARLIEST, OffsetKind, OffsetSpec
 from beam_jobs.io.reading import Outage, Pace, PartitionOutages, drain_requested, wait_for_drain
 
@@ -41,7 +42,7 @@ _QUESTION_TIMEOUT_S = 10.0  # one question to the cluster; asked again while it 
 _FIRST_COMMIT_S = 5.0  # how long a start waits to see whether offsets can be committed
 _FINAL_COMMIT_S = 10.0  # how long the end of a job waits for its last commit
 _REFUSED_S = 30.0  # how long commits may be refused, say by a consumer that has joined the group, before the job ends
-_OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
+_OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION, KafkaError.OFFSET_OUT_OF_RANGE})
 _DENIALS = 3  # answers: a single one decides nothing
 _AGAIN_S = 0.5
 
@@ -55,6 +56,7 @@ class KafkaMark(CheckpointMark):
     positions: Mapping[int, int]
     ends: Mapping[int, int] | None = None
     topic_id: str = ""  # of the topic they are positions in; "": not known
+    epochs: Mapping[int, int] = field(default_factory=dict)  # partition -> leader epoch of the record before, if known
     transport: Transport | None = field(default=None, compare=False, repr=False)  # commits; not part of the position
     session: str = field(default="", compare=False)  # who has read up to here
     records: int = field(default=0, compare=False)  # that the session has handed out in all
@@ -63,23 +65,27 @@ class KafkaMark(CheckpointMark):
     def to_json(self) -> bytes:
         """Deterministic, without any setting or secret."""
         ends = self.ends and _items(self.ends)
-        return json.dumps({"topic": self.topic_id, "next": _items(self.positions), "end": ends}).encode()
+        next_, epochs = _items(self.positions), _items(self.epochs)
+        return json.dumps({"topic": self.topic_id, "next": next_, "epochs": epochs, "end": ends}).encode()
 
     @staticmethod
     def from_json(data: bytes, transport: Transport | None = None) -> KafkaMark:
         """The inverse of ``to_json``."""
         parsed = json.loads(data)
         ends = parsed["end"]
-        return KafkaMark(dict(parsed["next"]), ends if ends is None else dict(ends), parsed["topic"], transport)
+        ends = ends if ends is None else dict(ends)
+        return KafkaMark(dict(parsed["next"]), ends, parsed["topic"], dict(parsed["epochs"]), transport)
 
     def part(self, owns: Callable[[int], bool]) -> KafkaMark:
         """The mark of some of the partitions."""
         ends = None if self.ends is None else {p: end for p, end in self.ends.items() if owns(p)}
-        return replace(self, positions={p: at for p, at in self.positions.items() if owns(p)}, ends=ends)
+        epochs = {p: epoch for p, epoch in self.epochs.items() if owns(p)}
+        return replace(self, positions={p: at for p, at in self.positions.items() if owns(p)}, ends=ends, epochs=epochs)
 
     def finalize_checkpoint(self) -> None:
         if self.transport is not None:
-            finished = Finished(self.topic_id, self.positions, self.session, self.records)
+            at = Positions(self.topic_id, self.positions, self.epochs)
+            finished = Finished(at, self.session, self.records)
             with self.transport.control() as control:
                 control.commit(finished, _FINAL_COMMIT_S if self.final else 0.0)
 
@@ -196,10 +202,12 @@ def resolve(source: KafkaSource) -> KafkaMark:
         if ends is not None:
             positions = {p: at for p, at in positions.items() if at < ends[p] or p not in acknowledged}
             ends = {p: max(ends[p], at) for p, at in positions.items()}
-        control.begin(topic.id, positions, {p: at for p, at in acknowledged.items() if p in positions})
+        epochs = {p: committed[p].epoch for p in acknowledged if p in positions and committed[p].epoch >= 0}
+        at = Positions(topic.id, positions, epochs)
+        control.begin(at, {p: offset for p, offset in acknowledged.items() if p in positions})
         control.commit(None, _FIRST_COMMIT_S)
         _check_commits(control, 0.0)
-        return KafkaMark(positions, ends, topic.id)
+        return KafkaMark(positions, ends, topic.id, epochs)
 
 
 def _anew(source: KafkaSource, old: str, new: str, bounds: Mapping[int, tuple[int, int]]) -> dict[int, int]:
@@ -259,6 +267,8 @@ class _Session:
         self.records = 0  # handed out
         self.topic_id = mark.topic_id
         self.positions = dict(mark.positions)
+        # Partition -> leader epoch of the last record handed out, and the offset after it.
+        self.epochs = {p: (epoch, mark.positions[p]) for p, epoch in mark.epochs.items()}
         self.ends = None if mark.ends is None else dict(mark.ends)
         self.newest_ms: dict[int, int] = {}  # partition -> largest record timestamp seen that may count (see _account)
         self.ahead: set[int] = set()  # partitions whose last records are all ahead of the clock
@@ -286,6 +296,10 @@ class _Session:
     def move(self, partition: int, offset: int) -> None:
         """The records before ``offset`` are handed out, those before the end at least."""
         self.positions[partition] = offset if self.ends is None else min(offset, self.ends[partition])
+
+    def known_epochs(self) -> dict[int, int]:
+        """Partition -> leader epoch of the record before its position, where it is known."""
+        return {p: epoch for p, (epoch, after) in self.epochs.items() if after == self.positions[p]}
 
     def ended(self, partition: int) -> bool:
         return self.ends is not None and self.positions[partition] >= self.ends[partition]
@@ -319,7 +333,12 @@ class KafkaReader(BlockReader[_Session]):
             session.assign()
         self._look(session)
         self._mark = KafkaMark(
-            dict(session.positions), session.ends, session.topic_id, None, session.name, session.records
+            dict(session.positions),
+            session.ends,
+            session.topic_id,
+            session.known_epochs(),
+            session=session.name,
+            records=session.records,
         )
         self._watermark = self._compute_watermark(session)
         if block is None:
@@ -347,6 +366,9 @@ class KafkaReader(BlockReader[_Session]):
 
     def _account(self, session: _Session, fetched: Fetched) -> Block | None:
         """Moves the positions on; returns the rows before the end."""
+        cuts = self._find_cuts(session, fetched)
+        if cuts:
+            fetched = _without(fetched, cuts)
         now = time.time()
         block = fetched.block
         over = [p for p, offset in fetched.next_offsets.items() if session.ends and offset > session.ends[p]]
@@ -371,6 +393,9 @@ class KafkaReader(BlockReader[_Session]):
         reached = [p for p in fetched.next_offsets if session.ended(p)]
         if reached:
             session.fetcher.stop(reached)
+        for p, end in cuts.items():
+            with self._source.transport.control() as control:
+                self._cut(session, control, p, end)
         for problem in fetched.problems:
             self._handle(session, problem)
         return block
@@ -405,6 +430,13 @@ class KafkaReader(BlockReader[_Session]):
             if self._is_anew(session, control, _patiently(transport, control.topic)):
                 return
             low, high = _patiently(transport, lambda timeout: control.bounds([partition], timeout))[partition]
+            if session.ends is not None:
+                session.ends[partition] = min(session.ends[partition], max(high, low))
+            known = session.epochs.get(partition)
+            end = control.epoch_end(partition, known[0], _QUESTION_TIMEOUT_S) if known and low <= position else None
+            if end is not None and low <= end < position:
+                self._cut(session, control, partition, end)
+                return
             if low <= position <= high:  # the broker that said so did not know better
                 session.again_at = time.monotonic() + _AGAIN_S
                 return
@@ -412,11 +444,46 @@ class KafkaReader(BlockReader[_Session]):
             what = f"{transport}: partition {partition}: offset {position} is no longer there (now {low} to {high})"
             if self._source.on_lost == "fail":
                 raise UserError(f"{what}: {lost}; choose another start, or let the source go on at the earliest record")
-            if session.ends is not None:
-                session.ends[partition] = min(session.ends[partition], max(high, low))
-            session.move(partition, high if self._source.on_lost == "latest" else low)
-            control.begin(session.topic_id, {partition: session.positions[partition]}, {})
+            self._begin_at(session, control, partition, high if self._source.on_lost == "latest" else low)
         _LOGGER.warning("%s: %s; going on at offset %d", what, lost, session.positions[partition])
+
+    def _find_cuts(self, session: _Session, fetched: Fetched) -> dict[int, int]:
+        """Partitions whose log was truncated before our position -> the offset where it was cut.
+
+        A new leader epoch tells that the leader has changed; where the log has no longer all records of the epoch that
+        was read last, others stand at their offsets now.
+        """
+        cuts: dict[int, int] = {}
+        for p, runs in fetched.epochs.items():
+            known = session.epochs.get(p)
+            for epoch, after in runs:
+                if known is not None and known[0] != epoch:
+                    with self._source.transport.control() as control:
+                        end = control.epoch_end(p, known[0], _QUESTION_TIMEOUT_S)
+                    if end is not None and end < known[1]:
+                        cuts[p] = min(end, session.positions[p])
+                        break
+                known = epoch, after
+            else:
+                if known is not None:
+                    session.epochs[p] = known
+        return cuts
+
+    def _cut(self, session: _Session, control: Control, partition: int, end: int) -> None:
+        what = (
+            f"{self._source.transport}: partition {partition}: records that were read from offset {end} on are no "
+            "longer there, the log was truncated (an unclean leader election)"
+        )
+        if self._source.on_lost == "fail":
+            raise UserError(f"{what}; choose another start, or let the source go on at offset {end}")
+        self._begin_at(session, control, partition, end)
+        _LOGGER.warning("%s; going on at that offset, with what stands there now", what)
+
+    def _begin_at(self, session: _Session, control: Control, partition: int, offset: int) -> None:
+        """Reads on from an offset that may lie before what is committed."""
+        session.move(partition, offset)
+        session.epochs.pop(partition, None)
+        control.begin(Positions(session.topic_id, {partition: session.positions[partition]}), {})
         session.assign()
 
     def _look(self, session: _Session) -> None:
@@ -457,9 +524,9 @@ class KafkaReader(BlockReader[_Session]):
             )
         partitions = [p for p in topic.partitions if self._source.owns(p)]
         bounds = _patiently(self._source.transport, lambda timeout: control.bounds(partitions, timeout))
-        session.positions, session.newest_ms, session.current = {}, {}, set()
+        session.positions, session.epochs, session.newest_ms, session.current = {}, {}, {}, set()
         session.take_on(_anew(self._source, old, topic.id, bounds))
-        control.begin(topic.id, session.positions, {})
+        control.begin(Positions(topic.id, session.positions), {})
         return True
 
     def _compute_watermark(self, session: _Session) -> Timestamp:
@@ -479,6 +546,19 @@ class KafkaReader(BlockReader[_Session]):
             else:
                 return self._watermark  # nothing is known about this partition yet
         return max(self._watermark, beam_time(min(marks))) if marks else self._watermark
+
+
+def _without(fetched: Fetched, partitions: Collection[int]) -> Fetched:
+    """What was found of the other partitions."""
+    block = fetched.block
+    if block is not None:
+        block = block.filter(pc.invert(pc.is_in(block.column("partition"), pa.array(list(partitions), pa.int32()))))
+    return replace(
+        fetched,
+        block=block if block is not None and block.num_rows else None,
+        next_offsets={p: offset for p, offset in fetched.next_offsets.items() if p not in partitions},
+        ends={p: offset for p, offset in fetched.ends.items() if p not in partitions},
+    )
 
 
 def _before(block: Block, ends: Mapping[int, int]) -> Block | None:

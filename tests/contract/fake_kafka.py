@@ -14,7 +14,18 @@ from confluent_kafka import KafkaError, KafkaException
 from beam_jobs import metrics
 from beam_jobs.block import raw_block
 from beam_jobs.io.kafka_commits import Commits
-from beam_jobs.io.kafka_fetch import Committed, Control, Fetched, Fetcher, Finished, Problem, Topic, Transport
+from beam_jobs.io.kafka_fetch import (
+    Committed,
+    Control,
+    Epochs,
+    Fetched,
+    Fetcher,
+    Finished,
+    Positions,
+    Problem,
+    Topic,
+    Transport,
+)
 from tests.contract.cluster import Record
 
 
@@ -25,6 +36,7 @@ class _Log:
     rows: list[tuple[int, Record]] = field(default_factory=list)
     low: int = 0
     high: int = 0
+    epochs: list[int] = field(default_factory=lambda: [0])  # first offset of each leader epoch
 
     def append(self, record: Record | None) -> None:
         if record is not None:
@@ -39,7 +51,7 @@ class FakeCluster:
         self.topics: dict[str, list[_Log]] = {}
         self.ids: dict[str, str] = {}  # topic -> id
         self.committed: dict[tuple[str, str, int], int] = {}  # (group, topic, partition) -> next offset
-        self.committed_for: dict[tuple[str, str, int], str] = {}  # the same -> topic id
+        self.committed_for: dict[tuple[str, str, int], tuple[str, int]] = {}  # the same -> topic id, leader epoch
         self.open_fetchers = 0
         self.away = False
         self.refuses: KafkaError | None = None  # what commits are answered
@@ -60,7 +72,7 @@ class FakeCluster:
     def move_group(self, group_id: str, topic: str, offsets: Mapping[int, int]) -> None:
         moved = {(group_id, topic, p): offset for p, offset in offsets.items()}
         self.committed |= moved
-        self.committed_for |= dict.fromkeys(moved, "")
+        self.committed_for |= dict.fromkeys(moved, ("", -1))
 
     def delete_group(self, group_id: str) -> None:
         self.committed = {key: at for key, at in self.committed.items() if key[0] != group_id}
@@ -91,6 +103,18 @@ class FakeCluster:
         log = self.topics[topic][partition]
         log.low = offset
         log.rows = [row for row in log.rows if row[0] >= offset]
+
+    def truncate(self, topic: str, partition: int, offset: int) -> None:
+        """What an unclean election does: the new leader does not have the records from ``offset`` on."""
+        log = self.topics[topic][partition]
+        log.rows = [row for row in log.rows if row[0] < offset]
+        log.high = offset
+        log.epochs = [min(first, offset) for first in log.epochs] + [offset]
+
+    def elect(self, topic: str, partition: int) -> None:
+        """Another leader, which has all records."""
+        log = self.topics[topic][partition]
+        log.epochs.append(log.high)
 
     def transport(self, topic: str, group_id: str | None = None) -> Transport:
         return _FakeTransport(self, topic, group_id)
@@ -139,13 +163,17 @@ class _FakeControl:
     def committed(self, partitions: Iterable[int], timeout_s: float) -> dict[int, Committed]:
         cluster, keys = self._cluster, {p: (self._group_id or "", self._topic, p) for p in partitions}
         return {
-            p: Committed(cluster.committed[key], cluster.committed_for[key])
+            p: Committed(cluster.committed[key], *cluster.committed_for[key])
             for p, key in keys.items()
             if key in cluster.committed
         }
 
-    def begin(self, topic_id: str, positions: Mapping[int, int], acknowledged: Mapping[int, int]) -> None:
-        self._commits.begin(topic_id, positions, acknowledged)
+    def epoch_end(self, partition: int, epoch: int, timeout_s: float) -> int | None:
+        log = self._logs()[partition]
+        return log.epochs[epoch + 1] if epoch + 1 < len(log.epochs) else log.high
+
+    def begin(self, at: Positions, acknowledged: Mapping[int, int]) -> None:
+        self._commits.begin(at, acknowledged)
 
     def commit(self, finished: Finished | None, wait_s: float) -> None:
         if self._group_id is None:
@@ -160,7 +188,8 @@ class _FakeControl:
             return
         for p, offset in todo.items():
             key = self._group_id, self._topic, p
-            self._cluster.committed[key], self._cluster.committed_for[key] = offset, self._commits.topic_id
+            self._cluster.committed[key] = offset
+            self._cluster.committed_for[key] = self._commits.topic_id, self._commits.epochs[p]
         metrics.inc(metrics.RECORDS_COMMITTED, self._commits.succeeded())
 
     def refused(self, patience_s: float) -> str | None:
@@ -215,7 +244,14 @@ class _FakeFetcher:
             [record.value for record in records],
             [list(record.headers) or None for record in records],
         )
-        return Fetched(block, {p: offset + 1 for p, offset, _ in rows}, ends, problems)
+        epochs: dict[int, Epochs] = {}
+        for p, offset, _ in rows:
+            epoch = bisect.bisect_right(self._cluster.topics[self._topic][p].epochs, offset) - 1
+            runs = epochs.setdefault(p, [])
+            if runs and runs[-1][0] == epoch:
+                runs.pop()
+            runs.append((epoch, offset + 1))
+        return Fetched(block, {p: offset + 1 for p, offset, _ in rows}, ends, problems, epochs)
 
     def close(self) -> None:
         self._cluster.open_fetchers -= 1

@@ -10,7 +10,7 @@ import pytest
 from beam_jobs import metrics
 from beam_jobs.errors import UserError
 from beam_jobs.io import kafka_source
-from beam_jobs.io.kafka_fetch import Finished
+from beam_jobs.io.kafka_fetch import Finished, Positions
 from beam_jobs.io.kafka_offsets import EARLIEST, LATEST, OffsetSpec
 from beam_jobs.io.kafka_source import KafkaReader
 from beam_jobs.io.reading import request_drain, reset_drain
@@ -104,7 +104,7 @@ class PositionsContract(SourceSuite):
         with cluster.transport(topic, g).control() as control:
             topic_id = control.topic(10).id
             for offset in (7, 3):
-                control.commit(Finished(topic_id, {0: offset}, "reader", offset), 10)
+                control.commit(Finished(Positions(topic_id, {0: offset}), "reader", offset), 10)
         assert cluster.group_offsets(g, topic) == {0: 7}
 
     def test_a_group_moved_back_is_read_from_there(self, cluster: Cluster) -> None:
@@ -183,7 +183,7 @@ class PositionsContract(SourceSuite):
         cluster.make(topic)
         cluster.write(topic, numbered(20))
         with cluster.transport(topic, g).control() as control:
-            control.begin(old, {0: 5}, {})
+            control.begin(Positions(old, {0: 5}), {})
             control.commit(None, 10)  # as a job does that has not seen it yet
         assert cluster.group_offsets(g, topic) == {0: 5}
         for source in (self.live(cluster, topic, g, start=LATEST), self.bounded(cluster, topic, g, start=EARLIEST)):
@@ -193,7 +193,7 @@ class PositionsContract(SourceSuite):
             reader.close()
             assert old in caplog.text
             with cluster.transport(topic, g).control() as control:
-                control.begin(old, {0: 5}, {})
+                control.begin(Positions(old, {0: 5}), {})
                 control.commit(None, 10)
         with pytest.raises(UserError, match="made anew"):
             opened(self.live(cluster, topic, g, on_lost="fail"))
@@ -209,6 +209,71 @@ class PositionsContract(SourceSuite):
         cluster.make(topic)
         cluster.write(topic, numbered(100))
         with pytest.raises(UserError, match="made anew while it was read"):
+            read(reader)
+        reader.close()
+
+    def truncatable(self, cluster: Cluster) -> None:
+        if not hasattr(cluster, "truncate"):
+            pytest.skip("a real one: tests/integration/test_kafka_truncation.py")
+
+    @pytest.mark.parametrize("again", [0, 1, 19, 21, 60])  # records in place of the 20 that were cut off
+    @pytest.mark.parametrize("down", [False, True])
+    def test_records_in_place_of_those_that_were_cut_off_are_read(
+        self, cluster: Cluster, again: int, down: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self.truncatable(cluster)
+        topic, g = cluster.create(2), group()
+        cluster.write(topic, numbered(200, 2))
+        reader = self.after(opened(self.live(cluster, topic, g, block_rows=7)), 200)
+        if down:
+            finish(reader)
+        cluster.truncate(topic, 0, 80)
+        cluster.write(topic, [Record(b"new %d" % i) for i in range(again)])
+        if down:
+            reader = opened(self.live(cluster, topic, g))
+        with caplog.at_level(logging.WARNING):
+            cluster.write(topic, [Record(b"last", partition=1)])
+            rows = read(reader, lambda rows: set(values(rows)) >= {b"last", *(b"new %d" % i for i in range(again))})
+        assert sorted(offsets(rows)) == [*((0, 80 + i) for i in range(again)), (1, 100)]
+        assert caplog.text.count("from offset 80 on are no longer there, the log was truncated") == 1
+        finish(reader)
+        assert cluster.group_offsets(g, topic) == {0: 80 + again, 1: 101}
+
+    def test_as_many_in_place_are_seen_with_the_next_record(self, cluster: Cluster) -> None:
+        self.truncatable(cluster)
+        topic = cluster.create()
+        cluster.write(topic, numbered(100))
+        reader = self.after(opened(self.live(cluster, topic)), 100)
+        cluster.truncate(topic, 0, 80)
+        cluster.write(topic, numbered(20, start=1000))
+        assert not reader.advance()
+        cluster.write(topic, numbered(1, start=1020))
+        rows = read(reader, lambda rows: len(rows) >= 21)
+        assert set(values(rows)) == {b"%d" % i for i in range(1000, 1021)}
+
+    def test_a_new_leader_with_all_records_is_no_truncation(
+        self, cluster: Cluster, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self.truncatable(cluster)
+        topic = cluster.create()
+        cluster.write(topic, numbered(50))
+        reader = opened(self.live(cluster, topic, block_rows=20))
+        rows = read(reader, lambda rows: len(rows) >= 20)
+        cluster.elect(topic, 0)
+        cluster.write(topic, numbered(50, start=50))
+        with caplog.at_level(logging.WARNING):
+            rows += read(reader, lambda more: len(more) + len(rows) >= 100)
+        assert [offset for _, offset in offsets(rows)] == list(range(100))
+        assert not caplog.text
+
+    def test_a_truncated_log_can_end_the_job(self, cluster: Cluster) -> None:
+        self.truncatable(cluster)
+        topic = cluster.create()
+        cluster.write(topic, numbered(50))
+        reader = self.after(opened(self.live(cluster, topic, on_lost="fail")), 50)
+        cluster.truncate(topic, 0, 30)
+        cluster.write(topic, numbered(40))
+        with pytest.raises(UserError, match=r"from offset 30 on .*truncated"):
             read(reader)
         reader.close()
 

@@ -26,12 +26,13 @@ def _no_drain() -> None:
 def test_marks_are_json_and_deterministic() -> None:
     transport = KafkaTransport(KafkaAddress("a:9092", "t"), KafkaConfig())
     coder = KafkaMarkCoder(transport)
-    mark = KafkaMark({10: 5, 2: 2**40}, {2: 2**41, 10: 6}, "id", transport, "reader", 7, final=True)
-    same = KafkaMark({2: 2**40, 10: 5}, {10: 6, 2: 2**41}, "id")
+    mark = KafkaMark({10: 5, 2: 2**40}, {2: 2**41, 10: 6}, "id", {2: 3}, transport, "reader", 7, final=True)
+    same = KafkaMark({2: 2**40, 10: 5}, {10: 6, 2: 2**41}, "id", {2: 3})
     assert (
         coder.encode(mark)
         == coder.encode(same)
-        == b'{"topic": "id", "next": [[2, 1099511627776], [10, 5]], "end": [[2, 2199023255552], [10, 6]]}'
+        == b'{"topic": "id", "next": [[2, 1099511627776], [10, 5]], "epochs": [[2, 3]], '
+        b'"end": [[2, 2199023255552], [10, 6]]}'
     )
     assert coder.decode(coder.encode(mark)) == mark
     assert coder.decode(coder.encode(mark)).transport is transport
