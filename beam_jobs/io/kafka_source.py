@@ -198,6 +198,17 @@ def resolve(source: KafkaSource) -> KafkaMark:
         positions = locate(source.start) | acknowledged
         if stale:
             positions |= _anew(source, committed[stale[0]].topic_id, topic.id, {p: bounds[p] for p in stale})
+        passed = {
+            p: high - low for p, (low, high) in bounds.items() if p not in committed and positions[p] == high > low
+        }
+        if passed and source.until is None and source.start.kind is OffsetKind.LATEST:
+            _LOGGER.warning(
+                "%s: no committed offset for partitions %s: reading begins at their end; up to %d records that are there "
+                "already are not read (--from earliest reads them)",
+                source.transport,
+                ", ".join(map(str, sorted(passed))),
+                sum(passed.values()),
+            )
         ends = None if source.until is None else locate(source.until)
         if ends is not None:
             positions = {p: at for p, at in positions.items() if at < ends[p] or p not in acknowledged}

@@ -118,17 +118,24 @@ class PositionsContract(SourceSuite):
         finish(reader)
         assert cluster.group_offsets(g, topic) == {0: 20}
 
-    def test_a_start_at_the_end_is_a_position_from_then_on(self, cluster: Cluster) -> None:
+    def test_a_start_at_the_end_is_a_position_from_then_on(
+        self, cluster: Cluster, caplog: pytest.LogCaptureFixture
+    ) -> None:
         if not self.exact_ends:
             pytest.skip("this broker's high watermarks are not exact")
         topic, g = cluster.create(2), group()
         cluster.write(topic, numbered(10, 2))
-        opened(self.live(cluster, topic, g, start=LATEST)).close()  # ended before a record came
+        with caplog.at_level(logging.WARNING):
+            opened(self.live(cluster, topic, g, start=LATEST)).close()  # ended before a record came
+        assert "no committed offset for partitions 0, 1" in caplog.text
+        assert "up to 10 records that are there already are not read" in caplog.text
+        caplog.clear()
         cluster.write(topic, numbered(4, 2, start=10))
         reader = opened(self.live(cluster, topic, g, start=LATEST))
         rows = read(reader, lambda rows: len(rows) >= 4)
         finish(reader)
         assert sorted(offsets(rows)) == [(0, 5), (0, 6), (1, 5), (1, 6)]
+        assert not caplog.text
 
     def test_a_group_deleted_under_the_job_is_whole_again(self, cluster: Cluster) -> None:
         topic, g = cluster.create(2), group()
