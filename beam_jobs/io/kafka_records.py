@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import google_crc32c
 import numpy as np
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from beam_jobs.block import HEADERS_TYPE
 from beam_jobs.codec.jit import Int, compiled, copy_bytes
+from beam_jobs.io.kafka_fetch import Epochs
 from beam_jobs.io.kafka_unpack import BadBatchError as BadBatchError
 from beam_jobs.io.kafka_unpack import NoRoomError, Room, limit_text
 
@@ -35,7 +36,7 @@ HEADER = 61  # bytes of a batch before its records
 MAGIC = 2
 
 # Columns of the table of batches.
-START, END, BASE_OFFSET, LAST_OFFSET, TIMESTAMP, MAX_TIMESTAMP, ATTRIBUTES, PRODUCER, COUNT, VERSION = range(10)
+START, END, BASE_OFFSET, LAST_OFFSET, TIMESTAMP, MAX_TIMESTAMP, ATTRIBUTES, PRODUCER, COUNT, VERSION, EPOCH = range(11)
 # Rows of the index of records, one column a record. HEADERS: their bytes << 32 | their number.
 OFFSET, MILLIS, KEY_AT, KEY_SIZE, VALUE_AT, VALUE_SIZE, HEADERS_AT, HEADERS = range(8)
 
@@ -102,6 +103,7 @@ def _batches(data: Bytes, start: int, end: int, table: Longs, bad: Longs) -> int
         if len(table):
             row = table[n]
             row[VERSION] = version
+            row[EPOCH] = _integer(data, at + 12, 4)
             row[START], row[END] = at, stop
             row[BASE_OFFSET] = base
             if version == MAGIC:
@@ -240,6 +242,7 @@ class Records:
     partition: int
     data: Bytes
     index: Longs  # [8, rows]
+    epochs: Epochs = field(default_factory=list)  # of the batches they came in, control batches among them
 
     def __len__(self) -> int:
         return self.index.shape[1]
@@ -329,6 +332,7 @@ def read_batches(
     part = _parted(data, start, end, first)
     if check_crcs:
         _check_crcs(data, part)
+    batches = part.table
     if aborted:
         part.table = part.table[_committed(data, part.table, aborted)]
     elif (part.table[:, ATTRIBUTES] & _CONTROL).any():
@@ -342,7 +346,14 @@ def read_batches(
     following = max(first, part.following)
     if part.bad and following == first:
         raise BadBatchError(part.bad)
-    return records, following
+    return replace(records, epochs=_epochs(batches, following)), following
+
+
+def _epochs(table: Longs, following: int) -> Epochs:
+    table = table[table[:, BASE_OFFSET] < following]
+    epochs, after = table[:, EPOCH], np.minimum(table[:, LAST_OFFSET] + 1, following)
+    last = np.flatnonzero(np.append(epochs[1:] != epochs[:-1], len(epochs) > 0))
+    return list(zip(epochs[last].tolist(), after[last].tolist(), strict=True))
 
 
 @dataclass
@@ -361,7 +372,7 @@ class _Part:
 
 def _parted(data: Bytes, start: int, end: int, first: int) -> _Part:
     bad = np.full(1, -1)
-    table = np.zeros((_batches(data, start, end, np.zeros((0, 10), np.int64), bad), 10), np.int64)
+    table = np.zeros((_batches(data, start, end, np.zeros((0, 11), np.int64), bad), 11), np.int64)
     if not len(table):
         return _Part(table, first, "" if bad[0] < 0 else f"byte {bad[0]} of the response starts no record batch")
     _batches(data, start, end, table, bad)

@@ -203,8 +203,8 @@ def resolve(source: KafkaSource) -> KafkaMark:
         }
         if passed and source.until is None and source.start.kind is OffsetKind.LATEST:
             _LOGGER.warning(
-                "%s: no committed offset for partitions %s: reading begins at their end; up to %d records that are there "
-                "already are not read (--from earliest reads them)",
+                "%s: no committed offset for partitions %s: reading begins at their end; up to %d records that are "
+                "there already are not read (--from earliest reads them)",
                 source.transport,
                 ", ".join(map(str, sorted(passed))),
                 sum(passed.values()),

@@ -231,3 +231,19 @@ def test_no_column_wraps_around() -> None:
     out = blocks("t", [Records(0, data, index[:, :200])], 32768)
     assert sum(block.num_rows for block in out) == 200
     assert max(block.nbytes for block in out) < 1.1 * MAX_BLOCK_BYTES
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3), st.booleans()), min_size=1, max_size=6), st.data())
+def test_the_leader_epochs_of_the_batches_are_told(batches: list[tuple[int, int, bool]], data: st.DataObject) -> None:
+    raw, base, expected = b"", 0, list[tuple[int, int]]()
+    for epoch, count, control in batches:
+        one = marker(base, 7, commit=True) if control else batch([Rec()] * count, base)
+        raw += one[:12] + struct.pack(">i", epoch) + one[16:]
+        base += 1 if control else count
+        if expected and expected[-1][0] == epoch:
+            expected.pop()
+        expected.append((epoch, base))
+    first = data.draw(st.integers(0, base - 1))
+    found, following = read(raw, first)
+    assert following == base
+    assert found.epochs == expected  # a batch may begin before what was asked for
