@@ -73,12 +73,11 @@ class KafkaControl:
         self._address, self._topic, self._group_id = address, address.topic, group_id
         self._refusal: KafkaError | None = None  # what the calls' own errors don't say: why no broker talks to us
         with client_errors(address):
-            properties = consumer_properties(address, config, group_id)
-            properties |= {"error_cb": self._on_error, "logger": DebugLog()}
-            self._properties = properties
-            self._admin = AdminClient(properties)
-            self._consumer = Consumer({**properties, "on_commit": self._on_commit})
-        committed_only = properties.get("isolation.level", "read_committed") == "read_committed"
+            self._properties = consumer_properties(address, config, group_id)
+            watched = {**self._properties, "error_cb": self._on_error, "logger": DebugLog()}
+            self._admin = AdminClient(watched)
+            self._consumer = Consumer({**watched, "on_commit": self._on_commit})
+        committed_only = self._properties.get("isolation.level", "read_committed") == "read_committed"
         self._isolation = IsolationLevel.READ_COMMITTED if committed_only else IsolationLevel.READ_UNCOMMITTED
         self._commits = commits  # outlives the connection
         self._complained: set[int] = set()
