@@ -16,7 +16,8 @@ from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_java import ReadWithJava
 from beam_jobs.io.kafka_offsets import EARLIEST, OffsetSpec
 from beam_jobs.io.kafka_sink import OnTooLarge, WriteBlocks
-from beam_jobs.io.kafka_source import KafkaSource, OnLost
+from beam_jobs.io.kafka_source import KafkaSource
+from beam_jobs.io.kafka_start import OnLost
 from beam_jobs.io.uri import KafkaAddress
 from beam_jobs.runners import on_dataflow
 

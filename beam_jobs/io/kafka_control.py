@@ -145,7 +145,7 @@ class KafkaControl:
         }
 
     def epoch_end(self, partition: int, epoch: int, timeout_s: float) -> int | None:
-        return epoch_end(self._properties, self._topic, partition, epoch)
+        return epoch_end(self._properties, self._topic, partition, epoch, timeout_s)
 
     def begin(self, at: Positions, acknowledged: Mapping[int, int]) -> None:
         self._commits.begin(at, acknowledged)

@@ -5,23 +5,24 @@ librdkafka has no public call for it, so that the brokers are asked here, on a c
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Mapping
+from contextlib import closing, suppress
 from typing import Any
 
 from beam_jobs.io import kafka_protocol as protocol
-from beam_jobs.io.kafka_connection import Connection, not_understood
+from beam_jobs.io.kafka_connection import Connection, LackingError, ReadSettings, not_understood
 from beam_jobs.io.kafka_sasl import AuthenticationError
 
 _LOGGER = logging.getLogger(__name__)
 
 
-def epoch_end(properties: Mapping[str, Any], topic: str, partition: int, epoch: int) -> int | None:
+def epoch_end(properties: Mapping[str, Any], topic: str, partition: int, epoch: int, timeout_s: float) -> int | None:
     """The offset after the last record of ``epoch``, or of the newest epoch before it that the log has.
 
     Args:
       properties: of a consumer.
+      timeout_s: for each connection, and each answer.
 
     Returns:
       None where it can't be had now: settings that a connection of ours does not understand, no leader, a broker before
@@ -29,28 +30,24 @@ def epoch_end(properties: Mapping[str, Any], topic: str, partition: int, epoch: 
     """
     if not_understood(properties):
         return None
+    settings = ReadSettings.of(properties)
     try:
-        found = _ask_leader(properties, topic, partition, epoch)
-    except (OSError, ValueError, AuthenticationError) as error:
+        leader = _leader(settings, topic, partition, timeout_s)
+        with closing(Connection(*leader, settings, timeout_s)) as connection:
+            body = protocol.epoch_end_request(topic, partition, epoch)
+            found = protocol.epoch_end(connection.ask(protocol.EPOCH_END, protocol.EPOCH_END_VERSION, body))
+    except (OSError, ValueError, AuthenticationError, LackingError) as error:
         _LOGGER.debug("%s: partition %d: the end of epoch %d is not known: %s", topic, partition, epoch, error)
         return None
     return found if found >= 0 else None
 
 
-def _ask_leader(properties: Mapping[str, Any], topic: str, partition: int, epoch: int) -> int:
-    leader = None
-    for server in properties["bootstrap.servers"].split(","):
-        host, _, port = server.strip().rpartition(":")
-        with (
-            contextlib.suppress(OSError),
-            contextlib.closing(Connection(host.strip("[]"), int(port), properties)) as first,
-        ):
-            asked = first.ask(protocol.METADATA, protocol.METADATA_VERSION, protocol.metadata_request(topic))
-            metadata = protocol.metadata(asked)
-            leader = metadata.brokers.get(metadata.leaders.get(partition, -1))
-            break
-    if leader is None:
-        raise ConnectionError("it has no leader")
-    with contextlib.closing(Connection(*leader, properties)) as connection:
-        body = protocol.epoch_end_request(topic, partition, epoch)
-        return protocol.epoch_end(connection.ask(protocol.EPOCH_END, protocol.EPOCH_END_VERSION, body))
+def _leader(settings: ReadSettings, topic: str, partition: int, timeout_s: float) -> tuple[str, int]:
+    for server in settings.servers:
+        with suppress(OSError), closing(Connection(*server, settings, timeout_s)) as connection:
+            request = protocol.metadata_request(topic)
+            found = protocol.metadata(connection.ask(protocol.METADATA, protocol.METADATA_VERSION, request))
+            leader = found.brokers.get(found.leaders.get(partition, -1))
+            if leader is not None:
+                return leader
+    raise ConnectionError("no broker says who leads it")

@@ -7,19 +7,18 @@ the runner has built anew, takes it from there. A session nobody takes is closed
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam import coders
-from apache_beam.io.unbounded_source import CheckpointMark, UnboundedReader, UnboundedSource
+from apache_beam.io.unbounded_source import UnboundedReader, UnboundedSource
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 from confluent_kafka import KafkaError, KafkaException
 
@@ -28,86 +27,19 @@ from beam_jobs.block import MAX_BLOCK_ROWS, Block, BlockCoder, beam_time, min_ti
 from beam_jobs.errors import UserError
 from beam_jobs.io.block_reader import BlockReader
 from beam_jobs.io.idle import IdleCache
-from beam_jobs.io.kafka_client import user_error
 from beam_jobs.io.kafka_commits import DENIED
-from beam_jobs.io.kafka_fetch import Control, Fetched, Fetcher, Finished, Positions, Problem, Topic, Transport
+from beam_jobs.io.kafka_fetch import Control, Fetched, Fetcher, Positions, Problem, Topic, Transport
+from beam_jobs.io.kafka_mark import KafkaMark, KafkaMarkCoder
 from beam_jobs.io.kafka_offsets import EARLIEST, OffsetKind, OffsetSpec
-from beam_jobs.io.reading import Outage, Pace, PartitionOutages, drain_requested, wait_for_drain
+from beam_jobs.io.kafka_start import QUESTION_TIMEOUT_S, OnLost, anew, check_commits, patiently, resolve
+from beam_jobs.io.reading import Pace, PartitionOutages, drain_requested
 
 _LOGGER = logging.getLogger(__name__)
 
-OnLost = Literal["earliest", "latest", "fail"]
-
-_QUESTION_TIMEOUT_S = 10.0  # one question to the cluster; asked again while it is away
-_FIRST_COMMIT_S = 5.0  # how long a start waits to see whether offsets can be committed
-_FINAL_COMMIT_S = 10.0  # how long the end of a job waits for its last commit
 _REFUSED_S = 30.0  # how long commits may be refused, say by a consumer that has joined the group, before the job ends
 _OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION, KafkaError.OFFSET_OUT_OF_RANGE})
 _DENIALS = 3  # answers: a single one decides nothing
 _AGAIN_S = 0.5
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class KafkaMark(CheckpointMark):
-    """The next offset of each partition, and in bounded mode the offset to stop at, which no position exceeds."""
-
-    positions: Mapping[int, int]
-    ends: Mapping[int, int] | None = None
-    topic_id: str = ""  # of the topic they are positions in; "": not known
-    epochs: Mapping[int, int] = field(default_factory=dict)  # partition -> leader epoch of the record before, if known
-    transport: Transport | None = field(default=None, compare=False, repr=False)  # commits; not part of the position
-    session: str = field(default="", compare=False)  # who has read up to here
-    records: int = field(default=0, compare=False)  # that the session has handed out in all
-    final: bool = field(default=False, compare=False)  # the last mark of a reader: its commit is waited for
-
-    def to_json(self) -> bytes:
-        """Deterministic, without any setting or secret."""
-        ends = self.ends and _items(self.ends)
-        next_, epochs = _items(self.positions), _items(self.epochs)
-        return json.dumps({"topic": self.topic_id, "next": next_, "epochs": epochs, "end": ends}).encode()
-
-    @staticmethod
-    def from_json(data: bytes, transport: Transport | None = None) -> KafkaMark:
-        """The inverse of ``to_json``."""
-        parsed = json.loads(data)
-        ends = parsed["end"]
-        ends = ends if ends is None else dict(ends)
-        return KafkaMark(dict(parsed["next"]), ends, parsed["topic"], dict(parsed["epochs"]), transport)
-
-    def part(self, owns: Callable[[int], bool]) -> KafkaMark:
-        """The mark of some of the partitions."""
-        ends = None if self.ends is None else {p: end for p, end in self.ends.items() if owns(p)}
-        epochs = {p: epoch for p, epoch in self.epochs.items() if owns(p)}
-        return replace(self, positions={p: at for p, at in self.positions.items() if owns(p)}, ends=ends, epochs=epochs)
-
-    def finalize_checkpoint(self) -> None:
-        if self.transport is not None:
-            at = Positions(self.topic_id, self.positions, self.epochs)
-            finished = Finished(at, self.session, self.records)
-            with self.transport.control() as control:
-                control.commit(finished, _FINAL_COMMIT_S if self.final else 0.0)
-
-
-def _items(offsets: Mapping[int, int]) -> list[tuple[int, int]]:
-    return [(int(partition), int(offset)) for partition, offset in sorted(offsets.items())]
-
-
-class KafkaMarkCoder(coders.Coder):
-    """Marks as JSON; a decoded mark commits through ``transport``."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-
-    def encode(self, value: KafkaMark) -> bytes:
-        return value.to_json()
-
-    def decode(self, encoded: bytes) -> KafkaMark:
-        return KafkaMark.from_json(encoded, self._transport)
-
-    def is_deterministic(self) -> bool:
-        return True
 
 
 @dataclass(frozen=True)
@@ -134,7 +66,7 @@ class KafkaSource(UnboundedSource):
     def split(self, desired_num_splits: int, options: Any = None) -> list[UnboundedSource]:
         if self.first is not None:
             return [self]
-        first = resolve(self)
+        first = self._resolve()
         number, count = self.share
         total = max(1, min(self.shards, len(first.positions)))  # a reader without a partition: a thread for nothing
         shards = [
@@ -143,130 +75,22 @@ class KafkaSource(UnboundedSource):
         ]
         return [replace(shard, first=first.part(shard.owns)) for shard in shards]
 
+    def _resolve(self) -> KafkaMark:
+        return resolve(self.transport, self.start, self.until, self.owns, self.on_lost)
+
     def owns(self, partition: int) -> bool:
         """Whether the partition is of this source's share."""
         number, count = self.share
         return partition % count == number
 
     def create_reader(self, options: Any, checkpoint_mark: KafkaMark | None) -> UnboundedReader:
-        return KafkaReader(self, checkpoint_mark or self.first or resolve(self))
+        return KafkaReader(self, checkpoint_mark or self.first or self._resolve())
 
     def get_checkpoint_mark_coder(self) -> coders.Coder:
         return KafkaMarkCoder(self.transport)
 
     def default_output_coder(self) -> coders.Coder:
         return BlockCoder()
-
-
-def resolve(source: KafkaSource) -> KafkaMark:
-    """Asks the cluster where ``source`` starts and ends; waits for a cluster that is away.
-
-    A group's offset that was committed for an earlier topic of the same name says nothing of this one. Partitions that
-    the group has read past the end of a bounded read are left out.
-
-    Raises:
-      UserError: the topic or a named partition does not exist, access is denied, offsets can't be committed, the topic
-        was made anew and ``on_lost`` is "fail", or the job was ended meanwhile.
-    """
-    with source.transport.control() as control:
-
-        def ask(question: Callable[[float], T]) -> T:
-            return _patiently(source.transport, question)
-
-        topic = ask(control.topic)
-        partitions = topic.partitions
-        for spec in (source.start, source.until):
-            if spec is not None and spec.kind is OffsetKind.OFFSETS:
-                partitions = _named(source.transport, spec, partitions)
-        partitions = [p for p in partitions if source.owns(p)]
-        bounds = ask(lambda timeout: control.bounds(partitions, timeout))
-
-        def locate(spec: OffsetSpec) -> dict[int, int]:
-            if spec.kind is OffsetKind.OFFSETS:
-                wanted = dict(spec.offsets)
-                return {p: min(max(wanted[p], low), high) for p, (low, high) in bounds.items()}
-            if spec.kind is OffsetKind.TIMESTAMP:
-                millis = spec.timestamp_ms or 0
-                at = ask(lambda timeout: control.at_time(millis, partitions, timeout))
-                return {p: high if (found := at[p]) is None else found for p, (_, high) in bounds.items()}
-            earliest = spec.kind is OffsetKind.EARLIEST
-            return {p: low if earliest else high for p, (low, high) in bounds.items()}
-
-        committed = ask(lambda timeout: control.committed(partitions, timeout))
-        stale = sorted(p for p, c in committed.items() if c.topic_id and topic.id and c.topic_id != topic.id)
-        acknowledged = {p: c.offset for p, c in committed.items() if p not in stale}
-        positions = locate(source.start) | acknowledged
-        if stale:
-            positions |= _anew(source, committed[stale[0]].topic_id, topic.id, {p: bounds[p] for p in stale})
-        passed = {
-            p: high - low for p, (low, high) in bounds.items() if p not in committed and positions[p] == high > low
-        }
-        if passed and source.until is None and source.start.kind is OffsetKind.LATEST:
-            _LOGGER.warning(
-                "%s: no committed offset for partitions %s: reading begins at their end; up to %d records that are "
-                "there already are not read (--from earliest reads them)",
-                source.transport,
-                ", ".join(map(str, sorted(passed))),
-                sum(passed.values()),
-            )
-        ends = None if source.until is None else locate(source.until)
-        if ends is not None:
-            positions = {p: at for p, at in positions.items() if at < ends[p] or p not in acknowledged}
-            ends = {p: max(ends[p], at) for p, at in positions.items()}
-        epochs = {p: committed[p].epoch for p in acknowledged if p in positions and committed[p].epoch >= 0}
-        at = Positions(topic.id, positions, epochs)
-        control.begin(at, {p: offset for p, offset in acknowledged.items() if p in positions})
-        control.commit(None, _FIRST_COMMIT_S)
-        _check_commits(control, 0.0)
-        return KafkaMark(positions, ends, topic.id, epochs)
-
-
-def _anew(source: KafkaSource, old: str, new: str, bounds: Mapping[int, tuple[int, int]]) -> dict[int, int]:
-    """Where reading goes on in a topic that was deleted and made anew; says so in one line."""
-    what = f"{source.transport}: the topic was deleted and made anew (its id was {old}, it is {new} now)"
-    if source.on_lost == "fail":
-        raise UserError(f"{what}; choose another --group_id to read it from --from on")
-    latest = source.on_lost == "latest"
-    _LOGGER.warning("%s: reading goes on at its %s", what, "end" if latest else "first record")
-    return {p: high if latest else low for p, (low, high) in bounds.items()}
-
-
-def _check_commits(control: Control, patience_s: float) -> None:
-    refused = control.refused(patience_s)
-    if refused is not None:
-        raise UserError(refused)
-
-
-def _named(transport: Transport, spec: OffsetSpec, partitions: list[int]) -> list[int]:
-    named = dict(spec.offsets)
-    unknown = sorted(named.keys() - set(partitions))
-    if unknown:
-        raise UserError(
-            f"{transport}: position {spec}: the topic has no partition {unknown[0]} (it has {len(partitions)})"
-        )
-    left_out = sorted(set(partitions) - named.keys())
-    if left_out:
-        _LOGGER.warning(
-            "%s: position %s names no offset for partitions %s: they are not read", transport, spec, left_out
-        )
-    return [p for p in partitions if p in named]
-
-
-def _patiently(transport: Transport, question: Callable[[float], T]) -> T:
-    outage = Outage(transport)
-    while True:
-        try:
-            answer = question(_QUESTION_TIMEOUT_S)
-            outage.over()
-            return answer
-        except KafkaException as error:
-            lasting = user_error(str(transport), error.args[0])
-            if lasting is not None:
-                raise lasting from None
-            if wait_for_drain(0.2):
-                raise UserError(f"{transport}: ended before the cluster answered ({error.args[0].str()})") from None
-            outage.seen(error.args[0].str())
-            outage.tell()
 
 
 class _Session:
@@ -438,13 +262,13 @@ class KafkaReader(BlockReader[_Session]):
         """The records at our position are gone: retention was faster, the log was cut, or the topic was made anew."""
         transport, position = self._source.transport, session.positions[partition]
         with transport.control() as control:
-            if self._is_anew(session, control, _patiently(transport, control.topic)):
+            if self._is_anew(session, control, patiently(transport, control.topic)):
                 return
-            low, high = _patiently(transport, lambda timeout: control.bounds([partition], timeout))[partition]
+            low, high = patiently(transport, lambda timeout: control.bounds([partition], timeout))[partition]
             if session.ends is not None:
                 session.ends[partition] = min(session.ends[partition], max(high, low))
             known = session.epochs.get(partition)
-            end = control.epoch_end(partition, known[0], _QUESTION_TIMEOUT_S) if known and low <= position else None
+            end = control.epoch_end(partition, known[0], QUESTION_TIMEOUT_S) if known and low <= position else None
             if end is not None and low <= end < position:
                 self._cut(session, control, partition, end)
                 return
@@ -470,7 +294,7 @@ class KafkaReader(BlockReader[_Session]):
             for epoch, after in runs:
                 if known is not None and known[0] != epoch:
                     with self._source.transport.control() as control:
-                        end = control.epoch_end(p, known[0], _QUESTION_TIMEOUT_S)
+                        end = control.epoch_end(p, known[0], QUESTION_TIMEOUT_S)
                     if end is not None and end < known[1]:
                         cuts[p] = min(end, session.positions[p])
                         break
@@ -504,7 +328,7 @@ class KafkaReader(BlockReader[_Session]):
         session.next_look = time.monotonic() + self._source.discover_s
         try:
             with self._source.transport.control() as control:
-                _check_commits(control, _REFUSED_S)
+                check_commits(control, _REFUSED_S)
                 topic = control.topic(1.0)
                 if self._is_anew(session, control, topic):
                     return
@@ -534,9 +358,9 @@ class KafkaReader(BlockReader[_Session]):
                 f"it is {topic.id} now); start again, the end is then that of the new one"
             )
         partitions = [p for p in topic.partitions if self._source.owns(p)]
-        bounds = _patiently(self._source.transport, lambda timeout: control.bounds(partitions, timeout))
+        bounds = patiently(self._source.transport, lambda timeout: control.bounds(partitions, timeout))
         session.positions, session.epochs, session.newest_ms, session.current = {}, {}, {}, set()
-        session.take_on(_anew(self._source, old, topic.id, bounds))
+        session.take_on(anew(self._source.transport, self._source.on_lost, old, topic.id, bounds))
         control.begin(Positions(topic.id, session.positions), {})
         return True
 

@@ -25,7 +25,7 @@ from beam_jobs.io import kafka_protocol as protocol
 from beam_jobs.io import kafka_records as records
 from beam_jobs.io.kafka_brokers import BROKER_ERRORS, Brokers, Request, Trouble, worse
 from beam_jobs.io.kafka_connection import ReadSettings
-from beam_jobs.io.kafka_fetch import DECIDED, MAX_BLOCK_BYTES, NO_TIMESTAMP, Fetched, Problem
+from beam_jobs.io.kafka_fetch import DECIDED, MAX_BLOCK_BYTES, NO_TIMESTAMP, Epochs, Fetched, Problem
 from beam_jobs.io.kafka_records import Records
 from beam_jobs.io.kafka_unpack import Room
 
@@ -47,6 +47,7 @@ class _Ready:
     blocks: deque[Block] = field(default_factory=deque)
     partitions: set[int] = field(default_factory=set)  # of the blocks' rows
     ends: dict[int, int] = field(default_factory=dict)  # reached after the last block
+    epochs: dict[int, Epochs] = field(default_factory=dict)  # of its batches; handed over with the first block
     problems: list[Problem] = field(default_factory=list)
     arrived: float = field(default_factory=time.monotonic)
 
@@ -101,6 +102,7 @@ class WireFetcher:
         taken: list[Block] = []
         ends: dict[int, int] = {}
         problems: list[Problem] = []
+        epochs: dict[int, Epochs] = {}
         rows = size = 0
         full = False
         deadline = time.monotonic() + wait_s
@@ -111,6 +113,7 @@ class WireFetcher:
                     head = self._ready[0]
                     if not head.blocks:
                         ends |= head.ends
+                        _join(epochs, head)
                         problems = head.problems
                         self._ready.popleft()
                         continue
@@ -127,6 +130,7 @@ class WireFetcher:
                     if not taken:
                         deadline = head.arrived + linger_s  # records that waited for us don't wait again
                     taken.append(block)
+                    _join(epochs, head)
                     rows += block.num_rows
                     size += block.nbytes
                     for partition in ends.keys() & head.partitions:
@@ -139,9 +143,9 @@ class WireFetcher:
                 self._lock.notify_all()
             unreadable = self._unreadable
         if not taken:
-            return Fetched(ends=ends, problems=problems, unreadable=unreadable)
+            return Fetched(ends=ends, problems=problems, unreadable=unreadable, epochs=epochs)
         block = concat(taken)
-        return Fetched(block, _next_offsets(block), ends, problems, unreadable)
+        return Fetched(block, _next_offsets(block), ends, problems, unreadable, epochs)
 
     def _put_back(self, head: _Ready, block: Block) -> None:
         head.blocks.appendleft(block)
@@ -271,6 +275,8 @@ class WireFetcher:
             failures.pop(p, None)
             self._troubles.pop(p, None)
             following[p] = after
+            if rows.epochs:
+                ready.epochs[p] = rows.epochs
             if len(rows):
                 found.append(rows)
                 ready.partitions.add(p)
@@ -303,7 +309,7 @@ class WireFetcher:
             if self._unreadable:
                 self._unreadable = {p: why for p, why in self._unreadable.items() if p not in following}
             self._undecided |= {problem.partition for problem in ready.problems}
-            if ready.blocks or ready.ends or ready.problems:
+            if ready.blocks or ready.ends or ready.problems or ready.epochs:
                 self._ready.append(ready)
                 self._ready_bytes += sum(block.nbytes for block in ready.blocks)
                 self._lock.notify_all()
@@ -348,6 +354,12 @@ class WireFetcher:
         if text not in self._bugs:
             self._bugs.add(text)
             _LOGGER.error("%s: reading met a bug of this program, and tries again", self._topic, exc_info=error)
+
+
+def _join(epochs: dict[int, Epochs], head: _Ready) -> None:
+    for partition, runs in head.epochs.items():
+        epochs.setdefault(partition, []).extend(runs)
+    head.epochs.clear()
 
 
 def blocks(topic: str, found: list[Records], max_rows: int) -> list[Block]:

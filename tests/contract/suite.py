@@ -13,12 +13,9 @@ from apache_beam import coders
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 
 from beam_jobs.errors import UserError
+from beam_jobs.io.kafka_mark import KafkaMark
 from beam_jobs.io.kafka_offsets import EARLIEST, LATEST, OffsetSpec
-from beam_jobs.io.kafka_source import (
-    SESSIONS,
-    KafkaMark,
-    KafkaSource,
-)
+from beam_jobs.io.kafka_source import SESSIONS, KafkaSource
 from beam_jobs.io.reading import request_drain, reset_drain
 from tests.contract.cluster import Cluster, Record
 from tests.contract.reads import T0, TIMEOUT_S, Rows, SourceSuite, numbered, opened, read, read_all, values

@@ -11,7 +11,8 @@ import pytest
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka_client import KafkaTransport
 from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.kafka_source import KafkaMark, KafkaMarkCoder, KafkaSource
+from beam_jobs.io.kafka_mark import KafkaMark, KafkaMarkCoder
+from beam_jobs.io.kafka_source import KafkaSource
 from beam_jobs.io.reading import Pace, PartitionOutages, request_drain, reset_drain
 from beam_jobs.io.uri import KafkaAddress
 from tests.contract.cluster import Record
