@@ -251,7 +251,7 @@ class _FakeFetcher:
             if runs and runs[-1][0] == epoch:
                 runs.pop()
             runs.append((epoch, offset + 1))
-        return Fetched(block, {p: offset + 1 for p, offset, _ in rows}, ends, problems, epochs)
+        return Fetched(block, {p: offset + 1 for p, offset, _ in rows}, ends, problems, epochs=epochs)
 
     def close(self) -> None:
         self._cluster.open_fetchers -= 1
