@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from beam_jobs.io.kafka_client import FetchPath
 from demo.broker import ApacheKafka
@@ -34,6 +35,7 @@ class Truncatable(RealCluster):
         with self.segment(topic).open("r+b") as file:
             file.truncate(size)
         self._broker.start()
+        self._admin = AdminClient(self._settings)  # the old one's pauses between tries have grown
 
 
 @pytest.mark.parametrize("fetch", ["wire", "client"])
