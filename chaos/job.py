@@ -57,9 +57,9 @@ class Run:
         self.send(signal.SIGKILL)
         guard.forget(self.process.pid)
 
-    def end(self, how: signal.Signals = signal.SIGINT) -> int | None:
-        """Ends it in good order; the exit status, None: it did not end."""
-        with suppress(ProcessLookupError):
+    def end(self, how: signal.Signals | None = signal.SIGINT) -> int | None:
+        """Ends it in good order, or waits for its end; the exit status, None: it did not end."""
+        if how is not None and self.running:
             self.process.send_signal(how)
         try:
             return self.process.wait(_END_S)
@@ -120,6 +120,10 @@ class Job:
             )
         guard.watch(process.pid)
         return Run(process, log)
+
+    @property
+    def bounded(self) -> bool:
+        return "--until" in self.command
 
     @property
     def run(self) -> Run:

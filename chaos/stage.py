@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -199,11 +200,11 @@ class Stage:
         job.wanted = False
         if not job.run.running:
             return []
-        status = job.run.end()
+        status = job.run.end(None if job.bounded else signal.SIGINT)
         text = job.run.said()
         if status != 0:
             what = "did not end within a minute" if status is None else f"ended with status {status}"
-            return [f"{job.name} {what} at Ctrl-C: {(text.splitlines() or [''])[-1][:300]}"]
+            return [f"{job.name} {what} at its end: {(text.splitlines() or [''])[-1][:300]}"]
         owed = sum(ledger.missing for ledger in self.ledgers if ledger.output.startswith(f"{job.name} "))
         left = self.uncommitted(job)
         if ACCOUNTED in text and (owed or left):
