@@ -22,7 +22,7 @@ from confluent_kafka import KafkaError
 from numpy.typing import NDArray
 
 from beam_jobs.io import kafka_protocol as protocol
-from beam_jobs.io.kafka_connection import Connection, LackingError, ReadSettings
+from beam_jobs.io.kafka_connection import Connection, LackingError, ReadSettings, TooLargeError
 from beam_jobs.io.kafka_sasl import AuthenticationError
 
 _QUIET_S = 5.0  # without an answer: worth a word and a look at who leads, though the connection is kept
@@ -180,7 +180,7 @@ class Brokers:
         except OSError as error:
             self.failed(node_id, error)
 
-    def answers(self, timeout_s: float) -> Iterator[tuple[int, Request, NDArray[np.uint8]]]:
+    def answers(self, timeout_s: float) -> Iterator[tuple[int, Request, NDArray[np.uint8] | TooLargeError]]:
         """Waits for answers, for something to be sent, or for ``wake``."""
         for key, events in self._selector.select(timeout_s):
             node = key.data
@@ -196,6 +196,12 @@ class Brokers:
                     connection.flush()
                     self._selector.modify(connection, connection.events, node)
                 data = connection.receive() if events & selectors.EVENT_READ else None
+            except TooLargeError as error:
+                request = node.request
+                self._hang_up(node)
+                if request is not None:
+                    yield node.id, request, error
+                continue
             except OSError as error:
                 if node.request is None:  # a broker closes what is idle
                     self._hang_up(node)

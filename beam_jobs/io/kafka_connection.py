@@ -21,6 +21,7 @@ from beam_jobs.io.kafka_fetch import CONSUMER_DEFAULTS
 from beam_jobs.io.kafka_unpack import DEFAULT_LIMIT
 
 _MAX_RESPONSE = 1 << 30  # bytes; whoever announces more is no Kafka broker
+_AROUND_BYTES = 1 << 20  # of a response, around the batches
 
 # The consumer properties that are honoured here. With any other one set, librdkafka's client reads instead.
 UNDERSTOOD = frozenset(
@@ -41,6 +42,14 @@ _QUEUE = frozenset({"fetch.queue.backoff.ms", "queued.min.messages"})
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
 _NEEDED = {protocol.FETCH: protocol.FETCH_VERSION, protocol.METADATA: protocol.METADATA_VERSION}
 _NEEDED_FOR_SASL = {sasl.HANDSHAKE: 1, sasl.AUTHENTICATE: 0}
+
+
+class TooLargeError(ConnectionError):
+    """A response of more bytes than may be received; what is left of it is on its way, so the connection is over."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"it announces a response of {size} bytes")
+        self.size = size
 
 
 class LackingError(Exception):
@@ -74,7 +83,7 @@ class ReadSettings:
     partition_bytes: int | None  # max.partition.fetch.bytes; None: a share of the response's
     ahead_bytes: int  # queued.max.messages.kbytes: of blocks that nobody has taken yet
 
-    unpacked_bytes: int  # receive.message.max.bytes: of what one response may come to
+    unpacked_bytes: int  # receive.message.max.bytes: of a response, and of what it may unpack to
     check_crcs: bool  # check.crcs
 
     @classmethod
@@ -119,6 +128,7 @@ class Connection:
         properties = settings.properties
         self._answer_s = patience_s or settings.answer_s
         self._client_id = properties.get("client.id", "highbeam")
+        self._max_response = settings.unpacked_bytes + _AROUND_BYTES
         self._correlation = 0
         self._outgoing = memoryview(b"")
         self._start_response()
@@ -186,7 +196,9 @@ class Connection:
             if self._sized:
                 break
             size = int.from_bytes(self._data.tobytes(), "big")
-            if not 4 <= size <= _MAX_RESPONSE:
+            if self._max_response < size <= _MAX_RESPONSE:
+                raise TooLargeError(size)
+            if not 4 <= size <= self._max_response:
                 raise ConnectionError(f"it announces a response of {size} bytes: no Kafka broker speaks here")
             self._start_response(size)
         if int.from_bytes(self._data[:4].tobytes(), "big") != self._correlation:

@@ -430,7 +430,7 @@ def _indexed(data: Bytes, part: _Part, first: int, room: Room) -> Longs:
         part.cut(bad, f"the batch at offset {part.table[bad, BASE_OFFSET]} is damaged")
         rows = _index_all(data, part.table, first, index)
     elif rows == index.shape[1] < wanted:
-        part.following, part.bad = int(index[OFFSET, -1]) + 1 if rows else first, ""
+        part.following, part.bad, room.full = int(index[OFFSET, -1]) + 1 if rows else first, "", True
     room.rows -= rows
     return index[:, :rows]
 

@@ -35,6 +35,8 @@ def limit_text(limit: int) -> str:
 class Room:
     """Memory for what the batches of a response unpack to.
 
+    ``full``: something had to be left for the next response.
+
     Args:
       limit: bytes that may be used.
     """
@@ -46,7 +48,7 @@ class Room:
 
     def clear(self) -> None:
         """For the next response; nothing of the last one is looked at any more."""
-        self.used, self.rows = 0, _MAX_ROWS
+        self.used, self.rows, self.full = 0, _MAX_ROWS, False
         if hasattr(self, "data") and len(self.data) > _KEPT_BYTES:
             self.data = np.empty(_KEPT_BYTES, np.uint8)
 
@@ -80,6 +82,7 @@ class Room:
 
     def _grow(self, size: int) -> None:
         if size > self.limit:
+            self.full = True
             raise NoRoomError
         larger = np.empty(min(max(size, 2 * len(self.data)), self.limit), np.uint8)
         larger[: self.used] = self.data[: self.used]
@@ -129,5 +132,6 @@ class Room:
         if size > 255 * max(len(block), 64):
             raise BadBatchError(f"a snappy block of {len(block)} bytes says it holds {size}")
         if self.used + size > self.limit:
+            self.full = True
             raise NoRoomError
         self._put(np.frombuffer(pa.decompress(block, decompressed_size=size, codec="snappy"), np.uint8))

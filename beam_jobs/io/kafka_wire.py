@@ -24,10 +24,10 @@ from beam_jobs.errors import one_line
 from beam_jobs.io import kafka_protocol as protocol
 from beam_jobs.io import kafka_records as records
 from beam_jobs.io.kafka_brokers import BROKER_ERRORS, Brokers, Request, Trouble, worse
-from beam_jobs.io.kafka_connection import ReadSettings
+from beam_jobs.io.kafka_connection import ReadSettings, TooLargeError
 from beam_jobs.io.kafka_fetch import DECIDED, MAX_BLOCK_BYTES, NO_TIMESTAMP, Epochs, Fetched, Problem
 from beam_jobs.io.kafka_records import Records
-from beam_jobs.io.kafka_unpack import Room
+from beam_jobs.io.kafka_unpack import Room, limit_text
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ _TICK_S = 0.5
 _TELL_S = 0.1  # how old the word on what can't be read may be
 _FORGOTTEN_S = 60.0  # no answer, no failure, no pause takes as long
 
+_TURNS = 10  # of each partition alone, until all are asked for together again
 _ANSWERS = 5  # the same in a row, before the source decides: with the pauses between them, most of a second
 
 
@@ -75,6 +76,7 @@ class WireFetcher:
         self._tended = 0  # the generation that the rest is about
         self._at_end: dict[int, int] = {}
         self._troubles: dict[int, Trouble] = {}  # partition -> what is wrong with it alone
+        self._turns: dict[int, int] = {}  # node id -> how often it was asked for one partition alone
         self._seen: dict[int, float] = {}  # partition -> when it was asked for, or known why not; monotonic clock
         self._tell_at = 0.0  # monotonic clock
         self._bugs: set[str] = set()
@@ -202,13 +204,16 @@ class WireFetcher:
                 wanted.setdefault(leader, {})[partition] = offset
         for node, theirs in wanted.items():
             if self._brokers.free(node):
-                self._ask(node, generation, theirs)
+                self._ask(node, generation, self._one_by_one(node, theirs))
         if now >= self._tell_at:
             self._tell_at = now + _TELL_S
             self._tell(positions, undecided)
         for node, request, data in self._brokers.answers(self._pause(now)):
             try:
-                self._take(node, request, data)
+                if isinstance(data, TooLargeError):
+                    self._too_large(node, request, data)
+                else:
+                    self._take(node, request, data)
             except Exception as error:
                 if not isinstance(error, BROKER_ERRORS):
                     self._bug(error)
@@ -231,6 +236,28 @@ class WireFetcher:
         )
         self._brokers.ask(node, generation, positions, body)
         self._seen.update(dict.fromkeys(positions, time.monotonic()))
+
+    def _one_by_one(self, node: int, positions: dict[int, int]) -> dict[int, int]:
+        """All, or where one of them makes the answer too large, one after the other."""
+        turn = self._turns.get(node)
+        if turn is None:
+            return positions
+        self._turns[node] = turn + 1
+        if turn > _TURNS * len(positions):
+            del self._turns[node]
+        partition = sorted(positions)[turn % len(positions)]
+        return {partition: positions[partition]}
+
+    def _too_large(self, node: int, request: Request, answer: TooLargeError) -> None:
+        """A broker sends a partition's next batch whole, however large: the partition is found, and stops alone."""
+        if len(request.positions) > 1:
+            self._turns[node] = 0
+            return
+        ((partition, offset),) = request.positions.items()
+        why = f"a response of {answer.size} bytes, more than {limit_text(self._settings.unpacked_bytes)}"
+        text = f"what the broker holds at offset {offset} can't be read: {why}"
+        problems = self._worse({partition: (int(KafkaError._BAD_MSG), text)})
+        self._hand_over(request.generation, _Ready(problems=problems), {})
 
     def _take(self, node: int, request: Request, data: NDArray[np.uint8]) -> None:
         """Hands over what a broker has answered."""
@@ -268,6 +295,9 @@ class WireFetcher:
             except records.BadBatchError as damaged:  # the other partitions go on
                 text = f"what the broker holds at offset {asked[p]} can't be read: {damaged}"
                 failures[p] = int(KafkaError._BAD_MSG), text
+                continue
+            if after == asked[p] and self._room.full:
+                failures.pop(p, None)  # what came first took all the room: the next answer begins with it
                 continue
             if after == asked[p] and part.stop > part.start:
                 failures[p] = int(KafkaError._UNDERFLOW), f"no whole batch comes for offset {after}"

@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from confluent_kafka import KafkaError
 from beam_jobs.io import kafka_protocol as protocol
 from beam_jobs.io.kafka_fetch import Fetched
 from beam_jobs.io.kafka_wire import WireFetcher
-from tests.unit.io.record_batches import Rec, batch
+from tests.unit.io.record_batches import ZSTD, Rec, batch
 
 Answer = Callable[[int], bytes]  # partition -> record batches of the next fetch
 
@@ -118,16 +118,16 @@ def asked(request: bytes) -> list[int]:
     return [struct.unpack_from(">i", request, at + 4 + 28 * i)[0] for i in range(count)]
 
 
-Start = Callable[[Answer], tuple[Broker, WireFetcher]]
+Start = Callable[..., tuple[Broker, WireFetcher]]  # of an Answer, and perhaps settings
 
 
 @pytest.fixture
 def connect() -> Iterator[Start]:
     open_: list[Broker | WireFetcher] = []
 
-    def start(answer: Answer) -> tuple[Broker, WireFetcher]:
+    def start(answer: Answer, more: Mapping[str, str] | None = None) -> tuple[Broker, WireFetcher]:
         broker = Broker(answer)
-        fetcher = WireFetcher("t", settings(broker.port))
+        fetcher = WireFetcher("t", {**settings(broker.port), **(more or {})})
         open_.extend([fetcher, broker])
         return broker, fetcher
 
@@ -200,6 +200,38 @@ def test_a_batch_that_was_damaged_on_its_way_is_read_the_next_time(connect: Star
     fetcher.assign({0: 0})
     found = collect(fetcher, lambda found: bool(rows(found)))
     assert (rows(found), problems(found)) == ([(0, 0), (0, 1)], [])
+
+
+def test_a_batch_larger_than_a_response_stops_its_partition_and_no_other(connect: Start) -> None:
+    huge = batch([Rec(bytes(3_000_000))])
+    _, fetcher = connect(lambda p: huge if p == 1 else GOOD, {"receive.message.max.bytes": "1000000"})
+    fetcher.assign({0: 0, 1: 7})
+    found = collect(fetcher, lambda found: bool(rows(found)) and bool(problems(found)))
+    assert rows(found)[:2] == [(0, 0), (0, 1)]
+    assert problems(found) == [(1, KafkaError._BAD_MSG)]
+    (said,) = [problem.text for fetched in found for problem in fetched.problems]
+    assert "offset 7" in said
+    assert "more than 1000000 bytes; raise receive.message.max.bytes" in said
+
+
+def test_what_has_no_room_is_no_trouble(connect: Start) -> None:
+    """Each of ten partitions unpacks to three quarters of the room: they come one after the other."""
+    values = {p: batch([Rec(bytes(750_000))], codec=ZSTD) for p in range(10)}
+
+    def answer(p: int) -> bytes:
+        return b"" if p in came else values[p]
+
+    came: set[int] = set()
+    broker, fetcher = connect(answer, {"receive.message.max.bytes": "1000000"})
+    broker.partitions = 10
+    fetcher.assign(dict.fromkeys(range(10), 0))
+    found = []
+    while len(came) < 10:
+        found = collect(fetcher, lambda found: bool(rows(found)))
+        assert (problems(found), found[-1].unreadable) == ([], {})
+        new = {p for p, _ in rows(found)}
+        assert not new & came
+        came |= new
 
 
 def test_a_connection_that_ends_is_made_anew(connect: Start) -> None:
