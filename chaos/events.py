@@ -85,7 +85,7 @@ def make(count: int, chance: Random, cluster: ApacheKafkaCluster, model: Path) -
         event = read(value, sensor)
         key = event["car_id"].encode()
         if chance.random() < BAD_RATE:
-            broken = value[: chance.randrange(_FRAME, len(value))]
+            broken = value[: chance.randrange(_FRAME + 25, len(value))]  # behind car and time: still like no other
             found.append(Event(broken, key, digest(broken), None, None, None))
             continue
         row = archived({name: part for name, part in event.items() if name not in personal})

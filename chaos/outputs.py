@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -103,17 +104,21 @@ class PubSubOutputs:
 
     def __init__(self, topics: PubSubTopics, subscriptions: Mapping[str, tuple[Entries, str]]) -> None:
         self._topics, self._subscriptions = topics, subscriptions
+        self._pool = ThreadPoolExecutor(len(subscriptions))
 
     def look(self) -> None:
-        for short, (entries, kind) in self._subscriptions.items():
-            for message in self._topics.messages(short):
-                entries.enter(kind, message.data)
+        list(self._pool.map(self._look_at, self._subscriptions))  # side by side: a pull that finds nothing takes 0.5 s
+
+    def _look_at(self, short: str) -> None:
+        entries, kind = self._subscriptions[short]
+        for message in self._topics.messages(short):
+            entries.enter(kind, message.data)
 
     def look_again(self) -> None:
         self.look()
 
     def close(self) -> None:
-        pass
+        self._pool.shutdown()
 
 
 class Archive:
