@@ -213,7 +213,7 @@ def _check_forms(cloud: GoogleCloudOptions) -> None:
         ("region", _REGION, "a region like europe-west1, no zone"),
         ("temp_location", _FOLDER, "gs://my-bucket/temp"),
         ("staging_location", _FOLDER, "gs://my-bucket/staging"),
-        ("job_name", JOB_NAME, "lower-case letters, digits and hyphens, a letter first"),
+        ("job_name", JOB_NAME, "lower-case letters, digits and hyphens, a letter first, no hyphen last"),
     )
     for name, form, example in forms:
         value = getattr(cloud, name)
