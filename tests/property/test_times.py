@@ -16,8 +16,13 @@ from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
+import schemas
 from beam_jobs import metrics
-from beam_jobs.block import millis_of, min_timestamp, raw_block
+from beam_jobs.block import BlockCoder, millis_of, min_timestamp, raw_block
+from beam_jobs.codec.avro import AvroDecoder
+from beam_jobs.codec.avro_encoder import AvroEncoder
+from beam_jobs.dead_letters import dead_letter_block, original_records
+from beam_jobs.errors import RowErrors
 from beam_jobs.io import pubsub_messages, pubsub_source
 from beam_jobs.io.archive import hour_folder, hours_of
 from beam_jobs.io.archive_input import may_hold
@@ -128,6 +133,22 @@ def test_the_folder_of_any_event_time(number: int, unit: str) -> None:
     for bound in (year_1 + 1, 0, NOW, year_9999):  # a row that is wanted lies in a folder that is looked into
         assert millis < bound or may_hold(f"/a/{folder}/f.avro", bound, None)
         assert millis >= bound or may_hold(f"/a/{folder}/f.avro", None, bound)
+
+
+@given(TIMES)
+def test_dead_letters_and_their_way_back(times: list[int]) -> None:
+    n = len(times)
+    raw = raw_block("t", [0] * n, range(n), times, [None] * n, [b"v"] * n)
+    errors = RowErrors(np.arange(n), ["bad_magic_byte"] * n, ["no"] * n)
+    schema = schemas.load("dead_letter")
+    values = AvroEncoder(schema, 3).encode(dead_letter_block(raw, errors, "decode", "score/test"))
+    decoded = AvroDecoder(schema, lambda _: schema).decode(values)
+    assert len(decoded.errors) == 0
+    back = original_records(decoded.rows)
+    assert back.column("timestamp").equals(raw.column("timestamp"))
+    sent = [message.attributes[pubsub_messages.TIMESTAMP] for message in pubsub_messages.to_messages(back, False)]
+    assert sent == [str(t) for t in times]
+    assert BlockCoder().decode(BlockCoder().encode(raw)).equals(raw)
 
 
 @given(INT64)
