@@ -100,11 +100,11 @@ def step(name: str, fn: beam.DoFn, blocks: beam.PCollection) -> tuple[beam.PColl
     return out.good, out[TAG]
 
 
-def count(errors: RowErrors) -> None:
-    """Adds refused records to the metrics, in all and by reason."""
-    metrics.inc(metrics.DEAD_LETTERS, len(errors))
-    for reason in set(errors.reasons):
-        metrics.inc(f"{metrics.DEAD_LETTERS}.{reason}", errors.reasons.count(reason))
+def _count(letters: Block) -> None:
+    """Adds dead letters to the metrics, in all and by reason."""
+    metrics.inc(metrics.DEAD_LETTERS, letters.num_rows)
+    for reason in pc.value_counts(letters.column("reason")).to_pylist():
+        metrics.inc(f"{metrics.DEAD_LETTERS}.{reason['values']}", reason["counts"])
 
 
 class DeadLetterLimit:
@@ -146,9 +146,10 @@ class _EncodeDeadLetters(beam.DoFn):
         self._limit = DeadLetterLimit(self._max_rate)
 
     def process(self, letters: Block) -> Iterator[Block]:
-        # Before this block's own letters: those of every earlier bundle are in the topic by now.
-        self._limit.check(letters.column("error")[letters.num_rows - 1].as_py())
         yield pa.RecordBatch.from_arrays([letters.column("key"), self._encoder.encode(letters)], names=["key", "value"])
+        # The sink beside this step has them acknowledged by now: what is counted, or stops the job, is on the topic.
+        _count(letters)
+        self._limit.check(letters.column("error")[letters.num_rows - 1].as_py())
 
 
 def without_payload(schema_id: SchemaId, records: Block) -> Block:
@@ -205,7 +206,13 @@ class WriteDeadLetters(beam.PTransform):
         return (
             letters
             | "Encode" >> beam.ParDo(_EncodeDeadLetters(self._schema_id, self._max_rate)).with_output_types(Block)
-            | "Write" >> bus.write(self._address, self._config, on_too_large=partial(without_payload, self._schema_id))
+            | "Write"
+            >> bus.write(
+                self._address,
+                self._config,
+                on_too_large=partial(without_payload, self._schema_id),
+                at_once=True,
+            )
         )
 
 
@@ -235,10 +242,10 @@ class Redrive(beam.DoFn):
         cut = left_out(letters)
         metrics.inc(metrics.WITHOUT_PAYLOAD, int(cut.sum()))
         letters = letters.filter(pa.array(~cut))
-        for reason in pc.value_counts(letters.column("reason")).to_pylist():
+        yield original_records(letters)
+        for reason in pc.value_counts(letters.column("reason")).to_pylist():  # written by now: see WriteDeadLetters
             metrics.inc(f"{metrics.REDRIVEN}.{reason['values']}", reason["counts"])
         metrics.inc(metrics.REDRIVEN, letters.num_rows)
-        yield original_records(letters)
 
 
 def original_records(letters: Block) -> Block:

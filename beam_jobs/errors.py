@@ -5,8 +5,9 @@ This module imports neither Beam nor TensorFlow; the codec, the preprocessing an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,37 @@ def one_line(text: object, most: int | None = None) -> str:
     return " ".join(str(text).split())[:most]
 
 
+DecodeReason = Literal[
+    "null_value",
+    "empty_value",
+    "bad_magic_byte",
+    "truncated_header",
+    "unknown_schema_id",
+    "unresolvable",
+    "schema_too_large",
+    "truncated",
+    "trailing_bytes",
+    "invalid_utf8",
+    "invalid_value",
+    "invalid_json",
+    "missing_field",
+    "unknown_field",
+    "wrong_type",
+]
+PreprocessReason = Literal["out_of_range", "not_finite", "null_feature", "null_key", "null_event_time"]
+ScoreReason = Literal["score_not_finite"]
+AnyReason = Literal["unexpected_error"]
+Reason = DecodeReason | PreprocessReason | ScoreReason | AnyReason
+"""Why a record is a dead letter: stable names for machines, all there are."""
+
+REASONS: Mapping[str, tuple[str, ...]] = {
+    "decode": get_args(DecodeReason),
+    "preprocess": get_args(PreprocessReason),
+    "score": get_args(ScoreReason),
+    "any": get_args(AnyReason),
+}  # by the step that gives them
+
+
 @dataclass(frozen=True)
 class RowErrors:
     """Rows of one block that could not be handled; the other rows go on.
@@ -39,7 +71,7 @@ class RowErrors:
     """
 
     rows: NDArray[np.int64]  # indexes into the block that was handed in, ascending, unique
-    reasons: Sequence[str]  # stable machine names, snake_case: "bad_magic_byte", "out_of_range", ...
+    reasons: Sequence[Reason]
     errors: Sequence[str]  # one sentence for a person: the field, the value, what was expected
 
     def __post_init__(self) -> None:

@@ -39,7 +39,7 @@ def build(pipeline: beam.Pipeline, job: RedriveJob) -> None:
     )
     if job.output:
         left = partial(bus.leave_out, job.output)
-        records | "Write" >> bus.write(job.output, job.config, on_too_large=left)
+        records | "Write" >> bus.write(job.output, job.config, on_too_large=left, at_once=True)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,7 +47,12 @@ def main(argv: Sequence[str]) -> int:
     parsed = options.parse("python -m beam_jobs.redrive", (__doc__ or "").splitlines()[0], argv, *CONCERNS)
     with launch.begin(parsed) as workers:
         job = redrive_job(parsed)
-        done = partial(conclude_redrive, dry_run=job.output is None, keeps_position=keeps_position(job.source))
+        done = partial(
+            conclude_redrive,
+            dry_run=job.output is None,
+            keeps_position=keeps_position(job.source),
+            nothing_read=job.nothing_read,
+        )
         wires = [partial(build, job=part) for part in shares(job, workers.count)]
         return launch.run_job(parsed, wires, "redrive", False, done, workers)
 

@@ -107,8 +107,12 @@ def _read_again(records: int) -> str:
     )
 
 
-def conclude_redrive(started: float, dry_run: bool, keeps_position: bool) -> int:
-    """Prints what became of the dead letters; returns the exit status, as :func:`conclude`."""
+def conclude_redrive(started: float, dry_run: bool, keeps_position: bool, nothing_read: str) -> int:
+    """Prints what became of the dead letters; returns the exit status, as :func:`conclude`.
+
+    Args:
+      nothing_read: what to say where there were none.
+    """
     counts, _ = metrics.TOTALS.snapshot()
     table = Table(
         title="Dry run: nothing was written" if dry_run else "Redrive", show_header=False, title_justify="left"
@@ -135,6 +139,8 @@ def conclude_redrive(started: float, dry_run: bool, keeps_position: bool) -> int
     console.print(table)
     if uncommitted:
         console.print(_read_again(uncommitted))
+    if not counts[metrics.RECORDS_READ]:
+        say(nothing_read)
     if counts[metrics.RECORDS_FILTERED] and not dry_run:
         say("what was left with another reason is read again with another --group_id")
     return EXIT_FAILED if uncommitted else 0

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from beam_jobs.codec import avro_ops as op
 from beam_jobs.codec.avro_code import Code
-from beam_jobs.errors import RowErrors
+from beam_jobs.errors import Reason, RowErrors
 
-REASONS = {
+REASONS: Mapping[int, Reason] = {
     op.NULL_VALUE: "null_value",
     op.EMPTY_VALUE: "empty_value",
     op.BAD_MAGIC: "bad_magic_byte",
@@ -68,7 +68,8 @@ def row_errors(
       header: bytes before the body, for positions within the value.
     """
     rows = np.flatnonzero(status)
-    reasons, errors = [], []
+    reasons: list[Reason] = []
+    errors: list[str] = []
     for why, (pc, at, value, nth) in zip(status[rows].tolist(), detail[rows].tolist(), strict=True):
         reasons.append(REASONS.get(why, "invalid_value"))
         if why in HEADER_SENTENCES:

@@ -18,7 +18,7 @@ from beam_jobs.codec.avro_json import AvroJsonDecoder
 from beam_jobs.codec.avro_writers import WriterSchema
 from beam_jobs.codec.decoded import Decoded
 from beam_jobs.codec.json import JsonDecoder, JsonEncoder
-from beam_jobs.errors import RowErrors, UserError
+from beam_jobs.errors import Reason, RowErrors, UserError
 
 ENCODING, SCHEMA_NAME, REVISION = (  # attributes Pub/Sub adds to the messages of a topic with a schema
     "googclient_schemaencoding",
@@ -85,7 +85,7 @@ class EventDecoder:
             return self._avro.decode(values)
         parts: list[pa.RecordBatch] = []
         places = []
-        bad: list[tuple[int, str, str]] = []
+        bad: list[tuple[int, Reason, str]] = []
         for rows, decoded in self._parts(values, headers, kind):
             parts.append(decoded.rows)
             places.append(rows[decoded.errors.good_rows(len(rows))])

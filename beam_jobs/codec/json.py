@@ -145,9 +145,10 @@ class JsonDecoder:
         good_rows, bad_rows, reasons, errors = [], [], [], []
         for row, value in zip(rows.tolist(), values.take(pa.array(rows)).to_pylist(), strict=True):
             try:
+                if value is None:
+                    raise RowError("null_value", "the value is null (a tombstone)")
                 if not value:
-                    reason, text = ("null_value", "null (a tombstone)") if value is None else ("empty_value", "empty")
-                    raise RowError(reason, f"the value is {text}")
+                    raise RowError("empty_value", "the value is empty")
                 good.append(parse_row(value, self._record, self._wanted))
                 good_rows.append(row)
             except RowError as e:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from beam_jobs.codec.avro_program import INT32, INT64, RANGES
 from beam_jobs.codec.schema import NO_DEFAULT, AvroField, AvroType, walk_names
+from beam_jobs.errors import Reason
 
 MAX_SHOWN = 60  # characters of a value in a sentence
 _INTEGER = re.compile(r"-?[0-9]+")
@@ -24,9 +25,9 @@ _DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 class RowError(Exception):
     """One row cannot be read: (reason, sentence)."""
 
-    def __init__(self, reason: str, sentence: str) -> None:
+    def __init__(self, reason: Reason, sentence: str) -> None:
         super().__init__(sentence)
-        self.reason = reason
+        self.reason: Reason = reason
 
 
 class Number(str):

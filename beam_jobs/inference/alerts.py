@@ -32,7 +32,7 @@ def unscored(scored: Block) -> RowErrors:
     score = scored.column(h.SCORE).to_numpy(zero_copy_only=False)
     bad = np.flatnonzero(~np.isfinite(score))
     text = "the model's score is {}, expected a finite number"
-    return RowErrors(bad, ("score_not_finite",) * len(bad), tuple(text.format(value) for value in score[bad].tolist()))
+    return RowErrors(bad, ["score_not_finite"] * len(bad), [text.format(value) for value in score[bad].tolist()])
 
 
 def is_anomaly(scored: Block) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -28,7 +28,6 @@ class CheckScores(beam.DoFn):
     def process(self, scored: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
         bad = alerts.unscored(scored)
         if len(bad):
-            dead_letters.count(bad)
             letters = dead_letters.dead_letter_block(source_of(scored), bad, "score", self._job)
             yield beam.pvalue.TaggedOutput(dead_letters.TAG, letters)
             scored = take(scored, bad.good_rows(scored.num_rows))

@@ -37,15 +37,20 @@ def write(
     on_too_large: OnTooLarge | None = None,
     record_latency: bool = False,
     ordered: bool = True,
+    at_once: bool = False,
 ) -> beam.PTransform:
     """Writes blocks of records to a topic; see ``kafka.WriteToKafka`` and ``pubsub.WriteToPubSub``.
 
     Args:
       config: for Kafka.
       ordered: False where the order of a key's records says nothing: it costs requests on Pub/Sub.
+      at_once: a block is acknowledged when it has been handed over, not at the end of its bundle; on Pub/Sub always
+        (but for Dataflow's own sink). The step before, in the same fused stage, knows after its ``yield``.
     """
     if isinstance(address, KafkaAddress):
-        return kafka.WriteToKafka(address, config, on_too_large=on_too_large, record_latency=record_latency)
+        return kafka.WriteToKafka(
+            address, config, on_too_large=on_too_large, record_latency=record_latency, at_once=at_once
+        )
     return pubsub.WriteToPubSub(address, on_too_large=on_too_large, record_latency=record_latency, ordered=ordered)
 
 

@@ -140,6 +140,7 @@ class WriteToKafka(beam.PTransform):
         it such a row fails the bundle with a ``UserError``.
       record_latency: adds ``now - element timestamp`` of each element, empty ones too, to the latency metric once the
         bundle is acknowledged.
+      at_once: each block is acknowledged before the next is taken, not at the end of the bundle.
     """
 
     def __init__(
@@ -149,9 +150,10 @@ class WriteToKafka(beam.PTransform):
         *,
         on_too_large: OnTooLarge | None = None,
         record_latency: bool = False,
+        at_once: bool = False,
     ) -> None:
         super().__init__()
-        self._write = WriteBlocks(address, config or KafkaConfig(), on_too_large, record_latency)
+        self._write = WriteBlocks(address, config or KafkaConfig(), on_too_large, record_latency, at_once)
 
     def expand(self, blocks: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[Any]:
         return blocks | "Write" >> beam.ParDo(self._write)

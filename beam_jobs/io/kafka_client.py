@@ -85,7 +85,7 @@ def user_error(address: KafkaAddress | str, error: KafkaError) -> UserError | No
     if code in NO_TOPIC:
         return UserError(f"{address}: the topic does not exist; create it, or check its name")
     if code in DENIED:
-        return UserError(f"{address}: access denied ({error.str()}); grant this user the right, or use another user")
+        return UserError(f"{address}: access denied ({_text(error)}); grant this user the right, or use another user")
     if code == KafkaError.INVALID_TIMESTAMP:
         return UserError(
             f"{address}: the topic refuses the time of a record; raise its message.timestamp.after.max.ms and "
@@ -96,8 +96,12 @@ def user_error(address: KafkaAddress | str, error: KafkaError) -> UserError | No
     return None
 
 
+def _text(error: KafkaError) -> str:
+    return str(error.str() or error.name())
+
+
 def _refused(address: KafkaAddress | str, error: KafkaError) -> UserError:
-    text = error.str().rstrip(".")
+    text = _text(error).rstrip(".")
     if error.code() == KafkaError._SSL:
         return UserError(
             f"{address}: TLS failed ({text}); check ssl.ca.location and security.protocol in --kafka_config"

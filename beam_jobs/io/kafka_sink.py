@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -17,14 +17,11 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from beam_jobs import metrics
 from beam_jobs.block import HEADERS_TYPE, Block
 from beam_jobs.errors import UserError
-from beam_jobs.io.kafka_client import user_error
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_control import client_errors
+from beam_jobs.io.kafka_delivery import TOO_LARGE, Waiting, delivery_error, trouble
 from beam_jobs.io.kafka_fetch import DebugLog
-from beam_jobs.io.reading import drain_requested
 from beam_jobs.io.uri import KafkaAddress
-
-_LOGGER = logging.getLogger(__name__)
 
 OnTooLarge = Callable[[Block], Block | None]
 """Given the rows a broker finds too large (:data:`ROW_SCHEMA`), the rows to write in their place; None: no row."""
@@ -38,9 +35,6 @@ ROW_SCHEMA = pa.schema(
 )
 
 _EXTRAS = ("partition", "timestamp", "headers")  # columns beside value and key, in the order they are handed on
-
-DRAIN_TIMEOUT_S = 30.0  # how long an ending job waits for a cluster that is away before its bundle fails
-_SAY_AWAY_AFTER_S = 2.0  # a broker that is merely slow is not reported
 
 PRODUCER_DEFAULTS = {
     "linger.ms": "5",
@@ -60,12 +54,18 @@ class WriteBlocks(beam.DoFn):
     """See ``kafka.WriteToKafka``. Each instance has its own producer, so that its flush waits for its own rows only."""
 
     def __init__(
-        self, address: KafkaAddress, config: KafkaConfig, on_too_large: OnTooLarge | None, record_latency: bool
+        self,
+        address: KafkaAddress,
+        config: KafkaConfig,
+        on_too_large: OnTooLarge | None,
+        record_latency: bool,
+        at_once: bool = False,
     ) -> None:
         self._address = address
         self._config = config
         self._on_too_large = on_too_large
         self._record_latency = record_latency
+        self._at_once = at_once
         self._producer: Producer | None = None
 
     def setup(self) -> None:
@@ -90,10 +90,8 @@ class WriteBlocks(beam.DoFn):
             self._producer = self._connect()
         self._failed: list[tuple[KafkaError, dict[str, Any]]] = []
         self._last_error = ""
-        self._waiting_since: float | None = None
-        self._said_away = False
+        self._waiting = Waiting(self._address, self._trouble)
         self._rows = 0
-        self._extras = False  # there are rows of more than key and value
         self._timestamps_ms: list[float] = []
 
     def process(self, block: pa.RecordBatch, timestamp: Any = beam.DoFn.TimestampParam) -> None:
@@ -102,15 +100,11 @@ class WriteBlocks(beam.DoFn):
         if block.num_rows:
             self._produce(block)
             self._rows += block.num_rows
+            if self._at_once:
+                self._settle()
 
     def finish_bundle(self) -> None:
-        try:
-            self._flush()
-            if self._failed:
-                self._mend()
-        except BaseException:
-            self.teardown()  # what is still queued belongs to a bundle that will come again
-            raise
+        self._settle()
         metrics.inc(metrics.RECORDS_WRITTEN, self._rows)
         metrics.inc(f"{metrics.RECORDS_WRITTEN}.{self._address.topic}", self._rows)
         if self._timestamps_ms:
@@ -122,14 +116,25 @@ class WriteBlocks(beam.DoFn):
             producer.purge()
             producer.flush(0)
 
+    def _trouble(self) -> tuple[str, bool]:
+        return trouble(self._producer, self._address.topic, self._last_error)
+
     def _on_error(self, error: KafkaError) -> None:
         if error.code() != KafkaError._ALL_BROKERS_DOWN or not self._last_error:  # that one only counts them
             self._last_error = error.str().split(" (after ")[0]
 
     def _on_delivery(self, error: KafkaError | None, message: Any) -> None:
         if error is not None:
-            row = {"value": message.value(), "key": message.key(), "headers": message.headers()}
-            self._failed.append((error, {**row, "partition": message.partition(), "timestamp": message.timestamp()[1]}))
+            self._failed.append((error, {"value": message.value(), "key": message.key()}))
+
+    def _on_row(self, row: dict[str, Any], error: KafkaError | None, _: Any) -> None:
+        if error is not None:
+            self._failed.append((error, row))
+
+    def _on_place(self, columns: dict[str, Any], place: int, error: KafkaError | None, _: Any) -> None:
+        """As ``_on_delivery``: the client does not give back headers and timestamps of what was refused."""
+        if error is not None:
+            self._failed.append((error, {name: values[place] for name, values in columns.items()}))
 
     def _produce(self, block: Block) -> None:
         assert self._producer is not None
@@ -140,72 +145,59 @@ class WriteBlocks(beam.DoFn):
                 try:
                     produce(topic, value, key)
                 except (BufferError, KafkaException) as error:
-                    self._produce_one(error, {"value": value, "key": key})
+                    self._produce_one(error, {"value": value, "key": key}, self._on_delivery)
         else:
-            self._extras = True
             every = {"partition": -1, "timestamp": 0, "headers": None} | columns  # the client's defaults
             extras = (v if isinstance(v, list) else repeat(v, block.num_rows) for k, v in every.items() if k in _EXTRAS)
-            for value, key, *more in zip(columns["value"], columns["key"], *extras, strict=True):
-                partition, timestamp, headers = more
+            refused = partial(self._on_place, columns)
+            rows = zip(columns["value"], columns["key"], *extras, strict=True)
+            for place, (value, key, partition, timestamp, headers) in enumerate(rows):
+                report = partial(refused, place)
                 try:
-                    produce(topic, value, key, partition, timestamp=timestamp, headers=headers)
+                    produce(topic, value, key, partition, report, timestamp=timestamp, headers=headers)
                 except (BufferError, KafkaException) as error:
-                    row = dict(zip(_EXTRAS, more, strict=True))
-                    self._produce_one(error, {"value": value, "key": key, **row})
+                    self._produce_one(error, {name: values[place] for name, values in columns.items()}, report)
         self._producer.poll(0)
 
-    def _produce_one(self, error: BufferError | KafkaException, row: dict[str, Any]) -> None:
+    def _produce_one(self, error: BufferError | KafkaException, row: dict[str, Any], report: Any) -> None:
         """A row the producer did not take at once: its queue is full, or it refuses the row."""
         assert self._producer is not None
         while isinstance(error, BufferError):
             self._producer.poll(0.1)
-            self._watch()
+            self._waiting.see(len(self._producer))
             try:
-                self._producer.produce(self._address.topic, **row)
+                self._producer.produce(self._address.topic, **row, on_delivery=report)
+                self._waiting.over()
                 return
             except (BufferError, KafkaException) as again:
                 error = again
         self._failed.append((error.args[0], row))
 
+    def _settle(self) -> None:
+        """Waits until every row is acknowledged, or something in its place."""
+        try:
+            self._flush()
+            if self._failed:
+                self._mend()
+        except BaseException:
+            self.teardown()  # what is still queued belongs to a bundle that will come again
+            raise
+
     def _flush(self) -> None:
         assert self._producer is not None
-        while self._producer.flush(0.2):
-            self._watch()
-        if self._said_away and self._waiting_since is not None:
-            _LOGGER.warning("%s: back after %.1f s", self._address, time.monotonic() - self._waiting_since)
-        self._waiting_since, self._said_away = None, False
-
-    def _watch(self) -> None:
-        """Called while rows wait: says once that the cluster is away; gives up when the job is to end."""
-        now = time.monotonic()
-        if self._waiting_since is None:
-            self._waiting_since = now
-        waited = now - self._waiting_since
-        if self._last_error and waited > _SAY_AWAY_AFTER_S and not self._said_away:
-            self._said_away = True
-            _LOGGER.warning("%s: no broker takes records (%s); waiting", self._address, self._last_error)
-        if drain_requested() and waited > DRAIN_TIMEOUT_S:
-            raise UserError(
-                f"{self._address}: ended while records waited for a broker ({self._last_error}); "
-                "their input is not committed and will be read again"
-            )
+        while left := self._producer.flush(0.2):
+            self._waiting.see(left)
+        self._waiting.over()
 
     def _mend(self) -> None:
         """Deals with refused rows: too large ones go through ``on_too_large``, any other failure is raised."""
-        if self._extras:  # the client does not give back the headers and timestamps of what was refused
-            sizes = [len(row["value"] or b"") for row in self._take_failed()]
-            raise UserError(
-                f"{self._address}: {len(sizes)} records of up to {max(sizes)} bytes are more than the topic takes, one "
-                "by one or as a batch; raise its max.message.bytes, or set a smaller batch.size in --kafka_config"
-            )
         # A whole batch is refused for one large row: each row gets its own chance.
         too_large = [row for row in self._take_failed() if self._too_large_alone(row)]
         if not too_large:
             return
         if self._on_too_large is None:
-            largest = max(len(row["value"] or b"") for row in too_large)
             raise UserError(
-                f"{self._address}: a record of {largest} bytes is larger than the topic takes; "
+                f"{self._address}: a record of {max(map(_size, too_large))} bytes is larger than the topic takes; "
                 "raise its max.message.bytes"
             )
         rows = [{**row, "headers": [{"key": k, "value": v} for k, v in row.get("headers") or ()]} for row in too_large]
@@ -219,7 +211,7 @@ class WriteBlocks(beam.DoFn):
         for row in self._take_failed():
             if self._too_large_alone(row):
                 raise UserError(
-                    f"{self._address}: even the {len(row['value'] or b'')} bytes that stand in for a larger record are "
+                    f"{self._address}: even the {_size(row)} bytes that stand in for a larger record are "
                     "more than the topic takes; raise its max.message.bytes"
                 )
 
@@ -227,19 +219,26 @@ class WriteBlocks(beam.DoFn):
         """The rows refused as too large so far; raises for any other failure."""
         failed, self._failed = self._failed, []
         for error, _ in failed:
-            if error.code() != KafkaError.MSG_SIZE_TOO_LARGE:
-                raise user_error(self._address, error) or KafkaException(error)
+            if error.code() not in TOO_LARGE:
+                raise delivery_error(self._address, error)
         return [row for _, row in failed]
 
     def _too_large_alone(self, row: dict[str, Any]) -> bool:
         """Writes the row by itself; whether the topic refuses it even so."""
         assert self._producer is not None
+        given = {k: v for k, v in row.items() if v is not None}
         try:
-            self._producer.produce(self._address.topic, **{k: v for k, v in row.items() if v is not None})
+            self._producer.produce(self._address.topic, **given, on_delivery=partial(self._on_row, row))
         except KafkaException as refused:
             self._failed.append((refused.args[0], row))
         self._flush()
         return bool(self._take_failed())
+
+
+def _size(row: dict[str, Any]) -> int:
+    """Bytes of value, key and headers."""
+    headers = sum(len(key) + len(value or b"") for key, value in row.get("headers") or ())
+    return len(row["value"] or b"") + len(row["key"] or b"") + headers
 
 
 def _columns(block: Block) -> dict[str, list[Any]]:

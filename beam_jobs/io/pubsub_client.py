@@ -118,7 +118,7 @@ def client_errors(address: PubSubAddress) -> Iterator[None]:
 
 def user_error(address: PubSubAddress, code: grpc.StatusCode, detail: str) -> UserError:
     """What a person reads about a failed call."""
-    detail = one_line(detail, 200)
+    detail = one_line(detail or code.name.lower(), 200)
     if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):
         return UserError(
             f"{address}: access denied ({detail}); grant this account roles/pubsub.subscriber to read, "

@@ -17,7 +17,8 @@ from google.pubsub_v1 import types
 from beam_jobs import metrics
 from beam_jobs.block import Block, take
 from beam_jobs.errors import UserError
-from beam_jobs.io.kafka_sink import DRAIN_TIMEOUT_S, OnTooLarge
+from beam_jobs.io.kafka_delivery import DRAIN_TIMEOUT_S
+from beam_jobs.io.kafka_sink import OnTooLarge
 from beam_jobs.io.pubsub_client import Refusals, call
 from beam_jobs.io.pubsub_messages import MAX_MESSAGE_BYTES, PublishRequest, message_bytes, requests, to_messages
 from beam_jobs.io.reading import drain_requested
@@ -111,7 +112,7 @@ class PublishBlocks(beam.DoFn):
                 reason = f"{error.code().name}: {error.details()}"
                 refused = refusals.seen(error)
                 if refused is not None:
-                    raise refused from None
+                    raise UserError(f"{refused}; what was read and is not acknowledged is read again") from None
                 if drain_requested() and waited > DRAIN_TIMEOUT_S:
                     raise UserError(
                         f"{self._address}: ended while records waited for the service ({reason}); "

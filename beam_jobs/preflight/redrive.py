@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +11,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 import schemas
 from beam_jobs import options
+from beam_jobs.errors import REASONS, UserError
 from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.uri import Address, parse
+from beam_jobs.io.uri import Address, PubSubAddress, parse
 from beam_jobs.preflight.addresses import client_settings, prepare_outputs, schema_source, stream_source
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.subscription import check_reasons
@@ -27,6 +30,22 @@ class RedriveJob:
     output: Address | None  # None: a dry run
     reasons: tuple[str, ...]  # empty: all
 
+    @property
+    def nothing_read(self) -> str:
+        """What to say, and what to do, where there was nothing to read."""
+        address, group = self.source["address"], self.source.get("group_id")
+        if self.output is None:
+            return f"there are no dead letters on {address}"
+        if isinstance(address, PubSubAddress):
+            return (
+                f"nothing is left on {address}; --from TIME takes it back to a time, where it or its topic keeps "
+                "acknowledged messages"
+            )
+        return (
+            f"group {group} has read all that is on {address}; to read it again name another --group_id, and --from "
+            "for a part of it"
+        )
+
 
 def redrive_job(parsed: PipelineOptions) -> RedriveJob:
     """Checks the options of ``redrive``.
@@ -36,6 +55,7 @@ def redrive_job(parsed: PipelineOptions) -> RedriveJob:
     """
     wanted = parsed.view_as(options.RedriveOptions)
     options.require(parsed, "input", *([] if wanted.count_only else ["output"]))
+    _check_known(wanted.reason or ())
     given = parsed.view_as(options.InputOptions)
     given.until = given.until or "latest"  # what is put back may fail again: never chase it
     # Nothing is put back twice: what was read is committed to a group, though the run is bounded.
@@ -48,3 +68,14 @@ def redrive_job(parsed: PipelineOptions) -> RedriveJob:
         prepare_outputs(preflight, config, [output], source["address"])
     writers = schema_source(preflight, schemas.load("dead_letter"), config)
     return RedriveJob(source, config, writers, output, tuple(wanted.reason or ()))
+
+
+def _check_known(reasons: Sequence[str]) -> None:
+    """Refuses a reason that no step gives: all dead letters would be passed over, and the group be past them."""
+    known = [reason for step in REASONS.values() for reason in step]
+    for reason in reasons:
+        if reason not in known:
+            near = difflib.get_close_matches(reason.lower(), known, 1, 0.0)[0]
+            raise UserError(
+                f"--reason {reason}: no dead letter has this reason; did you mean {near}? All: {', '.join(known)}"
+            )

@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from beam_jobs.errors import RowErrors
+from beam_jobs.errors import PreprocessReason, Reason, RowErrors
 from beam_jobs.preprocessing.fields import Field
 
-OUT_OF_RANGE = "out_of_range"
-NOT_FINITE = "not_finite"
-NULL_FEATURE = "null_feature"
-NULL_KEY = "null_key"
-NULL_EVENT_TIME = "null_event_time"
+OUT_OF_RANGE: PreprocessReason = "out_of_range"
+NOT_FINITE: PreprocessReason = "not_finite"
+NULL_FEATURE: PreprocessReason = "null_feature"
+NULL_KEY: PreprocessReason = "null_key"
+NULL_EVENT_TIME: PreprocessReason = "null_event_time"
 
 _YEAR_1 = -62_135_596_800  # seconds from 1970-01-01
 _YEAR_10000 = 253_402_300_800
@@ -31,7 +31,7 @@ _YEAR_10000 = 253_402_300_800
 @dataclass(frozen=True)
 class _Finding:
     rows: NDArray[np.int64]  # ascending
-    reasons: Sequence[str]
+    reasons: Sequence[Reason]
     errors: Sequence[str]
 
 
@@ -96,7 +96,7 @@ def merge(*parts: RowErrors) -> RowErrors:
 def _merge(findings: Sequence[_Finding]) -> RowErrors:
     if not findings:
         return RowErrors.none()
-    reasons: dict[int, str] = {}
+    reasons: dict[int, Reason] = {}
     errors: dict[int, str] = {}
     for finding in findings:
         for row, reason, error in zip(finding.rows.tolist(), finding.reasons, finding.errors, strict=True):

@@ -88,5 +88,4 @@ class Preprocess(beam.DoFn):
 
 
 def _refused(raw: Block, errors: Any, stage: str, job: str) -> beam.pvalue.TaggedOutput:
-    dead_letters.count(errors)
     return beam.pvalue.TaggedOutput(dead_letters.TAG, dead_letters.dead_letter_block(raw, errors, stage, job))

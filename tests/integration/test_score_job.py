@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -166,6 +167,10 @@ def test_too_many_dead_letters_stop_the_job(
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: stopped: ")
     assert "--max_dead_letter_rate 0.5" in last
+    letters = topics.read("dead", "dead_letter")  # the case in which a person needs examples most
+    assert 1000 <= len({letter["offset"] for letter in letters}) <= 20_000
+    if runner != "PrismRunner":  # the counts are those of its worker
+        assert f"dead letters{len(letters):,}" in re.sub(r"[^\w, ]| {2,}", "", done.stdout)
     assert "while running" not in last
     if runner != "PrismRunner":  # there, Beam's worker prints its own stack trace before the job's line
         assert "Traceback" not in done.stderr

@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 
 import beam_jobs
+from beam_jobs.errors import REASONS
 from chaos.scenarios import SCENARIOS
 
 ROOT = Path(beam_jobs.__file__).resolve().parent.parent
@@ -88,9 +89,9 @@ def test_reliability_names_tests_that_exist() -> None:
 
 
 def test_operations_lists_the_reasons_of_dead_letters() -> None:
-    page = (ROOT / "docs/operations.md").read_text()
-    table = page[page.index("| step | reasons |") :].split("\n\n", 1)[0]
-    named = set(re.findall(r"`([a-z0-9_]+)`", table))
-    code = "\n".join(p.read_text() for p in (ROOT / "beam_jobs").rglob("*.py"))
-    for reason in named:
-        assert f'"{reason}"' in code, f"{reason} is in docs/operations.md but no code gives it"
+    table = (ROOT / "docs/operations.md").read_text().partition("| step | reasons |")[2].partition("\n\n")[0]
+    listed = {}
+    for line in table.splitlines()[2:]:
+        step, reasons = line.strip("| ").split(" | ")
+        listed[step] = tuple(re.findall("`(.*?)`", reasons))
+    assert listed == dict(REASONS)
