@@ -15,14 +15,18 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from cachetools import LRUCache
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import OAuthTokenError, SchemaRegistryError
 
+from beam_jobs.codec.schema import SchemaTooLargeError, schema_of_text
 from beam_jobs.errors import UnreachableError, UserError, one_line
 from beam_jobs.references import read_secret
 from schemas.source import ENDING, PREFIX, REQUEST_SECONDS, SECRETS, InterruptedWaitError, SchemaSource, secret_part
@@ -32,6 +36,9 @@ MAX_UNKNOWN = 10_000  # ids remembered as unknown: garbage must not fill the mem
 FLOOD = 20  # unknown ids within UNKNOWN_SECONDS, after which ids far above the registry's largest are not asked for
 HEADROOM = 1_000  # ids above the largest that may have been registered since it was read
 BACKOFF_SECONDS = (0.2, 10.0)  # first and longest pause while the registry is away
+ANSWER_SECONDS = 30.0  # an answer that has not arrived whole by then has failed, however steadily it drips
+MAX_TRIES = 3  # to get one id's schema from a registry that answers other questions well
+MAX_KEPT = 8 << 20  # characters of the schemas remembered; ten times the bytes as Python's objects
 MAX_ID = (1 << 31) - 1  # registries count in 32 bits with a sign
 
 _HTTP_LIBRARIES = [
@@ -81,7 +88,8 @@ class RegistrySchemas(SchemaSource):
         self._lock = threading.Lock()
         self._kept: tuple[SchemaRegistryClient, weakref.finalize[..., RegistrySchemas]] | None = None
         self._away_since: float | None = None  # monotonic time of the first failure of an outage
-        self._schemas: dict[int, dict[str, Any]] = {}
+        self._kept_lock = threading.Lock()  # of the next: nobody waits for a registry inside it
+        self._schemas: LRUCache[int, _Kept] = LRUCache(MAX_KEPT, getsizeof=lambda kept: kept.characters)
         self._unknown: dict[int, tuple[float, str]] = {}  # by id: monotonic time it is asked again, why it is unknown
         self._asked_in_vain: deque[float] = deque(maxlen=FLOOD)  # monotonic times
         self._ceiling: tuple[float, int] | None = None  # monotonic time it is read again, largest id that may exist
@@ -103,22 +111,31 @@ class RegistrySchemas(SchemaSource):
         """As declared above. While the registry is away this waits, with one log line an outage: nothing may be lost.
 
         Raises:
-          LookupError: no Avro schema has this id.
+          LookupError: no Avro schema has this id, or the registry can't give it while it answers others well.
+          SchemaTooLargeError: it has more than ``codec.schema.MAX_TEXT`` characters, or is nested too deep.
           InterruptedWaitError: :func:`interrupt_waits` was called, or the main thread has ended, while waiting.
         """
-        schema = self._schemas.get(schema_id)
-        if schema is not None:
-            return schema
-        with self._lock:  # one request an id, whoever asks
-            schema = self._schemas.get(schema_id)
-            if schema is None:
-                self._refuse_unknown(schema_id)
-                try:
-                    schema = self._schemas[schema_id] = self._wait_for(lambda client: _fetch(client, schema_id))
-                except LookupError as e:
-                    self._remember_unknown(schema_id, str(e))
-                    raise
-            return schema
+        kept = self._remembered(schema_id)
+        if kept is None:
+            with self._lock:  # one request an id, whoever asks
+                kept = self._remembered(schema_id) or self._asked(schema_id)
+        return kept.schema
+
+    def _remembered(self, schema_id: int) -> _Kept | None:
+        with self._kept_lock:
+            found: _Kept | None = self._schemas.get(schema_id)
+            return found
+
+    def _asked(self, schema_id: int) -> _Kept:
+        self._refuse_unknown(schema_id)
+        try:
+            kept = self._wait_for(lambda client: _fetch(client, schema_id), f"schema for id {schema_id}")
+        except LookupError as e:
+            self._remember_unknown(schema_id, str(e))
+            raise
+        with self._kept_lock:
+            self._schemas[schema_id] = kept
+        return kept
 
     def register(self, subject: str, schema: Mapping[str, Any]) -> int:
         try:
@@ -208,7 +225,8 @@ class RegistrySchemas(SchemaSource):
         """The registry's largest id; MAX_ID where it does not say, so that every id is asked for."""
         if not self._schemas:
             return MAX_ID
-        path = f"schemas/ids/{next(iter(self._schemas))}"
+        with self._kept_lock:
+            path = f"schemas/ids/{next(iter(self._schemas))}"
         try:  # the client has no public call for it
             return int(self._client()._rest_client.get(path, {"fetchMaxId": "true"})["maxId"])
         except (SchemaRegistryError, *_OUTAGES, AttributeError, KeyError, TypeError, ValueError):
@@ -223,28 +241,60 @@ class RegistrySchemas(SchemaSource):
                 self._unknown.clear()
         self._unknown[schema_id] = (now + UNKNOWN_SECONDS, why)
 
-    def _wait_for(self, ask: Callable[[SchemaRegistryClient], T]) -> T:
-        """The registry's answer, however long it takes."""
+    def _wait_for(self, ask: Callable[[SchemaRegistryClient], T], named: str | None = None) -> T:
+        """The registry's answer, however long it takes.
+
+        Args:
+          named: what is asked for, where one of many may fail by itself: it must not hold up the others.
+
+        Raises:
+          LookupError: as ``ask``, or ``MAX_TRIES`` failed to get what is named from a registry that is well.
+        """
         pause, longest = BACKOFF_SECONDS
         if not self._schemas:
             self._client()  # UserError: a secret that is missing here would be waited for in vain
+        tries = 0
         while True:
-            if self._away_since is not None:
+            if self._away_since is not None or tries:
                 _pause(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads the workers' retries
                 pause = min(longest, pause * 2)
             try:
-                answer = ask(self._client())
-            except (SchemaRegistryError, UserError, *_OUTAGES) as e:
-                self._drop_client()  # a rotated secret is read again
-                if self._away_since is None:
-                    self._away_since = time.monotonic()
-                    logger.warning("Schema Registry %s %s. The job waits; it is tried again.", self.url, _reason(e))
-            except LookupError:
+                answer = _within(self._client(), ask)
+            except (LookupError, SchemaTooLargeError):
                 self._back()
                 raise
+            except InterruptedWaitError:
+                raise
+            except Exception as e:  # whatever the client makes of an answer that is none
+                self._drop_client()  # a rotated secret is read again
+                if named and self._is_well(e):
+                    self._back()
+                    tries += 1
+                    if tries >= MAX_TRIES:
+                        raise LookupError(f"the registry gives no {named}: it {_reason(e)}") from None
+                elif self._away_since is None:
+                    self._away_since = time.monotonic()
+                    logger.warning("Schema Registry %s %s. The job waits; it is tried again.", self.url, _reason(e))
             else:
                 self._back()
                 return answer
+
+    def _is_well(self, error: Exception) -> bool:
+        """Whether the registry answers something else as a registry does, after ``error``."""
+        denied = isinstance(error, SchemaRegistryError) and error.http_status_code in (401, 403)
+        with self._kept_lock:
+            known = next(iter(self._schemas), None)
+        if known is None and denied:
+            return False  # what anybody may ask says nothing of our rights
+        path = "schemas/types" if known is None else f"schemas/ids/{known}"
+        try:
+            answer: Any = _within(self._client(), lambda client: client._rest_client.get(path))
+            return isinstance(answer["schema"], str) if known is not None else "AVRO" in answer
+        except InterruptedWaitError:
+            raise
+        except Exception:
+            self._drop_client()
+            return False
 
     def _back(self) -> None:
         if self._away_since is not None:
@@ -269,7 +319,39 @@ def _register(client: SchemaRegistryClient, subject: str, schema: Mapping[str, A
         raise
 
 
-def _fetch(client: SchemaRegistryClient, schema_id: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Kept:
+    """A schema of the registry."""
+
+    schema: dict[str, Any]
+    characters: int  # of its text
+
+
+def _within(client: SchemaRegistryClient, ask: Callable[[SchemaRegistryClient], T]) -> T:
+    """What ``ask`` gives within ``ANSWER_SECONDS``; the end of the process is not held up.
+
+    Raises:
+      TimeoutError: the answer is not there yet; the client is of no use any more.
+      InterruptedWaitError: the process is ending.
+    """
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(ask(client))
+        except BaseException as e:
+            answer.set_exception(e)
+
+    threading.Thread(target=run, name="highbeam-registry", daemon=True).start()
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while not wait([answer], 0.2).done:
+        _check_ending()
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"its answer is not there after {ANSWER_SECONDS:.0f} s")
+    return answer.result()
+
+
+def _fetch(client: SchemaRegistryClient, schema_id: int) -> _Kept:
     """The schema of an id; LookupError if there is none that Avro records can be read with."""
     try:
         found = client.get_schema(schema_id)
@@ -281,13 +363,16 @@ def _fetch(client: SchemaRegistryClient, schema_id: int) -> dict[str, Any]:
         raise LookupError(f"schema id {schema_id} is {found.schema_type}, not AVRO: write Avro or JSON")
     if found.references:
         raise LookupError(f"schema id {schema_id} refers to other schemas, which is not supported: register it whole")
+    schema = None
     try:
-        schema = json.loads(found.schema_str)
-    except (ValueError, TypeError, RecursionError):
-        schema = None
+        schema = schema_of_text(found.schema_str) if isinstance(found.schema_str, str) else None
+    except SchemaTooLargeError:
+        raise
+    except UserError:
+        pass  # not JSON
     if not isinstance(schema, dict):
         raise LookupError(f"schema id {schema_id} is not a record")
-    return schema
+    return _Kept(schema, len(found.schema_str))
 
 
 def _is_away(error: Exception) -> bool:
@@ -331,6 +416,11 @@ def _pause(seconds: float) -> None:
     """Waits, unless the process is ending."""
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
-        # Beam's worker threads keep a process alive; the end of the main thread is a reason to stop waiting.
-        if ENDING.wait(min(left, 0.2)) or not threading.main_thread().is_alive():
-            raise InterruptedWaitError("the job ends while the Schema Registry is away; its block will be read again")
+        ENDING.wait(min(left, 0.2))
+        _check_ending()
+
+
+def _check_ending() -> None:
+    # Beam's worker threads keep a process alive; the end of the main thread is a reason to stop waiting.
+    if ENDING.is_set() or not threading.main_thread().is_alive():
+        raise InterruptedWaitError("the job ends while the Schema Registry is away; its block will be read again")

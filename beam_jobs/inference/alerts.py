@@ -14,7 +14,7 @@ import schemas
 from beam_jobs.block import SOURCE_PREFIX, Block, take
 from beam_jobs.codec.jit import compiled
 from beam_jobs.codec.schema import arrow_schema
-from beam_jobs.errors import RowErrors
+from beam_jobs.errors import Reason, RowErrors
 from beam_jobs.inference import handler as h
 from beam_jobs.origin import Origin, origin
 
@@ -32,7 +32,8 @@ def unscored(scored: Block) -> RowErrors:
     score = scored.column(h.SCORE).to_numpy(zero_copy_only=False)
     bad = np.flatnonzero(~np.isfinite(score))
     text = "the model's score is {}, expected a finite number"
-    return RowErrors(bad, ["score_not_finite"] * len(bad), [text.format(value) for value in score[bad].tolist()])
+    reason: Reason = "score_not_finite"
+    return RowErrors(bad, (reason,) * len(bad), tuple(text.format(value) for value in score[bad].tolist()))
 
 
 def is_anomaly(scored: Block) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
