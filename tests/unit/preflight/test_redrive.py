@@ -23,7 +23,6 @@ KNOWN = [reason for step in REASONS.values() for reason in step]
         ("missing_fields", "missing_field"),
         ("Unknown_Schema_Id", "unknown_schema_id"),
         ("unresolved", "unresolvable"),
-        ("", None),
         ("zzz", None),
     ],
 )
