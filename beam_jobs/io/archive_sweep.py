@@ -173,15 +173,16 @@ class Sweep:
         Raises:
           UserError: a file can't be read.
         """
+        bounds = self._bounds()
         while True:
-            bounds = self._bounds()
             file = self._choose(bounds)
             if file is None:
                 return self._ready(np.full(len(bounds), NONE_LEFT))
             part = self._read(file)
             if part is not None and len(part):
                 self._pending.append(part)
-            ready = self._ready(self._bounds())
+            bounds = self._bounds()
+            ready = self._ready(bounds)
             if ready is not None:
                 return ready
 
@@ -207,7 +208,7 @@ class Sweep:
         return part
 
     def _bounds(self) -> Longs:
-        """For each partition the smallest offset that may not be read yet."""
+        """For each partition the smallest position that may not be read yet."""
         bounds = np.full(len(self._after), NONE_LEFT)
         for p, waiting in enumerate(self._waiting):
             while waiting and (waiting[-1].begun or waiting[-1].done):

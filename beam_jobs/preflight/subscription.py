@@ -46,6 +46,7 @@ def pubsub_settings(preflight: Preflight, address: PubSubAddress, group: str, ac
         if new or until_ms is not None:
             client.seek(subscription, start_ms)
             say(f"{subscription} is set to {given.start_from}, for all who read it")
+            _say_what_is_gone(subscription, start_ms, new)
         else:
             say(f"{subscription} goes on where it stands; --from is for a new one")
     return {
@@ -56,6 +57,23 @@ def pubsub_settings(preflight: Preflight, address: PubSubAddress, group: str, ac
         "quiet_s": wanted.quiet_seconds,
         "settings": PullSettings(streams=wanted.pull_streams, dedupe_s=wanted.dedupe_seconds, acknowledge=acknowledge),
     }
+
+
+def _say_what_is_gone(subscription: PubSubAddress, start_ms: int, new: bool) -> None:
+    """Says where a seek does not bring back all that was published since ``start_ms``."""
+    found = client.find_subscription(subscription)
+    if found is None or not found.topic:
+        return  # this account may not see what is kept
+    kept_s = found.topic_message_retention_duration.total_seconds()
+    if found.retain_acked_messages:
+        kept_s = max(kept_s, found.message_retention_duration.total_seconds() or client.DEFAULT_RETENTION_S)
+    if time.time() - start_ms / 1000 <= kept_s:
+        return
+    there = "nothing" if new else "only what is not acknowledged"
+    say(
+        f"of what was published more than {kept_s / 3600:g} hours ago {there} is there: that long the topic keeps it "
+        "(message retention), or by a subscription with retain_acked_messages"
+    )
 
 
 def _start(text: str | None) -> int | None:

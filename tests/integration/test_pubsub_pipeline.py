@@ -344,6 +344,61 @@ def test_seeking_passes_over_what_was_before(pub: PubSubTopics) -> None:
     assert [message.data for message in pub.messages("events")] == [b"after"]
 
 
+@pytest.mark.parametrize(
+    ("kept", "hours", "told"),
+    [
+        (False, 1, "more than 0 hours ago only what is not acknowledged is there"),
+        (True, 23, None),
+        (True, 25, "more than 24 hours ago only what is not acknowledged is there"),
+    ],
+)
+def test_a_seek_beyond_what_is_kept_is_told(
+    pub: PubSubTopics,
+    kept: bool,
+    hours: int,
+    told: str | None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client, "seek", lambda *_: None)  # back in time the fake ends with a panic
+    topic = pub.publisher.topic_path(pub.project, pub.name("events"))
+    request = {"name": pub.subscription("kept"), "topic": topic, "retain_acked_messages": kept}
+    pub.subscriber.create_subscription(request=request | {"message_retention_duration": {"seconds": 86_400}})
+    settings("g", pub.uri("kept"), **{"from": str(int(time.time() - hours * 3600) * 1000), "until": "latest"})
+    said = capsys.readouterr().err
+    assert "is set to" in said
+    assert ("hours ago" in said) == (told is not None)
+    assert (told or "") in said
+
+
+def test_a_new_subscription_that_is_set_back_holds_nothing(
+    pub: PubSubTopics, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "seek", lambda *_: None)
+    client.ensure_topic(PubSubAddress(pub.project, pub.name("bare")))
+    settings("g", pub.uri("bare"), **{"from": str(int(time.time() - 60) * 1000), "until": "latest"})
+    assert "more than 0 hours ago nothing is there" in capsys.readouterr().err
+
+
+def test_what_is_deleted_under_a_live_job_ends_it(pub: PubSubTopics, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "REFUSED_FOR_S", 0.5)
+    pub.send("events", [b"x"])
+    reader = source(pub).create_reader(None, None)
+    read(reader, 1)
+    pub.subscriber.delete_subscription(subscription=pub.subscription("events"))
+    mark = reader.get_checkpoint_mark()
+    mark.finalize_checkpoint()
+    with pytest.raises(UserError, match="does not exist, or no more"):
+        until(source(pub).create_reader(None, None).advance)
+    with pytest.raises(UserError, match="does not exist, or no more"):
+        until(PubSubReader(reader._source, mark).advance)
+    assert metrics.TOTALS.counts[metrics.RECORDS_COMMITTED] == 0
+    address = PubSubAddress(pub.project, pub.name("alerts"))
+    pub.publisher.delete_topic(topic=address.topic_path)
+    with pytest.raises(UserError, match=f"{address}: does not exist, or no more"):
+        write(PublishBlocks(address, None, False, ordered=True), raw_block("t", [0], [0], [0], [None], [b"x"]))
+
+
 class _Denied(grpc.GenericRpcHandler):  # type: ignore[misc]
     """A mock: the fake knows no rights. Every method is denied, but for the one that asks which rights there are."""
 

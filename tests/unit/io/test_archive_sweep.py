@@ -192,7 +192,7 @@ def messages(draw: Any) -> list[list[list[Row]]]:
     return [blocks[i : i + size] for i in range(0, len(blocks), size)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(bundles=messages(), same_ms=st.sampled_from([1, 4, 1000]), stop=st.integers(0, 80))
 def test_message_ids_come_in_the_order_they_were_published_in(
     tmp_path_factory: pytest.TempPathFactory, bundles: list[list[list[Row]]], same_ms: int, stop: int
@@ -256,12 +256,12 @@ def test_files_out_of_order_are_read_a_batch_at_a_time(tmp_path: Path) -> None:
 
 def test_many_files_that_overlap_take_few_descriptors(tmp_path: Path) -> None:
     """As an archive has them that routes a long topic to many folders; every file has four batches."""
-    files, each = 150, 4
+    files, each = 100, 4
     blocks = [[(0, f + files * r, 40 * HOUR + f * HOUR) for f in range(files)] for r in range(each)]
     write(tmp_path, [blocks])
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     opened = len(os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 80, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 75, hard))
     try:
         archive, contents = prepared(tmp_path)
         assert len(contents.files) == files
