@@ -18,7 +18,7 @@ from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.kafka_commits import DENIED, Commits
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_connection import not_understood
-from beam_jobs.io.kafka_control import REFUSED, KafkaControl, client_errors, consumer_properties
+from beam_jobs.io.kafka_control import NO_TOPIC, REFUSED, KafkaControl, client_errors, consumer_properties
 from beam_jobs.io.kafka_fetch import ClientFetcher, Control, DebugLog, Fetcher
 from beam_jobs.io.kafka_wire import WireFetcher
 from beam_jobs.io.uri import KafkaAddress
@@ -28,8 +28,6 @@ _LOGGER = logging.getLogger(__name__)
 FetchPath = Literal["auto", "client", "wire"]
 
 CHECK_TIMEOUT_S = 8.0  # a broker that needs longer than this to answer is as good as down
-
-NO_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
 
 
 @dataclass(frozen=True)

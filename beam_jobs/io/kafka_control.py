@@ -14,12 +14,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import (
+    OFFSET_INVALID,
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from beam_jobs import metrics
 from beam_jobs.errors import UserError
-from beam_jobs.io.kafka_commits import Commits
+from beam_jobs.io.kafka_commits import DENIED, Commits
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_epochs import epoch_end
 from beam_jobs.io.kafka_fetch import CONSUMER_DEFAULTS, CONSUMER_RULES, Committed, DebugLog, Finished, Positions, Topic
@@ -30,19 +38,13 @@ _LOGGER = logging.getLogger(__name__)
 _NO_GROUP = "highbeam-no-group"  # librdkafka wants a group name; without commits nobody ever sees it
 _METADATA = re.compile(r"topic-id=(\S+) leader-epoch=(-?[0-9]{1,10})")
 _ATTEMPT_S = 1.0
+_PARTITIONS_S = 3.0  # one broker that does not answer holds up the answers of the others
 
-_NO_ANSWER = frozenset(  # asked again; anything else is an answer
-    {
-        KafkaError._TRANSPORT,
-        KafkaError._TIMED_OUT,
-        KafkaError._ALL_BROKERS_DOWN,
-        KafkaError._RESOLVE,
-        KafkaError.REQUEST_TIMED_OUT,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-    }
-)
 REFUSED = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED})
+NO_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
+_UNSUPPORTED = frozenset({KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE})
+_REFUSALS = DENIED | REFUSED | _UNSUPPORTED
+_ANSWERS = _REFUSALS | NO_TOPIC  # anything else passes, or does not: it is asked again
 
 
 def consumer_properties(address: KafkaAddress, config: KafkaConfig, group_id: str | None) -> dict[str, Any]:
@@ -74,9 +76,9 @@ class KafkaControl:
         self._refusal: KafkaError | None = None  # what the calls' own errors don't say: why no broker talks to us
         with client_errors(address):
             self._properties = consumer_properties(address, config, group_id)
-            watched = {**self._properties, "error_cb": self._on_error, "logger": DebugLog()}
-            self._admin = AdminClient(watched)
-            self._consumer = Consumer({**watched, "on_commit": self._on_commit})
+            self._watched = {**self._properties, "error_cb": self._on_error, "logger": DebugLog()}
+            self._admin = AdminClient(self._watched)
+            self._consumer = Consumer({**self._watched, "on_commit": self._on_commit})
         committed_only = self._properties.get("isolation.level", "read_committed") == "read_committed"
         self._isolation = IsolationLevel.READ_COMMITTED if committed_only else IsolationLevel.READ_UNCOMMITTED
         self._commits = commits  # outlives the connection
@@ -100,16 +102,21 @@ class KafkaControl:
                 refusal, self._refusal = self._refusal, None
                 if refusal is not None:
                     raise KafkaException(refusal) from None
-                if error.args[0].code() not in _NO_ANSWER or time.monotonic() >= deadline:
+                if error.args[0].code() in _ANSWERS or time.monotonic() >= deadline:
                     raise
+                self._renew()
         self._refusal = None
         return Topic(_text(found.topic_id), sorted(partition.id for partition in found.partitions))
+
+    def _renew(self) -> None:
+        """Asks the brokers anew who is who: an admin client waits for minutes for a controller that is gone."""
+        self._admin = AdminClient(self._watched)
 
     def bounds(self, partitions: Iterable[int], timeout_s: float) -> dict[int, tuple[int, int]]:
         wanted = list(partitions)
         low = self._list_offsets(dict.fromkeys(wanted, OffsetSpec.earliest()), timeout_s)
-        high = self._list_offsets(dict.fromkeys(wanted, OffsetSpec.latest()), timeout_s)
-        return {p: (low[p].offset, high[p].offset) for p in wanted}
+        high = self._list_offsets(dict.fromkeys(low, OffsetSpec.latest()), timeout_s)
+        return {p: (low[p].offset, answer.offset) for p, answer in high.items()}
 
     def at_time(self, timestamp_ms: int, partitions: Iterable[int], timeout_s: float) -> dict[int, int | None]:
         spec = OffsetSpec.for_timestamp(max(0, timestamp_ms))  # Kafka reads -1 and -2 as the end and the start
@@ -121,20 +128,43 @@ class KafkaControl:
         try:
             newest = self._list_offsets(dict.fromkeys(doubtful, OffsetSpec.max_timestamp()), timeout_s)
         except KafkaException as error:
-            if error.args[0].code() in _NO_ANSWER:
+            if error.args[0].code() not in _UNSUPPORTED:
                 raise
             _LOGGER.debug("%s: the newest records are not known: %s", self._address, error)  # before Kafka 3.0
             return found
         younger = [p for p, answer in newest.items() if answer.timestamp >= timestamp_ms]
-        return found | {p: low for p, (low, _) in self.bounds(younger, timeout_s).items()}
+        sure = {p: offset for p, offset in found.items() if offset is not None or p in newest.keys() - set(younger)}
+        return sure | {p: low for p, (low, _) in self.bounds(younger, timeout_s).items()}
 
     def _list_offsets(self, specs: Mapping[int, OffsetSpec], timeout_s: float) -> dict[int, Any]:
-        """Partition -> offset and timestamp of the record that its spec describes."""
+        """Partition -> offset and timestamp of the record that its spec describes; who does not answer is left out.
+
+        Raises:
+          KafkaException: an answer that refuses, or nobody answers.
+        """
         if not specs:
             return {}
         asked = {TopicPartition(self._topic, p): spec for p, spec in specs.items()}
+        timeout_s = min(timeout_s, _PARTITIONS_S)
         answers = self._admin.list_offsets(asked, isolation_level=self._isolation, request_timeout=timeout_s)
-        return {partition.partition: answer.result() for partition, answer in answers.items()}
+        found, failure = {}, None
+        for partition, answer in answers.items():
+            try:
+                result = answer.result()
+            except KafkaException as error:
+                failure = error
+                if error.args[0].code() in _REFUSALS:
+                    raise
+                continue
+            if result.offset == OFFSET_INVALID:  # the client's word for a broker that has not answered in time
+                failure = KafkaException(KafkaError(KafkaError._TIMED_OUT, f"partition {partition.partition}"))
+                continue
+            found[partition.partition] = result
+        if failure is not None:
+            self._renew()
+            if not found:
+                raise failure
+        return found
 
     def committed(self, partitions: Iterable[int], timeout_s: float) -> dict[int, Committed]:
         asked = [TopicPartition(self._topic, p) for p in partitions]

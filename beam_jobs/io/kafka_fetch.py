@@ -161,7 +161,10 @@ class Control(Protocol):
         """The topic's id and partitions."""
 
     def bounds(self, partitions: Iterable[int], timeout_s: float) -> dict[int, tuple[int, int]]:
-        """Partition -> (first offset, offset after the last that may be read)."""
+        """Partition -> (first offset, offset after the last that may be read).
+
+        Partitions whose leader does not answer are left out; so they are by ``at_time``.
+        """
 
     def at_time(self, timestamp_ms: int, partitions: Iterable[int], timeout_s: float) -> dict[int, int | None]:
         """Partition -> offset of the first record at or after the time; None: there is none.

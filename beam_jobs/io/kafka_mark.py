@@ -22,6 +22,9 @@ class KafkaMark(CheckpointMark):
     ends: Mapping[int, int] | None = None
     topic_id: str = ""  # of the topic they are positions in; "": not known
     epochs: Mapping[int, int] = field(default_factory=dict)  # partition -> leader epoch of the record before, if known
+    late: tuple[
+        int, ...
+    ] = ()  # partitions that were there at the start, and nobody led: their positions are yet to come
     transport: Transport | None = field(default=None, compare=False, repr=False)  # commits; not part of the position
     session: str = field(default="", compare=False)  # who has read up to here
     records: int = field(default=0, compare=False)  # that the session has handed out in all
@@ -31,7 +34,8 @@ class KafkaMark(CheckpointMark):
         """Deterministic, without any setting or secret."""
         ends = self.ends and _items(self.ends)
         next_, epochs = _items(self.positions), _items(self.epochs)
-        return json.dumps({"topic": self.topic_id, "next": next_, "epochs": epochs, "end": ends}).encode()
+        position = {"topic": self.topic_id, "next": next_, "epochs": epochs, "end": ends, "late": self.late}
+        return json.dumps(position).encode()
 
     @staticmethod
     def from_json(data: bytes, transport: Transport | None = None) -> KafkaMark:
@@ -39,13 +43,15 @@ class KafkaMark(CheckpointMark):
         parsed = json.loads(data)
         ends = parsed["end"]
         ends = ends if ends is None else dict(ends)
-        return KafkaMark(dict(parsed["next"]), ends, parsed["topic"], dict(parsed["epochs"]), transport)
+        epochs, late = dict(parsed["epochs"]), tuple(parsed["late"])
+        return KafkaMark(dict(parsed["next"]), ends, parsed["topic"], epochs, late, transport)
 
     def part(self, owns: Callable[[int], bool]) -> KafkaMark:
         """The mark of some of the partitions."""
         ends = None if self.ends is None else {p: end for p, end in self.ends.items() if owns(p)}
         epochs = {p: epoch for p, epoch in self.epochs.items() if owns(p)}
-        return replace(self, positions={p: at for p, at in self.positions.items() if owns(p)}, ends=ends, epochs=epochs)
+        positions = {p: at for p, at in self.positions.items() if owns(p)}
+        return replace(self, positions=positions, ends=ends, epochs=epochs, late=tuple(filter(owns, self.late)))
 
     def finalize_checkpoint(self) -> None:
         if self.transport is not None:

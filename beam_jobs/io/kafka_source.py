@@ -31,11 +31,12 @@ from beam_jobs.io.kafka_commits import DENIED
 from beam_jobs.io.kafka_fetch import Control, Fetched, Fetcher, Positions, Problem, Topic, Transport
 from beam_jobs.io.kafka_mark import KafkaMark, KafkaMarkCoder
 from beam_jobs.io.kafka_offsets import EARLIEST, OffsetKind, OffsetSpec
-from beam_jobs.io.kafka_start import QUESTION_TIMEOUT_S, OnLost, anew, check_commits, patiently, resolve
+from beam_jobs.io.kafka_start import QUESTION_TIMEOUT_S, OnLost, Range, anew, begin, check_commits, patiently, resolve
 from beam_jobs.io.reading import Pace, PartitionOutages, drain_requested
 
 _LOGGER = logging.getLogger(__name__)
 
+_LOOK_S = 1.0  # for one question beside the reading; and until it is asked again where a partition is still to come
 _REFUSED_S = 30.0  # how long commits may be refused, say by a consumer that has joined the group, before the job ends
 _OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION, KafkaError.OFFSET_OUT_OF_RANGE})
 _DENIALS = 3  # answers: a single one decides nothing
@@ -66,7 +67,7 @@ class KafkaSource(UnboundedSource):
     def split(self, desired_num_splits: int, options: Any = None) -> list[UnboundedSource]:
         if self.first is not None:
             return [self]
-        first = self._resolve()
+        first = resolve(self.transport, self.range, self.owns)
         number, count = self.share
         total = max(1, min(self.shards, len(first.positions)))  # a reader without a partition: a thread for nothing
         shards = [
@@ -75,8 +76,10 @@ class KafkaSource(UnboundedSource):
         ]
         return [replace(shard, first=first.part(shard.owns)) for shard in shards]
 
-    def _resolve(self) -> KafkaMark:
-        return resolve(self.transport, self.start, self.until, self.owns, self.on_lost)
+    @property
+    def range(self) -> Range:
+        """What is read of the topic."""
+        return Range(self.start, self.until, self.on_lost)
 
     def owns(self, partition: int) -> bool:
         """Whether the partition is of this source's share."""
@@ -84,7 +87,7 @@ class KafkaSource(UnboundedSource):
         return partition % count == number
 
     def create_reader(self, options: Any, checkpoint_mark: KafkaMark | None) -> UnboundedReader:
-        return KafkaReader(self, checkpoint_mark or self.first or self._resolve())
+        return KafkaReader(self, checkpoint_mark or self.first or resolve(self.transport, self.range, self.owns))
 
     def get_checkpoint_mark_coder(self) -> coders.Coder:
         return KafkaMarkCoder(self.transport)
@@ -105,6 +108,7 @@ class _Session:
         # Partition -> leader epoch of the last record handed out, and the offset after it.
         self.epochs = {p: (epoch, mark.positions[p]) for p, epoch in mark.epochs.items()}
         self.ends = None if mark.ends is None else dict(mark.ends)
+        self.late = set(mark.late)
         self.newest_ms: dict[int, int] = {}  # partition -> largest record timestamp seen that may count (see _account)
         self.ahead: set[int] = set()  # partitions whose last records are all ahead of the clock
         self.current: set[int] = set()  # partitions read to their end at the moment
@@ -122,11 +126,14 @@ class _Session:
         self.again_at = None
         self.fetcher.assign({p: offset for p, offset in self.positions.items() if not self.ended(p)})
 
-    def take_on(self, positions: Mapping[int, int]) -> None:
-        """Reads these partitions as well."""
-        self.positions |= positions
-        self.last_row |= dict.fromkeys(positions, time.time())
-        self.assign()
+    def take_on(self, mark: KafkaMark) -> None:
+        """Reads the partitions of ``mark`` as well."""
+        self.positions |= mark.positions
+        self.epochs |= {p: (epoch, mark.positions[p]) for p, epoch in mark.epochs.items()}
+        self.last_row |= dict.fromkeys(mark.positions, time.time())
+        self.late -= mark.positions.keys()
+        if mark.positions:
+            self.assign()
 
     def move(self, partition: int, offset: int) -> None:
         """The records before ``offset`` are handed out, those before the end at least."""
@@ -172,6 +179,7 @@ class KafkaReader(BlockReader[_Session]):
             session.ends,
             session.topic_id,
             session.known_epochs(),
+            tuple(sorted(session.late)),
             session=session.name,
             records=session.records,
         )
@@ -325,23 +333,24 @@ class KafkaReader(BlockReader[_Session]):
         """Now and then: whether the topic is still the same one, has new partitions, and offsets can be committed."""
         if time.monotonic() < session.next_look:
             return
-        session.next_look = time.monotonic() + self._source.discover_s
+        session.next_look = time.monotonic() + (_LOOK_S if session.late else self._source.discover_s)
         try:
             with self._source.transport.control() as control:
                 check_commits(control, _REFUSED_S)
-                topic = control.topic(1.0)
+                topic = control.topic(_LOOK_S)
                 if self._is_anew(session, control, topic):
                     return
-                takes_more = self._source.until is None and self._source.start.kind is not OffsetKind.OFFSETS
-                mine = [p for p in topic.partitions if self._source.owns(p) and takes_more]
-                new = [p for p in mine if p not in session.positions]
-                bounds = control.bounds(new, 1.0) if new else {}
+                source = self._source
+                if session.late:
+                    session.take_on(begin(source.transport, control, topic.id, [*session.late], source.range, _LOOK_S))
+                known = session.positions.keys() | session.late
+                new = [p for p in topic.partitions if source.owns(p) and p not in known]
+                if new and source.until is None and source.start.kind is not OffsetKind.OFFSETS:
+                    _LOGGER.info("%s: new partitions %s", source.transport, new)
+                    whole = replace(source.range, start=EARLIEST)  # nobody has read them
+                    session.take_on(begin(source.transport, control, topic.id, new, whole, _LOOK_S))
         except KafkaException as error:
             _LOGGER.debug("%s: looking at the topic: %s", self._source.transport, error)
-            return
-        if new:
-            _LOGGER.info("%s: new partitions %s", self._source.transport, new)
-            session.take_on({p: low for p, (low, _) in bounds.items()})
 
     def _is_anew(self, session: _Session, control: Control, topic: Topic) -> bool:
         """Whether the topic is another one than that of our positions; then they become positions in the new one.
@@ -360,7 +369,8 @@ class KafkaReader(BlockReader[_Session]):
         partitions = [p for p in topic.partitions if self._source.owns(p)]
         bounds = patiently(self._source.transport, lambda timeout: control.bounds(partitions, timeout))
         session.positions, session.epochs, session.newest_ms, session.current = {}, {}, {}, set()
-        session.take_on(anew(self._source.transport, self._source.on_lost, old, topic.id, bounds))
+        session.late.clear()  # who does not lead the new topic's yet is found as a new partition
+        session.take_on(KafkaMark(anew(self._source.transport, self._source.on_lost, old, topic.id, bounds)))
         control.begin(Positions(topic.id, session.positions), {})
         return True
 

@@ -54,6 +54,7 @@ class FakeCluster:
         self.committed_for: dict[tuple[str, str, int], tuple[str, int]] = {}  # the same -> topic id, leader epoch
         self.open_fetchers = 0
         self.away = False
+        self.leaderless: set[int] = set()  # partitions that nobody leads
         self.refuses: KafkaError | None = None  # what commits are answered
 
     def create(self, partitions: int = 1) -> str:
@@ -152,7 +153,8 @@ class _FakeControl:
         return Topic(self._cluster.ids[self._topic], partitions)
 
     def bounds(self, partitions: Iterable[int], timeout_s: float) -> dict[int, tuple[int, int]]:
-        return {p: (self._logs()[p].low, self._logs()[p].high) for p in partitions}
+        logs = self._logs()
+        return {p: (logs[p].low, logs[p].high) for p in partitions if p not in self._cluster.leaderless}
 
     def at_time(self, timestamp_ms: int, partitions: Iterable[int], timeout_s: float) -> dict[int, int | None]:
         return {

@@ -12,11 +12,13 @@ from beam_jobs.errors import UserError
 from beam_jobs.io.kafka_client import KafkaTransport
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_mark import KafkaMark, KafkaMarkCoder
+from beam_jobs.io.kafka_offsets import EARLIEST, LATEST, OffsetSpec
 from beam_jobs.io.kafka_source import KafkaSource
 from beam_jobs.io.reading import Pace, PartitionOutages, request_drain, reset_drain
 from beam_jobs.io.uri import KafkaAddress
 from tests.contract.cluster import Record
 from tests.contract.fake_kafka import FakeCluster
+from tests.contract.reads import opened, read, values
 
 
 @pytest.fixture(autouse=True)
@@ -27,13 +29,13 @@ def _no_drain() -> None:
 def test_marks_are_json_and_deterministic() -> None:
     transport = KafkaTransport(KafkaAddress("a:9092", "t"), KafkaConfig())
     coder = KafkaMarkCoder(transport)
-    mark = KafkaMark({10: 5, 2: 2**40}, {2: 2**41, 10: 6}, "id", {2: 3}, transport, "reader", 7, final=True)
+    mark = KafkaMark({10: 5, 2: 2**40}, {2: 2**41, 10: 6}, "id", {2: 3}, (), transport, "reader", 7, final=True)
     same = KafkaMark({2: 2**40, 10: 5}, {10: 6, 2: 2**41}, "id", {2: 3})
     assert (
         coder.encode(mark)
         == coder.encode(same)
         == b'{"topic": "id", "next": [[2, 1099511627776], [10, 5]], "epochs": [[2, 3]], '
-        b'"end": [[2, 2199023255552], [10, 6]]}'
+        b'"end": [[2, 2199023255552], [10, 6]], "late": []}'
     )
     assert coder.decode(coder.encode(mark)) == mark
     assert coder.decode(coder.encode(mark)).transport is transport
@@ -93,6 +95,53 @@ def test_a_cluster_that_is_away_at_the_start_is_waited_for() -> None:
     cluster.away = True
     threading.Timer(0.3, lambda: setattr(cluster, "away", False)).start()
     assert KafkaSource(cluster.transport(topic)).split(1)[0].first.positions == {0: 0}
+
+
+@pytest.mark.parametrize(
+    ("start", "group", "expected"),
+    [(EARLIEST, "g", range(5, 12)), (EARLIEST, "new", range(12)), (LATEST, "new", range(10, 12))],
+)
+def test_a_partition_that_nobody_leads_holds_up_no_other(
+    start: OffsetSpec, group: str, expected: range, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("beam_jobs.io.kafka_start._ELECTION_S", 0.0)
+    monkeypatch.setattr("beam_jobs.io.kafka_source._LOOK_S", 0.0)
+    cluster = FakeCluster()
+    topic = cluster.create(2)
+    cluster.write(topic, [Record(b"%d" % i, partition=i % 2) for i in range(20)])
+    cluster.move_group("g", topic, {0: 10, 1: 5})
+    cluster.leaderless = {1}
+    source = KafkaSource(cluster.transport(topic, group), start=start, discover_s=0.0)
+    with caplog.at_level(logging.WARNING):
+        reader = opened(source)
+    assert "nobody leads partitions 1: they are read as soon as somebody does" in caplog.text
+    cluster.write(topic, [Record(b"healthy", partition=0)])
+    assert b"healthy" in values(read(reader, lambda rows: b"healthy" in values(rows)))
+    mark = reader.get_checkpoint_mark()
+    assert mark.late == (1,)
+    reader.close()
+    reader = opened(source, mark)  # on another worker
+    cluster.leaderless = set()
+    assert not reader.start()
+    cluster.write(topic, [Record(b"last", partition=1)] * 2)
+    rows = read(reader, lambda rows: len(rows) >= len(expected))
+    assert [row["offset"] for row in rows if row["partition"] == 1] == list(expected)
+    mark = reader.get_checkpoint_mark()
+    mark.finalize_checkpoint()
+    assert cluster.group_offsets(group, topic) == {0: 11, 1: 12}
+    assert mark.late == ()
+    reader.close()
+
+
+def test_a_bounded_read_waits_for_every_leader() -> None:
+    cluster = FakeCluster()
+    topic = cluster.create(2)
+    cluster.write(topic, [Record(b"x", partition=p) for p in (0, 1)])
+    cluster.leaderless = {1}
+    threading.Timer(0.3, cluster.leaderless.clear).start()
+    first = KafkaSource(cluster.transport(topic), until=LATEST).split(1)[0].first
+    assert first is not None
+    assert (first.ends, first.late) == ({0: 1, 1: 1}, ())
 
 
 def test_a_drain_ends_the_wait_for_a_cluster() -> None:
