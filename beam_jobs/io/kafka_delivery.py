@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from beam_jobs.errors import UserError
-from beam_jobs.io.kafka_client import NO_TOPIC, user_error
+from beam_jobs.io.kafka_client import user_error
+from beam_jobs.io.kafka_control import NO_TOPIC
 from beam_jobs.io.reading import drain_requested
 from beam_jobs.io.uri import KafkaAddress
 
