@@ -348,6 +348,7 @@ def parse(
         concern._add_argparse_args(parser.add_argument_group(title))
     _, rest = parser.parse_known_args(list(argv))
     _refuse_unknown(rest, parser)
+    _every_option().parse_known_args(argv)  # Beam's own parser would print its usage for a value it refuses, and exit
     parsed = PipelineOptions(list(argv))
     FileSystems.set_options(parsed)  # the checks before the start open files as the pipeline will
     return parsed

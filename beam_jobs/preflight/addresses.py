@@ -104,7 +104,7 @@ def stream_source(
     if not 1 <= given.max_latency_ms <= 60_000:
         raise UserError(f"--max_latency_ms {given.max_latency_ms:g}: expected 1 to 60000")
     address = parse(given.input)
-    warn_of_this_machine(parsed, address)
+    warn_of_this_machine(preflight, address)
     group = f"highbeam.{name.replace('/', '.')}"
     shared = {"block_rows": given.block_rows, "max_latency_s": given.max_latency_ms / 1000}
     if isinstance(address, PubSubAddress):
@@ -193,7 +193,7 @@ def prepare_outputs(
         read = preflight.ask(PUBSUB, f"the topic of {source}", partial(topic_of, source))
     for address in outputs:
         place = address.bootstrap_servers if isinstance(address, KafkaAddress) else PUBSUB
-        warn_of_this_machine(parsed, address)
+        warn_of_this_machine(preflight, address)
         if address == read:
             raise UserError(f"{address.topic} is the input as well as an output: the job would feed itself")
         if create and preflight.is_silent(place):

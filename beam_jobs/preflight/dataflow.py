@@ -183,10 +183,15 @@ def check_pii_key(preflight: Preflight, preprocessor: Preprocessor) -> None:
     preflight.ask(f"pii.key {reference}", "the key of the pseudonyms", preprocessor.check_secrets)
 
 
-def warn_of_this_machine(parsed: PipelineOptions, address: Address) -> None:
+def warn_of_this_machine(preflight: Preflight, address: Address) -> None:
     """Says that workers will not reach a broker of this machine."""
-    if on_dataflow(parsed) and isinstance(address, KafkaAddress) and _THIS_MACHINE.search(address.bootstrap_servers):
-        say(f"warning: {address} is this machine for this machine only; workers need an address they can reach")
+    if not on_dataflow(preflight.parsed) or not isinstance(address, KafkaAddress):
+        return
+    servers = address.bootstrap_servers
+    if _THIS_MACHINE.search(servers):
+        preflight.say_once(
+            f"warning: kafka://{servers} is this machine for this machine only; workers need an address they can reach"
+        )
 
 
 def refuse_at_least_once(parsed: PipelineOptions, job: str, reason: str) -> None:
@@ -231,6 +236,10 @@ def _check_packaging(parsed: PipelineOptions) -> None:
     setup, image = parsed.view_as(SetupOptions), parsed.view_as(WorkerOptions).sdk_container_image
     if setup.setup_file and not files.list_files(files.root_of(setup.setup_file)):
         raise UserError(f"--setup_file {setup.setup_file}: there is no such file; leave it out to stage this Highbeam")
+    more = [("extra_package", path) for path in setup.extra_packages or []]
+    for flag, path in [*more, ("requirements_file", setup.requirements_file)]:
+        if path and not files.list_files(files.root_of(path)):
+            raise UserError(f"--{flag} {path}: there is no such file; mend it, or leave it out")
     if image and _BEAMS_IMAGE.match(image) and not setup.setup_file:
         raise UserError(
             f"--sdk_container_image {image} is Beam's own image, which has no Highbeam; leave it out, or name one that "

@@ -29,8 +29,15 @@ class Preflight:
         default = "reachable" if on_dataflow(parsed) else "strict"
         self._level = parsed.view_as(options.ConnectionOptions).preflight or default
         self._silent: set[str] = set()
+        self._said: set[str] = set()
         if self._level == "off":
             say("--preflight off: brokers, registry and Pub/Sub are not asked; workers meet what is wrong there")
+
+    def say_once(self, text: str) -> None:
+        """A line that several steps of the checks come to."""
+        if text not in self._said:
+            self._said.add(text)
+            say(text)
 
     @property
     def timeout_s(self) -> float:

@@ -40,6 +40,13 @@ def test_a_wrong_choice_is_a_user_error() -> None:
         parse("--fetch", "fast")
 
 
+@pytest.mark.parametrize("word", ["--max_num_workers=many", "--transform_name_mapping=old:new", "--streaming=maybe"])
+def test_a_value_that_beam_refuses_is_a_user_error(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=word.partition("=")[0]):
+        parse(word)
+    assert capsys.readouterr().err == ""
+
+
 def test_require_names_every_missing_flag() -> None:
     with pytest.raises(UserError, match="missing --use_case, --model"):
         options.require(parse("--input", "kafka://h:1/t"), "input", "use_case", "model")

@@ -120,7 +120,8 @@ NO_SCORE = {"alerts": None, "dead_letters": None}
 
 def test_what_has_no_place_on_dataflow(fails: Fails) -> None:
     assert "--report and --progress tell of a local run" in fails(report="report.json")
-    assert "--setup_file no/setup.py: there is no such file" in fails(setup_file="no/setup.py")
+    for flag in ("setup_file", "extra_package", "requirements_file"):
+        assert f"--{flag} no/file: there is no such file" in fails(**{flag: "no/file"})
     error = fails(sdk_container_image="apache/beam_python3.11_sdk:2.77.0")
     assert "is Beam's own image, which has no Highbeam" in error
     error = fails(

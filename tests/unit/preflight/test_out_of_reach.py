@@ -135,6 +135,7 @@ def test_a_job_is_submitted_where_no_broker_and_no_registry_is_in_reach(
     subjects = {"score": ("alerts", "scores", "dead"), "archive": ("dead",), "replay": ("again",)}.get(job, ())
     assert passed_over(lines) == ASKED[job] | {f"schema registry {url}", *(f"schema {s}-value" for s in subjects)}
     assert sum("no broker answers" in line for line in lines) == 1
+    assert sum("is this machine for this machine only" in line for line in lines) == 1
     assert sum("cannot be reached" in line for line in lines) == 1
     [made] = dataflow_service.jobs.values()
     assert made["name"].startswith(f"highbeam-{job}-")
