@@ -19,7 +19,7 @@ from beam_jobs.dead_letters import step
 from beam_jobs.io.archive import WriteToArchive
 from beam_jobs.lookup import Enrich
 from beam_jobs.preflight.addresses import keeps_position, shares
-from beam_jobs.preflight.archive import ArchiveJob, archive_job, check_processes
+from beam_jobs.preflight.archive import ArchiveJob, archive_job, check_processes, owning
 from beam_jobs.preprocessing.transforms import Preprocess
 from beam_jobs.report import conclude
 from beam_jobs.wiring import read_events, write_dead_letters
@@ -61,7 +61,8 @@ def main(argv: Sequence[str]) -> int:
         kept = keeps_position(job.source)
         done = partial(conclude, live=job.live, path=report, keeps_position=kept, archive=True, input_files=files)
         wires = [partial(build, job=part) for part in shares(job, workers.count)]
-        return launch.run_job(parsed, wires, job.name, job.live, done, workers)
+        with owning(parsed, job.write) as owned:
+            return launch.run_job(parsed, wires, job.name, job.live, done, workers) if owned else 0
 
 
 if __name__ == "__main__":

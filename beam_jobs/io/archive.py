@@ -31,7 +31,9 @@ from beam_jobs.codec.avro_file import AvroWriter
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.io import acknowledged
 from beam_jobs.io.archive_gather import GatherBlocks
-from beam_jobs.io.archive_log import ArchiveLog, Finished, Held, Ranges, new_id
+from beam_jobs.io.archive_held import Held, Ranges
+from beam_jobs.io.archive_log import ArchiveLog, Finished, new_id
+from beam_jobs.io.archive_owner import Owner, join
 from beam_jobs.io.expiring_ids import ExpiringIds
 from beam_jobs.io.files import is_local, patiently, upload, writing
 from beam_jobs.io.kafka_topic_id import KafkaTopic
@@ -102,6 +104,7 @@ class WriteFiles(beam.DoFn):
       max_file_age_s: how often it does, at least.
       key: the key field, whose text stands for the keys of records in an archive of events; None: they are kept.
       ids: None where offsets have an order and ranges of them say what was read.
+      owner: of the log; None: somebody new, for a folder that nobody has written to.
     """
 
     def __init__(
@@ -119,17 +122,28 @@ class WriteFiles(beam.DoFn):
         max_file_age_s: float = 60.0,
         key: str | None = None,
         ids: ExactIds | None = None,
+        owner: Owner | None = None,
     ) -> None:
         self._root, self._name, self._schema = root, name, dict(schema)
+        self.owner = owner or Owner()
         self._event_time, self._format, self._compression, self._route = event_time, file_format, compression, route
         self._max_file_bytes = max_file_bytes
-        self._topic, self.ids = topic, ids
+        self.topic, self.ids = topic, ids
         self._exact, self.max_file_age_s = exact, max_file_age_s
         self._key = key
 
+    def log(self) -> ArchiveLog:
+        """The log it writes to."""
+        return ArchiveLog(self._root, self._name, self.owner.token)
+
+    def adopted(self) -> dict[str, str]:
+        """Topics by whose name alone an older log knew positions -> what they are known under now."""
+        return {self.topic.address.topic: self.topic.positions()} if self.topic and self.topic.id else {}
+
     def setup(self) -> None:
-        self._log = ArchiveLog(self._root, self._name)
-        self._topic = self._topic and self._topic.known()
+        self._log = self.log()
+        self.topic = self.topic and self.topic.known()
+        join(self._log, self.owner, self.adopted)
         self._watched_key = self._key if SOURCE_KEY in self._schema["fields"] else None
         if self.ids is not None:
             acknowledged.listen(self.ids.stream)
@@ -187,13 +201,12 @@ class WriteFiles(beam.DoFn):
             for folder in list(self._open):
                 self._close(folder)
         if self._closed:
-            if self._topic:
-                self._topic.check()
+            if self.topic:
+                self.topic.check()
             held = Held(self._written if self._exact else self._written.spans(), self._seen_ids)
             with writing(self._root):
                 files = [self._finished(file) for file in self._closed]
-                self._log.commit(self._bundle, files, held)
-            self._held |= held
+                self._held = self._log.commit(self._bundle, files, held)
             metrics.inc(metrics.ARCHIVED, sum(file.rows for file in files))
             metrics.inc(metrics.ARCHIVED_FILES, len(files))
         self._start()
@@ -224,7 +237,7 @@ class WriteFiles(beam.DoFn):
 
     def _positions(self, topic: str) -> str:
         """What the archive remembers a topic's offsets under."""
-        return self._topic.positions() if self._topic and self._topic.address.topic == topic else topic
+        return self.topic.positions() if self.topic and self.topic.address.topic == topic else topic
 
     def _note_ids(
         self, partition: tuple[str, int], ids: Longs, known: NDArray[np.bool_], keep_s: float

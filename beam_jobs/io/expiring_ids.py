@@ -55,6 +55,10 @@ class ExpiringIds:
             found |= _places(segment, ids)[0]
         return found
 
+    def has_any(self, other: ExpiringIds) -> bool:
+        """Whether one of another set's ids is in this one."""
+        return any(bool(self.holds(segment.ids).any()) for segment in other._segments)
+
     def until(self, ids: Longs, time: int) -> None:
         """Sets the time at which these ids are forgotten; those that are not in the set are passed over."""
         for segment in self._segments:

@@ -6,8 +6,10 @@ run put ``patiently`` around it. What can be mended is a ``UserError`` on either
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
+import hashlib
 import os
 import re
 import secrets
@@ -25,13 +27,16 @@ from beam_jobs.io.patience import StorageAwayError, interrupt_waits, patiently, 
 __all__ = [
     "FileInfo",
     "StorageAwayError",
+    "bounded",
     "check_access",
     "configure",
+    "create",
     "download",
     "find_files",
     "interrupt_waits",
     "is_local",
     "list_files",
+    "make_folder",
     "move",
     "open_file",
     "patiently",
@@ -45,6 +50,25 @@ __all__ = [
     "writing",
 ]
 
+
+_NAME_BYTES = 255  # of a file or folder, on every common file system
+_HASH_DIGITS = 32
+_LONGEST_SAID = 300  # characters of a path in a message
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_REMEDIES = {
+    errno.ENOSPC: "free space",
+    errno.EDQUOT: "free space, or raise the quota",
+    errno.EFBIG: "write smaller files, or raise the limit of a file's size",
+    errno.EACCES: "give this account the right to write there",
+    errno.EPERM: "give this account the right to write there",
+    errno.EROFS: "mount it for writing, or choose another folder",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the machine's limit of open files (fs.file-max)",
+    errno.ENAMETOOLONG: "choose a folder with a shorter path",
+    errno.ENOTDIR: "a file is where a folder should be: move it away, or choose another folder",
+    errno.EEXIST: "a file is where a folder should be: move it away, or choose another folder",
+    errno.ENOENT: "leave the archive's folders alone while a job writes them",
+}
 
 _WILDCARD = re.compile(r"(\*\*|/\*(?!\*)|\*|\?)")
 _WILDCARDS = {"**": ".*", "/*": r"/(?!\.)[^/]*", "*": "[^/]*", "?": "[^/]"}
@@ -67,6 +91,8 @@ class _Storage(Protocol):
     def open(self, path: str) -> BinaryIO: ...
     def read(self, path: str) -> bytes: ...
     def write(self, path: str, data: bytes) -> None: ...
+    def create(self, path: str, data: bytes) -> bool: ...
+    def make_folder(self, path: str, name_bytes: int) -> None: ...
     def upload(self, source: Path, path: str) -> None: ...
     def move(self, source: str, target: str) -> None: ...
     def remove(self, paths: Iterable[str]) -> None: ...
@@ -108,10 +134,39 @@ class _Local:
         with self._whole(path) as part:
             shutil.copyfile(source, part)
 
+    def create(self, path: str, data: bytes) -> bool:
+        with self._beside(path) as part:
+            part.write_bytes(data)
+            _to_disk(part)
+            try:
+                os.link(part, path)  # atomic on NFS as well
+            except FileExistsError:
+                return Path(path).read_bytes() == data
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return self.update(path, lambda old: data if old is None else None) in (None, data)
+        return True
+
+    def make_folder(self, path: str, name_bytes: int) -> None:
+        os.makedirs(path, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        if len(os.fsencode(path)) + 1 + name_bytes >= os.pathconf(path, "PC_PATH_MAX"):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
+
     def move(self, source: str, target: str) -> None:
-        if os.path.exists(source):
-            os.makedirs(os.path.dirname(target), exist_ok=True)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        try:
             os.replace(source, target)
+        except FileNotFoundError:
+            if not os.path.exists(target):
+                raise
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # a folder that is a mount or a link to another disk
+                raise
+            self.upload(Path(source), target)
+            os.unlink(source)
 
     def remove(self, paths: Iterable[str]) -> None:
         for path in paths:
@@ -119,6 +174,7 @@ class _Local:
 
     def update(self, path: str, change: Callable[[bytes | None], bytes | None]) -> bytes | None:
         target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
         with target.with_name(f".{target.name}.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
             old = target.read_bytes() if target.exists() else None
@@ -130,16 +186,26 @@ class _Local:
     @contextmanager
     def _whole(self, path: str) -> Iterator[Path]:
         """A file to write beside the one meant, which it becomes when the block ends."""
+        with self._beside(path) as part:
+            yield part
+            _to_disk(part)
+            part.replace(path)
+
+    @contextmanager
+    def _beside(self, path: str) -> Iterator[Path]:
+        """A name beside a file, which is free again when the block ends."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
         try:
             yield part
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-            part.replace(target)
         finally:
             part.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _storage(path: str) -> _Storage:
@@ -228,6 +294,44 @@ def write_bytes(path: str, data: bytes) -> None:
     _storage(path).write(path, data)
 
 
+def create(path: str, data: bytes) -> bool:
+    """A whole file, in one step, if there is none; of any number of callers one succeeds. May be repeated.
+
+    Args:
+      data: no other caller's are the same.
+
+    Returns:
+      whether it holds these data; False: another file was there before.
+    """
+    return _storage(path).create(path, data)
+
+
+def make_folder(path: str, name_bytes: int = 0) -> None:
+    """Makes a folder where files are moved to, or finds that they can't be: before it is promised that they will.
+
+    Args:
+      name_bytes: the most a file's name in it takes.
+
+    Raises:
+      OSError: no right, no space, a path that is too long; in a bucket the last alone.
+    """
+    _storage(path).make_folder(path, name_bytes)
+
+
+def bounded(name: str, most: int = _NAME_BYTES) -> str:
+    """A name of a file or folder as it is, or where it is too long its beginning with a hash.
+
+    Args:
+      name: as ``quote`` makes it, without a ``+``: so no two names get the same.
+      most: bytes.
+    """
+    if len(name.encode()) <= most:
+        return name
+    hashed = hashlib.sha256(name.encode()).hexdigest()[:_HASH_DIGITS]
+    begin = name.encode()[: most - 1 - _HASH_DIGITS].decode(errors="ignore")
+    return f"{re.sub('%.?$', '', begin)}+{hashed}"
+
+
 def upload(source: Path, path: str) -> None:
     """Copies a file of this machine; in one step, like ``write_bytes``."""
     _storage(path).upload(source, path)
@@ -240,7 +344,11 @@ def download(path: str, target: Path) -> None:
 
 
 def move(source: str, target: str) -> None:
-    """Renames a file; done already is fine."""
+    """Renames a file; done already is fine.
+
+    Raises:
+      FileNotFoundError: neither of the two is there.
+    """
     _storage(source).move(source, target)
 
 
@@ -268,7 +376,7 @@ def update(path: str, change: Callable[[bytes | None], bytes | None]) -> bytes |
 
 @contextmanager
 def writing(where: str) -> Iterator[None]:
-    """Says in one line that a folder can't be written: a full disk, a file system that has turned read-only.
+    """Says in one line that a folder can't be written, and what to do: each errno has a remedy of its own.
 
     Raises:
       UserError: for every OSError of the block.
@@ -276,6 +384,11 @@ def writing(where: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, "mend that")
+        named = error.filename if isinstance(error.filename, str) else where
+        if len(named) > _LONGEST_SAID:
+            named = f"{named[:_LONGEST_SAID]}…"
+        what = "" if named == where else f"{named}: "
         raise UserError(
-            f"{where}: can't be written ({error.strerror or error}); free space or mend its rights and start again"
+            f"{where}: can't be written ({what}{error.strerror or error}); {remedy} and start again"
         ) from error

@@ -51,6 +51,7 @@ _OF_OTHERS = frozenset(  # conditions that what jobs write does not meet: older 
         *("noncurrentTimeBefore", "numNewerVersions"),
     }
 )
+OBJECT_BYTES = 1024  # of an object's whole name
 _MARK = "highbeam-update"  # metadata of an object: which update wrote it
 _AWAY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _AWAY_TYPES = (
@@ -120,6 +121,25 @@ class Gcs:
         with _errors(path, bucket_missing=True):
             _blob(path).upload_from_string(data, "application/octet-stream", timeout=_TIMEOUT_S, retry=_RETRY)
 
+    def create(self, path: str, data: bytes) -> bool:
+        with _errors(path, bucket_missing=True):
+            try:
+                _blob(path).upload_from_string(
+                    data, "application/octet-stream", if_generation_match=0, timeout=_TIMEOUT_S, retry=_RETRY
+                )
+                return True
+            except api.PreconditionFailed:
+                pass  # perhaps by our own try, whose answer was lost
+        try:
+            return self.read(path) == data
+        except FileNotFoundError:
+            return False
+
+    def make_folder(self, path: str, name_bytes: int) -> None:
+        name = _split(path)[1]
+        if len(name.encode()) + 1 + name_bytes > OBJECT_BYTES:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
+
     def upload(self, source: Path, path: str) -> None:
         size = source.stat().st_size
         with source.open("rb") as file, _errors(path, bucket_missing=True):
@@ -130,11 +150,19 @@ class Gcs:
     def move(self, source: str, target: str) -> None:
         blob = _blob(source)
         bucket, name = _split(target)
+        there = _client().bucket(bucket)
         with _errors(source):
             try:
-                blob.bucket.copy_blob(blob, _client().bucket(bucket), new_name=name, timeout=_TIMEOUT_S, retry=_RETRY)
+                # Only if it isn't there: who reads it would find another generation.
+                blob.bucket.copy_blob(
+                    blob, there, new_name=name, if_generation_match=0, timeout=_TIMEOUT_S, retry=_RETRY
+                )
+            except api.PreconditionFailed:
+                pass  # done before, all but the removing
             except api.NotFound:
-                return  # done before
+                if there.blob(name).exists(timeout=_TIMEOUT_S, retry=_RETRY):
+                    return  # done before
+                raise
         self.remove([source])
 
     def remove(self, paths: Iterable[str]) -> None:

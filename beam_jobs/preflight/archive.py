@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import pyarrow as pa
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 import schemas
 import use_cases
 from beam_jobs import options
 from beam_jobs.archive_rows import Content, archive_schema, carried
-from beam_jobs.cli import say
+from beam_jobs.cli import STOP_SIGNALS, say
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.archive import COMPRESSIONS, ExactIds, WriteFiles
+from beam_jobs.io.archive_held import Held
 from beam_jobs.io.archive_input import ArchiveInput
 from beam_jobs.io.archive_log import FOLDER, ArchiveLog, log_names
+from beam_jobs.io.archive_owner import Lease, Owner, take_over
 from beam_jobs.io.files import check_access, root_of, writing
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_topic_id import KafkaTopic
@@ -69,7 +75,7 @@ class ArchiveJob:
 
 
 def archive_job(parsed: PipelineOptions) -> ArchiveJob:
-    """Checks the options of ``archive``, and finishes what a killed job of the same name left in the archive.
+    """Checks the options of ``archive``.
 
     Raises:
       UserError: the first thing that is wrong, with its remedy.
@@ -128,10 +134,12 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     if isinstance(read, KafkaAddress):
         find = partial(KafkaTopic.find, read, config)
         topic = preflight.ask(read.bootstrap_servers, f"the id of {read.topic}", find) or KafkaTopic(read, config, None)
+    owner = Owner(by_workers=on_dataflow(parsed), waits=not parsed.view_as(GoogleCloudOptions).update)
     with writing(root):
         check_alone(root, f"{use_case.name}-{content}")
         ArchiveLog(root, log).check_writable()
-        _recover(ArchiveLog(root, log), topic)
+        if owner.by_workers:
+            owner = replace(owner, replaces=ArchiveLog(root, log).current_owner())
     if archive:
         say(f"reading {len(archive.files)} files of {archive.content} from {given.input}")
     else:
@@ -170,6 +178,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
             max_file_age_s=wanted.max_file_age,
             key=None if wanted.keep_keys else use_case.key,
             ids=_exact_ids(preflight, source),
+            owner=owner,
         ),
         lookup=lookup,
         lookup_every_s=wanted.enrich_every,
@@ -190,14 +199,61 @@ def check_alone(root: str, stream: str) -> None:
         raise UserError(f"--output {root}: holds {others[0]} already; choose another folder for {stream}")
 
 
-def _recover(log: ArchiveLog, topic: KafkaTopic | None) -> None:
-    """Makes the log ready, and says so where it knows another topic of the same name."""
+@contextmanager
+def owning(parsed: PipelineOptions, write: WriteFiles) -> Iterator[bool]:
+    """Makes the job the owner of its archive's log while the block runs, once the job before it has ended.
+
+    What a job that was killed had committed is finished then. On Dataflow the workers take the log and keep it: the
+    block begins when no other job writes the archive, or the service itself has to end it first (--update, templates).
+
+    Yields:
+      False: a stop signal came while it waited.
+    """
+    owner, log = write.owner, write.log()
+    lease = Lease(log.folder, owner.token)
+    try:
+        with _raised_on_signal(), writing(log.folder):
+            if not owner.by_workers:
+                lease.hold_here()
+                _say_if_anew(take_over(log, lease, say, write.adopted), write.topic)
+            else:
+                if owner.waits and not parsed.view_as(GoogleCloudOptions).template_location:
+                    lease.wait(say, take=False)
+                _say_if_anew(log.look()[1], write.topic)
+        yield True
+    except _StoppedError:
+        say("stopped before it had begun: nothing was read")
+        yield False
+    finally:
+        if not owner.by_workers:
+            lease.release()
+
+
+class _StoppedError(Exception):
+    """A stop signal came."""
+
+
+@contextmanager
+def _raised_on_signal() -> Iterator[None]:
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise _StoppedError
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say_if_anew(held: Held, topic: KafkaTopic | None) -> None:
+    """Says where a log knows another topic of the same name."""
     if topic is None or topic.id is None:
-        log.recover()
         return
     name = topic.address.topic
-    # A log of a time when the topic had no id: nothing tells its positions from the topic's of today.
-    held = log.recover({name: topic.positions()} if topic.id else {})
     known = {remembered for remembered, _ in held.ranges.of}
     if topic.positions() not in known and any(other.startswith(f"{name}#") for other in known):
         say(

@@ -38,6 +38,7 @@ def block(positions: list[tuple[str, int, int]], hours: list[int]) -> Block:
 
 def writer(root: Path, **more: object) -> WriteFiles:
     made = WriteFiles(str(root), "job", SCHEMA, "at", "avro", "deflate", None, 1 << 20, **more)  # type: ignore[arg-type]
+    made.log().recover()  # of a job that begins when the one before is gone
     made.setup()
     made.start_bundle()
     return made

@@ -47,6 +47,7 @@ def block(number: int, hour: int = 0) -> pa.RecordBatch:
 
 def writer(root: Path, file_format: Any = "avro", compression: str = "deflate", topic: Any = None) -> WriteFiles:
     write = WriteFiles(str(root), "job", SCHEMA, "at", file_format, compression, None, MAX_BYTES, topic)
+    write.log().recover()
     write.setup()
     return write
 
@@ -130,7 +131,8 @@ def test_positions_are_those_of_a_topics_id(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_log_without_ids_is_adopted(tmp_path: Path) -> None:
     run(writer(tmp_path), block(0))
-    held = ArchiveLog(str(tmp_path), "job").recover({"t": "t#id"})
+    log = ArchiveLog(str(tmp_path), "job")
+    held = log.recover(adopt={"t": "t#id"})
     assert {topic for topic, _ in held.ranges.of} == {"t#id"}
-    again = ArchiveLog(str(tmp_path), "job").held()
+    again = ArchiveLog(str(tmp_path), "job", log.owner).held()
     assert again.holds(("t#id", 0), np.array([0, ROWS])).tolist() == [True, False]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beam_jobs.errors import UserError
 from beam_jobs.io import archive_log
-from beam_jobs.io.archive_log import ArchiveLog, Finished, Held, Ranges, new_id
+from beam_jobs.io.archive_held import Held, Ranges
+from beam_jobs.io.archive_log import ArchiveLog, FencedError, Finished, new_id
 from beam_jobs.io.expiring_ids import ExpiringIds
-from beam_jobs.io.files import list_files
+from beam_jobs.io.files import bounded, list_files
 
 SPANS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 9)).map(lambda s: (s[0], s[0] + s[1])), max_size=8)
 
@@ -77,7 +81,7 @@ def test_committed_files_are_in_place_and_remembered(files: Files) -> None:
     files.log.commit("a", [files.write("a", 0), files.write("a", 1)], Held(ranges((0, 9))))
     assert files.data() == ["part-a-0.avro", "part-a-1.avro"]
     assert files.left() == []
-    other = ArchiveLog(files.root, "job")
+    other = ArchiveLog(files.root, "job", files.log.owner)
     assert other.held().holds(("t", 0), np.array([0, 9, 10])).tolist() == [True, True, False]
     files.log.commit("b", [files.write("b", 0)], Held(ranges((10, 12))))
     assert other.held().holds(("t", 0), np.array([12])).all()  # another worker's commits are seen
@@ -155,10 +159,145 @@ def test_acknowledged_ids_are_forgotten_and_the_log_stays_short(files: Files, mo
 def test_a_commit_another_worker_folded_is_found_in_the_fold(files: Files) -> None:
     for i in range(3):
         files.log.commit(f"{i}", [], ids(i))
-    other = ArchiveLog(files.root, "job")
+    other = ArchiveLog(files.root, "job", files.log.owner)
     found = list_files(f"{files.log.folder}/commits/*.json")
-    files.log._fold(found)
+    files.log._fold()
     with pytest.MonkeyPatch.context() as patch:
         listed = iter([found])
         patch.setattr(archive_log, "list_files", lambda pattern: next(listed, None) or list_files(pattern))
         assert other.held().holds(("sub", 0), np.arange(3)).all()
+
+
+def test_an_owner_whose_log_was_taken_over_commits_nothing(files: Files) -> None:
+    files.log.commit("a", [files.write("a", 0)], Held(ranges((0, 9))))
+    written = files.write("b", 0)
+    other = ArchiveLog(files.root, "job")
+    other.recover()
+    late = files.write("c", 0)  # by one that does not know yet
+    for bundle, file in (("b", written), ("c", late)):
+        with pytest.raises(FencedError, match="another job has taken this archive over"):
+            files.log.commit(bundle, [file], Held(ranges((10, 19))))
+    assert files.data() == ["part-a-0.avro"]
+    assert files.left() == []
+    with pytest.raises(FencedError):
+        files.log.held()
+    assert not other.held().holds(("t", 0), np.array([10])).any()
+
+
+def test_of_two_workers_with_the_same_records_one_commits(files: Files) -> None:
+    """As where a bundle is tried again while its first worker is only slow."""
+    twin = ArchiveLog(files.root, "job", files.log.owner)
+    assert twin.held() == files.log.held()
+    first, second, other = files.write("a", 0), files.write("b", 0), files.write("c", 0)
+    files.log.commit("a", [first], Held(ranges((0, 9))))
+    with pytest.raises(UserError, match="another worker has archived some of the same records"):
+        twin.commit("b", [second], Held(ranges((5, 14))))
+    twin.commit("c", [other], Held(ranges((5, 14), partition=1)))
+    assert files.data() == ["part-a-0.avro", "part-c-0.avro"]
+    with pytest.raises(UserError, match="the same records"):
+        files.log.commit(new_id(), [], ids(7) | Held(ranges((0, 0), partition=1) | ranges((5, 5), partition=1)))
+
+
+def test_only_the_place_of_the_owner_that_was_seen_is_taken(files: Files) -> None:
+    files.log.recover()
+    ArchiveLog(files.root, "job").recover(replaces=files.log.owner)
+    with pytest.raises(FencedError):
+        ArchiveLog(files.root, "job").recover(replaces=files.log.owner)
+
+
+def test_a_written_file_that_is_gone_is_found_before_the_commit(files: Files) -> None:
+    kept, gone = files.write("a", 0), files.write("a", 1)
+    Path(gone.temporary).unlink()
+    with pytest.raises(UserError, match=r"-a-1.part: a file that was just written is gone"):
+        files.log.commit("a", [kept, gone], Held(ranges((0, 9))))
+    assert files.log.held().ranges.of == {}
+    assert files.data() == []
+
+
+def test_the_log_of_a_version_without_owners_is_adopted(files: Files) -> None:
+    """Commits that are named by their bundle, one of them killed before its rename; and a file of no commit."""
+    waiting, junk = Path(files.log.temporary("old", 0)), Path(files.log.temporary("junk", 0))
+    waiting.parent.mkdir(parents=True)
+    for path in (waiting, junk):
+        path.write_text("rows")
+    commits = Path(files.log.folder) / "commits"
+    commits.mkdir()
+    for i in range(3):
+        files_ = [{"from": str(waiting), "to": f"{files.root}/hour=1/part-old.avro", "rows": 5}] if i == 1 else []
+        text = json.dumps({"files": files_, "held": [["t", 0, [[10 * i, 10 * i + 9]]]]})
+        (commits / f"{new_id()}.json").write_text(text)
+    held = ArchiveLog(files.root, "job").recover()
+    assert held.ranges.of["t", 0].tolist() == [[0, 29]]
+    assert files.data() == ["part-old.avro"]
+    assert files.left() == []
+    assert [path.name for path in commits.iterdir()] == ["000000000001.json"]
+
+
+def test_a_file_that_cannot_be_put_in_place_closes_nothing(
+    files: Files, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    written = [files.write("a", 0), files.write("a", 1)]
+    with monkeypatch.context() as patch:
+        patch.setattr(archive_log, "move", lambda source, target: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            files.log.commit("a", written, Held(ranges((0, 9))))
+    move = archive_log.move
+
+    def refused(source: str, target: str) -> None:
+        if source.endswith("-0.part"):
+            raise PermissionError(13, "Permission denied", target)
+        move(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archive_log, "move", refused)
+        for _ in range(2):
+            log = ArchiveLog(files.root, "job")
+            assert log.recover().holds(("t", 0), np.arange(10)).all()
+            log.commit(new_id(), [], Held(ranges((10, 19))) if not _ else Held())
+            log._fold()
+        assert files.data() == ["part-a-1.avro"]
+        assert files.left() == [written[0].temporary]
+    assert "1 committed files with 5 rows stay under" in caplog.text
+    ArchiveLog(files.root, "job").recover()
+    assert files.data() == ["part-a-0.avro", "part-a-1.avro"]
+
+
+def test_a_name_too_long_of_an_older_version_is_shortened(files: Files) -> None:
+    """An archive that one route value had closed for good: every start failed in recovery."""
+    written = files.write("a", 0)
+    folder = f"fleet={quote('Ж' * 57)}"
+    commits = Path(files.log.folder) / "commits"
+    commits.mkdir()
+    named = {"from": written.temporary, "to": f"{files.root}/{folder}/hour=07/part-a-0.avro", "rows": 5}
+    (commits / f"{new_id()}.json").write_text(json.dumps({"files": [named], "held": []}))
+    ArchiveLog(files.root, "job").recover()
+    (found,) = list_files(f"{files.root}/**.avro")
+    assert found == f"{files.root}/{bounded(folder)}/hour=07/part-a-0.avro"
+
+
+def test_an_entry_that_was_folded_and_removed_is_not_made_anew(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker sleeps between its last look at the log and its commit, until its number is free again."""
+    monkeypatch.setattr(archive_log, "_FOLD_AT", 3)
+    slow = ArchiveLog(files.root, "job", files.log.owner)
+    written = files.write("slow", 0)
+    create = archive_log.create
+
+    def held_up(path: str, data: bytes) -> bool:
+        monkeypatch.setattr(archive_log, "create", create)
+        for i in range(5):
+            files.log.commit(new_id(), [], Held(ranges((10 * i, 10 * i + 9), partition=1)))
+        return create(path, data)
+
+    monkeypatch.setattr(archive_log, "create", held_up)
+    with pytest.raises(UserError, match="went on while a commit was held up"):
+        slow.commit("slow", [written], Held(ranges((0, 9))))
+    assert files.data() == []
+    assert not ArchiveLog(files.root, "job").recover().holds(("t", 0), np.array([0])).any()
+
+
+def test_what_is_no_entry_is_named(files: Files) -> None:
+    files.log.recover()
+    (entry,) = list_files(f"{files.log.folder}/commits/*.json")
+    Path(entry).write_text('{"held": [')
+    with pytest.raises(UserError, match=r"000000000001.json: is no entry of an archive's log"):
+        ArchiveLog(files.root, "job").recover()
