@@ -142,13 +142,16 @@ class AvroWriter:
       file: open for writing, binary.
       schema: a record schema.
       codec: "deflate" or "null".
+      encoder: of the schema, shared by many files; None: one of its own.
     """
 
-    def __init__(self, file: IO[bytes], schema: Mapping[str, Any], codec: str = "deflate") -> None:
+    def __init__(
+        self, file: IO[bytes], schema: Mapping[str, Any], codec: str = "deflate", encoder: AvroEncoder | None = None
+    ) -> None:
         if codec not in CODECS:
             raise UserError(f"Avro codec {codec!r} is not supported for writing; use 'deflate' or 'null'")
         self._file = file
-        self._encoder = AvroEncoder(schema, None)
+        self._encoder = encoder or AvroEncoder(schema, None)
         self._codec = codec
         self._sync = os.urandom(SYNC_BYTES)
         header = {"avro.schema": json.dumps(schema).encode(), "avro.codec": codec.encode()}

@@ -6,53 +6,45 @@ file count, and why a retry makes no second copy: ``archive_log``.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import Any
 from urllib.parse import quote
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from beam_jobs import metrics
-from beam_jobs.archive_rows import PROPERTY, SOURCE_KEY, archive_rows, other_keys
+from beam_jobs.archive_rows import SOURCE_KEY, archive_rows, other_keys
 from beam_jobs.block import SOURCE_PREFIX, Block, millis_of, take
-from beam_jobs.codec.avro_file import AvroWriter
-from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.io import acknowledged
+from beam_jobs.io.archive_files import BundleFiles, FileFormat, OpenFile
 from beam_jobs.io.archive_gather import GatherBlocks
 from beam_jobs.io.archive_held import Held, Ranges
 from beam_jobs.io.archive_log import ArchiveLog, Finished, new_id
 from beam_jobs.io.archive_owner import Owner, join
 from beam_jobs.io.expiring_ids import ExpiringIds
-from beam_jobs.io.files import is_local, patiently, upload, writing
+from beam_jobs.io.files import bounded, is_local, make_folder, name_bytes, patiently, upload, writing
 from beam_jobs.io.kafka_topic_id import KafkaTopic
 from beam_jobs.runners import on_dataflow
 
 _LOGGER = logging.getLogger(__name__)
 _OTHER_KEYS = "some records have another key than %s: the archive holds that field instead (--keep_keys keeps the keys)"
 
-FileFormat = Literal["avro", "parquet"]
-
-COMPRESSIONS: dict[FileFormat, tuple[str, ...]] = {
-    "avro": ("deflate", "none"),
-    "parquet": ("zstd", "snappy", "none"),
-}
-"""What files can be compressed by; the first is the default."""
-
+_FILE_NAME_BYTES = 60  # part-BUNDLE-NUMBER.parquet
 _HOUR_MS = 3_600_000
 _FIRST_HOUR, _LAST_HOUR = -17_259_888, 70_389_527  # of the years 1 to 9999, whose folders have names
-_MAX_OPEN_FILES = 64
+_MAX_FILES = 1_000  # of a commit, where there can be one at any time
+_MANY_FOLDERS, _FEW_ROWS = 16, 1_000  # more folders than that in a block, of fewer rows each: blocks are gathered first
+_GATHERED_BYTES = 32 << 20
 
 Longs = NDArray[np.int64]
 
@@ -65,24 +57,6 @@ class ExactIds:
     topic: str  # in the blocks' topic column
     unacknowledged_s: float  # as long as the service keeps a message
     acknowledged_s: float  # once it has taken the acknowledgement: late copies of it
-
-
-class _Rows(Protocol):
-    """Writes rows to one open file."""
-
-    def write(self, batch: pa.RecordBatch) -> None: ...
-
-
-@dataclass
-class _Open:
-    """A file that is being written."""
-
-    folder: str  # of the archive
-    number: int  # within the bundle
-    spool: Path
-    file: IO[bytes]
-    rows: _Rows
-    count: int = 0
 
 
 class WriteFiles(beam.DoFn):
@@ -131,6 +105,8 @@ class WriteFiles(beam.DoFn):
         self.topic, self.ids = topic, ids
         self._exact, self.max_file_age_s = exact, max_file_age_s
         self._key = key
+        self._scratch: Path | None = None
+        self._files: BundleFiles | None = None
 
     def log(self) -> ArchiveLog:
         """The log it writes to."""
@@ -150,8 +126,11 @@ class WriteFiles(beam.DoFn):
         # Beside the data where that is a rename away; else on this machine until it is whole.
         self._scratch = None if is_local(self._root) else Path(tempfile.mkdtemp(prefix="highbeam-archive-"))
         self._spools = str(self._scratch or self._root)
+        self._name_bytes = name_bytes(self._root)
 
     def teardown(self) -> None:
+        if self._files is not None:
+            self._files.abandon()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
@@ -163,10 +142,15 @@ class WriteFiles(beam.DoFn):
         self._start()
 
     def _start(self) -> None:
-        self._bundle, self._numbers, self._since = new_id(), 0, time.monotonic()
-        self._open: dict[str, _Open] = {}
-        self._closed: list[_Open] = []
-        self._closed_bytes = 0
+        self._bundle, self._since = new_id(), time.monotonic()
+        if self._files is not None:
+            self._files.abandon()
+        self._files = BundleFiles(
+            *(self._schema, self._format, self._compression, self._max_file_bytes), partial(self._spool, self._bundle)
+        )
+        self._folders: set[str] = set()  # that are there
+        self._gathered: list[Block] = []
+        self._gathered_bytes = 0
         self._written = Ranges()
         self._seen_ids: dict[tuple[str, int], ExpiringIds] = {}
 
@@ -177,35 +161,64 @@ class WriteFiles(beam.DoFn):
         if self._watched_key and other_keys(block, self._watched_key):
             _LOGGER.warning(_OTHER_KEYS, self._watched_key)
             self._watched_key = None  # once is enough
-        for folder, rows in self._partitioned(block):
-            with writing(self._spools):
-                file = self._open.get(folder) or self._begin(folder)
-                file.rows.write(archive_rows(rows, self._schema, self._key))
-                file.count += rows.num_rows
-                if file.file.tell() >= self._max_file_bytes:
-                    self._close(folder)
+        self._write(archive_rows(block, self._schema, self._key))
         if self._exact and self._is_enough():
             self._commit()
 
+    def _write(self, rows: Block) -> None:
+        """Writes rows of the archive to the files of their folders; a few rows for each of many wait for more."""
+        groups, place, folder = self._partitioned(rows)
+        if len(groups) > _MANY_FOLDERS and rows.num_rows < _FEW_ROWS * len(groups):
+            self._gathered.append(rows)
+            self._gathered_bytes += rows.nbytes
+            if self._gathered_bytes >= _GATHERED_BYTES:
+                self._write_gathered()
+            return
+        self._write_parts(rows, groups, place, folder)
+
+    def _write_gathered(self) -> None:
+        gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
+        if gathered:
+            rows = pa.concat_batches(gathered)
+            self._write_parts(rows, *self._partitioned(rows))
+
+    def _write_parts(self, rows: Block, groups: Longs, place: Longs, folder: Callable[[int], str]) -> None:
+        files = self._files
+        assert files is not None
+        order = np.argsort(place, kind="stable")
+        ends = np.cumsum(np.bincount(place, minlength=len(groups))).tolist()
+        with writing(self._spools):
+            start = 0
+            for group, end in zip(groups.tolist(), ends, strict=True):
+                name = folder(group)
+                if name not in self._folders:
+                    # What can't be made, or not be written to, is found before anything is committed.
+                    make_folder(f"{self._root}/{name}", _FILE_NAME_BYTES)
+                    self._folders.add(name)
+                files.write(name, rows if len(groups) == 1 else take(rows, order[start:end]))
+                start = end
+
     def _is_enough(self) -> bool:
         """Whether so much is open that a kill would repeat a lot, or the files become too many."""
-        size = self._closed_bytes + sum(file.file.tell() for file in self._open.values())
+        files = self._files
+        assert files is not None
         aged = time.monotonic() - self._since >= self.max_file_age_s
-        return aged or size >= self._max_file_bytes or len(self._open) >= _MAX_OPEN_FILES
+        return aged or files.bytes >= self._max_file_bytes or len(files) >= _MAX_FILES
 
     def finish_bundle(self) -> None:
         self._commit()
 
     def _commit(self) -> None:
+        self._write_gathered()
+        assert self._files is not None
         with writing(self._spools):
-            for folder in list(self._open):
-                self._close(folder)
-        if self._closed:
+            closed = self._files.finish()
+        if closed:
             if self.topic:
                 self.topic.check()
             held = Held(self._written if self._exact else self._written.spans(), self._seen_ids)
             with writing(self._root):
-                files = [self._finished(file) for file in self._closed]
+                files = [self._finished(file) for file in closed]
                 self._held = self._log.commit(self._bundle, files, held)
             metrics.inc(metrics.ARCHIVED, sum(file.rows for file in files))
             metrics.inc(metrics.ARCHIVED_FILES, len(files))
@@ -249,59 +262,44 @@ class WriteFiles(beam.DoFn):
         noted.add(ids[~known], int(now + keep_s), now)
         return known
 
-    def _partitioned(self, block: Block) -> Iterator[tuple[str, Block]]:
-        """Folder and rows, in their order, of each partition of the archive the block has rows of."""
-        times = block.column(self._event_time)
+    def _partitioned(self, rows: Block) -> tuple[Longs, Longs, Callable[[int], str]]:
+        """The folders that rows of the archive belong to, by number; the place among them of each row; their names."""
+        times = rows.column(self._event_time)
         millis = millis_of(times)
         if times.null_count:  # raw events are not checked: the record's own time stands in
-            millis = np.where(times.is_null(), millis_of(block.column(SOURCE_PREFIX + "timestamp")), millis)
+            millis = np.where(times.is_null(), millis_of(rows.column("source_timestamp")), millis)
         hours = hours_of(millis)
         if self._route is None:
             routes, names = np.zeros(len(hours), np.int64), [""]
         else:
-            coded = block.column(self._route).cast(pa.string()).fill_null("").dictionary_encode()
+            coded = rows.column(self._route).cast(pa.string()).fill_null("").dictionary_encode()
             routes = coded.indices.to_numpy().astype(np.int64)
-            names = [f"{self._route}={quote(value, safe='') or '__none__'}/" for value in coded.dictionary.to_pylist()]
+            names = coded.dictionary.to_pylist()
         groups, place = np.unique(hours * len(names) + routes, return_inverse=True)
-        for i, group in enumerate(groups.tolist()):
+
+        def folder(group: int) -> str:
             hour, route = divmod(group, len(names))
-            rows = block if len(groups) == 1 else take(block, np.flatnonzero(place == i))
-            yield names[route] + hour_folder(hour), rows
+            above = ""
+            if self._route is not None:
+                name = f"{self._route}={quote(names[route], safe='') or '__none__'}"
+                above = f"{bounded(name, self._name_bytes)}/"
+            return above + hour_folder(hour)
 
-    def _begin(self, folder: str) -> _Open:
-        number, self._numbers = self._numbers, self._numbers + 1
-        spool = Path(self._log.temporary(self._bundle, number))
-        if self._scratch is not None:
-            spool = self._scratch / spool.name
-        spool.parent.mkdir(parents=True, exist_ok=True)
-        file = spool.open("wb")
-        rows: _Rows = (
-            AvroWriter(file, self._schema, "deflate" if self._compression == "deflate" else "null")
-            if self._format == "avro"
-            else pq.ParquetWriter(file, self._parquet_schema(), compression=self._compression, write_page_checksum=True)
-        )
-        self._open[folder] = _Open(folder, number, spool, file, rows)
-        return self._open[folder]
+        return groups, place, folder
 
-    def _parquet_schema(self) -> pa.Schema:
-        return arrow_schema(self._schema).with_metadata({PROPERTY: json.dumps(self._schema[PROPERTY])})
+    def _spool(self, bundle: str, number: int) -> Path:
+        """Where a file is written."""
+        path = Path(self._log.temporary(bundle, number))
+        return path if self._scratch is None else self._scratch / path.name
 
-    def _close(self, folder: str) -> None:
-        done = self._open.pop(folder)
-        if isinstance(done.rows, pq.ParquetWriter):
-            done.rows.close()
-        self._closed_bytes += done.file.tell()
-        done.file.close()
-        self._closed.append(done)
-
-    def _finished(self, file: _Open) -> Finished:
+    def _finished(self, file: OpenFile) -> Finished:
         """Brings a file to the archive's storage, where it is not there yet."""
         temporary = self._log.temporary(self._bundle, file.number)
         if self._scratch is not None:
-            patiently(partial(upload, file.spool, temporary))
-            file.spool.unlink()
+            patiently(partial(upload, file.path, temporary))
+            file.path.unlink()
         final = f"{self._root}/{file.folder}/part-{self._bundle}-{file.number}.{self._format}"
-        return Finished(temporary, final, file.count)
+        return Finished(temporary, final, file.rows)
 
 
 def _firsts(values: Longs) -> NDArray[np.bool_]:

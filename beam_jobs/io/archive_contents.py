@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from beam_jobs.archive_rows import archive_schema
 from beam_jobs.block import millis_of
 from beam_jobs.errors import UserError
+from beam_jobs.io.archive_held import Partition
 from beam_jobs.io.archive_input import ArchiveInput, read_rows, wanted_rows
-from beam_jobs.io.archive_log import Partition
 
 Longs = NDArray[np.int64]
 

@@ -38,6 +38,7 @@ __all__ = [
     "list_files",
     "make_folder",
     "move",
+    "name_bytes",
     "open_file",
     "patiently",
     "read_bytes",
@@ -316,6 +317,15 @@ def make_folder(path: str, name_bytes: int = 0) -> None:
       OSError: no right, no space, a path that is too long; in a bucket the last alone.
     """
     _storage(path).make_folder(path, name_bytes)
+
+
+def name_bytes(root: str) -> int:
+    """How long the name of a file or folder below ``root`` may be; 255 on most file systems."""
+    if not is_local(root):
+        return _NAME_BYTES
+    while not os.path.exists(root):
+        root = os.path.dirname(root)
+    return min(_NAME_BYTES, os.pathconf(root, "PC_NAME_MAX"))
 
 
 def bounded(name: str, most: int = _NAME_BYTES) -> str:

@@ -22,7 +22,8 @@ from beam_jobs.archive_rows import Content, archive_schema, carried
 from beam_jobs.cli import STOP_SIGNALS, say
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError, one_line
-from beam_jobs.io.archive import COMPRESSIONS, ExactIds, WriteFiles
+from beam_jobs.io.archive import ExactIds, WriteFiles
+from beam_jobs.io.archive_files import COMPRESSIONS
 from beam_jobs.io.archive_held import Held
 from beam_jobs.io.archive_input import ArchiveInput
 from beam_jobs.io.archive_log import FOLDER, ArchiveLog, log_names

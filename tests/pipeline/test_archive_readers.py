@@ -34,7 +34,8 @@ from beam_jobs.codec.avro_encoder import AvroEncoder
 from beam_jobs.codec.avro_file import write_avro
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError
-from beam_jobs.io.archive import COMPRESSIONS, FileFormat, WriteFiles, WriteToArchive
+from beam_jobs.io.archive import WriteFiles, WriteToArchive
+from beam_jobs.io.archive_files import COMPRESSIONS, FileFormat
 from beam_jobs.preprocessing.transforms import DecodeEvents, Preprocess
 from demo.fleet import Fleet
 from model.data import Counts, read, source

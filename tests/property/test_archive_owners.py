@@ -182,7 +182,7 @@ WHAT = st.sampled_from(["step", "step", "step", "step", "kill", "job", "worker"]
 
 
 @pytest.mark.usefixtures("fold_often")
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     jobs=st.integers(1, 3),
     steps=st.lists(st.tuples(WHAT, st.integers(0, 7)), max_size=300),

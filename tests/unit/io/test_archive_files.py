@@ -16,7 +16,8 @@ from beam_jobs.archive_rows import PROPERTY, SOURCE_FIELDS
 from beam_jobs.block import raw_block, with_source
 from beam_jobs.errors import UserError
 from beam_jobs.io import kafka_topic_id
-from beam_jobs.io.archive import COMPRESSIONS, WriteFiles
+from beam_jobs.io.archive import WriteFiles
+from beam_jobs.io.archive_files import COMPRESSIONS
 from beam_jobs.io.archive_log import ArchiveLog
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_topic_id import KafkaTopic

@@ -21,8 +21,9 @@ from beam_jobs.archive_rows import archive_schema
 from beam_jobs.block import raw_block, with_source
 from beam_jobs.errors import UserError
 from beam_jobs.io import archive_source
-from beam_jobs.io.archive import COMPRESSIONS, FileFormat, WriteFiles
+from beam_jobs.io.archive import WriteFiles
 from beam_jobs.io.archive_contents import Contents, look_through
+from beam_jobs.io.archive_files import COMPRESSIONS, FileFormat
 from beam_jobs.io.archive_input import open_archive
 from beam_jobs.io.archive_source import ArchiveSource, SweepMark, SweepReader
 from beam_jobs.io.archive_sweep import Sweep
