@@ -28,7 +28,7 @@ from beam_jobs.io.archive_held import Held
 from beam_jobs.io.archive_input import ArchiveInput
 from beam_jobs.io.archive_log import FOLDER, ArchiveLog, log_names
 from beam_jobs.io.archive_owner import Lease, Owner, take_over
-from beam_jobs.io.files import check_access, root_of, writing
+from beam_jobs.io.files import bounded, check_access, is_local, make_folder, name_bytes, root_of, writing
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_topic_id import KafkaTopic
 from beam_jobs.io.uri import Address, KafkaAddress, PubSubAddress, parse
@@ -51,6 +51,7 @@ from schemas.source import SchemaId, SchemaSource
 from use_cases import UseCase
 
 _MB = 1_000_000
+_LONGEST_BELOW = 400  # bytes of a file's name below --output: COLUMN=VALUE/date=…/hour=…/part-…, or in the log
 _BYTES_PER_BLOCK = 250_000  # of a block in a file, the least: bundles end before many files are much too large
 
 
@@ -109,6 +110,8 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     if wanted.route_by and (wanted.route_by not in rows.names or not _is_text(rows.field(wanted.route_by).type)):
         texts = ", ".join(f.name for f in rows if _is_text(f.type))
         raise UserError(f"--route_by {wanted.route_by}: no text column of the archive; there are {texts}")
+    if (wanted.route_by or "").startswith("_"):
+        raise UserError(f"--route_by {wanted.route_by}: readers pass over folders whose name begins with '_'")
     root = root_of(parsed.view_as(options.OutputOptions).output)
     check_path(parsed, "--output", root)
     check_access(root)
@@ -131,6 +134,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     # One log for each stream into the archive: two of them may run at once, and their positions have nothing in common.
     read = source.get("address")
     log = f"{use_case.name}-{content}" + (f"-{read.topic}" if read else "@archive")
+    log = bounded(log, name_bytes(root)) if is_local(root) else log
     topic = None
     if isinstance(read, KafkaAddress):
         find = partial(KafkaTopic.find, read, config)
@@ -138,6 +142,8 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     owner = Owner(by_workers=on_dataflow(parsed), waits=not parsed.view_as(GoogleCloudOptions).update)
     with writing(root):
         check_alone(root, f"{use_case.name}-{content}")
+        if not is_local(root):
+            make_folder(root, _LONGEST_BELOW)
         ArchiveLog(root, log).check_writable()
         if owner.by_workers:
             owner = replace(owner, replaces=ArchiveLog(root, log).current_owner())

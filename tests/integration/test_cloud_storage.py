@@ -201,7 +201,7 @@ def test_a_disk_that_takes_no_more_is_one_line(topics: Topics, archive: Archive,
     done = subprocess.run(limited, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"error: {tmp_path / 'archive'}: can't be written (File too large); free space")
+    assert last.startswith(f"error: {tmp_path / 'archive'}: can't be written (File too large); write smaller")
     run(command)
     assert len(rows(str(tmp_path / "archive"))) == 20_000
 

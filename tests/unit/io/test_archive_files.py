@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from beam_jobs.archive_rows import PROPERTY, SOURCE_FIELDS
 from beam_jobs.block import raw_block, with_source
 from beam_jobs.errors import UserError
-from beam_jobs.io import kafka_topic_id
+from beam_jobs.io import archive, archive_files, kafka_topic_id
 from beam_jobs.io.archive import WriteFiles
 from beam_jobs.io.archive_files import COMPRESSIONS
 from beam_jobs.io.archive_log import ArchiveLog
@@ -137,3 +138,72 @@ def test_a_log_without_ids_is_adopted(tmp_path: Path) -> None:
     assert {topic for topic, _ in held.ranges.of} == {"t#id"}
     again = ArchiveLog(str(tmp_path), "job", log.owner).held()
     assert again.holds(("t#id", 0), np.array([0, ROWS])).tolist() == [True, False]
+
+
+def routed(number: int, values: list[str], hour: int = 0) -> pa.RecordBatch:
+    """A block of a row for each route."""
+    n = len(values)
+    offsets = np.arange(n) + number * n
+    raw = raw_block("t", np.zeros(n, np.int32), offsets, offsets, [None] * n, [b""] * n)
+    times = pa.array(np.full(n, hour * HOUR_MS)).cast(pa.timestamp("ms", "UTC"))
+    return with_source(pa.record_batch({"at": times, "value": np.zeros(n), "fleet": pa.array(values)}), raw)
+
+
+ROUTED = {**SCHEMA, "fields": [*SCHEMA["fields"], {"name": "fleet", "type": ["null", "string"]}]}
+
+
+def routing(root: Path, file_format: Any = "avro") -> WriteFiles:
+    write = WriteFiles(
+        str(root), "job", ROUTED, "at", file_format, COMPRESSIONS[file_format][0], "fleet", MAX_BYTES, None
+    )
+    write.log().recover()
+    write.setup()
+    return write
+
+
+@pytest.mark.parametrize("file_format", ["avro", "parquet"])
+@pytest.mark.parametrize("gathered", [0, 32 << 20])
+def test_any_number_of_folders_takes_few_descriptors_and_little_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_format: Any, gathered: int
+) -> None:
+    monkeypatch.setattr(archive, "_GATHERED_BYTES", gathered)
+    monkeypatch.setattr(archive_files, "MAX_DESCRIPTORS", 4)
+    monkeypatch.setattr(archive_files, "MAX_BYTES", 100 * 4000)
+    before, most = len(os.listdir("/proc/self/fd")), 0
+    write = routing(tmp_path, file_format)
+    write.start_bundle()
+    values = [f"fleet {i}" for i in range(300)]
+    for number in range(3):
+        write.process(routed(number, values))
+        most = max(most, len(os.listdir("/proc/self/fd")))
+    write.finish_bundle()
+    assert most <= before + 4
+    assert len(os.listdir("/proc/self/fd")) <= before
+    found = files(tmp_path)
+    assert sorted(offset for path in found for offset in offsets(path)) == list(range(900))
+    assert len({path.parent for path in found}) == 300
+    # Gathered, each folder's rows are written at once; else files beyond the budget are followed by others.
+    assert len(found) == 300 if gathered else len(found) > 300
+
+
+def test_a_value_of_any_length_is_filed(tmp_path: Path) -> None:
+    values = ["berlin", "Ж" * 57, "Ж" * 58, "", "../..", "a/b", ".", "x" * 5000]
+    run(routing(tmp_path), routed(0, values))
+    run(routing(tmp_path), routed(1, values))
+    found = files(tmp_path)
+    assert len({path.parent for path in found}) == len(values)
+    assert sorted(offset for path in found for offset in offsets(path)) == list(range(2 * len(values)))
+    assert all(path.is_relative_to(tmp_path) for path in found)
+
+
+def test_a_folder_that_cannot_be_made_is_found_before_the_commit(tmp_path: Path) -> None:
+    (tmp_path / "fleet=b").write_text("in the way")
+    write = routing(tmp_path)
+    with pytest.raises(UserError, match=r"fleet=b/date=.*: Not a directory\); a file is where a folder should be"):
+        run(write, routed(0, ["a", "b"]))
+    write.teardown()
+    assert files(tmp_path) == []
+    (tmp_path / "fleet=b").unlink()
+    again = routing(tmp_path)
+    run(again, routed(0, ["a", "b"]))
+    assert sorted(offset for path in files(tmp_path) for offset in offsets(path)) == [0, 1]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,11 +16,14 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import pytest
 import requests
 from google.api_core import exceptions as api
 from google.auth import exceptions as auth
+from hypothesis import given
+from hypothesis import strategies as st
 
 from beam_jobs.errors import UserError
 from beam_jobs.io import files, gcs, patience
@@ -87,6 +92,103 @@ def test_moved_and_removed_can_be_repeated(root: str) -> None:
         files.read_bytes(f"{root}/c")
     with pytest.raises(FileNotFoundError):
         files.open_file(f"{root}/c")
+
+
+def test_what_is_moved_and_is_nowhere_is_an_error(root: str) -> None:
+    files.write_bytes(f"{root}/other", b"")
+    with pytest.raises(FileNotFoundError):
+        files.move(f"{root}/a", f"{root}/b")
+
+
+def test_of_many_that_create_a_file_one_does(root: str) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        for n in range(5):
+            done = list(pool.map(lambda i, n=n: files.create(f"{root}/{n}", b"by %d" % i), range(6)))  # type: ignore[misc]
+            assert done.count(True) == 1
+            assert files.read_bytes(f"{root}/{n}") == b"by %d" % done.index(True)
+    assert files.create(f"{root}/0", files.read_bytes(f"{root}/0"))  # ours, and only the answer was lost
+    assert len(files.list_files(f"{root}/**")) == 5
+
+
+def test_a_file_is_created_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(source: object, target: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "link", refused)
+    assert [files.create(str(tmp_path / "a"), data) for data in (b"1", b"2", b"1")] == [True, False, True]
+    assert files.read_bytes(str(tmp_path / "a")) == b"1"
+
+
+def test_a_file_moves_to_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of the archive that is a link to one."""
+    rename = os.replace
+
+    def replace(source: str, target: str) -> None:
+        if "/disk/" in str(target) and "/disk/" not in str(source):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    files.write_bytes(f"{tmp_path}/a", b"1")
+    files.move(f"{tmp_path}/a", f"{tmp_path}/disk/a")
+    assert files.list_files(f"{tmp_path}/**") == [f"{tmp_path}/disk/a"]
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=400), unique=True, max_size=6))
+def test_names_made_of_data_are_bounded_and_differ(values: list[str]) -> None:
+    names = [files.bounded(f"fleet={quote(value, safe='')}") for value in values]
+    assert len(set(names)) == len(names)
+    for value, name in zip(values, names, strict=True):
+        whole = f"fleet={quote(value, safe='')}"
+        assert len(name.encode()) <= 255
+        assert name == files.bounded(whole)
+        assert (name == whole) == (len(whole) <= 255)
+        unquote(name.partition("+")[0], errors="strict")  # no half of a character
+    assert files.bounded("a" * 255) == "a" * 255
+    short = files.bounded("a" * 256)
+    assert len(short) == 255
+    assert files.bounded(short) == short != files.bounded("a" * 257)
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "free space"),
+        (errno.EDQUOT, "raise the quota"),
+        (errno.EACCES, "the right to write there"),
+        (errno.EPERM, "the right to write there"),
+        (errno.EROFS, "mount it for writing"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.ENFILE, "fs.file-max"),
+        (errno.ENAMETOOLONG, "a shorter path"),
+        (errno.ENOTDIR, "a file is where a folder should be"),
+        (errno.EFBIG, "write smaller files"),
+        (errno.EIO, "mend that"),
+    ],
+)
+def test_each_reason_has_its_remedy(number: int, remedy: str) -> None:
+    what = f"^/data: can't be written \\(/data/x: .*{re.escape(remedy)}.* and start again$"
+    with pytest.raises(UserError, match=what) as told, files.writing("/data"):
+        raise OSError(number, os.strerror(number), "/data/x")
+    assert os.strerror(number) in str(told.value)
+    with pytest.raises(UserError) as told, files.writing("/data"):
+        raise OSError(number, os.strerror(number), "/data/" + "x" * 5000)
+    assert len(str(told.value)) < 600
+
+
+def test_folders_that_nothing_can_be_moved_to_are_found_before(root: str) -> None:
+    files.make_folder(f"{root}/date=1", 60)
+    deep = "/".join([root, *["d" * 200] * 25])
+    with pytest.raises(OSError, match=os.strerror(errno.ENAMETOOLONG)):
+        files.make_folder(deep, 60)
+    if files.is_local(root):
+        with pytest.raises(OSError, match=os.strerror(errno.ENAMETOOLONG)):
+            files.make_folder(f"{root}/{'d' * 256}", 60)
+        Path(root, "date=2").write_text("a file")
+        with pytest.raises(FileExistsError):
+            files.make_folder(f"{root}/date=2", 60)
+        with pytest.raises(NotADirectoryError):
+            files.make_folder(f"{root}/date=2/hour=1", 60)
 
 
 def test_of_many_updates_at_once_none_is_lost(root: str) -> None:
