@@ -89,6 +89,7 @@ class WriteBlocks(beam.DoFn):
         if self._producer is None:  # the last bundle failed and took its producer along
             self._producer = self._connect()
         self._failed: list[tuple[KafkaError, dict[str, Any]]] = []
+        self._refused: list[tuple[KafkaError, dict[str, list[Any]], tuple[bytes, bytes]]] = []
         self._last_error = ""
         self._waiting = Waiting(self._address, self._trouble)
         self._rows = 0
@@ -131,10 +132,10 @@ class WriteBlocks(beam.DoFn):
         if error is not None:
             self._failed.append((error, row))
 
-    def _on_place(self, columns: dict[str, Any], place: int, error: KafkaError | None, _: Any) -> None:
-        """As ``_on_delivery``: the client does not give back headers and timestamps of what was refused."""
+    def _on_refused(self, columns: dict[str, list[Any]], error: KafkaError | None, message: Any) -> None:
+        """As ``_on_delivery`` where there are headers or timestamps, which the client does not give back."""
         if error is not None:
-            self._failed.append((error, {name: values[place] for name, values in columns.items()}))
+            self._refused.append((error, columns, _pair(message.key(), message.value())))
 
     def _produce(self, block: Block) -> None:
         assert self._producer is not None
@@ -149,14 +150,14 @@ class WriteBlocks(beam.DoFn):
         else:
             every = {"partition": -1, "timestamp": 0, "headers": None} | columns  # the client's defaults
             extras = (v if isinstance(v, list) else repeat(v, block.num_rows) for k, v in every.items() if k in _EXTRAS)
-            refused = partial(self._on_place, columns)
-            rows = zip(columns["value"], columns["key"], *extras, strict=True)
-            for place, (value, key, partition, timestamp, headers) in enumerate(rows):
-                report = partial(refused, place)
+            report = partial(self._on_refused, columns)  # one for all rows: one a row would double what it costs
+            for value, key, *more in zip(columns["value"], columns["key"], *extras, strict=True):
+                partition, timestamp, headers = more
                 try:
                     produce(topic, value, key, partition, report, timestamp=timestamp, headers=headers)
                 except (BufferError, KafkaException) as error:
-                    self._produce_one(error, {name: values[place] for name, values in columns.items()}, report)
+                    row = dict(zip(_EXTRAS, more, strict=True))
+                    self._produce_one(error, {"value": value, "key": key, **row}, report)
         self._producer.poll(0)
 
     def _produce_one(self, error: BufferError | KafkaException, row: dict[str, Any], report: Any) -> None:
@@ -177,7 +178,7 @@ class WriteBlocks(beam.DoFn):
         """Waits until every row is acknowledged, or something in its place."""
         try:
             self._flush()
-            if self._failed:
+            if self._failed or self._refused:
                 self._mend()
         except BaseException:
             self.teardown()  # what is still queued belongs to a bundle that will come again
@@ -218,10 +219,11 @@ class WriteBlocks(beam.DoFn):
     def _take_failed(self) -> list[dict[str, Any]]:
         """The rows refused as too large so far; raises for any other failure."""
         failed, self._failed = self._failed, []
-        for error, _ in failed:
+        refused, self._refused = self._refused, []
+        for error in [*(each[0] for each in failed), *(each[0] for each in refused)]:
             if error.code() not in TOO_LARGE:
                 raise delivery_error(self._address, error)
-        return [row for _, row in failed]
+        return [*(row for _, row in failed), *_found_again([each[1:] for each in refused])]
 
     def _too_large_alone(self, row: dict[str, Any]) -> bool:
         """Writes the row by itself; whether the topic refuses it even so."""
@@ -233,6 +235,24 @@ class WriteBlocks(beam.DoFn):
             self._failed.append((refused.args[0], row))
         self._flush()
         return bool(self._take_failed())
+
+
+def _pair(key: bytes | None, value: bytes | None) -> tuple[bytes, bytes]:
+    return key or b"", value or b""
+
+
+def _found_again(refused: list[tuple[dict[str, list[Any]], tuple[bytes, bytes]]]) -> list[dict[str, Any]]:
+    """The rows with key and value of refused ones; where several have the same, all: better twice than not at all."""
+    blocks = {id(columns): columns for columns, _ in refused}
+    wanted: dict[int, set[tuple[bytes, bytes]]] = {}
+    for columns, pair in refused:
+        wanted.setdefault(id(columns), set()).add(pair)
+    return [
+        {name: values[place] for name, values in columns.items()}
+        for number, columns in blocks.items()
+        for place, row in enumerate(zip(columns["key"], columns["value"], strict=True))
+        if _pair(*row) in wanted[number]
+    ]
 
 
 def _size(row: dict[str, Any]) -> int:

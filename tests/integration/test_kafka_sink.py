@@ -229,6 +229,17 @@ def test_a_record_too_large_is_replaced_and_its_neighbours_keep_all(servers: str
             assert (message.timestamp()[1], message.partition()) == (NOW_MS + i, i % 2)
 
 
+def test_records_that_differ_in_their_headers_alone_are_all_written(servers: str, sink: Sink) -> None:
+    """A batch of them is refused: which of them it held is not known."""
+    address = topic(servers)
+    write = sink(address, KafkaConfig.from_mapping({"batch.size": "5000000", "linger.ms": "500"}))
+    n = 20
+    block = rows(n, 400_000, extras=True)
+    same = {"key": pa.array([b"k"] * n), "partition": pa.array([0] * n, pa.int32())}
+    written(write, pa.record_batch({name: same.get(name, block.column(name)) for name in block.schema.names}))
+    assert {message.headers()[0] for message in messages(address)} == {("h", b"%d" % i) for i in range(n)}
+
+
 class Bad(beam.DoFn):
     """Every row of the blocks it is handed is a dead letter."""
 

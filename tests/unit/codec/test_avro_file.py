@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from beam_jobs.codec import read_avro, write_avro
+from beam_jobs.codec.avro_file import AvroWriter, _long
 from beam_jobs.errors import UserError
 
 SCHEMA: dict[str, Any] = {
@@ -114,3 +116,19 @@ def test_writing_fails_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="codec 'zstd'"):
         write_avro(tmp_path / "x.avro", SCHEMA, [ROWS], "zstd")
+
+
+def test_a_block_of_records_that_announce_items_of_no_bytes_is_broken(tmp_path: Path) -> None:
+    """A budget a record would let each of 60,000 announce as many items as the block has bytes: 10**10."""
+    items = {"type": "array", "items": {"type": "record", "name": "E", "fields": []}}
+    schema = {"type": "record", "name": "R", "fields": [{"name": "x", "type": items}]}
+    path = tmp_path / "bomb.avro"
+    n = 60_000
+    body = (_long(n) + _long(0)) * n
+    with path.open("wb") as file:
+        writer = AvroWriter(file, schema, "null")
+        file.write(_long(n) + _long(len(body)) + body + writer._sync)
+    started = time.thread_time()
+    with pytest.raises(UserError, match="more than the value can hold"):
+        list(read_avro(path, schema))
+    assert time.thread_time() - started < 5
