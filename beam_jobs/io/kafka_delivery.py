@@ -115,7 +115,8 @@ class Waiting:
                 self._said = self._reason
                 ends = f"; the job ends in {GONE_TIMEOUT_S:.0f} s unless it is made anew" if gone else ""
                 _LOGGER.warning("%s: no records are taken (%s); waiting%s", self._address, self._reason, ends)
-        if self._gone_since is not None and (now - self._gone_since > GONE_TIMEOUT_S or drain_requested()):
+        patience = 2 * _ASK_EVERY_S if drain_requested() else GONE_TIMEOUT_S  # one answer decides nothing
+        if self._gone_since is not None and now - self._gone_since > patience:
             raise _gone(self._address)
         if drain_requested() and waited > DRAIN_TIMEOUT_S:
             raise UserError(

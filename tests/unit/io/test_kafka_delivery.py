@@ -132,5 +132,11 @@ def test_an_ending_job_gives_up_with_a_reason(clock: Clock, caplog: pytest.LogCa
     with pytest.raises(kafka_delivery.UserError, match=r"ended while records waited \(.{10,}\); their input is not"):
         wait(state, clock, 40)
     state = waiting(clock, lambda: ("gone", True))
+    wait(state, clock, 4)
     with pytest.raises(kafka_delivery.UserError, match="does not exist any more"):
-        wait(state, clock, 5)
+        wait(state, clock, 6)
+
+
+def test_one_answer_that_the_topic_is_gone_decides_nothing(clock: Clock) -> None:
+    answers = iter([("gone", True), ("", False)] * 100)
+    wait(waiting(clock, lambda: next(answers)), clock, 3 * GONE_TIMEOUT_S)
