@@ -75,11 +75,13 @@ def test_make_help_names_every_target() -> None:
 def test_reliability_names_tests_that_exist() -> None:
     """Every row of its tables of faults names a test or a scenario, and each that is named is there."""
     page = (ROOT / "docs/reliability.md").read_text()
-    named = set(re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page))
+    named = set(re.findall(r"`(tests/[\w/]+\.py)((?:::\w+)*)`", page))
     assert len(named) > 20
-    for path, test in sorted(named):
+    for path, names in sorted(named):
         assert (ROOT / path).exists(), path
-        assert not test or f"def {test}(" in (ROOT / path).read_text(), f"{path}::{test}"
+        code = (ROOT / path).read_text()
+        for name in filter(None, names.split("::")):
+            assert re.search(rf"^ *(?:def|class) {name}\b", code, re.MULTILINE), f"{path}{names}"
     scenarios = set(re.findall(r"`chaos ([\w-]+)`", page)) - {"NAME"}
     assert scenarios == {scenario.name for scenario in SCENARIOS}
     tables = [table.split("\n\n")[0].splitlines()[2:] for table in page.split("\n| fault |")[1:]]
