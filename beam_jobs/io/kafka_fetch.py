@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from operator import methodcaller
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias
 
 import confluent_kafka
 from confluent_kafka import Consumer, KafkaError, TopicPartition
@@ -246,7 +246,8 @@ class ClientFetcher:
             },
         )
         self._limit = int(properties.get("receive.message.max.bytes", DEFAULT_LIMIT))
-        self._ready: list[tuple[Any, _Headers]] = []  # messages in hand that no block has held yet, oldest first
+        self._ready: list[Any] = []  # messages in hand that no block has held yet, oldest first
+        self._headers: list[_Headers] = []  # of the same
         self._left: set[int] = set()  # partitions with something that can't be read; what follows it is dropped
 
     def _on_error(self, error: KafkaError) -> None:
@@ -274,7 +275,7 @@ class ClientFetcher:
                 self._unreachable[p] = why
 
     def assign(self, positions: Mapping[int, int]) -> None:
-        self._ready, self._left = [], set()
+        self._ready, self._headers, self._left = [], [], set()
         self._assigned = set(positions)
         self._failing, self._unreachable = {}, {}
         self._consumer.assign([TopicPartition(self._topic, p, offset) for p, offset in positions.items()])
@@ -297,27 +298,31 @@ class ClientFetcher:
         self._consumer.close()
 
     def _consume(self, max_rows: int, wait_s: float) -> None:
-        messages = self._consumer.consume(max_rows, wait_s)
-        self._ready += [(message, None if message.error() else self._headers(message)) for message in messages]
+        """More messages, and their headers.
 
-    def _headers(self, message: Any) -> _Headers:
-        """A message's headers; called once: after a failure the library holds an object that ends the process if used.
-
-        Through ``methodcaller``, for a call that Python has inlined does not look whether it failed.
+        A message is asked for its headers once: after a failure the library holds an object that ends the process if it
+        is used. By ``map``, for a call that Python has inlined does not look whether it failed.
         """
-        try:
-            return cast("_Headers", _HEADERS(message))
-        except (SystemError, UnicodeDecodeError):
-            if not self._said_names:
-                self._said_names = True
-                _LOGGER.warning(
-                    "%s: partition %d, offset %d: the name of a header is no UTF-8, which the client can't read; "
-                    "such records come without headers (--fetch wire reads them)",
-                    self._topic,
-                    message.partition(),
-                    message.offset(),
-                )
-            return None
+        messages = self._consumer.consume(max_rows, wait_s)
+        self._ready += messages
+        left = iter(messages)
+        while len(self._headers) < len(self._ready):
+            try:
+                self._headers.extend(map(_HEADERS, left))
+            except (SystemError, UnicodeDecodeError):
+                self._no_names(self._ready[len(self._headers)])
+                self._headers.append(None)
+
+    def _no_names(self, message: Any) -> None:
+        if not self._said_names:
+            self._said_names = True
+            _LOGGER.warning(
+                "%s: partition %d, offset %d: the name of a header is no UTF-8, which the client can't read; "
+                "such records come without headers (--fetch wire reads them)",
+                self._topic,
+                message.partition(),
+                message.offset(),
+            )
 
     def _leave(self, message: Any, why: str) -> Problem:
         """The library would step over what it can't read: nothing of its partition is taken from here on."""
@@ -329,16 +334,19 @@ class ClientFetcher:
 
     def _cut(self, max_rows: int) -> Fetched:
         """Takes messages off the front of ``_ready``, up to the row and byte caps."""
-        rows: list[tuple[Any, _Headers]] = []
+        rows: list[Any] = []
+        row_headers: list[_Headers] = []
         ends: dict[int, int] = {}
         problems: list[Problem] = []
         size = taken = 0
-        for message, headers in self._ready:
+        for message, headers in zip(self._ready, self._headers, strict=True):
             error = message.error()
-            if message.partition() in self._left:
+            if self._left and message.partition() in self._left:
                 pass
             elif error is None:
-                own = _size(message, headers)
+                own = len(message) + len(message.key() or b"")
+                if headers:
+                    own += sum(32 + len(name) + len(value or b"") for name, value in headers)
                 if own > self._limit:
                     problems.append(self._leave(message, f"a record of more than {limit_text(self._limit)}"))
                     taken += 1
@@ -346,7 +354,8 @@ class ClientFetcher:
                 size += own
                 if rows and (size > MAX_BLOCK_BYTES or len(rows) == max_rows):
                     break
-                rows.append((message, headers))
+                rows.append(message)
+                row_headers.append(headers)
             elif error.code() in _UNREADABLE:
                 problems.append(self._leave(message, error.str()))
             elif error.code() == KafkaError._PARTITION_EOF:
@@ -356,10 +365,10 @@ class ClientFetcher:
             elif message.partition() is not None:  # the client asks again
                 self._failing[message.partition()] = time.monotonic(), error.str()
             taken += 1
-        self._ready = self._ready[taken:]
-        block, next_offsets = self._block(rows) if rows else (None, {})
+        self._ready, self._headers = self._ready[taken:], self._headers[taken:]
+        block, next_offsets, epochs = self._block(rows, row_headers) if rows else (None, {}, {})
         unreadable = self._unreadable({*next_offsets, *ends})
-        return Fetched(block, next_offsets, ends, problems, unreadable, _epochs(rows))
+        return Fetched(block, next_offsets, ends, problems, unreadable, epochs)
 
     def _unreadable(self, read: set[int]) -> dict[int, str]:
         if not (self._failing or self._unreachable):
@@ -369,8 +378,7 @@ class ClientFetcher:
         found = {p: why for p, (_, why) in self._failing.items()} | self._unreachable
         return {p: why for p, why in found.items() if p in self._assigned and p not in read}
 
-    def _block(self, rows: list[tuple[Any, _Headers]]) -> tuple[Block, dict[int, int]]:
-        messages, headers = zip(*rows, strict=True)
+    def _block(self, messages: list[Any], headers: list[_Headers]) -> tuple[Block, dict[int, int], dict[int, Epochs]]:
         partitions = [message.partition() for message in messages]
         offsets = [message.offset() for message in messages]
         block = raw_block(
@@ -382,27 +390,20 @@ class ClientFetcher:
             [message.value() for message in messages],
             headers if any(headers) else None,
         )
-        return block, {p: offset + 1 for p, offset in zip(partitions, offsets, strict=True)}
+        after = {p: offset + 1 for p, offset in zip(partitions, offsets, strict=True)}
+        return block, after, _epochs(partitions, offsets, [message.leader_epoch() for message in messages])
 
 
-def _epochs(rows: list[tuple[Any, _Headers]]) -> dict[int, Epochs]:
+def _epochs(partitions: list[int], offsets: list[int], epochs: list[int | None]) -> dict[int, Epochs]:
+    """Without epochs from brokers before 0.11."""
     found: dict[int, Epochs] = {}
-    for message, _ in rows:
-        epoch, after = message.leader_epoch(), message.offset() + 1
-        if epoch is None:  # brokers before 0.11
-            continue
-        runs = found.setdefault(message.partition(), [(epoch, after)])
-        if runs[-1][0] == epoch:
-            runs[-1] = epoch, after
-        else:
-            runs.append((epoch, after))
+    runs = {}  # (partition, epoch) -> offset after its last row, in order; an epoch never comes back
+    for p, offset, epoch in zip(partitions, offsets, epochs, strict=True):
+        runs[p, epoch] = offset + 1
+    for (p, epoch), after in runs.items():
+        if epoch is not None:
+            found.setdefault(p, []).append((epoch, after))
     return found
-
-
-def _size(message: Any, headers: _Headers) -> int:
-    """Bytes of value, key and headers, with what these take beside their text."""
-    size = len(message) + len(message.key() or b"")
-    return size + sum(32 + len(name) + len(value or b"") for name, value in headers) if headers else size
 
 
 def _timestamp(message: Any) -> int:
