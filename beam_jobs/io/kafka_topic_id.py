@@ -67,7 +67,7 @@ class KafkaTopic:
         if self.id and now and now != self.id:
             raise UserError(
                 f"{self.address}: the topic was deleted and made anew while it was archived; what was read since the "
-                "last commit is not taken: start the job again, with --from earliest to have the new topic whole"
+                "last commit is not taken: start the job again, it archives the new topic from its first record on"
             )
 
 

@@ -30,6 +30,7 @@ from beam_jobs.io.archive_log import FOLDER, ArchiveLog, log_names
 from beam_jobs.io.archive_owner import Lease, Owner, take_over
 from beam_jobs.io.files import bounded, check_access, is_local, make_folder, name_bytes, root_of, writing
 from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.kafka_offsets import EARLIEST
 from beam_jobs.io.kafka_topic_id import KafkaTopic
 from beam_jobs.io.uri import Address, KafkaAddress, PubSubAddress, parse
 from beam_jobs.lookup import LookupFile, describe
@@ -145,6 +146,9 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
         if not is_local(root):
             make_folder(root, _LONGEST_BELOW)
         ArchiveLog(root, log).check_writable()
+        if "start" in source and live and not given.start_from and log in log_names(root):
+            # Where the group has no offset any more (expired, the topic made anew), the end would leave a gap.
+            source["start"] = EARLIEST
         if owner.by_workers:
             owner = replace(owner, replaces=ArchiveLog(root, log).current_owner())
     if archive:
