@@ -55,10 +55,13 @@ class Contents:
     first_ms: int  # smallest and largest event time
     last_ms: int
 
-    def positions(self, file: int, partitions: Longs, offsets: Longs, times_ms: Longs) -> Longs:
-        """What orders the rows of file number ``file``, int64 [n]: indexes of partitions, offsets, records' times."""
-        timed = np.array(self.timed)[partitions]
-        return np.where(timed, _by_time(times_ms, file), offsets) if timed.any() else offsets
+    def positions(self, file: int, partitions: Longs, rows: pa.RecordBatch) -> Longs:
+        """What orders rows of file number ``file``, int64 [n], given the indexes of their partitions."""
+        offsets = rows.column("source_offset").to_numpy()
+        if not any(self.timed):
+            return offsets
+        times = millis_of(rows.column("source_timestamp"))
+        return np.where(np.array(self.timed)[partitions], _by_time(times, file), offsets)
 
 
 def look_through(archive: ArchiveInput, tell: Callable[[int, int], None] = lambda done, files: None) -> Contents:
@@ -87,8 +90,9 @@ def look_through(archive: ArchiveInput, tell: Callable[[int, int], None] = lambd
             rows += len(offsets)
             first_ms, last_ms = min(first_ms, int(times.min())), max(last_ms, int(times.max()))
             evidence += (_Evidence() for _ in range(len(codes) - len(evidence)))
-            for p in np.unique(code).tolist():
-                mine = code == p
+            found = np.unique(code).tolist()
+            for p in found:
+                mine: NDArray[np.bool_] | slice = code == p if len(found) > 1 else slice(None)
                 evidence[p].add(offsets[mine], stamps[mine])
                 file.add(p, offsets[mine], stamps[mine])
         if file.partitions:
@@ -131,8 +135,9 @@ class _Evidence:
         back = offsets[1:] < offsets[:-1]
         self.largest = max(self.largest, int(offsets.max()))
         self.pairs += len(back)
-        self.back += int(back.sum())
-        self.though_later += int((back & (times[1:] > times[:-1])).sum())
+        if back.any():
+            self.back += int(back.sum())
+            self.though_later += int((back & (times[1:] > times[:-1])).sum())
 
     def are_ids(self) -> bool:
         """Whether they are too large for offsets, or go back as often as not where the times go on."""

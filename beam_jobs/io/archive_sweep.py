@@ -320,11 +320,10 @@ class Sweep:
                 index = rows.schema.get_field_index(SOURCE_KEY["name"])
                 text = rows.column(stands_for_key).cast(pa.string()).cast(pa.binary())
                 rows = rows.set_column(index, rows.schema.field(index), text)
-            partitions, offsets = codes_of(rows, codes), rows.column("source_offset").to_numpy()
+            partitions = codes_of(rows, codes)
             if len(codes) > len(self._contents.partitions):
                 raise UserError(f"{held.path}: was changed meanwhile; start again")
-            stamps = millis_of(rows.column("source_timestamp"))
-            positions = self._contents.positions(number, partitions, offsets, stamps)
+            positions = self._contents.positions(number, partitions, rows)
             part = Part(rows, partitions, positions, millis_of(rows.column(event_time)))
             fresh = positions >= self._after[partitions]
             yield done, part if fresh.all() else part.take(np.flatnonzero(fresh))
