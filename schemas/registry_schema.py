@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,18 +103,30 @@ def _check(avro: AvroType, seen: set[str]) -> None:
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 raise InvalidSchemaError(f"field {name!r} of {avro.name!r}: use letters, digits and _, no digit first")
         _check(entry.type, seen)
-        if entry.default is not NO_DEFAULT and not _fits(entry.default, entry.type):
+        if entry.default is not NO_DEFAULT and not _Fits().check(entry.default, entry.type):
             raise InvalidSchemaError(
                 f"field {entry.name!r} of {avro.name!r} has the default {json.dumps(entry.default)}, "
                 f"which is no {entry.type.label}: give it a value of that type"
             )
 
 
-def _fits(value: Any, avro: AvroType) -> bool:
-    """True if a JSON default is a value of the type."""
+class _Fits:
+    """Whether a JSON default is a value of a type; each pair is looked at once, or unions of unions take for ever."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], bool] = {}
+
+    def check(self, value: Any, avro: AvroType) -> bool:
+        pair = (id(value), id(avro))
+        if pair not in self._known:
+            self._known[pair] = _fits(value, avro, self.check)
+        return self._known[pair]
+
+
+def _fits(value: Any, avro: AvroType, inner: Callable[[Any, AvroType], bool]) -> bool:
     kind = avro.kind
     if kind == "union":
-        return any(_fits(value, branch) for branch in avro.branches)
+        return any(inner(value, branch) for branch in avro.branches)
     if kind == "null":
         return value is None
     if kind == "boolean":
@@ -132,10 +145,10 @@ def _fits(value: Any, avro: AvroType) -> bool:
     if kind == "enum":
         return value in avro.symbols
     if kind == "array":
-        return isinstance(value, list) and all(_fits(item, avro.item) for item in value)
+        return isinstance(value, list) and all(inner(item, avro.item) for item in value)
     if kind == "map":
-        return isinstance(value, dict) and all(_fits(item, avro.item) for item in value.values())
+        return isinstance(value, dict) and all(inner(item, avro.item) for item in value.values())
     return isinstance(value, dict) and all(
-        _fits(value[entry.name], entry.type) if entry.name in value else entry.default is not NO_DEFAULT
+        inner(value[entry.name], entry.type) if entry.name in value else entry.default is not NO_DEFAULT
         for entry in avro.fields
     )

@@ -270,8 +270,9 @@ class _Parser:
                 raise UserError(f"Avro schema: record {name!r} has a field twice in {names}; rename one")
         elif kind == "enum":
             symbols = schema.get("symbols", ())
-            if isinstance(symbols, str) or not all(isinstance(symbol, str) for symbol in symbols):
-                raise UserError(f"Avro schema: enum {name!r} has symbols that are not a list of names; correct them")
+            for symbol in [symbols] if isinstance(symbols, str) else symbols:
+                if not isinstance(symbol, str) or symbol is symbols:
+                    raise UserError(f"Avro schema: enum {name!r} has the symbol {symbol!r}; expected a list of names")
             parsed.symbols = tuple(symbols)
             parsed.symbol_default = schema.get("default")
             if parsed.symbol_default is not None and parsed.symbol_default not in parsed.symbols:

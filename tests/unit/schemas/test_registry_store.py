@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,19 @@ def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
     again = SchemaStore(tmp_path)
     assert again.subjects() == ["s", "s3"]
     again.close()
+
+
+def test_a_default_in_unions_of_unions_is_looked_at_once(tmp_path: Path) -> None:
+    """Ten records a level, all with the field of the default, 14 levels deep: 10**14 ways down."""
+    inner: Any = ["boolean"]
+    value: Any = 5
+    for level in range(14):
+        fields = [{"name": "x", "type": inner}]
+        records = [{"type": "record", "name": f"A{level}_{i}", "fields": fields} for i in range(10)]
+        names = [branch["name"] if isinstance(branch, dict) else branch for branch in inner]
+        for record in records[1:]:
+            record["fields"] = [{"name": "x", "type": names}]
+        inner, value = records, {"x": value}
+    schema = {"type": "record", "name": "R", "fields": [{"name": "z", "type": inner, "default": value}]}
+    with closing(SchemaStore(tmp_path)) as store, pytest.raises(RegistryError, match="which is no union"):
+        store.register("s", json.dumps(schema))
