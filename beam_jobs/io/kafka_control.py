@@ -200,7 +200,7 @@ class KafkaControl:
 
     def _offset(self, partition: int, offset: int) -> TopicPartition:
         topic_id, epoch = self._commits.topic_id, self._commits.epochs.get(partition, -1)
-        metadata = f"topic-id={topic_id} leader-epoch={epoch}" if topic_id else None
+        metadata = f"topic-id={topic_id} leader-epoch={epoch}" if topic_id else ""  # no id: brokers before 2.8
         return TopicPartition(self._topic, partition, offset, metadata)
 
     def refused(self, patience_s: float) -> str | None:

@@ -23,7 +23,8 @@ OnLost = Literal["earliest", "latest", "fail"]
 
 QUESTION_TIMEOUT_S = 10.0  # one question to the cluster; asked again while it is away
 _ELECTION_S = 3.0  # how long a start waits for partitions that nobody leads
-_AGAIN_S = 0.2
+_REFUSALS = 3  # answers in a row: a single one decides nothing
+_AGAIN_S = 0.2  # until a question is asked again
 _FIRST_COMMIT_S = 5.0  # how long a start waits to see whether offsets can be committed
 
 T = TypeVar("T")
@@ -170,6 +171,7 @@ def patiently(transport: Transport, question: Callable[[float], T]) -> T:
       UserError: for what only the user can mend, or the job was ended meanwhile.
     """
     outage = Outage(transport)
+    refusals = 0
     while True:
         try:
             answer = question(QUESTION_TIMEOUT_S)
@@ -177,7 +179,8 @@ def patiently(transport: Transport, question: Callable[[float], T]) -> T:
             return answer
         except KafkaException as error:
             lasting = user_error(str(transport), error.args[0])
-            if lasting is not None:
+            refusals = 0 if lasting is None else refusals + 1
+            if lasting is not None and refusals >= _REFUSALS:
                 raise lasting from None
             if wait_for_drain(_AGAIN_S):
                 raise UserError(f"{transport}: ended before the cluster answered ({error.args[0].str()})") from None
