@@ -222,7 +222,7 @@ class Brokers:
         if code is None:
             self._hang_up(node)
             code = _code(error)
-        node.trouble = worse(node.trouble, code, f"{node}: {_text(error)}", self.settings.pause_s)
+        node.trouble = worse(node.trouble, code, f"{node}: {reason_of(error)}", self.settings.pause_s)
         self._look.wanted = True
 
     def why(self, partition: int) -> str:
@@ -349,7 +349,7 @@ class Brokers:
                 asked = protocol.metadata_request(self.topic)
                 found = protocol.metadata(connection.ask(protocol.METADATA, protocol.METADATA_VERSION, asked))
             except Exception as error:
-                failure = _code(error), _text(error)
+                failure = _code(error), reason_of(error)
             else:
                 if not found.error:
                     return partial(self._found, connection, found)
@@ -395,5 +395,6 @@ def _code(error: Exception) -> int:
     return int(KafkaError._TRANSPORT)
 
 
-def _text(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What went wrong, without the system's numbers."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,10 +14,12 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollectio
 from confluent_kafka.admin import AclOperation, AdminClient, NewTopic
 
 from beam_jobs.errors import UnreachableError, UserError
+from beam_jobs.io import kafka_protocol as protocol
 from beam_jobs.io.idle import IdleCache
+from beam_jobs.io.kafka_brokers import BROKER_ERRORS, reason_of
 from beam_jobs.io.kafka_commits import DENIED, Commits
 from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.kafka_connection import not_understood
+from beam_jobs.io.kafka_connection import Connection, ReadSettings, not_understood
 from beam_jobs.io.kafka_control import NO_TOPIC, REFUSED, KafkaControl, client_errors, consumer_properties
 from beam_jobs.io.kafka_fetch import ClientFetcher, Control, DebugLog, Fetcher
 from beam_jobs.io.kafka_wire import WireFetcher
@@ -27,6 +29,9 @@ _LOGGER = logging.getLogger(__name__)
 
 FetchPath = Literal["auto", "client", "wire"]
 
+_REFUSALS = 3  # answers in a row: a single one decides nothing
+_CONNECT_S = 2.0
+_AGAIN_S = 0.2  # until the next one is asked for
 CHECK_TIMEOUT_S = 8.0  # a broker that needs longer than this to answer is as good as down
 
 
@@ -82,6 +87,11 @@ def user_error(address: KafkaAddress | str, error: KafkaError) -> UserError | No
     code = error.code()
     if code in NO_TOPIC:
         return UserError(f"{address}: the topic does not exist; create it, or check its name")
+    if code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        return UserError(
+            f"{address}: access denied ({_text(error)}); grant this user DESCRIBE and READ (of an output, WRITE) on the "
+            "topic, or use another user"
+        )
     if code in DENIED:
         return UserError(f"{address}: access denied ({_text(error)}); grant this user the right, or use another user")
     if code == KafkaError.INVALID_TIMESTAMP:
@@ -116,9 +126,11 @@ def check_topic(
     """Number of partitions of the topic; raises one clear line if it cannot be read, or with ``write`` written.
 
     Raises:
-      UnreachableError: no broker answers within ``timeout_s`` seconds, or a certificate is not on this machine.
-      UserError: the broker refuses us, TLS fails, or the topic does not exist.
+      UnreachableError: no broker answers within ``timeout_s`` seconds, or not the one that leads a partition, or a
+        certificate is not on this machine.
+      UserError: the broker refuses us, TLS fails, the topic does not exist, or a right to it is missing.
     """
+    refusals = 0
     errors: list[KafkaError] = []
     config.check_files()
     with client_errors(address):
@@ -131,18 +143,22 @@ def check_topic(
             try:
                 topic = client.list_topics(address.topic, 1.0).topics[address.topic]
                 if topic.error is None:
-                    if write:
-                        _check_write(address, config, timeout_s)
+                    _check_leaders(address, config, deadline)
+                    _check_right(address, config, AclOperation.WRITE if write else AclOperation.READ, timeout_s)
                     return len(topic.partitions)
                 failure = topic.error
             except KafkaException as error:
                 failure = error.args[0]
             client.poll(0)  # serves error_cb
-            for seen in [*errors, failure]:
-                lasting = user_error(address, seen)
-                if lasting is not None:
-                    raise lasting
+            lasting = next(filter(None, (user_error(address, seen) for seen in [*errors, failure])), None)
+            refusals = 0 if lasting is None else refusals + 1
+            if lasting is not None and refusals >= _REFUSALS:
+                raise lasting
+            if lasting is not None:
+                time.sleep(_AGAIN_S)
+                continue
             if time.monotonic() > deadline or _unreachable(errors):
+                _check_leaders(address, config, deadline)  # the client asks for metadata at advertised addresses only
                 raise UnreachableError(
                     f"{address}: no broker answers ({_reason(errors, failure)}); is it running, is the address right?"
                 )
@@ -150,8 +166,44 @@ def check_topic(
         client.close()
 
 
-def _check_write(address: KafkaAddress, config: KafkaConfig, timeout_s: float) -> None:
-    """Asks the broker what this user may do; a broker that does not tell leaves it to the first write."""
+def _check_leaders(address: KafkaAddress, config: KafkaConfig, deadline: float) -> None:
+    """Connects to each broker that leads a partition: it may advertise an address that leads nowhere from here.
+
+    With settings that only the client understands, the first read finds out.
+    """
+    properties = consumer_properties(address, config, None)
+    while not not_understood(properties):
+        trouble = _out_of_reach(address.topic, ReadSettings.of(properties))
+        if trouble is None:
+            return
+        if time.monotonic() > deadline:
+            raise UnreachableError(f"{address}: {trouble}; check its advertised.listeners, and the way there")
+        time.sleep(_AGAIN_S)
+
+
+def _out_of_reach(topic: str, settings: ReadSettings) -> str | None:
+    """Which broker leads a partition and can't be reached, by the first one that says who leads."""
+    for host, port in settings.servers:
+        try:
+            with closing(Connection(host, port, settings, _CONNECT_S)) as connection:
+                asked = protocol.metadata_request(topic)
+                found = protocol.metadata(connection.ask(protocol.METADATA, protocol.METADATA_VERSION, asked))
+        except BROKER_ERRORS:
+            continue
+        for partition, node in sorted(found.leaders.items()):
+            if node in found.brokers:
+                host, port = found.brokers.pop(node)
+                try:
+                    Connection(host, port, settings, _CONNECT_S).close()
+                except BROKER_ERRORS as error:
+                    where = f"can't be reached at the address it advertises, {host}:{port} ({reason_of(error)})"
+                    return f"broker {node}, which leads partition {partition}, {where}"
+        return None
+    return None
+
+
+def _check_right(address: KafkaAddress, config: KafkaConfig, needed: AclOperation, timeout_s: float) -> None:
+    """Asks the broker what this user may do; a broker that does not tell leaves it to the first read or write."""
     admin = AdminClient({**config.resolved(), "bootstrap.servers": address.bootstrap_servers, "logger": DebugLog()})
     asked = admin.describe_topics(
         TopicCollection([address.topic]), include_authorized_operations=True, request_timeout=timeout_s
@@ -161,8 +213,11 @@ def _check_write(address: KafkaAddress, config: KafkaConfig, timeout_s: float) -
     except KafkaException as error:
         _LOGGER.debug("%s: rights unknown: %s", address, error)
         return
-    if allowed is not None and AclOperation.WRITE not in allowed:
-        raise UserError(f"{address}: no permission to write; grant this user WRITE on the topic, or use another user")
+    if allowed is not None and needed not in allowed:
+        raise UserError(
+            f"{address}: no permission to {needed.name.lower()}; grant this user {needed.name} on the topic, or use "
+            "another user"
+        )
 
 
 def check_group(address: KafkaAddress, config: KafkaConfig, group_id: str, timeout_s: float = CHECK_TIMEOUT_S) -> None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import pytest
 from confluent_kafka import KafkaError, Producer
 
-from beam_jobs.errors import UserError
-from beam_jobs.io.kafka_client import CONTROLS, FetchPath, KafkaTransport, ensure_topic
+from beam_jobs.errors import UnreachableError, UserError
+from beam_jobs.io.kafka_client import CONTROLS, FetchPath, KafkaTransport, check_topic, ensure_topic
 from beam_jobs.io.kafka_config import KafkaConfig
 from beam_jobs.io.kafka_offsets import EARLIEST, LATEST
 from beam_jobs.io.kafka_protocol import FETCH, METADATA
@@ -158,7 +158,7 @@ def test_a_start_asks_again_after_any_code(lab: Lab, api: int) -> None:
     for code in {*PECULIAR, *GROUPS}:
         lab.proxy.put(Fault(api, code, whole=api == METADATA, times=1))
         source = lab.source(address, "wire", live=False, group="start")
-        found = resolve(source.transport, source.start, source.until, source.owns, source.on_lost)
+        found = resolve(source.transport, source.range, source.owns)
         assert (found.positions, found.ends) == ({0: 0, 1: 0}, {0: 1, 1: 1}), code
 
 
@@ -224,3 +224,23 @@ def test_delays_half_answers_and_resets_lose_nothing(lab: Lab, path: FetchPath, 
         reader.close()
         assert of_partition(rows, 0) == of_partition(rows, 1) == [b"0", b"1", b"2"], fault
         CONTROLS.close_all()
+
+
+def test_an_advertised_address_that_never_answers_is_named_before_the_start(lab: Lab) -> None:
+    inside = KafkaAddress(f"127.0.0.1:{lab.proxy.target}", lab.topic().topic)  # metadata from here name the proxy
+    lab.proxy.silent = True
+    try:
+        with pytest.raises(UnreachableError, match="can't be reached at the address it advertises") as raised:
+            check_topic(inside, KafkaConfig(), timeout_s=0.2)
+    finally:
+        lab.proxy.silent = False
+    assert "broker 1, which leads partition 0, can't be reached" in str(raised.value)
+    assert f"127.0.0.1:{lab.proxy.port}" in str(raised.value)
+    assert check_topic(inside, KafkaConfig()) == 2
+
+
+@pytest.mark.parametrize("code", PECULIAR)
+def test_a_check_before_the_start_asks_again_after_any_code(lab: Lab, code: int) -> None:
+    address = lab.topic()
+    lab.proxy.put(Fault(METADATA, code, whole=True))
+    assert check_topic(address, KafkaConfig()) == 2

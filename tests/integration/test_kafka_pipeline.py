@@ -340,18 +340,25 @@ def test_sasl_plain_from_a_properties_file(
 
 def test_no_right_to_write(apache_kafka: SharedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = topic(apache_kafka.bootstrap_servers)
+    described, hidden = topic(apache_kafka.bootstrap_servers), topic(apache_kafka.bootstrap_servers)
     admin = AdminClient({"bootstrap.servers": apache_kafka.bootstrap_servers, "log_level": 2})
-    read_only = AclBinding(
-        ResourceType.TOPIC,
-        plain.topic,
-        ResourcePatternType.LITERAL,
-        f"User:{SASL_USER}",
-        "*",
-        AclOperation.READ,
-        AclPermissionType.ALLOW,
-    )
-    for done in admin.create_acls([read_only]).values():
-        done.result()
+    rights = [
+        (plain, SASL_USER, AclOperation.READ),
+        (described, SASL_USER, AclOperation.DESCRIBE),
+        (hidden, "somebody-else", AclOperation.READ),
+    ]
+    for at, user, right in rights:
+        acl = AclBinding(
+            ResourceType.TOPIC,
+            at.topic,
+            ResourcePatternType.LITERAL,
+            f"User:{user}",
+            "*",
+            right,
+            AclPermissionType.ALLOW,
+        )
+        for done in admin.create_acls([acl]).values():
+            done.result()
     guarded = KafkaAddress(apache_kafka.sasl_servers, plain.topic)
     monkeypatch.setenv("KAFKA_PASSWORD", SASL_PASSWORD)
     config = KafkaConfig.from_mapping(
@@ -365,6 +372,10 @@ def test_no_right_to_write(apache_kafka: SharedBroker, monkeypatch: pytest.Monke
     assert check_topic(plain, CONFIG, write=True) == check_topic(guarded, config) == 1
     with pytest.raises(UserError, match="no permission to write; grant"):
         check_topic(guarded, config, write=True)
+    with pytest.raises(UserError, match="no permission to read; grant this user READ on the topic"):
+        check_topic(KafkaAddress(apache_kafka.sasl_servers, described.topic), config)
+    with pytest.raises(UserError, match="grant this user DESCRIBE and READ"):
+        check_topic(KafkaAddress(apache_kafka.sasl_servers, hidden.topic), config)
     with pytest.raises(Exception, match="access denied") as raised:
         sink_rows(WriteToKafka(guarded, config), [{"key": b"k", "value": b"v", "timestamp": 1, "partition": 0}])
     assert find_user_error(raised.value) is not None
