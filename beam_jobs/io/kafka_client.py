@@ -89,8 +89,8 @@ def user_error(address: KafkaAddress | str, error: KafkaError) -> UserError | No
         return UserError(f"{address}: the topic does not exist; create it, or check its name")
     if code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
         return UserError(
-            f"{address}: access denied ({_text(error)}); grant this user DESCRIBE and READ (of an output, WRITE) on the "
-            "topic, or use another user"
+            f"{address}: access denied ({_text(error)}); grant this user DESCRIBE and READ (of an output, WRITE) on "
+            "the topic, or use another user"
         )
     if code in DENIED:
         return UserError(f"{address}: access denied ({_text(error)}); grant this user the right, or use another user")
