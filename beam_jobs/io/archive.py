@@ -185,8 +185,9 @@ class WriteFiles(beam.DoFn):
     def _write_parts(self, rows: Block, groups: Longs, place: Longs, folder: Callable[[int], str]) -> None:
         files = self._files
         assert files is not None
-        order = np.argsort(place, kind="stable")
-        ends = np.cumsum(np.bincount(place, minlength=len(groups))).tolist()
+        one = len(groups) == 1
+        order = np.empty(0, np.int64) if one else np.argsort(place, kind="stable")
+        ends = [len(place)] if one else np.cumsum(np.bincount(place, minlength=len(groups))).tolist()
         with writing(self._spools):
             start = 0
             for group, end in zip(groups.tolist(), ends, strict=True):
@@ -195,7 +196,7 @@ class WriteFiles(beam.DoFn):
                     # What can't be made, or not be written to, is found before anything is committed.
                     make_folder(f"{self._root}/{name}", _FILE_NAME_BYTES)
                     self._folders.add(name)
-                files.write(name, rows if len(groups) == 1 else take(rows, order[start:end]))
+                files.write(name, rows if one else take(rows, order[start:end]))
                 start = end
 
     def _is_enough(self) -> bool:

@@ -13,7 +13,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ import fastavro
 import pytest
 
 from beam_jobs.io import files
-from tests.integration.archives import live
 from tests.integration.pubsub_topics import PubSubTopics
 from tests.integration.topics import events, framed
 
@@ -39,17 +37,17 @@ class World:
         self._command = [
             *(sys.executable, "-m", "beam_jobs.archive", "--use_case", "car_sensors", "--input", address),
             *("--output", root, "--dead_letters", dead, "--raw", "--max_file_age", "0.7", "--block_rows", "200"),
+            *("--from", "earliest"),
         ]
         self._send, self._root, self._folder = send, root, folder
         self.sent: list[dict[str, Any]] = []
-        self._jobs = ExitStack()
+        self._jobs: list[subprocess.Popen[bytes]] = []
 
-    def start(self, name: str) -> subprocess.Popen[str]:
+    def start(self, name: str) -> subprocess.Popen[bytes]:
         """The same command once more; back when its checks are done."""
-        log = self._folder / name
-        log.touch()
-        words = " ".join(f"'{word}'" for word in self._command)
-        job = self._jobs.enter_context(live(["bash", "-c", f"exec {words} --from earliest 2> {log}"]))
+        with (self._folder / name).open("w") as log:
+            job = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=log)
+        self._jobs.append(job)
         self.until(lambda: "writing events" in self.said(name))
         return job
 
@@ -77,7 +75,9 @@ class World:
         self.until(lambda: len(self.rows()) >= len(self.sent))
 
     def close(self) -> None:
-        self._jobs.close()
+        for job in self._jobs:
+            job.kill()
+            job.wait()
 
 
 @pytest.fixture(params=["kafka", "pubsub"])
@@ -124,6 +124,7 @@ def test_rolling_restarts_and_one_that_was_paused(world: World) -> None:
     assert "another job has taken this archive over" in world.said(now).splitlines()[-1]
     world.until_all_is_there()
     waiting = world.start("fourth")
+    world.until(lambda: "waiting until it ends" in world.said("fourth"))
     waiting.send_signal(signal.SIGINT)
     assert waiting.wait(TIMEOUT_S) == 0
     assert "stopped before it had begun" in world.said("fourth")
