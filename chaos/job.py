@@ -37,11 +37,11 @@ class Run:
         lines = self.log.read_text(errors="replace").splitlines()
         return "\n".join(line for line in lines if not line.startswith("{"))
 
-    def reads(self) -> bool:
-        """Whether it has begun to read."""
+    def reads(self, anything: bool = True) -> bool:
+        """Whether it has begun to read; without ``anything``: whether it would."""
         for line in reversed(self.log.read_text(errors="replace").splitlines()):
             if line.startswith("{") and line.endswith("}"):
-                return bool(json.loads(line)["read"])
+                return bool(json.loads(line)["read"]) or not anything
         return False
 
     def send(self, number: signal.Signals) -> None:

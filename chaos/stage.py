@@ -168,7 +168,7 @@ class Stage:
     def until_reading(self, job: Job) -> None:
         """Returns when the job reads, or has ended in good order: a bounded one."""
         deadline, first = time.monotonic() + _READ_S, job.run
-        while not (job.run.reads() or first.process.poll() == 0 or self.feed.exhausted):
+        while not (job.run.reads(not self.feed.exhausted) or first.process.poll() == 0):
             if time.monotonic() > deadline:
                 self.tell(f"{job.name} does not read after {_READ_S:.0f} s; see {job.run.log}")
                 return
