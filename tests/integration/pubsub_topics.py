@@ -75,14 +75,18 @@ class PubSubTopics:
     def messages(self, short: str) -> list[Any]:
         """Everything the subscription holds, acknowledged."""
         found: list[Any] = []
-        while True:
-            request = {"subscription": self.subscription(short), "max_messages": 1000}
-            received = self.subscriber.pull(request=request, timeout=10).received_messages
-            if not received:
-                return found
-            found += [entry.message for entry in received]
+        while received := self.pull(short):
+            found += received
+        return found
+
+    def pull(self, short: str) -> list[Any]:
+        """Some of what the subscription holds, 1,000 at most, acknowledged."""
+        request = {"subscription": self.subscription(short), "max_messages": 1000}
+        received = self.subscriber.pull(request=request, timeout=10).received_messages
+        if received:
             ids = [entry.ack_id for entry in received]
             self.subscriber.acknowledge(subscription=self.subscription(short), ack_ids=ids)
+        return [entry.message for entry in received]
 
     def left(self, short: str) -> int:
         """Messages that nobody has acknowledged, leased ones too."""
