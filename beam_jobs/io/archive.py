@@ -127,6 +127,7 @@ class WriteFiles(beam.DoFn):
         self._scratch = None if is_local(self._root) else Path(tempfile.mkdtemp(prefix="highbeam-archive-"))
         self._spools = str(self._scratch or self._root)
         self._name_bytes = name_bytes(self._root)
+        self._files = BundleFiles(self._schema, self._format, self._compression, self._max_file_bytes)
 
     def teardown(self) -> None:
         if self._files is not None:
@@ -143,11 +144,8 @@ class WriteFiles(beam.DoFn):
 
     def _start(self) -> None:
         self._bundle, self._since = new_id(), time.monotonic()
-        if self._files is not None:
-            self._files.abandon()
-        self._files = BundleFiles(
-            *(self._schema, self._format, self._compression, self._max_file_bytes), partial(self._spool, self._bundle)
-        )
+        assert self._files is not None
+        self._files.begin(partial(self._spool, self._bundle))
         self._folders: set[str] = set()  # that are there
         self._gathered: list[Block] = []
         self._gathered_bytes = 0

@@ -113,11 +113,10 @@ class OpenFile:
 
 
 class BundleFiles:
-    """The files that a bundle writes.
+    """The files that a bundle writes, one bundle after the other: what is made of the schema serves all of them.
 
     Args:
       schema: the rows' Avro schema.
-      path: where the n-th file of the bundle is written.
       max_file_bytes: a file that has reached it is finished.
     """
 
@@ -127,13 +126,21 @@ class BundleFiles:
         file_format: FileFormat,
         compression: str,
         max_file_bytes: int,
-        path: Callable[[int], Path],
     ) -> None:
         self._avro, self._format, self._compression = schema, file_format, compression
-        self._max_file_bytes, self._path = max_file_bytes, path
+        self._max_file_bytes = max_file_bytes
         self._encoder = AvroEncoder(schema, None) if file_format == "avro" else None
         self._arrow = arrow_schema(schema).with_metadata({PROPERTY: json.dumps(schema[PROPERTY])})
         self._descriptors = _Descriptors()
+
+    def begin(self, path: Callable[[int], Path]) -> None:
+        """Begins a bundle; what is left of one that failed is let go.
+
+        Args:
+          path: where the n-th file of the bundle is written.
+        """
+        self.abandon()
+        self._path = path
         self._open: OrderedDict[str, OpenFile] = OrderedDict()
         self._memory = 0
         self._count = 0
