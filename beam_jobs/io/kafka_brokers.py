@@ -181,36 +181,45 @@ class Brokers:
             self.failed(node_id, error)
 
     def answers(self, timeout_s: float) -> Iterator[tuple[int, Request, NDArray[np.uint8] | TooLargeError]]:
-        """Waits for answers, for something to be sent, or for ``wake``."""
-        for key, events in self._selector.select(timeout_s):
-            node = key.data
-            if node is None:
-                with contextlib.suppress(BlockingIOError):
-                    self._wake_out.recv(4096)
-                continue
-            connection: Connection | None = node.connection
-            if connection is None or connection is not key.fileobj:
-                continue  # closed while another answer was taken
-            try:
-                if events & selectors.EVENT_WRITE:
-                    connection.flush()
-                    self._selector.modify(connection, connection.events, node)
-                data = connection.receive() if events & selectors.EVENT_READ else None
-            except TooLargeError as error:
-                request = node.request
-                self._hang_up(node)
-                if request is not None:
-                    yield node.id, request, error
-                continue
-            except OSError as error:
-                if node.request is None:  # a broker closes what is idle
+        """Waits for answers, or for ``wake``; a part of an answer does not end the wait."""
+        deadline = time.monotonic() + timeout_s
+        waiting = True
+        while waiting:
+            events = self._selector.select(max(0.0, deadline - time.monotonic()))
+            waiting = bool(events) and time.monotonic() < deadline
+            for key, mask in events:
+                node = key.data
+                if node is None:
+                    waiting = False
+                    with contextlib.suppress(BlockingIOError):
+                        self._wake_out.recv(4096)
+                    continue
+                connection: Connection | None = node.connection
+                if connection is None or connection is not key.fileobj:
+                    continue  # closed while another answer was taken
+                try:
+                    if mask & selectors.EVENT_WRITE:
+                        connection.flush()
+                        self._selector.modify(connection, connection.events, node)
+                    data = connection.receive() if mask & selectors.EVENT_READ else None
+                except TooLargeError as error:
+                    waiting = False
+                    request = node.request
                     self._hang_up(node)
-                else:
-                    self.failed(node.id, error)
-                continue
-            if data is not None:
-                request, node.request = node.request, None
-                yield node.id, request, data
+                    if request is not None:
+                        yield node.id, request, error
+                    continue
+                except OSError as error:
+                    waiting = False
+                    if node.request is None:  # a broker closes what is idle
+                        self._hang_up(node)
+                    else:
+                        self.failed(node.id, error)
+                    continue
+                if data is not None:
+                    waiting = False
+                    request, node.request = node.request, None
+                    yield node.id, request, data
 
     def answered_well(self, node_id: int) -> None:
         """The broker does what it is asked."""
