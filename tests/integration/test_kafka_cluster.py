@@ -1,4 +1,4 @@
-"""The cluster of three brokers itself: what it promises to those who test on it."""
+"""The cluster of three brokers: what it promises to those who test on it, and reading through its elections."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import pytest
 from confluent_kafka import Producer
 
 from demo.cluster import ApacheKafkaCluster
+from tests.contract.cluster import RealCluster, Record
+from tests.contract.reads import Rows, SourceSuite, opened, read
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -38,3 +40,31 @@ def test_it_takes_writes_while_one_broker_is_away(kafka_cluster: ApacheKafkaClus
     first.resume()
     kafka_cluster.settle()
     assert failed == []
+
+
+def test_reading_goes_on_through_elections_on_both_fetch_paths(kafka_cluster: ApacheKafkaCluster) -> None:
+    topic, servers = f"elections-{uuid.uuid4().hex[:8]}", kafka_cluster.bootstrap_servers
+    kafka_cluster.create(topic, 3)
+    clusters = [RealCluster(servers, "wire"), RealCluster(servers, "client")]
+    readers = [opened(SourceSuite().live(cluster, topic, block_rows=50)) for cluster in clusters]
+    found: list[Rows] = [[], []]
+
+    def write_and_read() -> None:
+        clusters[0].write(topic, [Record(b"%d" % i, partition=i % 3) for i in range(300)])
+        for rows, reader in zip(found, readers, strict=True):
+            rows += read(reader, lambda more: len(more) >= 300)
+
+    write_and_read()
+    leader = kafka_cluster.leader(topic)
+    assert leader is not None
+    leader.kill()
+    write_and_read()
+    leader.start()
+    kafka_cluster.settle()
+    kafka_cluster.elect(topic)
+    write_and_read()
+    for rows, reader in zip(found, readers, strict=True):
+        reader.close()
+        for p in range(3):
+            assert [row["offset"] for row in rows if row["partition"] == p] == list(range(300))
+        assert len(rows) == 900
