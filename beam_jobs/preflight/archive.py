@@ -240,8 +240,8 @@ def owning(parsed: PipelineOptions, write: WriteFiles) -> Iterator[bool]:
             lease.release()
 
 
-class _StoppedError(Exception):
-    """A stop signal came."""
+class _StoppedError(BaseException):
+    """A stop signal came; no ``Exception``, which libraries that wait for storage might take for a failed try."""
 
 
 @contextmanager

@@ -172,7 +172,7 @@ def test_a_right_taken_away_ends_the_job_with_one_line(apache_kafka: SharedBroke
     )
     for done in admin.create_acls([denied]).values():
         done.result()
-    with pytest.raises(UserError, match=r"access denied \(.+\); grant this user the right.*is read again"):
+    with pytest.raises(UserError, match=r"access denied \(.+\); grant this user DESCRIBE and READ .*is read again"):
         _until_refused(write)
 
 
