@@ -109,7 +109,8 @@ def test_rolling_restarts_and_one_that_was_paused(world: World) -> None:
     first.send_signal(signal.SIGTERM)
     assert first.wait(TIMEOUT_S) == 0, world.said("first")
     world.until_all_is_there()
-    # One of the two goes on, the other still waits: that one is paused, as a laptop that sleeps.
+    # One of the two goes on, the other still waits. The one that goes on is paused, as a laptop that sleeps.
+    world.until(lambda: any("the other job has ended" in world.said(name) for name in ("second", "third")))
     (now, later), (second, third) = (
         (("second", "third"), (second, third))
         if "the other job has ended" in world.said("second")
