@@ -36,7 +36,7 @@ def test_every_code_ends_in_one_line_with_reason_and_remedy() -> None:
         (KafkaError._UNKNOWN_TOPIC, "the topic does not exist any more; create it"),
         (KafkaError._UNKNOWN_PARTITION, "the topic was deleted, or has fewer partitions"),
         (KafkaError.TOPIC_AUTHORIZATION_FAILED, "grant this user DESCRIBE and READ (of an output, WRITE)"),
-        (KafkaError.CLUSTER_AUTHORIZATION_FAILED, "grant this user DESCRIBE and READ (of an output, WRITE)"),
+        (KafkaError.CLUSTER_AUTHORIZATION_FAILED, "grant this user the right"),
         (KafkaError.INVALID_TIMESTAMP, "message.timestamp.before.max.ms"),
         (KafkaError.INVALID_RECORD, "cleanup.policy"),
         (KafkaError.POLICY_VIOLATION, "policy"),
