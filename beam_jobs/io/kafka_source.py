@@ -273,16 +273,16 @@ class KafkaReader(BlockReader[_Session]):
             if self._is_anew(session, control, patiently(transport, control.topic)):
                 return
             low, high = patiently(transport, lambda timeout: control.bounds([partition], timeout))[partition]
-            if session.ends is not None:
-                session.ends[partition] = min(session.ends[partition], max(high, low))
             known = session.epochs.get(partition)
             end = control.epoch_end(partition, known[0], QUESTION_TIMEOUT_S) if known and low <= position else None
             if end is not None and low <= end < position:
+                self._shorten(session, partition, max(high, low))
                 self._cut(session, control, partition, end)
                 return
             if low <= position <= high:  # the broker that said so did not know better
                 session.again_at = time.monotonic() + _AGAIN_S
                 return
+            self._shorten(session, partition, max(high, low))
             lost = f"{low - position} records are lost" if low > position else "the log was truncated"
             what = f"{transport}: partition {partition}: offset {position} is no longer there (now {low} to {high})"
             if self._source.on_lost == "fail":
@@ -321,6 +321,12 @@ class KafkaReader(BlockReader[_Session]):
             raise UserError(f"{what}; choose another start, or let the source go on at offset {end}")
         self._begin_at(session, control, partition, end)
         _LOGGER.warning("%s; going on at that offset, with what stands there now", what)
+
+    @staticmethod
+    def _shorten(session: _Session, partition: int, end: int) -> None:
+        """A bounded read ends where the log does, if that is before its end."""
+        if session.ends is not None:
+            session.ends[partition] = min(session.ends[partition], end)
 
     def _begin_at(self, session: _Session, control: Control, partition: int, offset: int) -> None:
         """Reads on from an offset that may lie before what is committed."""
