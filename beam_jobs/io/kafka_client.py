@@ -202,9 +202,14 @@ def _out_of_reach(topic: str, settings: ReadSettings) -> str | None:
     return None
 
 
+def _admin(address: KafkaAddress, config: KafkaConfig) -> AdminClient:
+    with client_errors(address):
+        return AdminClient({**config.resolved(), "bootstrap.servers": address.bootstrap_servers, "logger": DebugLog()})
+
+
 def _check_right(address: KafkaAddress, config: KafkaConfig, needed: AclOperation, timeout_s: float) -> None:
     """Asks the broker what this user may do; a broker that does not tell leaves it to the first read or write."""
-    admin = AdminClient({**config.resolved(), "bootstrap.servers": address.bootstrap_servers, "logger": DebugLog()})
+    admin = _admin(address, config)
     asked = admin.describe_topics(
         TopicCollection([address.topic]), include_authorized_operations=True, request_timeout=timeout_s
     )
@@ -226,8 +231,7 @@ def check_group(address: KafkaAddress, config: KafkaConfig, group_id: str, timeo
     Raises:
       UserError: other consumers are members of the group, or this user has no READ on it.
     """
-    with client_errors(address):
-        admin = AdminClient({**config.resolved(), "bootstrap.servers": address.bootstrap_servers, "logger": DebugLog()})
+    admin = _admin(address, config)
     asked = admin.describe_consumer_groups([group_id], include_authorized_operations=True, request_timeout=timeout_s)
     try:
         group = asked[group_id].result()
@@ -277,8 +281,7 @@ def ensure_topic(
     Raises:
       UserError: no broker answers, or it refuses.
     """
-    with client_errors(address):
-        admin = AdminClient({**config.resolved(), "bootstrap.servers": address.bootstrap_servers, "logger": DebugLog()})
+    admin = _admin(address, config)
     topic = NewTopic(address.topic, partitions, -1, config=dict(settings or {}))  # -1: the broker's replication
     try:
         admin.create_topics([topic], operation_timeout=timeout_s, request_timeout=timeout_s)[address.topic].result()
