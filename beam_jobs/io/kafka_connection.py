@@ -190,9 +190,7 @@ class Connection:
                 raise ConnectionResetError("it closed the connection")
             self._at += read
             if self._at < len(self._view):
-                if self._tls:
-                    continue  # no selector tells of what TLS has taken off the socket
-                return None
+                continue
             if self._sized:
                 break
             size = int.from_bytes(self._data.tobytes(), "big")
