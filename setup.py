@@ -64,6 +64,7 @@ setup(
         "beam_jobs.preprocessing",
         "demo",
         "model",
+        "model.training",
         "schemas",
         "use_cases",
     ],

@@ -1,0 +1,1 @@
+"""Steps of training that do not trust every row."""

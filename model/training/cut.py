@@ -1,0 +1,142 @@
+"""Where outliers begin in a sample of scores, and whether that can be told at all.
+
+Under a tail that falls like a power, the spacings of the ordered logarithms L1 >= L2 >= ... times their ranks,
+E_i = i (L_i - L_i+1), are independent and exponential with one mean (Renyi 1953). Lighter tails only make the upper
+ones smaller. So whatever the tail, a gap of log(rows / LEVEL) times the mean of the spacings below it is made by
+nothing but rows of another kind: those above it are outliers. What lies below is tested again with its own ranks.
+
+Without a gap outliers may still be there, mixed with the tail. The mean of E_i is one over the generalised failure rate
+of the scores, which the usual laws (normal, log-normal, gamma, Weibull, Student, Pareto, half-Cauchy) never lower
+towards the tail (Lariviere 2006, "A note on probability distributions with increasing generalized failure rates").
+Spacings that grow towards the top mean two kinds of rows, and no score that parts them: ``Cut.doubt``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST = 0.12  # of the rows that can be outliers: more of them are a state of their own
+LEVEL = 1e-4  # chance of a gap that is none, for each turn
+SHARED = 0.2  # of the rows have one score: it is where the scores begin, not part of their tail
+MIN_ROWS = 50  # fewer scores have no tail to speak of
+_BELOW = 100  # rows below a gap, at least, that say how wide spacings are there
+_LOWER = 0.9  # of these spacings, the smaller ones: further gaps do not count
+_LOWER_MEAN = 1 - (1 - _LOWER) * (1 - np.log(1 - _LOWER))  # their sum, as a share of that of all exponential ones
+_NARROW = 0.01  # a mean spacing below it counts as this: gaps of a few per cent of the score are none
+_GROWTH = 4.5  # standard errors by which spacings must grow to be in doubt
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where outliers begin in a sample of scores."""
+
+    score: float  # rows above it are outliers; inf: none
+    share: float  # of the rows that lie above it, 0..1
+    doubt: str  # "" or a sentence: why the rows above it may not be all of them
+
+
+def find_cut(scores: NDArray[np.floating]) -> Cut:
+    """The lowest score above which there are only outliers, at most MOST of all rows.
+
+    Args:
+      scores: [n], 0 or more; what is not a number is left out of the sample.
+    """
+    values = np.asarray(scores, np.float64)
+    values = values[~np.isnan(values)]
+    rows, most = len(values), int(MOST * len(values))
+    top = _largest(values, int(0.4 * rows))
+    if len(top) < MIN_ROWS // 2:
+        return Cut(np.inf, 0.0, "")
+    logs = _spread_ties(top)
+    gone = 0
+    while (above := _gap(logs[gone:], most - gone)) > 0:
+        gone += above
+    score = float(np.sqrt(top[gone - 1]) * np.sqrt(top[gone])) if gone else np.inf  # half way, in logarithms
+    share = float(np.mean(values > score))
+    if more := _gap(logs[gone:], rows // 4):
+        beyond = (gone + more) / rows
+        return Cut(score, share, f"{beyond:.1%} of the rows lie beyond a gap, more than the {MOST:.0%} of outliers")
+    return Cut(score, share, _growth(logs[gone:], rows))
+
+
+def _largest(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """The ``count`` largest values, descending, without what lies near a value that many rows share, such as 0.
+
+    Rows at rest share a score; where the others begin is no tail.
+    """
+    ordered = np.sort(np.minimum(values, np.finfo(np.float64).max))
+    size, stride = len(ordered), max(1, int(SHARED * len(ordered)))
+    shared = ordered[stride:][ordered[stride:] == ordered[: size - stride]]
+    start = np.searchsorted(ordered, max(0.0, shared[-1]) if len(shared) else 0.0, side="right")
+    return ordered[max(size - count, int(start + size + 1) // 2) :][::-1]
+
+
+def _spread_ties(top: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logarithms of descending values, descending; where most are tied, each tie is spread over its step.
+
+    So no edge of a step is a gap. A step reaches half way to the tied values beside it, though not further than the
+    steps below do: beyond that there is a gap. Values that are not tied stay, and say nothing about the steps.
+    """
+    starts = np.flatnonzero(np.concatenate([[True], top[1:] != top[:-1]]))
+    counts = np.diff(np.append(starts, len(top)))
+    starts, counts = starts[counts > 1], counts[counts > 1]
+    if counts.sum() < len(top) / 2 or len(counts) < 2:
+        return np.log(top)
+    steps = top[starts]
+    gaps = steps[:-1] - steps[1:]
+    gaps = np.append(gaps, gaps[-1])  # below the last value there are more like it
+    below = np.lib.stride_tricks.sliding_window_view(np.pad(gaps, (0, 5), mode="edge"), 5)[1:]
+    usual = np.median(below, axis=1)
+    upper = np.log(steps + np.minimum(usual, np.append(usual[0], gaps[:-1])) / 2)
+    lower = np.log(steps - np.minimum(np.minimum(usual, gaps), steps) / 2)
+    # Within a step the share of rows above falls like a power: one spacing for all of its rows.
+    rows = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - starts, counts)  # places of the tied rows
+    first = np.repeat(starts, counts) + 1
+    place = np.log((rows + 1) / first) / np.repeat(np.log((starts + counts) / (starts + 1)), counts)
+    result = np.log(top)
+    result[rows] = np.repeat(upper, counts) - place * np.repeat(upper - lower, counts)
+    return np.sort(result)[::-1]
+
+
+def _gap(logs: NDArray[np.float64], most: int) -> int:
+    """Rows above the widest gap that no tail makes, 0 if there is none; at most ``most``, of descending logarithms."""
+    size = min(most, len(logs) - 1 - MIN_ROWS // 2)
+    if size < 1:
+        return 0
+    gaps = logs[:-1] - logs[1:]
+    spacings = gaps * np.arange(1, len(logs))
+    limit = np.log(size / LEVEL)
+    # Only what is wide for the whole sample can be so for the rows below it.
+    candidates = np.flatnonzero(spacings[:size] > limit * np.median(spacings) / 2)
+    for at in sorted(candidates.tolist(), key=lambda i: -gaps[i]):
+        below = np.sort(spacings[at + 1 : at + 1 + max(_BELOW, 2 * at)])
+        kept = below[: max(1, int(_LOWER * len(below)))]
+        if spacings[at] > limit * max(kept.mean() * _LOWER / _LOWER_MEAN, _NARROW):
+            return at + 1
+    return 0
+
+
+def _growth(logs: NDArray[np.float64], rows: int) -> str:
+    """Says that spacings grow towards the top, if they do; descending logarithms."""
+    spacings = (logs[:-1] - logs[1:]) * np.arange(1, len(logs))
+    sums = np.concatenate([[0.0], np.cumsum(spacings)])
+    worst, where = 0.0, 0
+    for border in np.unique(np.geomspace(10, max(10, len(spacings) // 2), 24).astype(int)).tolist():
+        for start in (0, border // 2, border // 4):
+            for end in (2 * border, 4 * border):
+                above, below = border - start, min(end, len(spacings)) - border
+                if above < 8 or below < 40:
+                    continue
+                upper = (sums[border] - sums[start]) / above
+                lower = (sums[border + below] - sums[border]) / below
+                if upper > 0 and lower > 0:
+                    errors = float(np.log(upper / lower) / np.sqrt(1 / above + 1 / below))
+                    worst, where = max((worst, where), (errors, border))
+    if worst < _GROWTH:
+        return ""
+    return (
+        f"the highest {where / rows:.2%} of the scores fall off more slowly than those below: outliers may be in them"
+    )
