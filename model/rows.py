@@ -73,15 +73,38 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Which rows serve what; no row is in two parts, and each part is in random order."""
+class Part:
+    """Rows of training, validation or test, in random order; none of them is in memory until it is asked for."""
 
-    train: StoredRows  # normal rows the network learns from
-    validation: StoredRows  # normal rows for early stopping and the threshold; at most HELD_OUT_ROWS
-    test: StoredRows  # normal and failed rows to judge by; at most HELD_OUT_ROWS
+    x: StoredRows  # float32 [n, F]
+    keys: NDArray[np.uint64]  # [n], stands for the key; memory-mapped
+    times: Longs  # [n], event time, milliseconds since the epoch; memory-mapped
+
+    @classmethod
+    def open(cls, path: Path, features: int) -> Part:
+        """What ``append`` has written to ``path`` and beside it."""
+        keys, times = _beside(path)
+        return cls(StoredRows(path, features), _mapped(keys, np.uint64), _mapped(times, np.int64))
+
+    @staticmethod
+    def append(path: Path, rows: NDArray[Any]) -> None:
+        """Appends rows of the spool's type; with none, makes the files."""
+        for file, name in zip((path, *_beside(path)), ("x", "key", "time"), strict=True):
+            _append(file, rows[name])
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which rows serve what; no row is in two parts."""
+
+    train: Part  # normal rows the network learns from
+    validation: Part  # normal rows for early stopping and the threshold; at most HELD_OUT_ROWS
+    test: Part  # normal and failed rows to judge by; at most HELD_OUT_ROWS
     failed: NDArray[np.bool_]  # of the test rows: labelled as a failure
     kinds: pa.Array  # dictionary of string, of the test rows: kind of the failure, "" for none
-    keys: pa.Array  # uint64, of the test rows: stands for the key
     by: str  # "key" or "time"
 
 
@@ -152,11 +175,11 @@ class Spool:
                 place = rows["key"] / 2.0**64
                 return np.where(place < held_out, 2, np.where(place < 2 * held_out, 1, 0)).astype(np.int8)
 
-        kept, test_about = [0, 0, 0], []
+        kept, codes = [0, 0, 0], [np.empty(0, np.int32)]
         paths = [self.folder / name for name in ("train", "validation", "test")]
         order = np.random.default_rng((self.seed, 1))
         for path in paths:
-            path.touch()
+            Part.append(path, np.empty(0, self._type))
         for rows in self._buckets(remove=True):
             rows = rows[order.permutation(len(rows))]
             parts, normal = part(rows), rows["kind"] == 0
@@ -164,21 +187,13 @@ class Spool:
                 mine = rows[(parts == i) & normal] if i < 2 else rows[parts == i]
                 mine = mine[: HELD_OUT_ROWS - kept[i]] if i else mine
                 kept[i] += len(mine)
-                _append(path, mine["x"])
+                Part.append(path, mine)
                 if i == 2:
-                    test_about.append(mine[["kind", "key"]].copy())
-        about = np.concatenate(test_about) if test_about else np.empty(0, self._type)
-        codes = pa.array(np.ascontiguousarray(about["kind"]))
-        train, validation, test = (StoredRows(path, self.features) for path in paths)
-        return Parts(
-            train=train,
-            validation=validation,
-            test=test,
-            failed=about["kind"] != 0,
-            kinds=pa.DictionaryArray.from_arrays(codes, pa.array(list(self._kinds), pa.string())),
-            keys=pa.array(np.ascontiguousarray(about["key"])),
-            by=by,
-        )
+                    codes.append(mine["kind"].copy())
+        train, validation, test = (Part.open(path, self.features) for path in paths)
+        kind = np.concatenate(codes)
+        kinds = pa.DictionaryArray.from_arrays(pa.array(kind), pa.array(list(self._kinds), pa.string()))
+        return Parts(train, validation, test, failed=kind != 0, kinds=kinds, by=by)
 
     def _key_hashes(self, keys: pa.Array) -> NDArray[np.uint64]:
         """A number a key, even over the 64 bits; a loop over the keys of a block, not over its rows."""
@@ -256,6 +271,16 @@ def kth_largest(chunks: Callable[[], Iterator[Longs]], k: int, low: int, high: i
 
 def _hash(key: str, seed: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=8).digest())
+
+
+def _beside(path: Path) -> tuple[Path, Path]:
+    """Files of the keys and of the times of the rows in ``path``."""
+    return path.with_suffix(".keys"), path.with_suffix(".times")
+
+
+def _mapped(path: Path, type_: type[Any]) -> NDArray[Any]:
+    """Numbers in a file; an empty one can't be mapped."""
+    return np.asarray(np.memmap(path, type_, "r")) if path.stat().st_size else np.empty(0, type_)
 
 
 def _append(path: Path, rows: NDArray[Any]) -> None:

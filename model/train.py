@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -121,20 +122,21 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
         logs = str(settings.logdir or draft.path / "logs")
         callbacks = [keras.callbacks.TensorBoard(logs, write_graph=False), _EpochBar.callback(bar, config.epochs)]
         started = time.monotonic()
-        trained = autoencoder.train(parts.train, parts.validation, config, callbacks, seed)
+        trained = autoencoder.train(parts.train.x, parts.validation.x, config, callbacks, seed)
         training_seconds = time.monotonic() - started
 
         step = bar.add_task("judging and writing", total=None)
         autoencoder.export(trained.network, draft.path)
-        normal = np.concatenate([block.score for block in _scores(trained.network, parts.validation)])
+        normal = np.concatenate([block.score for block in _scores(trained.network, parts.validation.x)])
         distribution = ScoreDistribution.fit(normal)
         scores, deviation = _judge(trained.network, parts)
         threshold = distribution.threshold(budget)
-        evaluations = {"autoencoder": evaluate(scores, threshold, parts.failed, parts.kinds, parts.keys)}
+        keys = pa.array(parts.test.keys)
+        evaluations = {"autoencoder": evaluate(scores, threshold, parts.failed, parts.kinds, keys)}
         features = use_case.preprocessor().features
         if settings.baseline and baseline.fits(features):
             evaluations["baseline"] = _baseline(parts, features, budget)
-        _golden(draft.path, trained.network, parts.test, scores)
+        _golden(draft.path, trained.network, parts.test.x, scores)
         (draft.path / training_data.LIST_FILE).write_text(counts.list_files(), encoding="utf-8")
         summary = _summary(source, counts, spool, parts)
         network = {**asdict(config), "hidden": list(config.hidden), "seed": seed, "split": parts.by}
@@ -201,7 +203,7 @@ def _judge(network: Any, parts: Parts) -> tuple[Floats, dict[bool, NDArray[np.fl
     """Scores of the test rows, float32 [n]; and the root mean error of each feature, [F], by whether rows failed."""
     scores, start = [], 0
     sums: dict[bool, Any] = {}
-    for block in _scores(network, parts.test):
+    for block in _scores(network, parts.test.x):
         failed = parts.failed[start : start + len(block.score)]
         start += len(failed)
         scores.append(block.score)
@@ -212,10 +214,10 @@ def _judge(network: Any, parts: Parts) -> tuple[Floats, dict[bool, NDArray[np.fl
 
 
 def _baseline(parts: Parts, features: Sequence[str], budget: float) -> Evaluation:
-    network = baseline.train(parts.train, features)
-    threshold = ScoreDistribution.fit(baseline.score(network, parts.validation, features)).threshold(budget)
-    scores = baseline.score(network, parts.test, features)
-    return evaluate(scores, threshold, parts.failed, parts.kinds, parts.keys)
+    network = baseline.train(parts.train.x, features)
+    threshold = ScoreDistribution.fit(baseline.score(network, parts.validation.x, features)).threshold(budget)
+    scores = baseline.score(network, parts.test.x, features)
+    return evaluate(scores, threshold, parts.failed, parts.kinds, pa.array(parts.test.keys))
 
 
 def _golden(folder: Path, network: Any, rows: Matrix, scores: Floats) -> None:

@@ -14,7 +14,7 @@ from beam_jobs.errors import UserError
 from model import autoencoder
 from model import rows as module
 from model.autoencoder import Scaling
-from model.rows import Examples, Parts, Spool, StoredRows, kth_largest, slices
+from model.rows import Examples, Part, Parts, Spool, StoredRows, kth_largest, slices
 
 FEATURES = 3
 
@@ -36,8 +36,8 @@ def spooled(folder: Path, seed: int = 1, n: int = 5000, block: int = 700, cars: 
     return spool
 
 
-def numbers(rows: StoredRows) -> np.ndarray:
-    return rows[:][:, 0].astype(int)
+def numbers(part: Part) -> np.ndarray:
+    return part.x[:][:, 0].astype(int)
 
 
 @pytest.fixture(params=["in memory", "in buckets"])
@@ -61,8 +61,20 @@ def test_each_row_is_in_one_part(tmp_path: Path, by: str) -> None:
     assert (spool.count, spool.failures, spool.first_ms, spool.last_ms) == (5000, 500, 1000, 5999)
     kinds = np.where(parts.failed, np.array(["tire", "firmware", "drive_shaft"])[test % 50 % 3], "")
     assert parts.kinds.to_pylist() == kinds.tolist()
-    assert len(parts.keys.unique()) == len(np.unique(test % 50))
-    assert sorted(path.name for path in spool.folder.iterdir()) == ["test", "train", "validation"]
+    for part, number in zip((parts.train, parts.validation, parts.test), (train, validation, test), strict=True):
+        np.testing.assert_array_equal(part.times, 1000 + number)
+        assert len(np.unique(part.keys)) == len(np.unique(number % 50))
+        assert len(set(zip(part.keys.tolist(), (number % 50).tolist(), strict=True))) == len(np.unique(number % 50))
+    assert not [path for path in spool.folder.iterdir() if path.name.startswith("bucket")]
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_parts_may_be_empty(tmp_path: Path, rows: int) -> None:
+    parts = spooled(tmp_path / "a", n=rows, cars=1).divide(0.2, "time")
+    assert (len(parts.train), len(parts.validation), len(parts.test)) == (0, 0, rows)
+    for part in (parts.train, parts.validation, parts.test):
+        assert (len(part), part.x[:].shape) == (len(part.keys), (len(part.times), FEATURES))
+    assert (len(parts.failed), len(parts.kinds)) == (rows, rows)
 
 
 @pytest.mark.usefixtures("stored")
@@ -110,7 +122,7 @@ def test_held_out_rows_are_a_sample_where_they_are_many(tmp_path: Path, monkeypa
     monkeypatch.setattr(module, "HELD_ROWS", 1000)
     monkeypatch.setattr(module, "HELD_OUT_ROWS", 300)
     parts = spooled(tmp_path / "a").divide(0.2)
-    assert (len(parts.validation), len(parts.test), len(parts.failed), len(parts.keys)) == (300, 300, 300, 300)
+    assert (len(parts.validation), len(parts.test), len(parts.failed), len(parts.kinds)) == (300, 300, 300, 300)
     assert numbers(parts.test).min() < 1000
     assert numbers(parts.test).max() > 4000
 
@@ -147,7 +159,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.
         for start in range(0, n, block):
             spool.add(Examples(x, keys, np.arange(start, start + block), kinds))
         parts = spool.divide(0.2, "time")
-        Scaling.fit(parts.train)
+        Scaling.fit(parts.train.x)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
