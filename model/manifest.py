@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_jobs.errors import UserError
+from model.training.groups import LeftOut
 
 FILE_NAME = "manifest.json"
 FORMAT = 1  # of the file; raised when a reader of the old one would go wrong
@@ -54,6 +55,7 @@ class Manifest:
     metrics: Mapping[str, Any]  # "autoencoder" and, where it was trained, "baseline": Evaluation.to_json
     libraries: Mapping[str, str]  # name to version, of what trained it
     files: Mapping[str, str]  # path in the version's folder to sha256, of all that is loaded
+    left_out: LeftOut | None = None  # training rows the network did not learn from; None: of a version made before
 
     def percentile(self, score: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Per cent of normal rows that score lower, float32 [n], 0..100; beyond 1 in 10 million it reads 99.99999."""
@@ -75,6 +77,7 @@ class Manifest:
             "version": f"{self.name} {self.version}, made {self.created_at}",
             "data": f"{files}{asked}, sha256 {data.sha256[:12]}",
             "rows": f"{data.rows:,} read, {data.training_rows:,} trained on, seed {data.seed}",
+            "left out": "" if self.left_out is None else str(self.left_out),
             "event times": f"{data.first_event_time} to {data.last_event_time}",
             "threshold": f"{self.threshold:.4g}, expected to alert on {self.alert_budget:g} of normal rows",
             "held out": ", ".join(f"{name.replace('_', ' ')} {judged[name]:.4g}" for name in figures if name in judged),
@@ -90,10 +93,10 @@ class Manifest:
         value = json.loads(text)
         if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
             raise ValueError(f"not a manifest of format {FORMAT}")
-        missing = [f.name for f in fields(cls) if f.name not in value]
+        missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in value]
         if missing:
             raise ValueError(f"it lacks {', '.join(missing)}")
-        known = {f.name: value[f.name] for f in fields(cls)}
+        known = {f.name: value[f.name] for f in fields(cls) if f.name in value}
         try:
             data = known["data"]
             if isinstance(data["files"], list):  # written before the files had a list of their own
@@ -102,7 +105,9 @@ class Manifest:
             known["data"] = DataSummary(**data)
             known["features"], known["units"] = tuple(known["features"]), tuple(known["units"])
             known["score_quantiles"] = tuple((float(a), float(b)) for a, b in known["score_quantiles"])
-        except (TypeError, KeyError) as error:
+            if known.get("left_out") is not None:
+                known["left_out"] = LeftOut.from_json(known["left_out"])
+        except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(str(error)) from error
         return cls(**known)
 

@@ -1,0 +1,67 @@
+"""A manifest says what was left out, and one that was written before says nothing of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from model.manifest import DataSummary, Manifest
+from model.training.groups import Deviating, Example, Group, LeftOut
+
+GROUP = Group(
+    name="g1",
+    features=(Deviating("speed", "high", 45.5, 3.0, 30.0),),
+    rows=400,
+    row_share=0.02,
+    keys=99,
+    key_share=0.99,
+    where="speed BETWEEN 40 AND 50",
+    kept=3,
+    examples=(Example("2026-11-22T07:00:00.000+00:00", {"speed": 45.5}),),
+)
+MANIFEST = Manifest(
+    name="cars",
+    version="1",
+    created_at="2026-11-22T07:00:00+00:00",
+    use_case="cars",
+    features=("speed",),
+    units=("m/s",),
+    preprocessing_fingerprint="a",
+    schema_fingerprint="b",
+    threshold=4.5,
+    alert_budget=0.01,
+    score_quantiles=((0.0, 1.0), (0.9, 2.0)),
+    data=DataSummary("history", 1, "c", 20_000, 12_000, None, None, "early", "late", 0),
+    network={"seed": 0},
+    metrics={},
+    libraries={},
+    files={},
+    left_out=LeftOut(440, 0.022, 7.25, "", (GROUP,), 40),
+)
+
+
+def test_a_manifest_is_read_as_it_was_written() -> None:
+    assert Manifest.from_json(MANIFEST.to_json()) == MANIFEST
+    no_cut = replace(MANIFEST, left_out=LeftOut(0, 0.0, None, "scores overlap", (), 0))
+    assert Manifest.from_json(no_cut.to_json()) == no_cut
+
+
+def test_the_summary_says_what_was_left_out() -> None:
+    line = "440 of the training rows (2.2 %) with a score above 7.25, in 1 group of rows that look alike and 40 others"
+    assert f"left out       {line}\n" in MANIFEST.summary()
+
+
+def test_an_older_manifest_says_nothing_of_what_was_left_out() -> None:
+    value = json.loads(MANIFEST.to_json())
+    del value["left_out"]
+    old = Manifest.from_json(json.dumps(value))
+    assert old == replace(MANIFEST, left_out=None)
+    assert "left out" not in old.summary()
+
+
+@pytest.mark.parametrize("broken", [7, "x", {}, {"groups": 3}, {"groups": [{}]}, {"groups": [7]}, {"more": 1}])
+def test_a_broken_list_of_groups_is_a_value_error(broken: object) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        Manifest.from_json(json.dumps({**json.loads(MANIFEST.to_json()), "left_out": broken}))
