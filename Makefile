@@ -14,7 +14,7 @@ $(foreach name,$(VERBATIM),$(eval override $(name) := $$(value $(name))))
 export $(VERBATIM)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train test test-integration bench bench-quick bench-latency chaos lint type docs schemas-check template launch clean
+.PHONY: help setup demo train test test-integration bench bench-quick bench-latency accuracy chaos lint type docs schemas-check template launch clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ bench-quick: setup ## what got slower than recorded, in pairs (Java needed, unde
 bench-latency: setup ## 30 minutes at 10,000 events/s on each local runner (Java needed)
 	$(BIN)/python -m bench.latency --seconds 1800 --runner DirectRunner
 	$(BIN)/python -m bench.latency --seconds 1800 --runner PrismRunner
+
+accuracy: setup ## what the detector finds in unlabelled data, against its goals: docs/accuracy.md (about 20 minutes)
+	$(BIN)/python -m bench.accuracy
 
 chaos: setup ## whole jobs under faults, 10 minutes: is anything lost? (Java, Go for all of it; CHAOS_ARGS='--seed 7 --list')
 	$(BIN)/python -m chaos $(CHAOS_ARGS)

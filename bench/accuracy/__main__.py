@@ -1,0 +1,96 @@
+"""How accurate the detector is, on data as people have it: docs/accuracy.md. About 20 minutes on two cores.
+
+    python -m bench.accuracy                  # everything; exit 1 if a goal is missed
+    python -m bench.accuracy --only shuttle   # a part
+
+Runs the product's training on arrays, several seeds a case, two processes at a time; ends with a table of the goals.
+Figures go into docs/accuracy.json and the tables of docs/accuracy.md unless other seeds are asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.accuracy import cars, page, shuttle, six
+from bench.accuracy.figures import Figures, read, write
+from bench.accuracy.goals import goals
+from bench.accuracy.processes import run
+
+SEEDS = (21, 22, 23, 24, 25)
+SECTIONS = {"cars": cars.TASKS, "shuttle": shuttle.TASKS, "six": six.TASKS}  # the longest first
+LIBRARIES = ("keras", "numpy", "scikit-learn", "tensorflow-cpu")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.accuracy", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", choices=sorted(SECTIONS), nargs="+", help="parts to run; default: all")
+    parser.add_argument("--case", nargs="+", help="cases of the parts to run; nothing is written then")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="others than these write nothing")
+    parser.add_argument("--processes", type=int, default=2, help="trainings at a time; default: %(default)s")
+    args = parser.parse_args()
+    console, started = Console(), time.monotonic()
+    sections = [name for name in SECTIONS if not args.only or name in args.only]
+    if "shuttle" in sections:
+        try:
+            shuttle.rows()
+        except OSError as error:
+            console.print(f"Shuttle is skipped: {error}", markup=False)
+            sections.remove("shuttle")
+    tasks = [
+        (section, name, seed)
+        for section in sections
+        for name in SECTIONS[section]
+        if not args.case or name in args.case
+        for seed in args.seeds
+    ]
+    figures, said = run(tasks, console, args.processes)
+    if args.seeds == list(SEEDS) and not args.case:
+        minutes = round((time.monotonic() - started) / 60)
+        _write(figures, said, sections, minutes)
+    else:
+        for path, values in sorted(figures.items()):
+            console.print(f"{path:45s} {' '.join(f'{value:.5g}' for value in values)}", highlight=False)
+        for path, sentence in sorted(said.items()):
+            console.print(f"{path}: {sentence}", highlight=False, markup=False)
+    if args.case:
+        return
+    table = Table("goal", "reach", "found", "met", title="goals")
+    reached = goals(figures)
+    for goal in reached:
+        table.add_row(goal.what, goal.reach, goal.found, "yes" if goal.met else "[bold red]no")
+    console.print(table)
+    missed = sum(not goal.met for goal in reached)
+    if missed:
+        sys.exit(f"{missed} of {len(reached)} goals missed")
+
+
+def _write(figures: Figures, said: dict[str, str], sections: list[str], minutes: int) -> None:
+    """Replaces the figures of the sections that were run."""
+
+    def others(path: str) -> bool:
+        return path.partition(".")[0] not in sections
+
+    if page.JSON.exists() and len(sections) < len(SECTIONS):
+        before, sentences, about = read(page.JSON)
+        figures = {**{path: values for path, values in before.items() if others(path)}, **figures}
+        said = {**{path: sentence for path, sentence in sentences.items() if others(path)}, **said}
+        minutes = about["minutes"]
+    about = {
+        "seeds": list(SEEDS),
+        "date": datetime.now(UTC).date().isoformat(),
+        "minutes": minutes,
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+    write(page.JSON, figures, said, about)
+    page.update()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""The tables of docs/accuracy.md, made from docs/accuracy.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.accuracy.cars import SHARES
+from bench.accuracy.figures import Figures, mean, read
+from bench.accuracy.goals import goals
+from bench.accuracy.world import CASES
+from demo.fleet import FAILURE_KINDS
+
+DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
+JSON, PAGE = DOCS / "accuracy.json", DOCS / "accuracy.md"
+BEGIN, END = "<!-- {} -->", "<!-- end of {} -->"  # around each table
+
+
+def update() -> None:
+    """Puts the tables into the page."""
+    PAGE.write_text(rendered(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def rendered(page: str) -> str:
+    """A page with its tables made anew from the file of figures."""
+    figures, said, run = read(JSON)
+    tables = {
+        "run": [_run(run)],
+        "goals": _goals(figures),
+        "six": _six(figures),
+        "peers": _peers(figures),
+        "shuttle": _shuttle(figures),
+        "cars": _cars(figures),
+        "said": _said(said),
+    }
+    for name, lines in tables.items():
+        begin, end = BEGIN.format(name), END.format(name)
+        before, _, rest = page.partition(begin)
+        _, _, after = rest.partition(end)
+        page = before + "\n".join([begin, *lines, end]) + after
+    return page
+
+
+def _run(run: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    seeds = ", ".join(map(str, run["seeds"]))
+    return f"Seeds {seeds}; {versions}; {run['minutes']} minutes with two processes of one thread each."
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
+
+
+def _goals(figures: Figures) -> list[str]:
+    rows = [(g.what, g.reach, g.found, "yes" if g.met else "**no**") for g in goals(figures)]
+    return _table(("goal", "reach", "found", "met"), rows)
+
+
+def _six(figures: Figures) -> list[str]:
+    names = ("rate", "found_45", "found_10", "found_5", "odd_found_10", "state_rate", "left_out", "said")
+    header = (
+        *("rows", "alerts on normal rows", "45 sigma found", "10 sigma", "5 sigma", "10 sigma, the odd features"),
+        *("alerts in the state", "left out of training", "says it cannot tell"),
+    )
+    rows = [[case.about, *(_cell(figures, f"six.{case.name}.{name}") for name in names)] for case in CASES]
+    return _table(header, rows)
+
+
+def _peers(figures: Figures) -> list[str]:
+    names = [f"{peer}_{figure}" for peer in ("iforest", "mahalanobis") for figure in ("rate", "found_45", "found_10")]
+    header = ["rows", *(f"{peer}: {f}" for peer in ("isolation forest", "robust Mahalanobis") for f in _PEER_FIGURES)]
+    rows = [[case.about, *(_cell(figures, f"six.{case.name}.{name}") for name in names)] for case in CASES]
+    return _table(header, rows)
+
+
+_PEER_FIGURES = ("alerts on normal rows", "45 sigma found", "10 sigma found")
+
+
+def _shuttle(figures: Figures) -> list[str]:
+    rows = []
+    for name, about in (("batch", "contaminated 60 %"), ("normal", "normal rows only")):
+        for peer, who in (("", "Highbeam"), ("iforest", "isolation forest"), ("mahalanobis", "robust Mahalanobis")):
+            start = f"shuttle.{name}_{peer}"
+            auc, prefix = (start, f"{start}_") if peer else (f"{start}roc_auc", start)
+            rows.append([about, who, *(_cell(figures, path) for path in (auc, f"{prefix}found", f"{prefix}rate"))])
+    rows.append(["first 10,000 rows, as a stream", "Highbeam", _cell(figures, "shuttle.streaming_roc_auc"), "-", "-"])
+    return _table(("trained on", "detector", "ROC AUC", "found at 0.01", "alerts on normal rows"), rows)
+
+
+def _cars(figures: Figures) -> list[str]:
+    names = ("rate_over_budget", "bump_rate_over_budget", "left_out", "said", "top_1")
+    header = (
+        *("unlabelled failures", *(kind.replace("_", " ") for kind in FAILURE_KINDS)),
+        *("alerts over the budget", "on bumps", "left out of training", "says it cannot tell", "blames the right one"),
+    )
+    rows = []
+    for name in (*SHARES, "again"):
+        about = f"{100 * SHARES[name]:g} %" if name in SHARES else "0 %, other trainings"
+        paths = (*(f"recall_{kind}" for kind in FAILURE_KINDS), *names)
+        rows.append([about, *(_cell(figures, f"cars.{name}.{path}") for path in paths)])
+    return _table(header, rows)
+
+
+def _said(said: Mapping[str, str]) -> list[str]:
+    rows = [(f"`{path}`", sentence.replace("|", "\\|")) for path, sentence in sorted(said.items())]
+    return _table(("rows", "what training said"), rows) if rows else ["Training said nothing of the kind."]
+
+
+def _cell(figures: Figures, path: str) -> str:
+    """The mean, and the range of the trainings where it is not one number."""
+    values = figures.get(path)
+    if not values:
+        return "-"
+    middle, low, high = (f"{value:.4g}" for value in (mean(values), min(values), max(values)))
+    return middle if low == high else f"{middle} ({low} to {high})"
