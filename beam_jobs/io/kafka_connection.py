@@ -10,6 +10,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -117,6 +118,7 @@ class Connection:
 
     Args:
       patience_s: instead of the settings' own, to connect and for an answer that ``ask`` waits for.
+      needed: request -> the version of it that the broker has to speak, beside those of reading.
 
     Raises:
       OSError: no connection, or TLS refused (``ssl.SSLError``).
@@ -124,7 +126,14 @@ class Connection:
       LackingError: the broker is too old, or too new.
     """
 
-    def __init__(self, host: str, port: int, settings: ReadSettings, patience_s: float | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        settings: ReadSettings,
+        patience_s: float | None = None,
+        needed: Mapping[int, int] = MappingProxyType({}),
+    ) -> None:
         properties = settings.properties
         self._answer_s = patience_s or settings.answer_s
         self._client_id = properties.get("client.id", "highbeam")
@@ -142,7 +151,7 @@ class Connection:
             if self._tls:
                 self._socket = _tls(properties).wrap_socket(self._socket, server_hostname=host)
             self._socket.setblocking(False)
-            self._negotiate(_NEEDED | (_NEEDED_FOR_SASL if security.startswith("SASL") else {}))
+            self._negotiate({**_NEEDED, **(_NEEDED_FOR_SASL if security.startswith("SASL") else {}), **needed})
             if security.startswith("SASL"):
                 sasl.authenticate(self.ask, properties)
         except BaseException:

@@ -10,11 +10,16 @@ from collections.abc import Mapping
 from contextlib import closing, suppress
 from typing import Any
 
+from confluent_kafka import KafkaError, KafkaException
+
+from beam_jobs.errors import one_line
 from beam_jobs.io import kafka_protocol as protocol
 from beam_jobs.io.kafka_connection import Connection, LackingError, ReadSettings, not_understood
 from beam_jobs.io.kafka_sasl import AuthenticationError
 
 _LOGGER = logging.getLogger(__name__)
+
+_NEEDED = {protocol.EPOCH_END: protocol.EPOCH_END_VERSION}
 
 
 def epoch_end(properties: Mapping[str, Any], topic: str, partition: int, epoch: int, timeout_s: float) -> int | None:
@@ -25,20 +30,27 @@ def epoch_end(properties: Mapping[str, Any], topic: str, partition: int, epoch: 
       timeout_s: for each connection, and each answer.
 
     Returns:
-      None where it can't be had now: settings that a connection of ours does not understand, no leader, a broker before
-      Kafka 2.3.
+      None where nobody will ever say: settings that a connection of ours does not understand, a broker before Kafka
+      2.3, a log that knows no epoch so old.
+
+    Raises:
+      KafkaException: no answer now.
     """
     if not_understood(properties):
         return None
     settings = ReadSettings.of(properties)
     try:
         leader = _leader(settings, topic, partition, timeout_s)
-        with closing(Connection(*leader, settings, timeout_s)) as connection:
+        with closing(Connection(*leader, settings, timeout_s, _NEEDED)) as connection:
             body = protocol.epoch_end_request(topic, partition, epoch)
-            found = protocol.epoch_end(connection.ask(protocol.EPOCH_END, protocol.EPOCH_END_VERSION, body))
-    except (OSError, ValueError, AuthenticationError, LackingError) as error:
+            code, found = protocol.epoch_end(connection.ask(protocol.EPOCH_END, protocol.EPOCH_END_VERSION, body))
+    except LackingError as error:
         _LOGGER.debug("%s: partition %d: the end of epoch %d is not known: %s", topic, partition, epoch, error)
         return None
+    except (OSError, ValueError, AuthenticationError) as error:
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT, one_line(error))) from None
+    if code:
+        raise KafkaException(KafkaError(code))
     return found if found >= 0 else None
 
 

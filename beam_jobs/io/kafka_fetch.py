@@ -176,7 +176,7 @@ class Control(Protocol):
         """Partition -> the group's committed offset; partitions without one are left out."""
 
     def epoch_end(self, partition: int, epoch: int, timeout_s: float) -> int | None:
-        """The offset after the last record of a leader epoch in the log as it is now; None: it is not known."""
+        """The offset after the last record of a leader epoch in the log as it is now; None: nobody will ever say."""
 
     def begin(self, at: Positions, acknowledged: Mapping[int, int]) -> None:
         """Reading begins at these positions; ``acknowledged`` are the group's offsets of these partitions, if any.

@@ -171,16 +171,21 @@ def fetched(data: NDArray[np.uint8], read_committed: bool) -> tuple[int, list[Fe
     return error, partitions
 
 
-def epoch_end(data: NDArray[np.uint8]) -> int:
-    """Of an OffsetForLeaderEpoch response for one partition: the offset where the epoch ends, -1 if it is not known."""
+def epoch_end(data: NDArray[np.uint8]) -> tuple[int, int]:
+    """Of an OffsetForLeaderEpoch response for one partition: error code, offset where the epoch ends or -1: not known.
+
+    Raises:
+      ValueError: the partition is left out.
+    """
     reader = _Reader(data)
     reader.skip(4)  # throttle time
-    end = -1
+    found = None
     for _ in reader.repeat():
         reader.string()
         for _ in reader.repeat():
             error = reader.number("h")
             reader.skip(8)  # partition, epoch
-            offset = reader.number("q")
-            end = -1 if error else offset
-    return end
+            found = error, reader.number("q")
+    if found is None:
+        raise ValueError("it leaves the partition out of its answer")
+    return found

@@ -31,7 +31,7 @@ from beam_jobs.io.kafka_commits import DENIED
 from beam_jobs.io.kafka_fetch import Control, Fetched, Fetcher, Positions, Problem, Topic, Transport
 from beam_jobs.io.kafka_mark import KafkaMark, KafkaMarkCoder
 from beam_jobs.io.kafka_offsets import EARLIEST, OffsetKind, OffsetSpec
-from beam_jobs.io.kafka_start import QUESTION_TIMEOUT_S, OnLost, Range, anew, begin, check_commits, patiently, resolve
+from beam_jobs.io.kafka_start import OnLost, Range, anew, begin, check_commits, patiently, resolve
 from beam_jobs.io.reading import Pace, PartitionOutages, drain_requested
 
 _LOGGER = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ _LOOK_S = 1.0  # for one question beside the reading; and until it is asked agai
 _REFUSED_S = 30.0  # how long commits may be refused, say by a consumer that has joined the group, before the job ends
 _OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION, KafkaError.OFFSET_OUT_OF_RANGE})
 _DENIALS = 3  # answers: a single one decides nothing
+_SHORT = 3  # looks, likewise
 _AGAIN_S = 0.5
 
 
@@ -117,14 +118,16 @@ class _Session:
         self.outages = PartitionOutages(source.transport)
         self.denials: dict[int, int] = {}  # partition -> answers in a row that deny access
         self.again_at: float | None = None  # the fetcher is to ask anew then, monotonic clock
+        self.doubtful: dict[int, str] = {}  # partition -> why it is not known whether records were cut off
+        self.short: dict[int, int] = {}  # partition -> looks in a row that found its log to end before the read's end
         self.pace = Pace(source.block_rows, source.linger_s, source.max_latency_s)
         self.assign()
         metrics.inc(metrics.READERS_CREATED)
 
-    def assign(self) -> None:
-        """Lets the fetcher read from our positions."""
-        self.again_at = None
-        self.fetcher.assign({p: offset for p, offset in self.positions.items() if not self.ended(p)})
+    def assign(self, but: Collection[int] = ()) -> None:
+        """Lets the fetcher read from our positions; some partitions in a moment only."""
+        self.again_at = time.monotonic() + _AGAIN_S if but else None
+        self.fetcher.assign({p: at for p, at in self.positions.items() if p not in but and not self.ended(p)})
 
     def take_on(self, mark: KafkaMark) -> None:
         """Reads the partitions of ``mark`` as well."""
@@ -170,7 +173,8 @@ class KafkaReader(BlockReader[_Session]):
         fetched = session.fetcher.fetch(rows, self._source.wait_s, linger_s)
         block = self._account(session, fetched)
         session.pace.handed_out(0 if block is None else block.num_rows)
-        session.outages.now(fetched.unreadable, sum(not session.ended(p) for p in session.positions))
+        unreadable = {**fetched.unreadable, **session.doubtful}
+        session.outages.now(unreadable, sum(not session.ended(p) for p in session.positions))
         if session.again_at is not None and time.monotonic() >= session.again_at:
             session.assign()
         self._look(session)
@@ -209,9 +213,9 @@ class KafkaReader(BlockReader[_Session]):
 
     def _account(self, session: _Session, fetched: Fetched) -> Block | None:
         """Moves the positions on; returns the rows before the end."""
-        cuts = self._find_cuts(session, fetched)
-        if cuts:
-            fetched = _without(fetched, cuts)
+        cuts, doubtful = self._find_cuts(session, fetched)
+        if cuts or doubtful:
+            fetched = _without(fetched, cuts.keys() | doubtful.keys())
         now = time.time()
         block = fetched.block
         over = [p for p, offset in fetched.next_offsets.items() if session.ends and offset > session.ends[p]]
@@ -228,6 +232,7 @@ class KafkaReader(BlockReader[_Session]):
             session.last_row[p] = now
             session.current.discard(p)
             session.denials.pop(p, None)
+            session.doubtful.pop(p, None)
         for p, offset in fetched.ends.items():
             session.move(p, max(offset, session.positions[p]))
             session.denials.pop(p, None)
@@ -239,6 +244,10 @@ class KafkaReader(BlockReader[_Session]):
         for p, end in cuts.items():
             with self._source.transport.control() as control:
                 self._cut(session, control, p, end)
+        if doubtful:
+            session.doubtful |= doubtful
+            session.current -= doubtful.keys()
+            session.assign(but=doubtful)
         for problem in fetched.problems:
             self._handle(session, problem)
         return block
@@ -273,10 +282,11 @@ class KafkaReader(BlockReader[_Session]):
             if self._is_anew(session, control, patiently(transport, control.topic)):
                 return
             low, high = patiently(transport, lambda timeout: control.bounds([partition], timeout))[partition]
-            known = session.epochs.get(partition)
-            end = control.epoch_end(partition, known[0], QUESTION_TIMEOUT_S) if known and low <= position else None
+            known, end = session.epochs.get(partition), None
+            if known is not None and low <= position:
+                epoch = known[0]
+                end = patiently(transport, lambda timeout: control.epoch_end(partition, epoch, timeout))
             if end is not None and low <= end < position:
-                self._shorten(session, partition, max(high, low))
                 self._cut(session, control, partition, end)
                 return
             if low <= position <= high:  # the broker that said so did not know better
@@ -290,19 +300,25 @@ class KafkaReader(BlockReader[_Session]):
             self._begin_at(session, control, partition, high if self._source.on_lost == "latest" else low)
         _LOGGER.warning("%s: %s; going on at offset %d", what, lost, session.positions[partition])
 
-    def _find_cuts(self, session: _Session, fetched: Fetched) -> dict[int, int]:
-        """Partitions whose log was truncated before our position -> the offset where it was cut.
+    def _find_cuts(self, session: _Session, fetched: Fetched) -> tuple[dict[int, int], dict[int, str]]:
+        """Partitions whose log was truncated before our position -> the offset where it was cut; and where that is
+        not known now -> why.
 
         A new leader epoch tells that the leader has changed; where the log has no longer all records of the epoch that
         was read last, others stand at their offsets now.
         """
         cuts: dict[int, int] = {}
+        doubtful: dict[int, str] = {}
         for p, runs in fetched.epochs.items():
             known = session.epochs.get(p)
             for epoch, after in runs:
                 if known is not None and known[0] != epoch:
-                    with self._source.transport.control() as control:
-                        end = control.epoch_end(p, known[0], QUESTION_TIMEOUT_S)
+                    try:
+                        with self._source.transport.control() as control:
+                            end = control.epoch_end(p, known[0], _LOOK_S)
+                    except KafkaException as error:
+                        doubtful[p] = f"whether its new leader has all records: {error.args[0].str()}"
+                        break
                     if end is not None and end < known[1]:
                         cuts[p] = min(end, session.positions[p])
                         break
@@ -310,7 +326,7 @@ class KafkaReader(BlockReader[_Session]):
             else:
                 if known is not None:
                     session.epochs[p] = known
-        return cuts
+        return cuts, doubtful
 
     def _cut(self, session: _Session, control: Control, partition: int, end: int) -> None:
         what = (
@@ -319,6 +335,9 @@ class KafkaReader(BlockReader[_Session]):
         )
         if self._source.on_lost == "fail":
             raise UserError(f"{what}; choose another start, or let the source go on at offset {end}")
+        if session.ends is not None:
+            bounds = patiently(self._source.transport, lambda timeout: control.bounds([partition], timeout))
+            self._shorten(session, partition, max(bounds[partition]))
         self._begin_at(session, control, partition, end)
         _LOGGER.warning("%s; going on at that offset, with what stands there now", what)
 
@@ -346,6 +365,7 @@ class KafkaReader(BlockReader[_Session]):
                 topic = control.topic(_LOOK_S)
                 if self._is_anew(session, control, topic):
                     return
+                self._look_at_ends(session, control)
                 source = self._source
                 if session.late:
                     session.take_on(begin(source.transport, control, topic.id, [*session.late], source.range, _LOOK_S))
@@ -357,6 +377,27 @@ class KafkaReader(BlockReader[_Session]):
                     session.take_on(begin(source.transport, control, topic.id, new, whole, _LOOK_S))
         except KafkaException as error:
             _LOGGER.debug("%s: looking at the topic: %s", self._source.transport, error)
+
+    def _look_at_ends(self, session: _Session, control: Control) -> None:
+        """A log that was cut before the end of a bounded read, behind what was read: that end never comes.
+
+        A single answer decides nothing.
+        """
+        if session.ends is None:
+            return
+        waiting = [p for p in session.current if not session.ended(p)]
+        bounds = control.bounds(waiting, _LOOK_S)
+        ends = {p: max(bounds[p]) for p in waiting if p in bounds and max(bounds[p]) < session.ends[p]}
+        session.short = {p: session.short.get(p, 0) + 1 for p in ends}
+        for p, end in ends.items():
+            if session.short[p] >= _SHORT:
+                _LOGGER.warning(
+                    "%s: partition %d: the log ends at offset %d, it ended at %d when the reading began: it was "
+                    "truncated; the reading ends there",
+                    *(self._source.transport, p, end, session.ends[p]),
+                )
+                self._shorten(session, p, end)
+                session.fetcher.stop([p])
 
     def _is_anew(self, session: _Session, control: Control, topic: Topic) -> bool:
         """Whether the topic is another one than that of our positions; then they become positions in the new one.

@@ -56,6 +56,7 @@ class FakeCluster:
         self.away = False
         self.leaderless: set[int] = set()  # partitions that nobody leads
         self.refuses: KafkaError | None = None  # what commits are answered
+        self.no_epochs = 0  # so many questions for the end of an epoch are not answered
 
     def create(self, partitions: int = 1) -> str:
         topic = f"topic-{len(self.topics)}"
@@ -172,6 +173,9 @@ class _FakeControl:
 
     def epoch_end(self, partition: int, epoch: int, timeout_s: float) -> int | None:
         log = self._logs()[partition]
+        if self._cluster.no_epochs:
+            self._cluster.no_epochs -= 1
+            raise KafkaException(KafkaError(KafkaError.NOT_LEADER_FOR_PARTITION, "not the leader"))
         return log.epochs[epoch + 1] if epoch + 1 < len(log.epochs) else log.high
 
     def begin(self, at: Positions, acknowledged: Mapping[int, int]) -> None:

@@ -273,6 +273,62 @@ class PositionsContract(SourceSuite):
         assert [offset for _, offset in offsets(rows)] == list(range(100))
         assert not caplog.text
 
+    @pytest.mark.parametrize(("cut", "until"), [(False, None), (True, None), (True, LATEST)])
+    def test_a_new_leader_that_does_not_answer_is_asked_again(
+        self,
+        cluster: Cluster,
+        cut: bool,
+        until: OffsetSpec | None,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        self.truncatable(cluster)
+        monkeypatch.setattr(kafka_source, "_AGAIN_S", 0.0)
+        monkeypatch.setattr("beam_jobs.io.reading._PATIENCE_S", 0.0)
+        topic, g = cluster.create(2), group()
+        cluster.write(topic, numbered(200, 2))
+        reader = opened(self.live(cluster, topic, g, until=until, block_rows=60))
+        read(reader, lambda rows: len(rows) >= 60)  # of partition 0
+        if cut:
+            cluster.truncate(topic, 0, 50)
+        else:
+            cluster.elect(topic, 0)
+        cluster.write(topic, [Record(b"new %d" % i) for i in range(40)])
+        cluster.no_epochs = 5
+        start, new, end = (50, 50, 90) if cut else (60, 100, 140)
+        with caplog.at_level(logging.WARNING):
+            rows = read(reader, lambda rows: until is None and len(rows) >= end - start + 100)
+        assert cluster.no_epochs == 0
+        assert [offset for p, offset in offsets(rows) if p == 0] == list(range(start, end))
+        assert [offset for p, offset in offsets(rows) if p == 1] == list(range(100))
+        assert [row["value"] for row in rows if b"new" in row["value"]] == [b"new %d" % i for i in range(end - new)]
+        assert caplog.text.count("partition 0 can't be read (whether its new leader has all records") == 1
+        assert caplog.text.count("the log was truncated") == cut
+        finish(reader)
+        assert cluster.group_offsets(g, topic) == {0: end, 1: 100}
+
+    @pytest.mark.parametrize("again", [0, 5, 15, 40])  # records in place of the 20 that were cut off before its end
+    @pytest.mark.parametrize("at", [70, 80, 90])  # where the reading stands
+    def test_a_bounded_read_ends_where_a_log_ends_that_was_cut(
+        self, cluster: Cluster, again: int, at: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self.truncatable(cluster)
+        topic, g = cluster.create(2), group()
+        cluster.write(topic, numbered(200, 2))
+        reader = opened(self.bounded(cluster, topic, g, block_rows=at, discover_s=0.0))
+        assert len(read(reader, lambda rows: len(rows) >= at)) == at
+        cluster.truncate(topic, 0, 80)
+        cluster.write(topic, [Record(b"new %d" % i) for i in range(again)])
+        with caplog.at_level(logging.WARNING):
+            rows = read(reader)
+        end = min(80 + again, 100)
+        assert [offset for p, offset in offsets(rows) if p == 0] == list(range(min(at, 80), end))
+        assert [offset for p, offset in offsets(rows) if p == 1] == list(range(100))
+        finish(reader)
+        assert cluster.group_offsets(g, topic) == {0: end, 1: 100}
+        if at <= 80 and again < 20:
+            assert f"the log ends at offset {end}, it ended at 100 when the reading began" in caplog.text
+
     def test_a_truncated_log_can_end_the_job(self, cluster: Cluster) -> None:
         self.truncatable(cluster)
         topic = cluster.create()

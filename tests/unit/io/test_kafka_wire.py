@@ -34,7 +34,8 @@ class Broker:
         self.answer, self.partitions = answer, partitions
         self.fetches = self.connections = self.look_ups = 0
         self.errors: dict[int, tuple[int, int]] = {}  # partition -> error code, of so many fetches
-        self.versions = {protocol.FETCH: (4, 17), protocol.METADATA: (0, 13)}
+        self.versions = {protocol.FETCH: (4, 17), protocol.METADATA: (0, 13), protocol.EPOCH_END: (2, 4)}
+        self.epoch_end: tuple[int, int] | None = (0, 80)  # error code, offset; None: partition 0 is left out
         self.others: dict[int, int] = {}  # node id -> port
         self.leaders: dict[int, int] = {}  # partition -> node id other than ours, -1: none
         self.hang_up = False  # once, instead of the next answer
@@ -71,6 +72,8 @@ class Broker:
                     return
                 if api == protocol.FETCH:
                     body = self._fetched(asked(request))
+                elif api == protocol.EPOCH_END:
+                    body = self._epoch_end()
                 else:
                     body = self._api_versions() if api == protocol.API_VERSIONS else self._metadata()
                 answer = struct.pack(">ii", len(body) + 4, correlation) + body
@@ -82,6 +85,10 @@ class Broker:
     def _api_versions(self) -> bytes:
         spoken = [struct.pack(">hhh", api, low, high) for api, (low, high) in self.versions.items()]
         return struct.pack(">hi", 0, len(spoken)) + b"".join(spoken)
+
+    def _epoch_end(self) -> bytes:
+        found = b"" if self.epoch_end is None else struct.pack(">hiiq", self.epoch_end[0], 0, 5, self.epoch_end[1])
+        return struct.pack(">ii", 0, 1) + text("t") + struct.pack(">i", len(found) > 0) + found
 
     def _metadata(self) -> bytes:
         self.look_ups += 1
