@@ -17,8 +17,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -29,6 +27,7 @@ from confluent_kafka.schema_registry.error import OAuthTokenError, SchemaRegistr
 from beam_jobs.codec.schema import SchemaTooLargeError, schema_of_text
 from beam_jobs.errors import UnreachableError, UserError, one_line
 from beam_jobs.references import read_secret
+from schemas.http import LIBRARIES, bound_answers
 from schemas.source import ENDING, PREFIX, REQUEST_SECONDS, SECRETS, InterruptedWaitError, SchemaSource, secret_part
 
 UNKNOWN_SECONDS = 30.0  # an id the registry does not know is asked for again after that
@@ -41,11 +40,8 @@ MAX_TRIES = 3  # to get one id's schema from a registry that answers other quest
 MAX_KEPT = 8 << 20  # characters of the schemas remembered; ten times the bytes as Python's objects
 MAX_ID = (1 << 31) - 1  # registries count in 32 bits with a sign
 
-_HTTP_LIBRARIES = [
-    import_module(name) for name in ("httpx2", "httpx") if find_spec(name)
-]  # the client's choice differs
-_HTTP_ERRORS: tuple[type[Exception], ...] = tuple(library.HTTPError for library in _HTTP_LIBRARIES)
-_TIMEOUTS: tuple[type[Exception], ...] = tuple(library.TimeoutException for library in _HTTP_LIBRARIES)
+_HTTP_ERRORS: tuple[type[Exception], ...] = tuple(library.HTTPError for library in LIBRARIES)
+_TIMEOUTS: tuple[type[Exception], ...] = tuple(library.TimeoutException for library in LIBRARIES)
 _OUTAGES = (*_HTTP_ERRORS, OAuthTokenError, OSError, ValueError)  # ValueError: an answer that is not JSON
 _GATEWAY = (502, 503, 504)  # statuses: what stands between has no answer
 FAILURES = (SchemaRegistryError, *_OUTAGES)  # what a client raises
@@ -112,7 +108,8 @@ class RegistrySchemas(SchemaSource):
 
         Raises:
           LookupError: no Avro schema has this id, or the registry can't give it while it answers others well.
-          SchemaTooLargeError: it has more than ``codec.schema.MAX_TEXT`` characters, or is nested too deep.
+          SchemaTooLargeError: it has more than ``codec.schema.MAX_TEXT`` characters, or is nested too deep; or all that
+            the registry answers is more than it can be.
           InterruptedWaitError: :func:`interrupt_waits` was called, or the main thread has ended, while waiting.
         """
         kept = self._remembered(schema_id)
@@ -184,7 +181,9 @@ class RegistrySchemas(SchemaSource):
         # Its own retries sleep where no signal reaches them; the waiting is done here.
         conf |= {"url": self.url, "timeout": timeout_s, "max.retries": 0}
         try:
-            return SchemaRegistryClient(conf)
+            client = SchemaRegistryClient(conf)
+            bound_answers(client._rest_client.session)
+            return client
         except (OSError, ValueError, TypeError) as e:  # files of ssl.*, combinations the client refuses
             kind = UnreachableError if isinstance(e, FileNotFoundError) else UserError
             raise kind(f"Schema Registry {self.url}: {e}; mend the {PREFIX}* properties") from e

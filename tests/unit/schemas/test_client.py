@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import pickle
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +20,7 @@ from beam_jobs.codec.schema import SchemaTooLargeError
 from beam_jobs.errors import UnreachableError, UserError
 from demo.broker import free_port
 from schemas import client as client_module
+from schemas import http
 from schemas.client import RegistrySchemas
 from schemas.registry import RegistryServer
 from schemas.source import (
@@ -65,15 +67,18 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 class Fake:
     """A server that answers as ``answer(headers)`` says: (status, body)."""
 
-    def __init__(self, answer: Callable[[Any], tuple[int, bytes]]) -> None:
+    def __init__(self, answer: Callable[[Any], tuple[int, bytes]], more: Mapping[str, str] | None = None) -> None:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self.headers.path = self.path  # type: ignore[attr-defined]
                 status, body = answer(self.headers)
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
+                for name, value in (more or {}).items():
+                    self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(body)
+                with contextlib.suppress(ConnectionError):  # who has had enough closes
+                    self.wfile.write(body)
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
@@ -155,6 +160,30 @@ def test_memory_of_unknown_ids_is_bounded(source: Any, monkeypatch: pytest.Monke
 def test_schemas_that_cannot_be_used_are_unknown(answer: Any, message: str) -> None:
     with Fake(lambda _: (200, json.dumps(answer).encode())) as url, pytest.raises(LookupError, match=message):
         for_registry(url, CAR).writer_schema(5)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_answer_that_is_too_large_is_the_schemas_own_failure(packed: bool) -> None:
+    large = b'{"schema": "' + b"x" * (http.MAX_ANSWER_BYTES + 1)
+
+    def answer(headers: Any) -> tuple[int, bytes]:
+        assert headers["Accept-Encoding"] == "identity"
+        good = json.dumps({"schema": json.dumps(OTHER)}).encode()
+        return 200, large if headers.path.partition("?")[0].endswith("/5") else good
+
+    with Fake(answer, {"Content-Encoding": "gzip"} if packed else {}) as url:
+        source = for_registry(url, CAR)
+        for _ in range(2):
+            with pytest.raises(SchemaTooLargeError, match="is packed" if packed else "has more than 8,388,608 bytes"):
+                source.writer_schema(5)
+        if not packed:
+            assert source.writer_schema(6) == OTHER
+    largest = {"type": "record", "name": "R", "fields": [], "doc": ""}
+    largest["doc"] = "\u00e9" * ((1 << 20) - len(json.dumps(largest)))  # six bytes each in the answer
+    text = json.dumps(largest, ensure_ascii=False)
+    assert len(text) == 1 << 20
+    with Fake(lambda _: (200, json.dumps({"schema": text}).encode())) as url:
+        assert for_registry(url, CAR).writer_schema(5) == largest
 
 
 def test_threads_share_one_request(source: SchemaSource, requests: list[str]) -> None:
