@@ -8,25 +8,28 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-import fastavro
 import numpy as np
 import pyarrow as pa
 from isal import isal_zlib
 
 from beam_jobs.codec.avro import Machine
 from beam_jobs.codec.avro_code import Code
+from beam_jobs.codec.avro_container import (
+    MAGIC,
+    RAW_DEFLATE,
+    SYNC_BYTES,
+    BadContainerError,
+    read_blocks,
+    read_header,
+)
 from beam_jobs.codec.avro_encoder import AvroEncoder
 from beam_jobs.codec.avro_errors import row_errors
 from beam_jobs.codec.avro_program import UnresolvableError
 from beam_jobs.codec.schema import parse_record, parse_schema
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 
-MAGIC = b"Obj\x01"
-SYNC_BYTES = 16
 CODECS = ("deflate", "null")
-_RAW_DEFLATE = -isal_zlib.MAX_WBITS  # no header and checksum, as the specification says
 MAX_EMPTY_RECORDS = 1 << 20  # records of no bytes a block may have; more is a broken count
-MAX_BLOCK_BYTES = (1 << 31) - 1  # a position in the machine has 31 bits
 
 Source = str | os.PathLike[str] | IO[bytes]
 
@@ -58,34 +61,29 @@ def read_avro(
 
 def _read(file: IO[bytes], name: str, machine: Machine) -> Iterator[pa.RecordBatch]:
     try:
-        blocks = fastavro.block_reader(file)
-        writer = parse_schema(blocks.metadata["avro.schema"])
-        code = Code([machine.compiled(writer)])
+        header = read_header(file)
+        code = Code([machine.compiled(parse_schema(header.schema))])
     except UnresolvableError as e:
         raise UserError(f"Avro file {name!r} does not fit the reader schema: {e}") from None
-    except Exception as e:  # fastavro raises whatever its parsing stumbles on
-        raise UserError(f"Avro file {name!r} has no readable header ({_one_line(e)}); is it an Avro file?") from None
-    number = 0
+    except (BadContainerError, UserError, OSError) as e:
+        raise UserError(
+            f"Avro file {name!r} has no readable header ({one_line(e, 300)}); is it an Avro file?"
+        ) from None
+    number, blocks = 0, read_blocks(file, header)
     while True:
         try:
-            block = next(blocks, None)
-            body = b"" if block is None else block.bytes_.getvalue()
-        except Exception as e:
-            raise UserError(
-                f"Avro file {name!r} is broken in block {number} ({_one_line(e)}); fetch it again"
-            ) from None
-        if block is None:
+            records, body = next(blocks, (0, None))
+        except (BadContainerError, OSError) as e:
+            raise UserError(f"Avro file {name!r} is broken in block {number} ({e}); fetch it again") from None
+        if body is None:
             return
-        if block.num_records < 0 or len(body) > MAX_BLOCK_BYTES:
-            size = f"{block.num_records} records in {len(body)} bytes"
-            raise UserError(f"Avro file {name!r}, block {number}: {size}; write smaller blocks")
-        if block.num_records:
-            yield _block(body, block.num_records, code, machine, f"Avro file {name!r}, block {number}")
+        if records:
+            yield _block(body, records, code, machine, f"Avro file {name!r}, block {number}")
         number += 1
 
 
 def _block(body: bytes, records: int, code: Code, machine: Machine, where: str) -> pa.RecordBatch:
-    if records > len(body) + MAX_EMPTY_RECORDS:
+    if not 0 <= records <= len(body) + MAX_EMPTY_RECORDS:
         raise UserError(f"{where}: {records} records in {len(body)} bytes; the file is broken, fetch it again")
     data = np.frombuffer(body or b"\0", np.uint8)
     starts = np.zeros(records, np.int64)
@@ -168,7 +166,7 @@ class AvroWriter:
         body: Any = self._encoder.encode_buffer(batch)[0]
         if self._codec == "deflate":
             # Level 1 of ISA-L: what zlib's level 1 saves in a seventh to a tenth of its time (docs/decisions.md).
-            body = isal_zlib.compress(body, 1, _RAW_DEFLATE)
+            body = isal_zlib.compress(body, 1, RAW_DEFLATE)
         self._file.write(_long(batch.num_rows) + _long(len(body)))
         self._file.write(body)
         self._file.write(self._sync)
@@ -182,7 +180,3 @@ def _long(value: int) -> bytes:
         out.append((rest & 0x7F) | 0x80)
         rest >>= 7
     return bytes([*out, rest])
-
-
-def _one_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 import apache_beam as beam
-import fastavro
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from beam_jobs import metrics
 from beam_jobs.archive_rows import PROPERTY, SOURCE_FIELDS, SOURCE_KEY, Content, archive_schema
 from beam_jobs.block import MAX_BLOCK_ROWS, RAW_SCHEMA, Block, millis_of, min_timestamp, take, with_source
+from beam_jobs.codec.avro_container import BadContainerError, read_header
 from beam_jobs.codec.avro_file import read_avro
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError, one_line
@@ -88,10 +88,10 @@ def described(path: str) -> Mapping[str, Any] | None:
             if path.endswith(".parquet"):
                 text = (pq.read_schema(file).metadata or {}).get(PROPERTY.encode())
                 return None if text is None else dict(json.loads(text))
-            schema = json.loads(fastavro.reader(file).metadata["avro.schema"])
+            schema = json.loads(read_header(file).schema)
             found = schema.get(PROPERTY) if isinstance(schema, dict) else None
             return found if isinstance(found, dict) else None
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+    except (OSError, ValueError, RecursionError, BadContainerError, pa.ArrowException) as error:
         raise UserError(f"{path}: can't be read ({one_line(error, 200)})") from error
 
 
