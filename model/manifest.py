@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from beam_jobs.errors import UserError
 from model.training.groups import LeftOut
+from model.training.sentinels import Sentinel
 
 FILE_NAME = "manifest.json"
 FORMAT = 1  # of the file; raised when a reader of the old one would go wrong
@@ -56,6 +57,8 @@ class Manifest:
     libraries: Mapping[str, str]  # name to version, of what trained it
     files: Mapping[str, str]  # path in the version's folder to sha256, of all that is loaded
     left_out: LeftOut | None = None  # training rows the network did not learn from; None: of a version made before
+    sentinels: tuple[Sentinel, ...] = ()  # values in the data that looked like sentinels
+    normal: tuple[str, ...] = ()  # conditions in SQL: rows a person called normal, which were not left out
 
     def percentile(self, score: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Per cent of normal rows that score lower, float32 [n], 0..100; beyond 1 in 10 million it reads 99.99999."""
@@ -78,6 +81,8 @@ class Manifest:
             "data": f"{files}{asked}, sha256 {data.sha256[:12]}",
             "rows": f"{data.rows:,} read, {data.training_rows:,} trained on, seed {data.seed}",
             "left out": "" if self.left_out is None else str(self.left_out),
+            "sentinels": "; ".join(str(sentinel) for sentinel in self.sentinels),
+            "called normal": "; ".join(self.normal),
             "event times": f"{data.first_event_time} to {data.last_event_time}",
             "threshold": f"{self.threshold:.4g}, expected to alert on {self.alert_budget:g} of normal rows",
             "held out": ", ".join(f"{name.replace('_', ' ')} {judged[name]:.4g}" for name in figures if name in judged),
@@ -107,6 +112,8 @@ class Manifest:
             known["score_quantiles"] = tuple((float(a), float(b)) for a, b in known["score_quantiles"])
             if known.get("left_out") is not None:
                 known["left_out"] = LeftOut.from_json(known["left_out"])
+            known["sentinels"] = tuple(Sentinel(**each) for each in known.get("sentinels", ()))
+            known["normal"] = tuple(known.get("normal", ()))
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(str(error)) from error
         return cls(**known)

@@ -158,8 +158,16 @@ class Spool:
         if self._held_rows >= HELD_ROWS:
             self._scatter()
 
-    def divide(self, held_out: float, by: str = "auto") -> Parts:
+    def unlabelled(self) -> Iterator[Floats]:
+        """The rows not labelled as failures, float32 [n, F] at a time, in random order."""
+        return (rows["x"][rows["kind"] == 0] for rows in self._buckets())
+
+    def divide(
+        self, held_out: float, by: str = "auto", sound: Callable[[Floats], NDArray[np.bool_]] | None = None
+    ) -> Parts:
         """Divides the rows into training, validation and test, the last two a share of ``held_out`` each.
+
+        Rows not labelled as failures of which ``sound`` (float32 [n, F] to bool [n]) is false are in none of them.
 
         By key, a car is wholly in one of the three, so the figures hold for cars the model has never seen; by time, the
         newest rows are test, those before them validation. "auto" is by key unless there are fewer than MIN_KEYS. A
@@ -183,6 +191,8 @@ class Spool:
         for rows in self._buckets(remove=True):
             rows = rows[order.permutation(len(rows))]
             parts, normal = part(rows), rows["kind"] == 0
+            if sound is not None:
+                parts[normal] = np.where(sound(rows["x"][normal]), parts[normal], -1)
             for i, path in enumerate(paths):
                 mine = rows[(parts == i) & normal] if i < 2 else rows[parts == i]
                 mine = mine[: HELD_OUT_ROWS - kept[i]] if i else mine

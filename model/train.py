@@ -42,6 +42,8 @@ from model.network import Scores
 from model.report import ReportData, metrics_table, write_report
 from model.rows import Floats, Matrix, Parts, Spool, slices
 from model.threshold import ScoreDistribution
+from model.training import normal, sentinels
+from model.training.sentinels import Screen
 from use_cases import UseCase
 
 GOLDEN_ROWS = 64  # of held-out rows, half of them the strangest
@@ -66,6 +68,8 @@ class Settings:
     alias: str | None = None
     logdir: str | None = None
     baseline: bool = True
+    on_outlier: str = "leave_out"  # or "refuse"
+    normal: Sequence[str] = ()  # conditions, or names of groups
 
 
 @dataclass(frozen=True)
@@ -105,15 +109,20 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
     budget = float(use_case.model.get("alert_budget", 1e-4)) if settings.alert_budget is None else settings.alert_budget
     _check(settings, budget)
     source = training_data.source(settings.data, settings.start, settings.until)  # before anything is made or drawn
-    use_case.preprocessor()
+    features = use_case.preprocessor().features
+    called_normal = normal.conditions(use_case, settings.normal, settings.registry)
+    is_normal = normal.compile_normal(called_normal, features)
     with (
         registry.new_version(settings.registry, use_case.name) as draft,
         tempfile.TemporaryDirectory(prefix="highbeam-training-") as scratch,
         _progress(console) as bar,
     ):
-        counts, spool = Counts(), Spool(Path(scratch), len(use_case.preprocessor().features), seed)
+        counts, spool = Counts(), Spool(Path(scratch), len(features), seed)
         _read(use_case, source, counts, spool, settings.limit, bar)
-        parts = spool.divide(settings.validation_fraction, settings.split)
+        screen = Screen(sentinels.find(spool.unlabelled(), features), features, is_normal)
+        parts = spool.divide(settings.validation_fraction, settings.split, screen.sound)
+        for line in sentinels.told(screen.sentinels(), settings.on_outlier == "refuse"):
+            bar.console.print(line, highlight=False, soft_wrap=True, markup=False)
         _check_parts(spool, parts)
 
         keras = tf.keras()
@@ -127,20 +136,23 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
 
         step = bar.add_task("judging and writing", total=None)
         autoencoder.export(trained.network, draft.path)
-        normal = np.concatenate([block.score for block in _scores(trained.network, parts.validation.x)])
-        distribution = ScoreDistribution.fit(normal)
+        sound = np.concatenate([block.score for block in _scores(trained.network, parts.validation.x)])
+        distribution = ScoreDistribution.fit(sound)
         scores, deviation = _judge(trained.network, parts)
         threshold = distribution.threshold(budget)
         keys = pa.array(parts.test.keys)
         evaluations = {"autoencoder": evaluate(scores, threshold, parts.failed, parts.kinds, keys)}
-        features = use_case.preprocessor().features
         if settings.baseline and baseline.fits(features):
             evaluations["baseline"] = _baseline(parts, features, budget)
         _golden(draft.path, trained.network, parts.test.x, scores)
         (draft.path / training_data.LIST_FILE).write_text(counts.list_files(), encoding="utf-8")
         summary = _summary(source, counts, spool, parts)
         network = {**asdict(config), "hidden": list(config.hidden), "seed": seed, "split": parts.by}
-        described = _describe(use_case, draft, summary, network, threshold, budget, distribution, evaluations)
+        described = replace(
+            _describe(use_case, draft, summary, network, threshold, budget, distribution, evaluations),
+            sentinels=screen.sentinels(),
+            normal=tuple(one.where for one in called_normal),
+        )
         (draft.path / manifest.FILE_NAME).write_text(described.to_json(), encoding="utf-8")
         shown = ReportData(trained.loss, trained.validation_loss, scores, parts.failed, deviation, evaluations)
         write_report(draft.path / "report", described, shown)
@@ -337,7 +349,8 @@ def print_summary(console: Console, made: Trained, settings: Settings) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    lines = [
+    lines = [f"sentinels  {one}: {one.left_out:,} left out" for one in described.sentinels]
+    lines += [
         f"version    {described.version}" + (f" ({made.alias})" if made.alias else ""),
         f"threshold  {described.threshold:.4g}, expected to alert on {described.alert_budget:g} of normal rows",
         f"model      {made.folder}",
@@ -386,6 +399,21 @@ def parser() -> argparse.ArgumentParser:
         help="for validation, and again for test; default: %(default)s",
     )
     add("--split", choices=("auto", "key", "time"), default="auto", help="how rows are held out; default: by key")
+    add(
+        "--on_outlier",
+        choices=("leave_out", "refuse"),
+        default="leave_out",
+        help="with rows that hold what looks like a sentinel, such as 65535: train without them, or not at all; "
+        "default: %(default)s",
+    )
+    add(
+        "--normal",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="rows that are normal however rare they are: a condition over the features, such as 'speed = 0', or a "
+        "group of the latest version's report, such as g2; may be given several times",
+    )
     add("--alias", help="alias to point at the new version; default: champion, if there is none yet")
     add("--logdir", help="folder for TensorBoard logs; default: logs in the version's folder")
     add("--baseline", action=argparse.BooleanOptionalAction, default=True, help="train the reference net as well")

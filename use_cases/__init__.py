@@ -30,13 +30,15 @@ from beam_jobs.preprocessing import PiiPolicy, Preprocessor, compile_sql
 from beam_jobs.preprocessing.fields import fields_of
 from beam_jobs.references import FORMS
 
-SETTINGS = ("name", "schema", "sql", "key", "event_time", "pii", "model")
+SETTINGS = ("name", "schema", "sql", "key", "event_time", "pii", "normal", "model")
 """Keys of use_case.yaml:
 name: what jobs and models are called; default: the folder's name.
 schema: a shipped schema (car_sensor) or an .avsc file in the folder.
 sql: SQL file in the folder; default: preprocess.sql.
 key, event_time: fields of the schema.
 pii: {key: REFERENCE}, needed by pseudonymize(): env:NAME, file:PATH or secret://projects/P/secrets/S/versions/NUMBER.
+normal: conditions over the features, such as [speed = 0 AND current_draw < 1]; training learns rows that meet one,
+  however rare they are.
 model: MODEL_SETTINGS.
 """
 
@@ -66,6 +68,7 @@ class UseCase:
     label: str | None  # field tagged "label" in the schema, None: there is none
     pii: PiiPolicy = field(default_factory=PiiPolicy)
     model: Mapping[str, Any] = field(default_factory=lambda: dict(MODEL_SETTINGS))  # complete: defaults filled in
+    normal: tuple[str, ...] = ()  # conditions over the features: rows that meet one are learnt, however rare
     source: str = "SQL"  # what errors call the SQL
 
     def preprocessor(self) -> Preprocessor:
@@ -138,6 +141,7 @@ def _load(folder: Traversable, name_or_folder: str) -> UseCase:
         label=labels[0] if labels else None,
         pii=_pii(settings.get("pii"), where),
         model=_model(settings.get("model"), where),
+        normal=_normal(settings.get("normal"), where),
         source=f"{name_or_folder}/{sql}",
     )
 
@@ -201,6 +205,14 @@ def _pii(section: Any, where: str) -> PiiPolicy:
         return PiiPolicy(key)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
+
+
+def _normal(section: Any, where: str) -> tuple[str, ...]:
+    texts = [] if section is None else section if isinstance(section, list) else [section]
+    for text in texts:
+        if not (isinstance(text, str) and text.strip()):
+            raise UserError(f"{where}: normal has {text!r}; use a list of conditions, such as ['speed = 0']")
+    return tuple(texts)
 
 
 def _model(section: Any, where: str) -> dict[str, Any]:

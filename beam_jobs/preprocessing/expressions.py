@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -43,6 +44,14 @@ def _literal(c: Compiler, node: exp.Literal) -> Compiled:
     if not math.isfinite(value):
         c.fail(node, f"{node.name} is too large for a double precision number")
     return Compiled(pl.lit(value, pl.Float64), "number", repr(value))
+
+
+def _float32_literal(c: Compiler, node: exp.Literal) -> Compiled:
+    """A number as a float32 column would hold it."""
+    literal = _literal(c, node)
+    with np.errstate(over="ignore"):
+        value = float(np.float32(node.name)) if literal.kind == "number" else math.inf
+    return replace(literal, expr=pl.lit(value, pl.Float64)) if math.isfinite(value) else literal
 
 
 def _true_false(c: Compiler, node: exp.Boolean) -> Compiled:
@@ -209,9 +218,12 @@ def _extreme(name: str, wins: Callable[[pl.Expr, pl.Expr], pl.Expr]) -> Handler:
 _TWO = ("this", "expression")
 _SAFE = ("typed", "safe")  # flags of sqlglot that do not change what is computed here
 
+_LITERAL = ("this", "is_string")
+float32_literal = (_float32_literal, _LITERAL)
+
 HANDLERS: Handlers = {
     exp.Column: (_column, ("this", "table")),
-    exp.Literal: (_literal, ("this", "is_string")),
+    exp.Literal: (_literal, _LITERAL),
     exp.Boolean: (_true_false, ("this",)),
     exp.Null: (_null, ()),
     exp.Paren: (_paren, ("this",)),

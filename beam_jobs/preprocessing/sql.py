@@ -29,7 +29,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
@@ -40,15 +40,16 @@ from sqlglot.errors import ParseError, SqlglotError
 
 from beam_jobs.errors import UserError, one_line
 from beam_jobs.preprocessing.compiler import Compiled, Compiler, WindowFeature
-from beam_jobs.preprocessing.expressions import HANDLERS, SEMANTICS_VERSION
+from beam_jobs.preprocessing.expressions import HANDLERS, SEMANTICS_VERSION, float32_literal
 from beam_jobs.preprocessing.fields import Field, fields_of
 from beam_jobs.preprocessing.pii import PiiPolicy
 from beam_jobs.preprocessing.preprocessor import Output, Preprocessor
 
-__all__ = ["compile_sql", "parse_query", "Query", "Preprocessor"]
+__all__ = ["compile_sql", "compile_condition", "parse_query", "Query", "Preprocessor"]
 
 _DIALECT = "duckdb"
 _FORM = "the SQL is one SELECT ... FROM events [WHERE ...] [WINDOW ...]"
+_CONDITION_FORM = "it is what a WHERE may hold, such as speed = 0 AND current_draw < 1"
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,27 @@ def compile_sql(
     )
 
 
+def compile_condition(sql: str, features: Sequence[str], source: str) -> Compiled:
+    """Parses, checks and compiles what a WHERE may hold, over features: float32 columns, not null.
+
+    Its numbers are rounded to float32, as the features are: ``ratio = 0.1`` holds for a feature that was 0.1.
+
+    Raises:
+      UserError: one line with the place in the SQL, the reason and the remedy.
+    """
+    fields = {name: Field(name, "number", "float", True, False, None, None, None, None, False) for name in features}
+    compiler = Compiler({**HANDLERS, exp.Literal: float32_literal}, fields, sql, source, key="", event_time="")
+    (condition,) = _parsed(sql, source, _CONDITION_FORM, exp.Condition)
+    if condition.find(exp.Window):
+        compiler.fail(condition, "a row is called normal by its own features, so no window is known here; remove it")
+    compiled = compiler.compile(condition)
+    if compiled.kind != "boolean":
+        compiler.fail(condition, f"it is a {compiled.kind}; it needs a comparison")
+    if not compiled.columns:
+        compiler.fail(condition, f"it is the same for every row; use one of {', '.join(features)}")
+    return compiled
+
+
 def parse_query(sql: str, fields: Mapping[str, Field], key: str, event_time: str, source: str) -> Query:
     """The checked query; UserError as in compile_sql."""
     compiler = Compiler(HANDLERS, fields, sql, source, key, event_time)
@@ -138,16 +160,23 @@ def parse_query(sql: str, fields: Mapping[str, Field], key: str, event_time: str
     return Query(tuple(outputs), where, tuple(compiler.windows.values()), frozenset(compiler.pseudonyms))
 
 
-def _parse(sql: str, source: str, compiler: Compiler) -> exp.Select:
+def _parsed(sql: str, source: str, form: str, into: type[Any] | None = None) -> list[Any]:
+    """The syntax tree of the one statement, or ``into``, that the SQL is."""
+    dialect = sqlglot.Dialect.get_or_raise(_DIALECT)
     try:
-        statements = [s for s in sqlglot.parse(sql, dialect=_DIALECT) if s is not None]
+        trees = dialect.parse(sql) if into is None else dialect.parse_into(into, sql)
+        statements = [tree for tree in trees if tree is not None]
     except ParseError as error:
-        _syntax_error(sql, source, error)
+        _syntax_error(source, error, form)
     except SqlglotError as error:
         raise UserError(f"{source}: {one_line(error)}; is a quote left open?") from error
     if len(statements) != 1:
-        raise UserError(f"{source}: has {len(statements)} statements; {_FORM}")
-    select = statements[0]
+        raise UserError(f"{source}: has {len(statements)} statements; {form}")
+    return statements
+
+
+def _parse(sql: str, source: str, compiler: Compiler) -> exp.Select:
+    (select,) = _parsed(sql, source, _FORM)
     if isinstance(select, exp.SetOperation):
         compiler.fail(select, f"{select.key.upper()} is not supported; {_FORM}")
     if not isinstance(select, exp.Select):
@@ -191,7 +220,7 @@ _CLAUSES = {
 }
 
 
-def _syntax_error(sql: str, source: str, error: ParseError) -> NoReturn:
+def _syntax_error(source: str, error: ParseError, form: str) -> NoReturn:
     detail = error.errors[0] if error.errors else {}
     highlight = str(detail.get("highlight") or "")
     where = source
@@ -199,7 +228,7 @@ def _syntax_error(sql: str, source: str, error: ParseError) -> NoReturn:
         # sqlglot gives the column of the token's last character.
         where = f"{source} line {detail['line']}, column {max(1, int(detail['col'] or 1) - len(highlight) + 1)}"
     before = " ".join(str(detail.get("start_context") or "").split())[-40:]
-    raise UserError(f"{where}: the SQL can't be parsed near `{highlight}` (after `{before}`); {_FORM}") from error
+    raise UserError(f"{where}: the SQL can't be parsed near `{highlight}` (after `{before}`); {form}") from error
 
 
 def _output(compiler: Compiler, item: Any) -> Output:

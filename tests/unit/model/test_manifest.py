@@ -9,6 +9,7 @@ import pytest
 
 from model.manifest import DataSummary, Manifest
 from model.training.groups import Deviating, Example, Group, LeftOut
+from model.training.sentinels import Sentinel
 
 GROUP = Group(
     name="g1",
@@ -39,6 +40,8 @@ MANIFEST = Manifest(
     libraries={},
     files={},
     left_out=LeftOut(440, 0.022, 7.25, "", (GROUP,), 40),
+    sentinels=(Sentinel("speed", 65535.0, 3, 2, 0.5, 30.0),),
+    normal=("speed = 0",),
 )
 
 
@@ -53,11 +56,17 @@ def test_the_summary_says_what_was_left_out() -> None:
     assert f"left out       {line}\n" in MANIFEST.summary()
 
 
+def test_the_summary_names_sentinels_and_what_was_called_normal() -> None:
+    named = "column speed: 65535 in 3 rows looks like a sentinel (the other values are 0.5 to 30)"
+    assert f"sentinels      {named}\ncalled normal  speed = 0\n" in MANIFEST.summary()
+
+
 def test_an_older_manifest_says_nothing_of_what_was_left_out() -> None:
     value = json.loads(MANIFEST.to_json())
-    del value["left_out"]
+    for late in ("left_out", "sentinels", "normal"):
+        del value[late]
     old = Manifest.from_json(json.dumps(value))
-    assert old == replace(MANIFEST, left_out=None)
+    assert old == replace(MANIFEST, left_out=None, sentinels=(), normal=())
     assert "left out" not in old.summary()
 
 

@@ -91,6 +91,29 @@ def test_the_order_depends_on_seed_and_rows_alone(tmp_path: Path) -> None:
     assert abs(np.corrcoef(first[0], np.arange(len(first[0])))[0, 1]) < 0.1
 
 
+@pytest.mark.usefixtures("stored")
+@pytest.mark.parametrize("by", ["key", "time"])
+def test_unsound_rows_are_in_no_part_unless_they_are_labelled_as_failures(tmp_path: Path, by: str) -> None:
+    spool = spooled(tmp_path / "a")
+    every_third = [numbers(part) for part in parts_of(spooled(tmp_path / "b").divide(0.2, by))]
+    kept = [numbers(part) for part in parts_of(spool.divide(0.2, by, sound=lambda x: x[:, 0] % 3 != 0))]
+    for some, all_ in zip(kept, every_third, strict=True):
+        np.testing.assert_array_equal(some, all_[(all_ % 3 != 0) | (all_ % 100 >= 90)])
+
+
+@pytest.mark.usefixtures("stored")
+def test_unlabelled_rows_can_be_seen_before(tmp_path: Path) -> None:
+    spool = spooled(tmp_path / "a")
+    for _ in range(2):
+        seen = np.sort(np.concatenate([x[:, 0] for x in spool.unlabelled()]))
+        np.testing.assert_array_equal(seen, [i for i in range(5000) if i % 100 < 90])
+    assert sum(map(len, parts_of(spool.divide(0.2)))) > 4500
+
+
+def parts_of(parts: Parts) -> list[Part]:
+    return [parts.train, parts.validation, parts.test]
+
+
 def by_key(parts: Parts) -> list[set[int]]:
     return [set((numbers(part) % 50).tolist()) for part in (parts.train, parts.validation, parts.test)]
 
