@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_jobs.errors import UserError
+from model.training.alert_rate import AlertRate, ThresholdFit
 from model.training.groups import LeftOut
 from model.training.sentinels import Sentinel
 
@@ -56,6 +57,9 @@ class Manifest:
     metrics: Mapping[str, Any]  # "autoencoder" and, where it was trained, "baseline": Evaluation.to_json
     libraries: Mapping[str, str]  # name to version, of what trained it
     files: Mapping[str, str]  # path in the version's folder to sha256, of all that is loaded
+    threshold_fit: ThresholdFit | None = None  # where the threshold comes from; None: of a version made before
+    test_alerts: AlertRate | None = None  # what it does on the test rows; None: they were not there to count
+    made_from: str | None = None  # version whose network and scores it has, by model.threshold; None: it was trained
     left_out: LeftOut | None = None  # training rows the network did not learn from; None: of a version made before
     sentinels: tuple[Sentinel, ...] = ()  # values in the data that looked like sentinels
     normal: tuple[str, ...] = ()  # conditions in SQL: rows a person called normal, which were not left out
@@ -64,6 +68,11 @@ class Manifest:
         """Per cent of normal rows that score lower, float32 [n], 0..100; beyond 1 in 10 million it reads 99.99999."""
         levels, scores = np.array(self.score_quantiles, np.float64).T
         return (np.interp(score, scores, levels) * 100).astype(np.float32)
+
+    @property
+    def promise(self) -> str:
+        """What the threshold is expected to do."""
+        return str(self.threshold_fit or f"expected to alert on {self.alert_budget:g} of normal rows")
 
     def to_json(self) -> str:
         """The text of ``manifest.json``."""
@@ -77,14 +86,17 @@ class Manifest:
         figures = ("roc_auc", "average_precision", "recall", "precision", "false_alert_share")
         files = f"{data.files:,} file{'s'[: data.files != 1]} of {data.source or '?'}"
         lines = {
-            "version": f"{self.name} {self.version}, made {self.created_at}",
+            "version": f"{self.name} {self.version}, made {self.created_at}"
+            + (f" from {self.made_from} with another threshold" if self.made_from else ""),
             "data": f"{files}{asked}, sha256 {data.sha256[:12]}",
             "rows": f"{data.rows:,} read, {data.training_rows:,} trained on, seed {data.seed}",
             "left out": "" if self.left_out is None else str(self.left_out),
             "sentinels": "; ".join(str(sentinel) for sentinel in self.sentinels),
             "called normal": "; ".join(self.normal),
             "event times": f"{data.first_event_time} to {data.last_event_time}",
-            "threshold": f"{self.threshold:.4g}, expected to alert on {self.alert_budget:g} of normal rows",
+            "threshold": f"{self.threshold:.4g}, {self.promise}",
+            "test alerts": "" if self.test_alerts is None else str(self.test_alerts),
+            "warning": "" if self.test_alerts is None else self.test_alerts.warning,
             "held out": ", ".join(f"{name.replace('_', ' ')} {judged[name]:.4g}" for name in figures if name in judged),
             "features": ", ".join(self.features),
             "preprocessing": self.preprocessing_fingerprint,
@@ -110,13 +122,21 @@ class Manifest:
             known["data"] = DataSummary(**data)
             known["features"], known["units"] = tuple(known["features"]), tuple(known["units"])
             known["score_quantiles"] = tuple((float(a), float(b)) for a, b in known["score_quantiles"])
-            if known.get("left_out") is not None:
-                known["left_out"] = LeftOut.from_json(known["left_out"])
             known["sentinels"] = tuple(Sentinel(**each) for each in known.get("sentinels", ()))
             known["normal"] = tuple(known.get("normal", ()))
+            for name, read in _READERS.items():
+                if known.get(name) is not None:
+                    known[name] = read(known[name])
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(str(error)) from error
         return cls(**known)
+
+
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "threshold_fit": lambda value: ThresholdFit(**value),
+    "test_alerts": lambda value: AlertRate(**value),
+    "left_out": LeftOut.from_json,
+}
 
 
 def read(folder: Path) -> Manifest:

@@ -150,8 +150,7 @@ def promote(model: Folder, version: str, alias: str = CHAMPION, only_if_absent: 
     there = versions(model)
     if version not in there:
         raise UserError(f"{_last(model)} has no version {version!r}; it has {', '.join(there) or 'none'}")
-    if not _NAME.fullmatch(alias) or alias in there:
-        raise UserError(f"--alias {alias!r} is no name for an alias; use letters, digits, '.', '_' and '-'")
+    check_alias(alias, there)
     path = f"{model}/aliases.json"
 
     def change(old: bytes | None) -> bytes | None:
@@ -163,6 +162,12 @@ def promote(model: Folder, version: str, alias: str = CHAMPION, only_if_absent: 
     with _writing(model):
         old = files.update(path, change)
     return None if old is None else _aliases(path, old).get(alias)
+
+
+def check_alias(alias: str, there: Sequence[str]) -> None:
+    """UserError for what can't be an alias, or is one of the versions that are ``there``."""
+    if not _NAME.fullmatch(alias) or alias in there:
+        raise UserError(f"--alias {alias!r} is no name for an alias; use letters, digits, '.', '_' and '-'")
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,45 @@
-"""From an alert budget to a threshold.
+"""From an alert budget to a threshold; and another threshold for a model that is trained already.
+
+    python -m model.threshold models/car_sensors@champion --alert_budget 0.001 --alias challenger
 
 An alert budget is the share of normal rows one is willing to be alerted about: 0.0001 is one in 10,000 rows. The
-threshold is the (1 - budget) quantile of the scores of held-out normal rows. With 20,000 such rows that quantile rests
-on two rows, so the tail is modelled instead of counted: the excesses over a high score follow a generalised Pareto
-distribution (Pickands 1975; Balkema and de Haan 1974; "peaks over threshold", as in Siffer et al., "Anomaly detection
-in streams with extreme value theory", KDD 2017). Its two parameters come from probability-weighted moments (Hosking
-and Wallis 1987), which have a closed form and are steadier than maximum likelihood for a few hundred excesses.
-
-Where more than TAIL_ROWS rows are above it, a quantile is a plain order statistic; both parts meet where the tail
-begins, so a smaller budget never gives a smaller threshold.
+threshold is the (1 - budget) quantile of the scores of held-out normal rows. Where at least COUNTED_ROWS of them lie
+above it, it is counted: an order statistic, above which the budget is expected whatever the distribution. Beyond, a
+tail fitted to the largest scores extends the sample (pareto.py). A smaller budget never gives a smaller threshold.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import argparse
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_jobs.errors import UserError
+from beam_jobs import cli
+from beam_jobs.errors import UserError, one_line
+from model import manifest, registry
+from model.loaded import LoadedModel
+from model.manifest import Manifest
+from model.training.alert_rate import ThresholdFit, binomial_interval
+from model.training.cut import Cut, floor_of, spread_ties
+from model.training.pareto import Tail
 
-TAIL_ROWS = 250  # the largest scores, to which the tail is fitted: enough for two parameters, still far out
-TAIL_SHARE = 0.1  # of all rows at most, when there are few
+COUNTED_ROWS = 20  # above a threshold at least, for counting them
 MIN_ROWS = 50  # fewer scores say nothing about a tail
+SCORES_FILE = "scores.npz"  # in a version's folder: ScoreDistribution.save
 
+_EXACT_ROWS = 10_000  # of the largest scores that are kept one by one, or a tenth of all
+_BODY_LEVELS = np.linspace(0, 1, 901)  # of the quantiles that are kept of the others
 _LEVELS = np.concatenate(
     [np.linspace(0, 0.9, 19), [0.95, 0.99, 0.995], 1 - np.logspace(-3, -7, 13)]
 )  # of the stored quantiles; the last ones are far in the tail, where alerts are
@@ -34,22 +49,18 @@ _LEVELS = np.concatenate(
 class ScoreDistribution:
     """Distribution of the scores of normal rows: order statistics, and a generalised Pareto tail beyond them."""
 
-    sorted_scores: NDArray[np.float64]  # [n], ascending
-    tail_share: float  # share of rows in the tail
-    tail_start: float  # score where the tail begins
-    scale: float  # of the generalised Pareto distribution, in units of the score; 0 = no spread
-    shape: float  # of it: > 0 heavy, 0 exponential, < 0 bounded
+    rows: int
+    floor: float  # the tail begins above it: cut.floor_of
+    body: NDArray[np.float64]  # [901], quantiles at even levels from 0 to 1
+    top: NDArray[np.float64]  # [m], the largest scores, descending; all of them where there are few
 
     @classmethod
     def fit(cls, scores: NDArray[Any]) -> ScoreDistribution:
         """Fits the scores of normal rows, float [n]; UserError with fewer than MIN_ROWS finite ones."""
         values = np.sort(scores[np.isfinite(scores)].astype(np.float64))
         cls.check(len(values))
-        count = min(TAIL_ROWS, int(len(values) * TAIL_SHARE))
-        tail_share = count / len(values)
-        start = float(np.quantile(values, 1 - tail_share))
-        scale, shape = _fit_pareto(values[-count:] - start)
-        return cls(values, tail_share, start, scale, shape)
+        top = values[-max(_EXACT_ROWS, len(values) // 10) :][::-1]
+        return cls(len(values), floor_of(values), np.quantile(values, _BODY_LEVELS), top)
 
     @staticmethod
     def check(rows: int) -> None:
@@ -60,15 +71,47 @@ class ScoreDistribution:
                 "train on more data or raise --validation_fraction"
             )
 
+    def save(self, path: Path) -> None:
+        """Writes what ``load`` reads: at most 4 bytes for each of a tenth of the rows, or 40 kB."""
+        top = self.top.astype(np.float32)
+        exact = top if np.array_equal(top, self.top) else self.top
+        np.savez(path, rows=self.rows, floor=self.floor, body=self.body, top=exact)
+
+    @classmethod
+    def load(cls, path: Path) -> ScoreDistribution:
+        """Raises OSError or ValueError for a file that was not written by ``save``."""
+        try:
+            with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as file:
+                body, top = file["body"].astype(np.float64), file["top"].astype(np.float64)
+                return cls(int(file["rows"]), float(file["floor"]), body, top)
+        except (EOFError, KeyError, TypeError, BadZipFile) as error:
+            raise ValueError(str(error)) from error
+
     def quantile(self, level: float) -> float:
-        """The score that a share of 1 - ``level`` of normal rows exceeds; 0 <= level < 1."""
-        beyond = 1 - level
-        if beyond >= self.tail_share or self.scale == 0:
-            return float(np.quantile(self.sorted_scores, level))
-        ratio = beyond / self.tail_share
-        if abs(self.shape) < 1e-9:
-            return self.tail_start - self.scale * float(np.log(ratio))
-        return self.tail_start + self.scale / self.shape * (ratio**-self.shape - 1)
+        """The score that a share of 1 - ``level`` of normal rows is expected to exceed; 0 <= level < 1."""
+        above = (1 - level) * (self.rows + 1)  # the share above the i-th largest of n scores is i / (n + 1), on average
+        counted = min(COUNTED_ROWS, self._tail.count)
+        if above >= counted or self._tail.scale == 0:
+            return self._order_statistic(above)
+        return max(self._tail.score(above), self._order_statistic(counted))
+
+    def _order_statistic(self, above: float) -> float:
+        if above >= self.rows:
+            return float(self.body[0])
+        if above > len(self.top):
+            return min(float(np.interp(1 - above / self.rows, _BODY_LEVELS, self.body)), float(self.top[-1]))
+        return float(np.interp(above, np.arange(1, len(self.top) + 1), self._spread))
+
+    @cached_property
+    def _spread(self) -> NDArray[np.float64]:
+        """``top`` as it would be without rounding."""
+        tail = int(np.sum(self.top > self.floor))
+        spread = np.concatenate([spread_ties(self.top[:tail]), self.top[tail:]])
+        return np.maximum(spread, max(self.floor, self.top[-1]) if tail else self.top[-1])
+
+    @cached_property
+    def _tail(self) -> Tail:
+        return Tail.fit(self._spread[self._spread > self.floor], self.rows)
 
     def threshold(self, alert_budget: float) -> float:
         """The score above which a share of ``alert_budget`` (0..1, exclusive) of normal rows is expected."""
@@ -76,22 +119,129 @@ class ScoreDistribution:
             raise UserError(f"--alert_budget {alert_budget} is not a share between 0 and 1, such as 0.0001")
         return self.quantile(1 - alert_budget)
 
+    def fit_threshold(self, alert_budget: float, cut: Cut) -> ThresholdFit:
+        """The threshold, and what it is expected to do.
+
+        Args:
+          alert_budget: share of normal rows, 0..1, exclusive.
+          cut: of the held-out scores; those below it are the ones that were fitted.
+        """
+        threshold, above = self.threshold(alert_budget), alert_budget * (self.rows + 1)
+        counted = above >= min(COUNTED_ROWS, self._tail.count) or self._tail.scale == 0
+        expected = self._with_ties(threshold, above, counted)
+        share = alert_budget if expected == above else expected / self.rows
+        if counted:
+            low, high = binomial_interval(round(share * self.rows), self.rows)
+            how = f"counted: {int(np.sum(self.top > threshold)):,} of {self.rows:,} held-out rows lie above it"
+        else:
+            low, high = self._tail.interval(expected)
+            how = f"a Pareto tail fitted to the {self._tail.count} highest of {self.rows:,} held-out rows"
+        limit = cut.score if np.isfinite(cut.score) else None
+        return ThresholdFit(threshold, alert_budget, share, low, high, how, self.rows, limit, cut.share, cut.doubt)
+
+    def _with_ties(self, threshold: float, above: float, counted: bool) -> float:
+        """Rows expected above a threshold when all rows of a step are, or none; ``above`` where nothing ties."""
+        there = int(np.sum(self.top > threshold))
+        if there in (0, len(self.top)):
+            return above
+        higher, lower = float(self.top[there - 1]), float(self.top[there])
+        if counted:
+            return float(there) if abs(there - above) > 1 else above
+        if np.sum(self.top == higher) == np.sum(self.top == lower) == 1:
+            return above
+        return self._tail.above((higher + lower) / 2)
+
     def quantiles(self) -> tuple[tuple[float, float], ...]:
         """(level, score) pairs, both ascending, up to 1 in 10 million: for ``Manifest.percentile``."""
         scores = np.maximum.accumulate([self.quantile(float(level)) for level in _LEVELS])
         return tuple(zip(_LEVELS.tolist(), scores.tolist(), strict=True))
 
 
-def _fit_pareto(excesses: NDArray[np.float64]) -> tuple[float, float]:
-    """Scale and shape of a generalised Pareto distribution by probability-weighted moments; excesses ascending."""
-    n = len(excesses)
-    mean = float(excesses.mean())
-    if mean <= 0:
-        return 0.0, 0.0
-    # The moment weighted by the share of larger excesses, with Hosking and Wallis' plotting positions.
-    weighted = float((excesses * (1 - (np.arange(1, n + 1) - 0.35) / n)).mean())
-    if mean <= 2 * weighted:
-        return mean, 0.0
-    # Tails of scores are rarely wilder than this; a fit to 250 rows sometimes is.
-    shape = float(np.clip(2 - mean / (mean - 2 * weighted), -1.0, 0.5))
-    return mean * (1 - shape), shape
+def change(spec: str, alert_budget: float, alias: str | None = None, use_case: str | None = None) -> Manifest:
+    """Publishes a version with the network of another one and its own threshold; nothing is trained.
+
+    Args:
+      spec: the version, as ``registry.resolve`` takes it.
+      alert_budget: share of normal rows that may be alerts, 0..1, exclusive.
+      alias: to point at the new version; None: no alias moves.
+
+    Raises:
+      UserError: no such version, one without stored scores, a budget or alias that won't do, no permission to write.
+    """
+    found = registry.resolve(spec, use_case)
+    model, _, place = found.folder.rstrip("/").rpartition("/versions/")
+    if place != found.version:
+        raise UserError(f"{found.folder} is not in a registry; name one, as in models/{found.name}@{found.version}")
+    if alias is not None:
+        registry.check_alias(alias, registry.versions(model))
+    before, distribution = _stored(found)
+    fitted = distribution.fit_threshold(alert_budget, Cut(before.cut or np.inf, before.left_out, before.doubt))
+    with registry.new_version(model.rpartition("/")[0], found.name) as draft:
+        for name in found.manifest.files:
+            target = draft.path / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(found.path / name, target)
+        described = replace(
+            found.manifest,
+            version=draft.version,
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            threshold=fitted.threshold,
+            alert_budget=alert_budget,
+            threshold_fit=fitted,
+            test_alerts=None,
+            made_from=found.version,
+            metrics={name: _without_alerts(values) for name, values in found.manifest.metrics.items()},
+        )
+        (draft.path / manifest.FILE_NAME).write_text(described.to_json(), encoding="utf-8")
+        LoadedModel.load(draft.path)  # the files are the ones of the manifest, and score as they did
+    if alias is not None:
+        registry.promote(model, draft.version, alias)
+    return described
+
+
+def _stored(found: registry.ModelVersion) -> tuple[ThresholdFit, ScoreDistribution]:
+    """What a version says of its threshold, and the scores it came from."""
+    before = found.manifest.threshold_fit
+    if before is None or SCORES_FILE not in found.manifest.files:
+        raise UserError(
+            f"{found.folder} was trained before versions kept the scores of their held-out rows; "
+            "train again with this --alert_budget"
+        )
+    path = found.path / SCORES_FILE
+    try:
+        return before, ScoreDistribution.load(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read ({one_line(error, 200)}); restore it or train again") from error
+
+
+def _without_alerts(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of a version that hold at any threshold; the test rows are not there to count the others again."""
+    counted = {"recall": None, "precision": None, "false_alert_share": None}
+    return {**metrics, **counted, "recall_by_kind": {}, "keys_caught_by_kind": {}}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    text = "Make a version of a model with another threshold, without training."
+    result = cli.Parser(prog="python -m model.threshold", description=text)
+    add = result.add_argument
+    add("model", metavar="MODEL", help="registry or model folder, with @alias or @version; without: the champion")
+    add("--alert_budget", type=float, required=True, help="share of normal rows that may be alerts, such as 0.001")
+    add("--alias", help="alias to point at the new version; default: none moves")
+    add("--use_case", help="which model, when MODEL is a registry with several")
+    add("--verbose", action="store_true", help="stack traces with errors")
+    return result
+
+
+def main(argv: Sequence[str]) -> None:
+    """Makes the version, and prints what its threshold is expected to do."""
+    args = parser().parse_args(argv)
+    made = change(args.model, args.alert_budget, args.alias, args.use_case)
+    print(f"version    {made.version}" + (f" ({args.alias})" if args.alias else "") + f", made from {made.made_from}")
+    print(f"threshold  {made.threshold:.4g}, {made.threshold_fit}")
+    if args.alias is None:
+        print(f"promote    python -m model.registry promote {shlex.quote(args.model.partition('@')[0])}@{made.version}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -41,8 +41,10 @@ from model.manifest import DataSummary, Manifest
 from model.network import Scores
 from model.report import ReportData, metrics_table, write_report
 from model.rows import Floats, Matrix, Parts, Spool, slices
-from model.threshold import ScoreDistribution
+from model.threshold import SCORES_FILE, ScoreDistribution
 from model.training import normal, sentinels
+from model.training.alert_rate import AlertRate, ThresholdFit
+from model.training.cut import find_cut
 from model.training.sentinels import Screen
 from use_cases import UseCase
 
@@ -136,10 +138,13 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
 
         step = bar.add_task("judging and writing", total=None)
         autoencoder.export(trained.network, draft.path)
-        sound = np.concatenate([block.score for block in _scores(trained.network, parts.validation.x)])
-        distribution = ScoreDistribution.fit(sound)
+        held_out = np.concatenate([block.score for block in _scores(trained.network, parts.validation.x)])
+        cut = find_cut(held_out)
+        distribution = ScoreDistribution.fit(held_out[held_out <= cut.score])
         scores, deviation = _judge(trained.network, parts)
-        threshold = distribution.threshold(budget)
+        fitted = distribution.fit_threshold(budget, cut)
+        threshold, test_alerts = fitted.threshold, fitted.compare(scores[~parts.failed])
+        distribution.save(draft.path / SCORES_FILE)
         keys = pa.array(parts.test.keys)
         evaluations = {"autoencoder": evaluate(scores, threshold, parts.failed, parts.kinds, keys)}
         if settings.baseline and baseline.fits(features):
@@ -149,7 +154,7 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
         summary = _summary(source, counts, spool, parts)
         network = {**asdict(config), "hidden": list(config.hidden), "seed": seed, "split": parts.by}
         described = replace(
-            _describe(use_case, draft, summary, network, threshold, budget, distribution, evaluations),
+            _describe(use_case, draft, summary, network, fitted, test_alerts, distribution, evaluations),
             sentinels=screen.sentinels(),
             normal=tuple(one.where for one in called_normal),
         )
@@ -262,8 +267,8 @@ def _describe(
     draft: registry.Draft,
     data: DataSummary,
     network: Mapping[str, Any],
-    threshold: float,
-    budget: float,
+    fitted: ThresholdFit,
+    test_alerts: AlertRate,
     distribution: ScoreDistribution,
     evaluations: dict[str, Evaluation],
 ) -> Manifest:
@@ -277,8 +282,10 @@ def _describe(
         units=tuple(preprocessor.units[name] for name in preprocessor.features),
         preprocessing_fingerprint=preprocessor.fingerprint,
         schema_fingerprint=fingerprint(use_case.schema),
-        threshold=threshold,
-        alert_budget=budget,
+        threshold=fitted.threshold,
+        alert_budget=fitted.alert_budget,
+        threshold_fit=fitted,
+        test_alerts=test_alerts,
         score_quantiles=distribution.quantiles(),
         data=data,
         network=network,
@@ -349,10 +356,13 @@ def print_summary(console: Console, made: Trained, settings: Settings) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
+    warning = described.test_alerts.warning if described.test_alerts else ""
     lines = [f"sentinels  {one}: {one.left_out:,} left out" for one in described.sentinels]
     lines += [
         f"version    {described.version}" + (f" ({made.alias})" if made.alias else ""),
-        f"threshold  {described.threshold:.4g}, expected to alert on {described.alert_budget:g} of normal rows",
+        f"threshold  {described.threshold:.4g}, {described.promise}",
+        f"test       alerts on {described.test_alerts}",
+        *([f"warning    {warning}"] if warning else []),
         f"model      {made.folder}",
         f"report     {made.report}",
     ]

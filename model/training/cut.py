@@ -50,7 +50,7 @@ def find_cut(scores: NDArray[np.floating]) -> Cut:
     top = _largest(values, int(0.4 * rows))
     if len(top) < MIN_ROWS // 2:
         return Cut(np.inf, 0.0, "")
-    logs = _spread_ties(top)
+    logs = np.log(spread_ties(top))
     gone = 0
     while (above := _gap(logs[gone:], most - gone)) > 0:
         gone += above
@@ -62,20 +62,26 @@ def find_cut(scores: NDArray[np.floating]) -> Cut:
     return Cut(score, share, _growth(logs[gone:], rows))
 
 
-def _largest(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """The ``count`` largest values, descending, without what lies near a value that many rows share, such as 0.
+def floor_of(ordered: NDArray[np.float64]) -> float:
+    """Where a tail can begin, of ascending scores: at 0, or a higher score that a share SHARED of the rows have.
 
     Rows at rest share a score; where the others begin is no tail.
     """
+    stride = max(1, int(SHARED * len(ordered)))
+    shared = ordered[stride:][ordered[stride:] == ordered[:-stride]]
+    return max(0.0, float(shared[-1])) if len(shared) else 0.0
+
+
+def _largest(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """The ``count`` largest values, descending, though only from the upper half of those above the floor."""
     ordered = np.sort(np.minimum(values, np.finfo(np.float64).max))
-    size, stride = len(ordered), max(1, int(SHARED * len(ordered)))
-    shared = ordered[stride:][ordered[stride:] == ordered[: size - stride]]
-    start = np.searchsorted(ordered, max(0.0, shared[-1]) if len(shared) else 0.0, side="right")
-    return ordered[max(size - count, int(start + size + 1) // 2) :][::-1]
+    size = len(ordered)
+    start = int(np.searchsorted(ordered, floor_of(ordered), side="right"))
+    return ordered[max(size - count, (start + size + 1) // 2) :][::-1]
 
 
-def _spread_ties(top: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Logarithms of descending values, descending; where most are tied, each tie is spread over its step.
+def spread_ties(top: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Positive values, descending, as if they had not been rounded: where most are tied, each tie covers its step.
 
     So no edge of a step is a gap. A step reaches half way to the tied values beside it, though not further than the
     steps below do: beyond that there is a gap. Values that are not tied stay, and say nothing about the steps.
@@ -84,7 +90,7 @@ def _spread_ties(top: NDArray[np.float64]) -> NDArray[np.float64]:
     counts = np.diff(np.append(starts, len(top)))
     starts, counts = starts[counts > 1], counts[counts > 1]
     if counts.sum() < len(top) / 2 or len(counts) < 2:
-        return np.log(top)
+        return top
     steps = top[starts]
     gaps = steps[:-1] - steps[1:]
     gaps = np.append(gaps, gaps[-1])  # below the last value there are more like it
@@ -94,10 +100,10 @@ def _spread_ties(top: NDArray[np.float64]) -> NDArray[np.float64]:
     lower = np.log(steps - np.minimum(np.minimum(usual, gaps), steps) / 2)
     # Within a step the share of rows above falls like a power: one spacing for all of its rows.
     rows = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - starts, counts)  # places of the tied rows
-    first = np.repeat(starts, counts) + 1
-    place = np.log((rows + 1) / first) / np.repeat(np.log((starts + counts) / (starts + 1)), counts)
-    result = np.log(top)
-    result[rows] = np.repeat(upper, counts) - place * np.repeat(upper - lower, counts)
+    place = np.log((rows + 1) / np.repeat(starts + 1, counts))
+    place /= np.repeat(np.log((starts + counts) / (starts + 1)), counts)
+    result = top.copy()
+    result[rows] = np.exp(np.repeat(upper, counts) - place * np.repeat(upper - lower, counts))
     return np.sort(result)[::-1]
 
 
