@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as library_version
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 import use_cases
 from beam_jobs import cli
@@ -39,10 +40,11 @@ from model.evaluate import Evaluation, evaluate
 from model.loaded import GOLDEN_FILE, LoadedModel, write_golden
 from model.manifest import DataSummary, Manifest
 from model.network import Scores
-from model.report import ReportData, metrics_table, write_report
+from model.report import ReportData, budget_lines, left_out_lines, metrics_table, strangest_lines, write_report
 from model.rows import Floats, Matrix, Parts, Spool, slices
+from model.strangest import strangest
 from model.threshold import SCORES_FILE, ScoreDistribution
-from model.training import normal, sentinels
+from model.training import normal, peers, sentinels
 from model.training.alert_rate import AlertRate, ThresholdFit
 from model.training.cut import find_cut
 from model.training.sentinels import Screen
@@ -72,6 +74,7 @@ class Settings:
     baseline: bool = True
     on_outlier: str = "leave_out"  # or "refuse"
     normal: Sequence[str] = ()  # conditions, or names of groups
+    peers: bool = True  # False, which no option says: for those who train many times and look at no report
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Trained:
     split: str  # "key" or "time"
     training_seconds: float
     alias: str | None  # that points at the version now
+    shown: ReportData  # in the report
 
     @property
     def path(self) -> Path:
@@ -159,7 +163,25 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
             normal=tuple(one.where for one in called_normal),
         )
         (draft.path / manifest.FILE_NAME).write_text(described.to_json(), encoding="utf-8")
-        shown = ReportData(trained.loss, trained.validation_loss, scores, parts.failed, deviation, evaluations)
+        shown = ReportData(
+            loss=trained.loss,
+            validation_loss=trained.validation_loss,
+            scores=scores,
+            failed=parts.failed,
+            deviation=deviation,
+            evaluations=evaluations,
+            peers=peers.judge(parts, scores, threshold, budget, seed) if settings.peers else (),
+            strangest=strangest(
+                parts.test,
+                parts.kinds,
+                scores,
+                threshold,
+                described.percentile,
+                lambda x: next(_scores(trained.network, x)),
+                features,
+            ),
+            command=command(settings),
+        )
         write_report(draft.path / "report", described, shown)
         LoadedModel.load(draft.path)  # what is published can be loaded and repeats its own scores
         bar.update(step, total=1, completed=1)
@@ -168,7 +190,24 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
         registry.promote(draft.model, draft.version, alias)
     elif registry.promote(draft.model, draft.version, only_if_absent=True) is None:
         alias = registry.CHAMPION
-    return Trained(described, draft.folder, evaluations, counts, spool.failures, parts.by, training_seconds, alias)
+    return Trained(
+        described, draft.folder, evaluations, counts, spool.failures, parts.by, training_seconds, alias, shown
+    )
+
+
+def command(settings: Settings) -> str:
+    """The command line that says so."""
+    words = ["python", "-m", "model.train"]
+    for field in fields(settings):
+        value, flag = getattr(settings, field.name), "from" if field.name == "start" else field.name
+        if field.name == "peers" or value == field.default:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            for each in [value] if isinstance(value, str | int | float) else value:
+                words += [f"--{flag}", str(each)]
+    return shlex.join(words)
 
 
 def _network_config(settings: Settings, use_case: UseCase) -> NetworkConfig:
@@ -350,19 +389,19 @@ def print_summary(console: Console, made: Trained, settings: Settings) -> None:
         highlight=False,
     )
     table = Table(title="held-out rows")
-    header, *rows = metrics_table(made.evaluations)
+    header, *rows = metrics_table(made.evaluations, made.shown.peers)
     for column in header:
         table.add_column(column)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(_printable(cell)) for cell in row))  # kinds of failures are data, no markup
     console.print(table)
-    warning = described.test_alerts.warning if described.test_alerts else ""
-    lines = [f"sentinels  {one}: {one.left_out:,} left out" for one in described.sentinels]
-    lines += [
+    lines = [
+        *peers.explain(made.shown.peers),
+        *[f"sentinels  {one}: {one.left_out:,} left out" for one in described.sentinels],
+        *([] if described.left_out is None else left_out_lines(described.left_out)),
+        *strangest_lines(made.shown.strangest),
         f"version    {described.version}" + (f" ({made.alias})" if made.alias else ""),
-        f"threshold  {described.threshold:.4g}, {described.promise}",
-        f"test       alerts on {described.test_alerts}",
-        *([f"warning    {warning}"] if warning else []),
+        *budget_lines(described),
         f"model      {made.folder}",
         f"report     {made.report}",
     ]
@@ -376,7 +415,12 @@ def print_summary(console: Console, made: Trained, settings: Settings) -> None:
         "--alerts kafka://HOST:9092/ALERTS --dead_letters kafka://HOST:9092/DEAD_LETTERS",
     ]
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        console.print(_printable(line), highlight=False, soft_wrap=True, markup=False)
+
+
+def _printable(text: str) -> str:
+    """Without what a terminal would obey: names of features and labels are data."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -216,7 +216,7 @@ def _count(
         group.rows += len(mine)
         group.keys.add(keys[mine])
         for row in mine[: MAX_EXAMPLES - len(group.examples)].tolist():
-            shown = {each.name: _short(x[row, features.index(each.name)]) for each in group.description.features}
+            shown = {each.name: short(x[row, features.index(each.name)]) for each in group.description.features}
             group.examples.append(Example(iso(int(times[row])), shown))
 
 
@@ -240,9 +240,9 @@ def _describe(
                 Deviating(
                     name=features[j],
                     direction="high" if (outside[j] or middle[j]) > 0 else "low",
-                    typical=_short(typical[j]),
-                    low=_short(normal[0, j]),
-                    high=_short(normal[2, j]),
+                    typical=short(typical[j]),
+                    low=short(normal[0, j]),
+                    high=short(normal[2, j]),
                 )
                 for j in named
             )
@@ -346,7 +346,7 @@ def _take(x: Matrix, rows: NDArray[np.int64]) -> Floats:
     return np.concatenate(found)
 
 
-def _short(value: Any) -> float:
+def short(value: Any) -> float:
     """A float32 in as few digits as tell it."""
     return float(str(np.float32(value)))
 

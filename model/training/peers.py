@@ -72,7 +72,7 @@ def fit(name: str, rows: Matrix, seed: int) -> Scorer:
         scaled = np.clip((x.astype(np.float64) - centre) / spread, -_FAR, _FAR)
         return np.nan_to_num(scaled, nan=_FAR)
 
-    score = FITS[name](scale(sample.astype(np.float32)), seed)
+    score = FITS[name](scale(sample.astype(np.float32)), seed % (1 << 32))
     return lambda x: score(scale(x))
 
 

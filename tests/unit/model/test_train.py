@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -79,13 +80,44 @@ def test_the_summary_says_what_to_do_next(trained: Trained) -> None:
     assert f"version    {trained.manifest.version} (champion)" in text
     assert "python -m beam_jobs.score --use_case car_sensors --model" in text
     assert trained.report in text
-    assert "baseline" in text
+    for column in ("autoencoder", "baseline", "isolation forest", "robust Mahalanobis"):
+        assert column in text
+    assert re.search(r"strangest  2\d{3}-.*  score \d.*, expected ", text)
+    assert re.search(r"threshold  .*\ntest       alerts on \d", text)
+
+
+def test_a_summary_obeys_no_feature_and_no_label(trained: Trained) -> None:
+    hostile = "[red]x[/red]\x1b[2J\r\u202e[/]"
+    first, *rest = trained.shown.strangest
+    readings = tuple(replace(each, name=hostile) for each in first.readings)
+    evaluations = {
+        name: replace(judged, recall_by_kind={hostile: 0.5}, keys_caught_by_kind={hostile: 0.5})
+        for name, judged in trained.evaluations.items()
+    }
+    shown = replace(trained.shown, strangest=(replace(first, kind=hostile, readings=readings), *rest), peers=())
+    out = io.StringIO()
+    hurt = replace(trained, evaluations=evaluations, shown=shown)
+    print_summary(Console(file=out, width=200, force_terminal=True), hurt, Settings("car_sensors", "x", "y"))
+    assert out.getvalue().count("[red]x[/red]\ufffd[2J\ufffd\ufffd[/]") == 5
+    assert "\x1b[2J" not in out.getvalue()
+
+
+def test_the_command_line_of_settings_makes_them_again() -> None:
+    given = Settings(
+        "cars", "my data", "m", start="2026-11-22T07:00:00Z", seed=3, baseline=False, normal=["a = 0", "g1"]
+    )
+    line = training.command(given)
+    assert line.startswith("python -m model.train --use_case cars --data 'my data' --registry m --from 2026-11-22")
+    read = vars(training.parser().parse_args(shlex.split(line)[3:]))
+    assert Settings(**{name: value for name, value in read.items() if name in vars(given)}) == given
 
 
 @pytest.fixture
 def quick(data: Path, tmp_path: Path) -> Settings:
     """Settings for a training of no more than a moment."""
-    return Settings("car_sensors", str(data), str(tmp_path / "models"), epochs=1, limit=3000, baseline=False)
+    return Settings(
+        "car_sensors", str(data), str(tmp_path / "models"), epochs=1, limit=3000, baseline=False, peers=False
+    )
 
 
 def test_the_same_seed_gives_the_same_bits_and_the_champion_stays(quick: Settings) -> None:

@@ -1,0 +1,77 @@
+"""The held-out rows that score highest, in words: what was read, and what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from model.network import Scores
+from model.rows import Floats, Part
+from model.training.groups import iso, short
+
+ROWS = 20
+READINGS = 3  # of a row, those that deviate most
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One feature of a row, in the feature's unit."""
+
+    name: str
+    value: float
+    expected: float  # what a normal row with these other readings would have shown
+    share: float  # of the row's deviation, 0..1
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.value:.4g}, expected {self.expected:.4g}"
+
+
+@dataclass(frozen=True)
+class Strange:
+    """A held-out row with a high score."""
+
+    time: str  # ISO 8601, UTC
+    score: float
+    percentile: float  # per cent of normal rows that score lower
+    alert: bool
+    kind: str  # what its label says of a failure; "": no failure
+    readings: tuple[Reading, ...]  # the largest share first
+
+
+def strangest(
+    test: Part,
+    kinds: pa.DictionaryArray,
+    scores: Floats,
+    threshold: float,
+    percentile: Callable[[Floats], NDArray[np.floating]],
+    judge: Callable[[Floats], Scores],
+    features: Sequence[str],
+) -> tuple[Strange, ...]:
+    """The ROWS test rows with the highest scores, the highest first; of equal scores the earlier rows.
+
+    Args:
+      kinds: of all test rows, "" for sound ones.
+      scores: of all test rows, [n].
+      percentile: of scores.
+      judge: what the model says of rows, float32 [m, F].
+    """
+    order = np.argsort(-scores, kind="stable")[:ROWS]
+    if not len(order):
+        return ()
+    x = np.concatenate([test.x[row : row + 1] for row in order.tolist()])
+    said, ranks = judge(x), percentile(scores[order])
+    share = said.error / np.maximum(said.error.sum(axis=1, keepdims=True), 1e-30)
+    found = []
+    for i, row in enumerate(order.tolist()):
+        columns = np.argsort(-share[i], kind="stable")[:READINGS]
+        readings = tuple(
+            Reading(features[j], short(x[i, j]), short(said.expected[i, j]), float(share[i, j])) for j in columns
+        )
+        score = float(scores[row])
+        kind = kinds[row].as_py() or ""
+        found.append(Strange(iso(int(test.times[row])), score, float(ranks[i]), score > threshold, kind, readings))
+    return tuple(found)
