@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 import schemas
@@ -20,6 +21,8 @@ from beam_jobs.origin import Origin, origin
 
 Floats = NDArray[np.float32]
 
+# Of an event. Its scores and alerts hold it twice, and Kafka's topics take a megabyte where nothing else is set.
+MAX_KEY_BYTES = 100_000
 MAX_FEATURES = 5  # an alert names the features that made it, at most this many, largest share first
 
 _TINY = np.finfo(np.float32).tiny
@@ -27,13 +30,20 @@ _SOURCE = tuple(SOURCE_PREFIX + name for name in ("topic", "partition", "offset"
 _SCORED = (h.SCORE, h.THRESHOLD, h.PERCENTILE, h.MODEL, h.VERSION, h.EXPECTED, h.FEATURE_ERROR)
 
 
-def unscored(scored: Block) -> RowErrors:
-    """Rows whose score is not a finite number."""
+def unwritable(scored: Block, key: str) -> RowErrors:
+    """Rows whose score is not a finite number, or whose key (column ``key``) is more than any topic is sure to take."""
     score = scored.column(h.SCORE).to_numpy(zero_copy_only=False)
-    bad = np.flatnonzero(~np.isfinite(score))
-    text = "the model's score is {}, expected a finite number"
-    reason: Reason = "score_not_finite"
-    return RowErrors(bad, (reason,) * len(bad), tuple(text.format(value) for value in score[bad].tolist()))
+    sizes = pc.binary_length(scored.column(key).cast(pa.string())).to_numpy(zero_copy_only=False)
+    found: dict[int, tuple[Reason, str]] = {
+        row: ("key_too_large", f"{key} has {sizes[row]:,} bytes, expected {MAX_KEY_BYTES:,} at most")
+        for row in np.flatnonzero(sizes > MAX_KEY_BYTES).tolist()
+    } | {
+        row: ("score_not_finite", f"the model's score is {score[row]}, expected a finite number")
+        for row in np.flatnonzero(~np.isfinite(score)).tolist()
+    }
+    rows = sorted(found)
+    reasons, errors = tuple(found[row][0] for row in rows), tuple(found[row][1] for row in rows)
+    return RowErrors(np.array(rows, np.int64), reasons, errors)
 
 
 def is_anomaly(scored: Block) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

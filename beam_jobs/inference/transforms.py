@@ -20,13 +20,18 @@ from use_cases import UseCase
 
 
 class CheckScores(beam.DoFn):
-    """Passes scored rows on; a row without a finite score goes to the tagged output as a dead letter."""
+    """Passes scored rows on; what can't be written as a score goes to the tagged output as a dead letter.
 
-    def __init__(self, job: str) -> None:
+    Args:
+      key: column of the events' key.
+    """
+
+    def __init__(self, job: str, key: str) -> None:
         self._job = job
+        self._key = key
 
     def process(self, scored: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
-        bad = alerts.unscored(scored)
+        bad = alerts.unwritable(scored, self._key)
         if len(bad):
             letters = dead_letters.dead_letter_block(source_of(scored), bad, "score", self._job)
             yield beam.pvalue.TaggedOutput(dead_letters.TAG, letters)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 import schemas
@@ -66,9 +67,13 @@ def test_every_message_is_scored_or_a_dead_letter(
 ) -> None:
     sent = events(3000)
     pub.send("events", [*framed(sent), b"broken"], attributes={"source": "fleet"})
+    place = sent.schema.get_field_index("car_id")
+    huge = sent.slice(0, 1).set_column(place, "car_id", pa.array(["k" * 6_000_000]))  # an alert would hold it twice
+    pub.send("events", framed(huge))
     run(score())
     counted = report(tmp_path)
-    assert (counted["read"], counted["scored"], counted["dead_letters"]) == (3001, 3000, 1)
+    assert (counted["read"], counted["scored"], counted["dead_letters"]) == (3002, 3000, 2)
+    assert counted["reasons"] == {"bad_magic_byte": 1, "key_too_large": 1}
     assert counted["unaccounted"] == 0
     scores = pub.read("scores", "score")
     assert len({row["source_offset"] for row in scores}) == 3000
@@ -76,9 +81,10 @@ def test_every_message_is_scored_or_a_dead_letter(
     alerts = pub.messages("alerts")
     assert len(alerts) == counted["alerts"] > 0
     assert all(message.ordering_key.startswith("car-") for message in alerts)
-    (letter,) = pub.read("dead", "dead_letter")
-    assert letter["value"] == b"broken"
-    assert letter["headers"] == [{"key": "source", "value": b"fleet"}]
+    letters = {letter["reason"]: letter for letter in pub.read("dead", "dead_letter")}
+    assert letters["bad_magic_byte"]["value"] == b"broken"
+    assert letters["bad_magic_byte"]["headers"] == [{"key": "source", "value": b"fleet"}]
+    assert letters["key_too_large"]["value"] == framed(huge)[0]
 
 
 def test_kafka_in_pubsub_out_and_back(

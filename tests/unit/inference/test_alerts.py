@@ -1,5 +1,6 @@
 import numpy as np
 import pyarrow as pa
+import pytest
 
 import schemas
 from beam_jobs.block import Block, raw_block, with_source
@@ -73,11 +74,25 @@ def test_score_rows_say_what_is_an_anomaly() -> None:
     assert rows.column("version").to_pylist() == ["v1", "v1"]
 
 
-def test_scores_that_are_no_numbers_are_errors() -> None:
-    bad = alerts.unscored(scored([1.0, float("nan"), float("inf"), 2.0]))
-    assert bad.rows.tolist() == [1, 2]
-    assert bad.reasons == ("score_not_finite",) * 2
-    assert "nan" in bad.errors[0]
+def test_scores_that_are_no_numbers_and_keys_that_no_topic_takes_are_errors() -> None:
+    block = scored([1.0, float("nan"), float("inf"), 2.0, 3.0, float("nan")])
+    most = alerts.MAX_KEY_BYTES
+    keys = ["a" * most, "b", "c", "\u00e9" * (most // 2) + "d", "e", "f" * 5_000_000]
+    for kind in (pa.string(), pa.dictionary(pa.int32(), pa.string())):
+        bad = alerts.unwritable(block.set_column(0, "car_id", pa.array(keys).cast(kind)), "car_id")
+        assert bad.rows.tolist() == [1, 2, 3, 5]
+        assert bad.reasons == ("score_not_finite", "score_not_finite", "key_too_large", "score_not_finite")
+        assert "nan" in bad.errors[0]
+        assert bad.errors[2] == "car_id has 100,001 bytes, expected 100,000 at most"
+
+
+@pytest.mark.parametrize("name", ["alert", "score"])
+def test_the_largest_key_fits_a_topic_as_it_comes(name: str) -> None:
+    block = scored([9.0])
+    block = block.set_column(0, "car_id", pa.array(["k" * alerts.MAX_KEY_BYTES]))
+    rows = make(block) if name == "alert" else alerts.score_rows(block, "car_id", "event_time")
+    (value,) = AvroEncoder(schemas.load(name), 1).encode(rows).to_pylist()
+    assert len(value) + alerts.MAX_KEY_BYTES < 1_000_000  # Kafka's message.max.bytes is 1,048,588, Pub/Sub's 10 MB
 
 
 def test_the_largest_shares_are_picked_in_order() -> None:
