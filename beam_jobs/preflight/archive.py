@@ -46,7 +46,7 @@ from beam_jobs.preflight.addresses import (
 )
 from beam_jobs.preflight.dataflow import check_path, check_pii_key, refuse_at_least_once, warn_if_cleaned
 from beam_jobs.preflight.reach import Preflight
-from beam_jobs.preflight.subscription import LONGEST_RETENTION_S, PUBSUB, retention_s
+from beam_jobs.preflight.subscription import LONGEST_RETENTION_S, PUBSUB, retention_s, topic_of
 from beam_jobs.runners import on_dataflow
 from schemas.source import SchemaId, SchemaSource
 from use_cases import UseCase
@@ -143,6 +143,8 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     owner = Owner(by_workers=on_dataflow(parsed), waits=not parsed.view_as(GoogleCloudOptions).update)
     with writing(root):
         check_alone(root, f"{use_case.name}-{content}")
+        if isinstance(read, PubSubAddress):
+            check_one_subscription(preflight, root, f"{use_case.name}-{content}-", read)
         if not is_local(root):
             make_folder(root, _LONGEST_BELOW)
         ArchiveLog(root, log).check_writable()
@@ -208,6 +210,30 @@ def check_alone(root: str, stream: str) -> None:
     others = sorted(log for log in log_names(root) if not log.startswith((f"{stream}-", f"{stream}@")))
     if others:
         raise UserError(f"--output {root}: holds {others[0]} already; choose another folder for {stream}")
+
+
+def check_one_subscription(preflight: Preflight, root: str, prefix: str, read: PubSubAddress) -> None:
+    """Refuses a second subscription of a topic: each gets all messages, and each row would be there twice.
+
+    Args:
+      prefix: of the names of logs, before the subscription's.
+
+    Raises:
+      UserError: as said.
+    """
+    names = {log.removeprefix(prefix) for log in log_names(root) if log.startswith(prefix)}
+    others = [PubSubAddress(read.project, name) for name in sorted(names - {read.topic})]
+    topic = preflight.ask(PUBSUB, f"the topic of {read}", partial(topic_of, read)) if others else None
+    for other in others if topic else []:
+        try:
+            others_topic = preflight.ask(PUBSUB, f"the topic of {other}", partial(topic_of, other))
+        except UserError:  # no subscription at all, or one that this account may not see
+            continue
+        if others_topic == topic:
+            raise UserError(
+                f"--output {root}: holds what subscription {other} got of {topic}, and {read} gets the same messages; "
+                f"go on with --input {other}, or choose another folder"
+            )
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from google.iam.v1 import iam_policy_pb2 as iam
 
 import schemas
 from beam_jobs import metrics, options
+from beam_jobs.archive import CONCERNS
 from beam_jobs.block import RAW_SCHEMA, raw_block
 from beam_jobs.codec.avro_encoder import AvroEncoder
 from beam_jobs.dead_letters import Redrive, dead_letter_block
@@ -35,6 +36,7 @@ from beam_jobs.io.pubsub_sink import PublishBlocks
 from beam_jobs.io.pubsub_source import SESSIONS, PubSubReader, PubSubSource
 from beam_jobs.io.reading import request_drain, reset_drain
 from beam_jobs.io.uri import PubSubAddress
+from beam_jobs.preflight.archive import ArchiveJob, archive_job
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.subscription import pubsub_settings
 from tests.integration.pubsub_topics import PubSubTopics
@@ -311,6 +313,25 @@ def test_a_topic_gets_a_subscription_of_the_job(pub: PubSubTopics) -> None:
     assert settings("highbeam.score", pub.uri("bare"))["address"] == made["address"]
     with pytest.raises(UserError, match="subscribes to"):
         settings("highbeam.score", pub.uri("events"), group_id=made["address"].topic)
+
+
+def test_a_second_subscription_of_a_topic_is_not_archived_into_its_folder(pub: PubSubTopics, tmp_path: Path) -> None:
+    pub.subscribe("again", "events")
+
+    def checked(read: str, folder: str) -> ArchiveJob:
+        given = ["--use_case", "car_sensors", "--input", pub.uri(read), "--dead_letters", pub.uri("dead")]
+        return archive_job(options.parse("archive", "", [*given, "--output", str(tmp_path / folder)], *CONCERNS))
+
+    checked("events", "archive").write.log().recover()
+    with pytest.raises(UserError) as refused:
+        checked("again", "archive")
+    assert str(refused.value) == (
+        f"--output {tmp_path / 'archive'}: holds what subscription {pub.uri('events')} got of {pub.uri('events')}, and "
+        f"{pub.uri('again')} gets the same messages; go on with --input {pub.uri('events')}, or choose another folder"
+    )
+    checked("events", "archive")
+    checked("again", "another")
+    checked("alerts", "archive")  # of another topic
 
 
 def test_what_cannot_be_had_is_one_line(pub: PubSubTopics, monkeypatch: pytest.MonkeyPatch) -> None:
