@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -118,14 +119,16 @@ class _Session:
         self.outages = PartitionOutages(source.transport)
         self.denials: dict[int, int] = {}  # partition -> answers in a row that deny access
         self.again_at: float | None = None  # the fetcher is to ask anew then, monotonic clock
-        self.doubtful: dict[int, str] = {}  # partition -> why it is not known whether records were cut off
+        self.unreadable: dict[int, str] = {}  # partition -> why it can't be read at the moment
+        self.unanswered: dict[int, str] = {}  # of them, when the fetcher was told its positions: until it has read one
         self.short: dict[int, int] = {}  # partition -> looks in a row that found its log to end before the read's end
         self.pace = Pace(source.block_rows, source.linger_s, source.max_latency_s)
         self.assign()
         metrics.inc(metrics.READERS_CREATED)
 
-    def assign(self, but: Collection[int] = ()) -> None:
-        """Lets the fetcher read from our positions; some partitions in a moment only."""
+    def assign(self, but: Mapping[int, str] = MappingProxyType({})) -> None:
+        """Lets the fetcher read from our positions; some partitions in a moment only, for what they are mapped to."""
+        self.unanswered = {p: why for p, why in {**self.unreadable, **but}.items() if not self.ended(p)}
         self.again_at = time.monotonic() + _AGAIN_S if but else None
         self.fetcher.assign({p: at for p, at in self.positions.items() if p not in but and not self.ended(p)})
 
@@ -173,8 +176,8 @@ class KafkaReader(BlockReader[_Session]):
         fetched = session.fetcher.fetch(rows, self._source.wait_s, linger_s)
         block = self._account(session, fetched)
         session.pace.handed_out(0 if block is None else block.num_rows)
-        unreadable = {**fetched.unreadable, **session.doubtful}
-        session.outages.now(unreadable, sum(not session.ended(p) for p in session.positions))
+        session.unreadable = {**session.unanswered, **fetched.unreadable}
+        session.outages.now(session.unreadable, sum(not session.ended(p) for p in session.positions))
         if session.again_at is not None and time.monotonic() >= session.again_at:
             session.assign()
         self._look(session)
@@ -232,10 +235,11 @@ class KafkaReader(BlockReader[_Session]):
             session.last_row[p] = now
             session.current.discard(p)
             session.denials.pop(p, None)
-            session.doubtful.pop(p, None)
+            session.unanswered.pop(p, None)
         for p, offset in fetched.ends.items():
             session.move(p, max(offset, session.positions[p]))
             session.denials.pop(p, None)
+            session.unanswered.pop(p, None)
             if offset >= session.positions[p]:
                 session.current.add(p)
         reached = [p for p in fetched.next_offsets if session.ended(p)]
@@ -245,7 +249,6 @@ class KafkaReader(BlockReader[_Session]):
             with self._source.transport.control() as control:
                 self._cut(session, control, p, end)
         if doubtful:
-            session.doubtful |= doubtful
             session.current -= doubtful.keys()
             session.assign(but=doubtful)
         for problem in fetched.problems:
@@ -416,6 +419,7 @@ class KafkaReader(BlockReader[_Session]):
         partitions = [p for p in topic.partitions if self._source.owns(p)]
         bounds = patiently(self._source.transport, lambda timeout: control.bounds(partitions, timeout))
         session.positions, session.epochs, session.newest_ms, session.current = {}, {}, {}, set()
+        session.unreadable = {}
         session.late.clear()  # who does not lead the new topic's yet is found as a new partition
         session.take_on(KafkaMark(anew(self._source.transport, self._source.on_lost, old, topic.id, bounds)))
         control.begin(Positions(topic.id, session.positions), {})

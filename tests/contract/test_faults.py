@@ -180,14 +180,23 @@ def test_a_commit_is_made_after_any_code(lab: Lab) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("live", [True, False], ids=["live", "bounded"])
-def test_a_right_that_stays_missing_ends_the_read_with_one_line(lab: Lab, path: FetchPath, live: bool) -> None:
+def test_a_right_that_stays_missing_ends_the_read_with_one_line(
+    lab: Lab, path: FetchPath, live: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("beam_jobs.io.reading._PATIENCE_S", 0.05)
     address = lab.topic(1)
     lab.proxy.put(Fault(FETCH, KafkaError.TOPIC_AUTHORIZATION_FAILED, times=10**6))
     reader = opened(lab.source(address, path, live=live))
-    with pytest.raises(UserError, match="grant this user READ on the topic") as raised:
+    with (
+        caplog.at_level(logging.WARNING),
+        pytest.raises(UserError, match="grant this user READ on the topic") as raised,
+    ):
         read(reader)
     reader.close()
     assert "\n" not in str(raised.value)
+    said = [record.message.removeprefix(f"{address}: ") for record in caplog.records]
+    assert len(said) <= 1, said  # what is asked again is not back
+    assert not any(text.startswith("back") for text in said)
 
 
 @pytest.mark.parametrize("code", [-1, 6, 56, 999])
