@@ -60,6 +60,8 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
     other exception as one line with status 1. ``--verbose`` among the arguments adds the stack trace.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # beam_jobs/__init__.py
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         status = main(args) or 0
     except KeyboardInterrupt:

@@ -11,12 +11,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import FrameType
 from typing import Any
 
 import apache_beam as beam
+import grpc
 from apache_beam.options.pipeline_options import (
     DirectOptions,
     PipelineOptions,
@@ -154,11 +155,25 @@ def _prepare(parsed: PipelineOptions, wire: Wire, live: bool) -> Callable[[Calla
     def run(running: Callable[[], None]) -> None:
         if runner not in IN_PROCESS:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C must not end the runner before the job
-        result = pipeline.run()
-        running()
-        result.wait_until_finish()
+        with nullcontext() if runner in IN_PROCESS else runner_errors(runner):
+            result = pipeline.run()
+            running()
+            result.wait_until_finish()
 
     return run
+
+
+@contextmanager
+def runner_errors(runner: str) -> Iterator[None]:
+    """Turns what gRPC says of a runner in another process, when that one is gone, into a ``UserError``."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        code = error.code().name if isinstance(error, grpc.Call) else "no answer"
+        raise UserError(
+            f"--runner {runner}: the runner's process does not answer any more ({code}); start the job again: what was "
+            "read and not committed is read again"
+        ) from error
 
 
 def _configure_logging(parsed: PipelineOptions) -> None:

@@ -42,7 +42,7 @@ _MAVEN_TIMEOUT_S = 600.0  # a first download of about 100 MB
 def cache_dir() -> Path:
     """Where downloads are kept: ``$HIGHBEAM_CACHE``, the checkout's ``.cache``, or ``~/.cache/highbeam``."""
     if "HIGHBEAM_CACHE" in os.environ:
-        return Path(os.environ["HIGHBEAM_CACHE"])
+        return Path(os.environ["HIGHBEAM_CACHE"]).absolute()  # others work in it from their own folders
     checkout = Path(__file__).resolve().parent.parent
     return checkout / ".cache" if (checkout / "setup.py").exists() else Path.home() / ".cache" / "highbeam"
 

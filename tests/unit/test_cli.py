@@ -1,3 +1,6 @@
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -73,3 +76,17 @@ def test_what_can_t_be_parsed_is_one_line(capsys: pytest.CaptureFixture[str]) ->
             run(main, argv)
         assert end.value.code == 2
         assert capsys.readouterr().err == f"error: {error}; --help lists the options\n"
+
+
+@pytest.mark.parametrize("command", ["beam_jobs.score", "model.train"])
+def test_ctrl_c_while_it_is_imported_ends_a_command_without_a_trace(command: str) -> None:
+    job = subprocess.Popen([sys.executable, "-X", "importtime", "-m", command], stderr=subprocess.PIPE, text=True)
+    assert job.stderr is not None
+    for line in job.stderr:
+        if line.endswith(" numpy\n"):
+            break
+    job.send_signal(signal.SIGINT)
+    said = job.stderr.read()
+    job.stderr.close()
+    assert job.wait(30) == -signal.SIGINT
+    assert "Traceback" not in said

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
+import grpc
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, PortableOptions
 
 from beam_jobs.errors import UserError
-from beam_jobs.launch import keep_memory, outlast_job_server, worker_count
+from beam_jobs.launch import keep_memory, outlast_job_server, runner_errors, worker_count
 
 
 def direct(*flags: str) -> DirectOptions:
@@ -50,3 +51,10 @@ def test_a_job_on_prism_outlasts_one_answer_of_its_job_server() -> None:
 def test_the_allocator_can_be_told_twice() -> None:
     keep_memory()
     keep_memory()
+
+
+def test_a_runner_that_is_gone_is_one_line() -> None:
+    with grpc.insecure_channel("127.0.0.1:9") as channel, pytest.raises(UserError) as raised, runner_errors("Prism"):
+        channel.unary_unary("/job/GetState")(b"", timeout=5)
+    assert str(raised.value).startswith("--runner Prism: the runner's process does not answer any more (UNAVAILABLE); ")
+    assert "\n" not in str(raised.value)
