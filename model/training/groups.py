@@ -34,7 +34,7 @@ _ALIKE = 0.8  # cosine between the deviations of a row and its cluster's
 _NAMED = 0.4  # of what the foremost feature of a cluster stands out: features from here on are named
 _FAR = 2.3  # place (asinh of 5 spreads) that counts as much as the largest deviation
 _REMARKABLE = 1.6  # place (asinh of 2.4 spreads) outside NORMAL_RANGE
-_SHARED = 0.25  # of a group's place in a remarkable feature: rows from here on share it
+_SHARED = 0.25  # of a group's distance in a remarkable feature: rows from here on share it
 _FEW = 0.01  # of the rows left out: fewer are no group
 
 
@@ -293,7 +293,8 @@ def _belongs(places: NDArray[np.float64]) -> Bools:
     """Rows that share what is remarkable about most of them; the others only surprised the network alike."""
     middle = np.median(places, axis=0)
     remarkable = np.abs(middle) > _REMARKABLE
-    shared: Bools = np.all((places / np.where(remarkable, middle, 1) >= _SHARED) | ~remarkable, axis=1)
+    share = np.sinh(places) / np.where(remarkable, np.sinh(middle), 1)
+    shared: Bools = np.all((share >= _SHARED) | ~remarkable, axis=1)
     return shared if shared.any() else ~shared
 
 
