@@ -44,7 +44,7 @@ from model.report import ReportData, budget_lines, left_out_lines, metrics_table
 from model.rows import Floats, Matrix, Parts, Spool, slices
 from model.strangest import strangest
 from model.threshold import SCORES_FILE, ScoreDistribution
-from model.training import normal, peers, sentinels
+from model.training import checks, normal, peers, sentinels
 from model.training.alert_rate import AlertRate, ThresholdFit
 from model.training.cut import find_cut
 from model.training.sentinels import Screen
@@ -127,9 +127,10 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
         _read(use_case, source, counts, spool, settings.limit, bar)
         screen = Screen(sentinels.find(spool.unlabelled(), features), features, is_normal)
         parts = spool.divide(settings.validation_fraction, settings.split, screen.sound)
-        for line in sentinels.told(screen.sentinels(), settings.on_outlier == "refuse"):
+        told = sentinels.told(screen.sentinels(), settings.on_outlier == "refuse")
+        checks.check_rows(parts, spool, counts, screen.sentinels())
+        for line in [*told, *checks.check_features(parts.train.x, features)]:
             bar.console.print(line, highlight=False, soft_wrap=True, markup=False)
-        _check_parts(spool, parts)
 
         keras = tf.keras()
         keras.utils.set_random_seed(seed)
@@ -143,6 +144,7 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
         step = bar.add_task("judging and writing", total=None)
         autoencoder.export(trained.network, draft.path)
         held_out = np.concatenate([block.score for block in _scores(trained.network, parts.validation.x)])
+        checks.check_scores(held_out, config.learning_rate)
         cut = find_cut(held_out)
         distribution = ScoreDistribution.fit(held_out[held_out <= cut.score])
         scores, deviation = _judge(trained.network, parts)
@@ -237,16 +239,6 @@ def _read(use_case: UseCase, source: Source, counts: Counts, spool: Spool, limit
 
     for examples in training_data.read(use_case, source, counts, spool.folder, limit, show):
         spool.add(examples)
-
-
-def _check_parts(spool: Spool, parts: Parts) -> None:
-    for name, rows in (("training", parts.train), ("validation", parts.validation), ("test", parts.test)):
-        if not len(rows):
-            raise UserError(
-                f"no {name} rows among {spool.count} usable ones ({spool.failures} labelled as failures); "
-                "use more data, or --split time"
-            )
-    ScoreDistribution.check(len(parts.validation))
 
 
 def _scores(network: Any, rows: Matrix, block: int = 8192) -> Iterator[Scores]:
@@ -381,9 +373,8 @@ class _EpochBar:
 def print_summary(console: Console, made: Trained, settings: Settings) -> None:
     """What came out, and what to do next."""
     counts, described = made.counts, made.manifest
-    refused = ", ".join(f"{n:,} {reason}" for reason, n in sorted(counts.refused.items())) or "0"
     console.print(
-        f"{counts.read:,} rows read, {counts.filtered:,} filtered, refused: {refused}; "
+        f"{', '.join([f'{counts.read:,} rows read', *counts.losses()])}; "
         f"{made.failures:,} labelled as failures; {described.data.training_rows:,} trained on "
         f"in {made.training_seconds:.1f} s (held out by {made.split})",
         highlight=False,

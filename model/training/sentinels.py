@@ -147,9 +147,10 @@ class _Column:
     def add(self, column: Floats) -> None:
         if not len(column):
             return
-        values, counts = np.unique(column.astype(np.float64), return_counts=True)
+        doubles = column.astype(np.float64)
+        values, counts = np.unique(doubles, return_counts=True)
         if not self.rows:
-            self._median = float(np.median(column))
+            self._median = float(np.median(doubles))
             self._distinct = len(values)
             rare = np.arange(len(values)) != np.argmax(
                 counts
