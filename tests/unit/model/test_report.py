@@ -113,7 +113,7 @@ def test_the_page_says_what_was_left_out_and_how_to_call_it_normal(tmp_path: Pat
         "a high: 45.5 (normal 3 to 30)",
         "400 (2.0 %)",
         "1 (1.0 %)",
-        "holds for 17 of the rows kept as well",
+        "holds for 17 of the other rows as well",
         "40 other rows are in no group.",
         "python -m model.train --use_case cars --data 'my data' --registry m --normal g1\n",
         'normal:\n  - "\\"a\\" BETWEEN 40 AND 50 AND b = 3"',
@@ -124,6 +124,18 @@ def test_the_page_says_what_was_left_out_and_how_to_call_it_normal(tmp_path: Pat
         assert said in page.text
     condition = next(line for line in page.text.splitlines() if line.endswith("b = 3'"))
     assert shlex.split(condition)[-2:] == ["--normal", group("g1", "a").where]
+
+
+def test_what_was_put_back_is_shown_and_needs_no_call(tmp_path: Path) -> None:
+    left_out = LeftOut(0, 0.0, None, "", (), 0, (group("p1", "a"),))
+    page = Page(write_report(tmp_path, described(("a", "b"), left_out), shown()))
+    assert "No rows; 400 others were put back, as most keys show rows like them." in page.text
+    assert "a high: 45.5 (normal 3 to 30)" in page.text
+    assert "--normal" not in page.text
+    assert left_out_lines(left_out)[1:] == [
+        "put back   what most keys show now and then:",
+        "  p1       400 rows (2.0 %) of 1 key (1.0 %): a high: 45.5 (normal 3 to 30); b low: 0.05 (normal 0.1 to 0.3)",
+    ]
 
 
 def test_nothing_left_out_is_said_too(tmp_path: Path) -> None:
