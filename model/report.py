@@ -24,8 +24,9 @@ _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1100px;padding:0 1em;color:#222}
 h2{margin-top:2em;border-bottom:1px solid #ddd}
 table{border-collapse:collapse;margin:1em 0}
-td,th{border:1px solid #ccc;padding:.3em .7em;text-align:left;vertical-align:top;overflow-wrap:anywhere}
+td,th{border:1px solid #ccc;padding:.3em .7em;text-align:left;vertical-align:top}
 th{background:#f4f4f4}
+th,.figures{white-space:nowrap}
 code,pre{background:#f4f4f4;font:13px/1.4 ui-monospace,monospace;overflow-wrap:anywhere;white-space:pre-wrap}
 pre{padding:.6em}
 .good{border-left:4px solid #3a7d44;padding:.3em .8em;background:#f2f8f3}
@@ -232,8 +233,8 @@ def _groups(groups: Sequence[Group]) -> str:
         "<tr>"
         + _cell(group.name)
         + f"<td>{'<br>'.join(html.escape(str(each)) for each in group.features)}</td>"
-        + _cell(f"{group.rows:,} ({percent(group.row_share)})")
-        + _cell(f"{group.keys:,} ({percent(group.key_share)})")
+        + f"<td class='figures'>{group.rows:,} ({percent(group.row_share)})</td>"
+        + f"<td class='figures'>{group.keys:,} ({percent(group.key_share)})</td>"
         + f"<td><code>{html.escape(group.where)}</code><br>holds for {group.kept:,} of the other rows as well"
         + f"<details><summary>examples</summary>{_examples(group)}</details></td></tr>"
         for group in groups
