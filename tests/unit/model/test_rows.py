@@ -15,6 +15,7 @@ from model import autoencoder
 from model import rows as module
 from model.autoencoder import Scaling
 from model.rows import Examples, Part, Parts, Spool, StoredRows, kth_largest, slices
+from model.training.sentinels import find
 
 FEATURES = 3
 
@@ -181,7 +182,8 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.
         spool = Spool(tmp_path, 19, 1)
         for start in range(0, n, block):
             spool.add(Examples(x, keys, np.arange(start, start + block), kinds))
-        parts = spool.divide(0.2, "time")
+        assert find(spool.unlabelled(), [str(i) for i in range(19)]) == []
+        parts = spool.divide(0.2, "time", sound=lambda x: x[:, 0] < 2)
         Scaling.fit(parts.train.x)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
