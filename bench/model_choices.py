@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 import use_cases
 from demo.fleet import Fleet, history
 from model import autoencoder, tf
-from model.autoencoder import CLIP, NetworkConfig, ResidualModel, Scaling
+from model.autoencoder import CLIP, NetworkConfig, ResidualModel
 from model.evaluate import evaluate
 from model.threshold import ScoreDistribution
+from model.training.scaling import Scaling
 
 Floats = NDArray[np.float64]
 Score = Callable[[Floats], Floats]

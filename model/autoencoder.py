@@ -2,10 +2,10 @@
 
 The exported network takes features in physical units and does everything else inside one graph::
 
-    x [n, F] ─ standardise, clip ─ encoder ─ decoder ─ physical units ─► reconstruction
-    (x - reconstruction) / residual spread ─► residual ─┬─ clip ─ M (other residuals) ─► correction
+    x [n, F] ─ standardise, compress ─► z ─ clip ─ encoder ─ decoder ─► reconstruction
+    (z - reconstruction) / residual spread ─► residual ─┬─ clip ─ M (other residuals) ─► correction
                                                         └─ + correction ─► deviation
-    reconstruction - correction ─► expected [n, F], in physical units
+    reconstruction - correction ─ stretch, physical units ─► expected [n, F]
     (deviation / its spread) squared ─► error [n, F] ─ root mean square over the features ─► score [n]
 
 What makes it sensitive, measured in docs/model.md:
@@ -33,17 +33,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import tf
-from model.network import FILE_NAME as NETWORK_FILE
-from model.network import from_keras
+from model.network import Dense, Network
 from model.rows import Floats, Matrix, slices
+from model.training.scaling import BEND, FARTHEST, Scaling
 
 CLIP = 4.0  # standard deviations of an input, residual spreads of a residual
-SPREAD_FLOOR = 0.01  # of a feature's largest magnitude: a constant one (firmware) must not divide by nothing
 RESIDUAL_FLOOR = 0.03  # standard deviations: below it a residual is rounding, not knowledge
 RESIDUAL_ROWS = 250_000  # rows at most to learn how residuals spread
 CHUNK_ROWS = 1 << 18  # rows in memory at a time
 ERROR_LIMIT = 1e6  # spreads; keeps the powers of absurd but finite inputs finite in float32
 TAIL, TAIL_SPREADS = 0.999, 3.29  # of a normal distribution, this share lies within so many standard deviations
+WILD, WILD_SPREADS = 0.99, 2.576  # the same, for a spread that one row in a hundred can't move
+WILD_LIMIT = 10.0  # such spreads: a residual beyond counts as this much
 
 
 @dataclass(frozen=True)
@@ -66,112 +67,132 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True)
-class Scaling:
-    """Centre and spread of each feature on normal rows, float64 [F], in the feature's unit."""
-
-    mean: NDArray[np.float64]
-    spread: NDArray[np.float64]  # > 0
-
-    @classmethod
-    def fit(cls, rows: Matrix) -> Scaling:
-        """Learns from rows, float32 [n, F], in two passes."""
-        n = len(rows)
-        mean = sum(chunk.sum(axis=0, dtype=np.float64) for chunk in slices(rows, CHUNK_ROWS)) / n
-        squares, largest = np.zeros_like(mean), np.zeros_like(mean)
-        for chunk in slices(rows, CHUNK_ROWS):
-            squares += np.square(chunk - mean).sum(axis=0)
-            largest = np.maximum(largest, np.abs(chunk).max(axis=0))
-        return cls(mean, np.maximum(np.sqrt(squares / n), np.maximum(SPREAD_FLOOR * largest, 1e-6)))
-
-    def scale(self, rows: Floats) -> Floats:
-        """Rows in standard deviations, clipped to CLIP."""
-        return np.clip((rows - self.mean) / self.spread, -CLIP, CLIP).astype(np.float32)
-
-
-@dataclass(frozen=True)
 class TrainedCore:
     """The autoencoder proper, and how its training went."""
 
     core: Any  # keras.Model: scaled rows to scaled rows, float32 [n, F]
     loss: tuple[float, ...]  # mean squared error in standard deviations, per epoch
-    validation_loss: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class TrainedNetwork:
-    """The network that is exported, and how its training went."""
-
-    network: Any  # keras.Model: float32 [n, F] in physical units to {"score", "expected", "error"}
-    loss: tuple[float, ...]  # as in TrainedCore
-    validation_loss: tuple[float, ...]
-
-
-def train(
-    train_rows: Matrix, validation_rows: Matrix, config: NetworkConfig, callbacks: Sequence[Any], seed: int = 0
-) -> TrainedNetwork:
-    """Trains on normal rows, float32 [n, F] and [m, F], in random order; ``callbacks`` are Keras callbacks.
-
-    Results repeat for a seed (``keras.utils.set_random_seed`` as well) on one machine and library version.
-    """
-    scaling = Scaling.fit(train_rows)
-    trained = train_core(train_rows, validation_rows, scaling, config, callbacks, seed)
-    # Of training rows: they are many, the network is too small to have learnt them by heart, and the validation rows,
-    # which the threshold comes from, stay untouched.
-    rows = train_rows[:RESIDUAL_ROWS]
-    residuals = (rows - scaling.mean) / scaling.spread - apply_core(trained.core, scaling.scale(rows))
-    network = _assemble(trained.core, scaling, ResidualModel.fit(residuals.astype(np.float64)))
-    return TrainedNetwork(network, trained.loss, trained.validation_loss)
+    validation_loss: tuple[float, ...]  # the same of the validation rows that were rebuilt best, 1 - the trimmed share
+    learnt: NDArray[np.bool_]  # [n], training rows of the last epoch
 
 
 def train_core(
-    train_rows: Matrix,
+    rows: Matrix,
     validation_rows: Matrix,
     scaling: Scaling,
     config: NetworkConfig,
     callbacks: Sequence[Any],
     seed: int = 0,
+    kept: NDArray[np.bool_] | None = None,
+    trim: float = 0.0,
 ) -> TrainedCore:
-    """Trains the autoencoder proper on normal rows in physical units; ``seed`` is of their order in each epoch."""
+    """Trains the autoencoder proper; ``seed`` is of the rows' order in each epoch.
+
+    Args:
+      rows, validation_rows: float32 [n, F] and [m, F], physical units, in random order.
+      scaling: of the rows.
+      config: of the network and its training.
+      callbacks: Keras'.
+      kept: [n], rows to learn from; None: all.
+      trim: share of them that each epoch but the first leaves out: those rebuilt worst in the one before.
+    """
     keras = tf.keras()
     core = _core(len(scaling.mean), config)
-    steps = max(1, len(train_rows) // config.batch_size) * config.epochs
+    selected = Selected(np.ones(len(rows), np.bool_) if kept is None else kept, trim)
+    steps = -(-selected.count // config.batch_size) * config.epochs
     core.compile(
         optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)),
         loss="mse",
         steps_per_execution=8,
         jit_compile=False,
     )
+
+    def on_epoch_end(epoch: int, logs: dict[str, float]) -> None:
+        logs["val_loss"] = _loss(core, validation_rows, scaling, trim)
+        if trim:
+            selected.learnt = _rebuilt_well(core, rows, selected, scaling)
+
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)
     stop = keras.callbacks.EarlyStopping(patience=config.patience, restore_best_weights=True)
     history = core.fit(
-        batches(train_rows, scaling, config.batch_size, seed),
-        validation_data=batches(validation_rows, scaling, 8192),
+        batches(rows, scaling, config.batch_size, seed, selected),
         epochs=config.epochs,
         shuffle=False,  # the batches are
         verbose=0,
-        callbacks=[stop, *callbacks],
+        callbacks=[watch, stop, *callbacks],
     ).history
-    return TrainedCore(core, tuple(history["loss"]), tuple(history["val_loss"]))
+    output = core.get_layer("reconstruction")
+    # What never changes is not rebuilt from the others: a network that wavers would call its every value strange.
+    output.set_weights([np.where(scaling.constant, 0, weights) for weights in output.get_weights()])
+    return TrainedCore(core, tuple(history["loss"]), tuple(history["val_loss"]), selected.learnt)
 
 
-def batches(rows: Matrix, scaling: Scaling, size: int, seed: int | None = None) -> Any:
+class Selected:
+    """Which rows the next epoch learns from: ``count`` of those kept."""
+
+    def __init__(self, kept: NDArray[np.bool_], trim: float) -> None:
+        self.kept = self.learnt = kept  # [n], of all epochs, of the next one
+        self.count = max(1, round((1 - trim) * int(kept.sum())))
+
+
+def _loss(core: Any, rows: Matrix, scaling: Scaling, trim: float) -> float:
+    """Mean squared error of the rows rebuilt best, a share of 1 - ``trim``."""
+    errors = []
+    for chunk in slices(rows, CHUNK_ROWS):
+        scaled = clipped(scaling.scale(chunk))
+        errors.append(np.square(scaled - apply_core(core, scaled)).mean(axis=1))
+    ordered = np.sort(np.concatenate(errors))
+    return float(ordered[: max(1, round((1 - trim) * len(ordered)))].mean())
+
+
+def _rebuilt_well(core: Any, rows: Matrix, selected: Selected, scaling: Scaling) -> NDArray[np.bool_]:
+    """The rows kept but for the worst: by the residual before clipping, in robust spreads of each feature.
+
+    By the clipped error outliers would become learnable: they look alike once they are clipped.
+    """
+    kept, spread, error = selected.kept, None, np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), CHUNK_ROWS):
+        chunk = slice(start, start + CHUNK_ROWS)
+        found = residuals(core, scaling, rows[chunk])
+        if spread is None:  # rows are in random order: the first chunk stands for all
+            some = np.abs(found[kept[chunk]] if kept[chunk].any() else found)
+            spread = np.maximum(np.quantile(some, 0.9, axis=0) / 1.645, RESIDUAL_FLOOR).astype(np.float32)
+        error[chunk] = np.square(found / spread).mean(axis=1)
+    error[~kept] = np.inf
+    learnt = np.zeros(len(rows), np.bool_)
+    learnt[np.argpartition(error, selected.count - 1)[: selected.count]] = True
+    return learnt
+
+
+def residuals(core: Any, scaling: Scaling, rows: Floats) -> Floats:
+    """What rows, [n, F] in physical units, differ from their reconstruction, in compressed spreads."""
+    scaled = scaling.scale(rows)
+    return scaled - apply_core(core, clipped(scaled))
+
+
+def batches(rows: Matrix, scaling: Scaling, size: int, seed: int, selected: Selected) -> Any:
     """A ``tf.data.Dataset`` of scaled rows as input and target, ``size`` at a time.
 
-    With a seed each pass over it has another order: chunks of CHUNK_ROWS, and the rows within a chunk. Rows that come
-    shuffled, as ``model.rows`` stores them, need no more than that.
+    Each pass over it has another order: chunks of CHUNK_ROWS, and the rows within a chunk. Rows that come shuffled, as
+    ``model.rows`` stores them, need no more than that. ``selected`` is asked at the start of each pass.
     """
     tensorflow, passes = tf.tensorflow(), count()
 
     def chunks() -> Iterator[Floats]:
-        order = None if seed is None else np.random.default_rng((seed, next(passes)))
-        starts = np.arange(0, len(rows), CHUNK_ROWS)
-        for start in starts if order is None else order.permutation(starts):
-            chunk = scaling.scale(rows[start : start + CHUNK_ROWS])
-            yield chunk if order is None else chunk[order.permutation(len(chunk))]
+        order, learnt = np.random.default_rng((seed, next(passes))), selected.learnt
+        for start in order.permutation(np.arange(0, len(rows), CHUNK_ROWS)).tolist():
+            chunk = rows[start : start + CHUNK_ROWS][learnt[start : start + CHUNK_ROWS]]
+            yield clipped(scaling.scale(chunk))[order.permutation(len(chunk))]
 
     shape = tensorflow.TensorSpec((None, len(scaling.mean)), tensorflow.float32)
-    data = tensorflow.data.Dataset.from_generator(chunks, output_signature=shape).rebatch(size)
-    known = tensorflow.data.experimental.assert_cardinality(-(-len(rows) // size))
-    return data.map(lambda x: (x, x)).apply(known).prefetch(2)
+    data = tensorflow.data.Dataset.from_generator(chunks, output_signature=shape)
+    data = data.rebatch(size).take(-(-selected.count // size)).map(lambda x: (x, x))
+    return data.apply(tensorflow.data.experimental.assert_cardinality(-(-selected.count // size))).prefetch(2)
+
+
+def clipped(scaled: Floats) -> Floats:
+    """What the encoder sees of scaled rows."""
+    return np.clip(scaled, -CLIP, CLIP)
 
 
 @dataclass(frozen=True)
@@ -184,7 +205,9 @@ class ResidualModel:
 
     @classmethod
     def fit(cls, residuals: NDArray[np.float64]) -> ResidualModel:
-        """Learns from residuals in standard deviations, [n, F]."""
+        """Learns from residuals in (compressed) standard deviations, [n, F]; single ones may be wild."""
+        usual = np.maximum(np.quantile(np.abs(residuals), WILD, axis=0) / WILD_SPREADS, RESIDUAL_FLOOR)
+        residuals = np.clip(residuals, -WILD_LIMIT * usual, WILD_LIMIT * usual)
         spread = np.maximum(np.sqrt(np.mean(residuals**2, axis=0)), RESIDUAL_FLOOR)
         scaled = np.clip(residuals / spread, -CLIP, CLIP)
         correlation = scaled.T @ scaled / len(scaled)
@@ -224,7 +247,7 @@ def apply_core(core: Any, rows: Floats, block: int = 8192) -> Floats:
     return np.concatenate(outputs)
 
 
-def _assemble(core: Any, scaling: Scaling, residuals: ResidualModel) -> Any:
+def assemble(core: Any, scaling: Scaling, residuals: ResidualModel) -> Any:
     """The network in physical units: scaling, the core, and the score."""
     keras = tf.keras()
     ops, layers = keras.ops, keras.layers
@@ -234,25 +257,50 @@ def _assemble(core: Any, scaling: Scaling, residuals: ResidualModel) -> Any:
         return layers.Normalization(mean=mean, variance=by**2, invert=invert, name=name)
 
     x = keras.Input((len(scaling.mean),), name="features")
-    scaled = ops.clip(divide(scaling.spread, "standardise", scaling.mean)(x), -CLIP, CLIP)
-    reconstruction = divide(scaling.spread, "physical_units", scaling.mean, invert=True)(core(scaled))
-    unit = scaling.spread * residuals.spread
-    residual = divide(unit, "residual")(ops.subtract(x, reconstruction))
-    other_sensors = layers.Dense(len(unit), use_bias=False, name="other_sensors")
+    standardised = divide(scaling.spread, "standardise", scaling.mean)(x)
+    bends = ops.clip(ops.multiply(standardised, 1 / BEND), -FARTHEST, FARTHEST)
+    scaled = ops.multiply(ops.arcsinh(bends), BEND)
+    reconstruction = core(ops.clip(scaled, -CLIP, CLIP))
+    residual = divide(residuals.spread, "residual")(ops.subtract(scaled, reconstruction))
+    other_sensors = layers.Dense(len(scaling.mean), use_bias=False, name="other_sensors")
     correction = other_sensors(ops.clip(residual, -CLIP, CLIP))
     other_sensors.set_weights([residuals.cross])
-    expected = ops.subtract(reconstruction, divide(unit, "correction", invert=True)(correction))
+    normal = ops.subtract(reconstruction, divide(residuals.spread, "correction", invert=True)(correction))
+    stretched = ops.multiply(ops.sinh(ops.multiply(normal, 1 / BEND)), BEND)
+    expected = divide(scaling.spread, "physical_units", scaling.mean, invert=True)(stretched)
     deviation = divide(residuals.deviation_spread, "deviation")(ops.add(residual, correction))
     error = ops.square(ops.clip(deviation, -ERROR_LIMIT, ERROR_LIMIT))
     score = ops.sqrt(ops.mean(ops.square(error), axis=-1))
     return keras.Model(x, {"score": score, "expected": expected, "error": error}, name="highbeam")
 
 
+def compiled(core: Any, scaling: Scaling, residuals: ResidualModel) -> Network:
+    """The same formula and numbers for the compiled loop."""
+
+    def array(values: Any) -> Floats:
+        return np.ascontiguousarray(values, np.float32)
+
+    return Network(
+        mean=array(scaling.mean),
+        spread=array(scaling.spread),
+        layers=tuple(
+            Dense(array(layer.weights[0]), array(layer.weights[1]), layer.activation.__name__ == "elu")
+            for layer in core.layers
+            if layer.weights
+        ),
+        residual_spread=array(residuals.spread * scaling.spread),
+        cross=array(residuals.cross),
+        deviation_spread=array(residuals.deviation_spread),
+        clip=CLIP,
+        limit=ERROR_LIMIT,
+        bend=BEND,
+    )
+
+
 def export(network: Any, folder: Path) -> None:
-    """Writes ``model.keras``, ``saved_model/`` (signature ``serve``) and ``network.npz`` into an existing folder."""
+    """Writes ``model.keras`` and ``saved_model/`` (signature ``serve``) of ``assemble``'s network into a folder."""
     tensorflow, keras = tf.tensorflow(), tf.keras()
     network.save(folder / "model.keras")
-    from_keras(network, CLIP, ERROR_LIMIT).save(folder / NETWORK_FILE)
     features = network.input_shape[-1]
     archive = keras.export.ExportArchive()
     archive.track(network)

@@ -49,11 +49,12 @@ class Network:
     mean: Floats  # [F], physical units
     spread: Floats  # [F], of the feature, physical units
     layers: tuple[Dense, ...]  # F to F
-    residual_spread: Floats  # [F], physical units
+    residual_spread: Floats  # [F], spreads of the feature times that spread
     cross: Floats  # [F, F], the other sensors' residuals to a correction
     deviation_spread: Floats  # [F], residual spreads
     clip: float
     limit: float
+    bend: float = 0.0  # of ``model.training.scaling.compress``; 0: values are not compressed (models of before)
 
     def score(self, x: Floats) -> Floats:
         """Scores rows, float32 [n, F] in physical units, to float32 [n]; quickest for Fortran order (columns).
@@ -71,7 +72,7 @@ class Network:
         score = np.empty(n, np.float32)
         expected, error = np.empty((2, features, n if explain else 0), np.float32)
         run: Any = kernel.score  # compiled: takes the prepared arrays
-        run(np.ascontiguousarray(x.T), *self._prepared, self.clip, self.limit, score, expected, error)
+        run(np.ascontiguousarray(x.T), *self._prepared, self.clip, self.limit, self.bend, score, expected, error)
         return Scores(score, np.ascontiguousarray(expected.T), np.ascontiguousarray(error.T))
 
     @cached_property
@@ -94,14 +95,14 @@ class Network:
         width = int(plan[:, [kernel.INPUTS, kernel.OUTPUTS]].max())
         ones = np.float32(1)
         scales = (self.mean, ones / self.spread, gain, ones / self.deviation_spread)
-        return (*scales, np.concatenate(weights), plan, width, self.residual_spread, self.deviation_spread)
+        return (*scales, np.concatenate(weights), plan, width, self.spread, ones / gain, self.deviation_spread)
 
     def save(self, path: Path) -> None:
         """Writes ``network.npz``."""
         arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
         for i, layer in enumerate(self.layers):
             arrays |= {f"kernel_{i}": layer.kernel, f"bias_{i}": layer.bias}
-        arrays |= {"elu": [layer.elu for layer in self.layers], "limits": [self.clip, self.limit]}
+        arrays |= {"elu": [layer.elu for layer in self.layers], "limits": [self.clip, self.limit, self.bend]}
         np.savez(path, **arrays)
 
     @classmethod
@@ -112,11 +113,13 @@ class Network:
                 layers = tuple(
                     Dense(file[f"kernel_{i}"], file[f"bias_{i}"], bool(elu)) for i, elu in enumerate(file["elu"])
                 )
-                clip, limit = file["limits"].tolist()
+                limits = file["limits"].tolist()
                 mean, spread, residual_spread, cross, deviation_spread = (file[name] for name in _ARRAYS)
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} can't be read ({error}); train again") from error
-        network = cls(mean, spread, layers, residual_spread, cross, deviation_spread, clip, limit)
+        if len(limits) not in (2, 3):
+            raise UserError(f"{path}: {len(limits)} limits where 3 are expected; train again")
+        network = cls(mean, spread, layers, residual_spread, cross, deviation_spread, *limits)
         network._check(path)
         return network
 
@@ -143,28 +146,3 @@ _ARRAYS = ("mean", "spread", "residual_spread", "cross", "deviation_spread")
 
 def _whole(size: int, block: int) -> int:
     return -(-size // block) * block
-
-
-def from_keras(network: Any, clip: float, limit: float) -> Network:
-    """The weights of the Keras network that ``autoencoder.train`` returns."""
-
-    def array(values: Any) -> Floats:
-        return np.ascontiguousarray(values, np.float32)
-
-    def spread(layer: str) -> Floats:
-        return array(np.sqrt(np.asarray(network.get_layer(layer).variance, np.float64)).ravel())
-
-    dense = [layer for layer in network.get_layer("autoencoder").layers if layer.weights]
-    return Network(
-        mean=array(network.get_layer("standardise").mean).ravel(),
-        spread=spread("standardise"),
-        layers=tuple(
-            Dense(array(layer.weights[0]), array(layer.weights[1]), layer.activation.__name__ == "elu")
-            for layer in dense
-        ),
-        residual_spread=spread("residual"),
-        cross=array(network.get_layer("other_sensors").weights[0]),
-        deviation_spread=spread("deviation"),
-        clip=clip,
-        limit=limit,
-    )

@@ -71,6 +71,39 @@ def _clip(value: Any, limit: Any) -> Any:
 
 
 @compiled_fused
+def _asinh(value: Any) -> Any:
+    """asinh(value) as log(t + sqrt(t * t + 1)), absolute error 1e-7: the logarithm is Cephes' logf."""
+    t = -value if value < _FLOAT(0) else value
+    t = _FLOAT(1e9) if t > _FLOAT(1e9) else t  # model.training.scaling.FARTHEST
+    w = t + np.sqrt(t * t + _FLOAT(1))
+    bits = _FLOAT(w).view(np.int32)
+    exponent = (bits >> np.int32(23)) - np.int32(127)
+    mantissa = np.int32((bits & np.int32(0x7FFFFF)) | np.int32(0x3F800000)).view(_FLOAT)
+    upper = mantissa > _FLOAT(1.41421356)
+    e = _FLOAT(exponent + np.int32(1)) if upper else _FLOAT(exponent)
+    f = (mantissa * _FLOAT(0.5) if upper else mantissa) - _FLOAT(1)
+    z = f * f
+    p = _FLOAT(7.0376836292e-2)
+    p = p * f - _FLOAT(1.1514610310e-1)
+    p = p * f + _FLOAT(1.1676998740e-1)
+    p = p * f - _FLOAT(1.2420140846e-1)
+    p = p * f + _FLOAT(1.4249322787e-1)
+    p = p * f - _FLOAT(1.6668057665e-1)
+    p = p * f + _FLOAT(2.0000714765e-1)
+    p = p * f - _FLOAT(2.4999993993e-1)
+    p = p * f + _FLOAT(3.3333331174e-1)
+    log = f + (p * f * z - e * _FLOAT(2.12194440e-4) - _FLOAT(0.5) * z) + e * _FLOAT(0.693359375)
+    return value if value != value else (-log if value < _FLOAT(0) else log)  # a NaN stays one
+
+
+@compiled_fused
+def _compress(z: Floats, bend: Any, per_bend: Any) -> None:
+    """``model.training.scaling.compress`` in place."""
+    for j in range(TILE):
+        z[j] = bend * _asinh(z[j] * per_bend)
+
+
+@compiled_fused
 def score(
     x: Floats,
     mean: Floats,
@@ -80,10 +113,12 @@ def score(
     weights: Floats,
     plan: NDArray[np.int64],
     width: int,
-    residual_spread: Floats,
+    spread: Floats,
+    per_gain: Floats,
     deviation_spread: Floats,
     clip: float,
     limit: float,
+    bend: float,
     out: Floats,
     expected: Floats,
     errors: Floats,
@@ -98,8 +133,10 @@ def score(
       weights: all kernels [outputs, inputs] and biases, padded with zeros to whole blocks.
       plan: a row a layer; the last one is the map of the other sensors.
       width: the largest padded layer.
-      residual_spread, deviation_spread: [F], of the residuals, physical units, and of the deviations, residual spreads.
+      spread, per_gain, deviation_spread: [F], of the feature, physical units; of the residuals, standard deviations;
+        of the deviations, residual spreads.
       clip, limit: bounds of standardised values and residuals, and of deviations.
+      bend: where standardised values are compressed; 0: they are not.
       out: [n], the scores.
       expected, errors: [F, n], what was expected, physical units, and squared deviations; or [F, 0]: not wanted.
     """
@@ -111,7 +148,8 @@ def score(
     total = np.empty(TILE, np.float32)
     explain = expected.shape[1] > 0
     share = _FLOAT(1.0 / features)
-    bound, limit_ = _FLOAT(clip), _FLOAT(limit)
+    bound, limit_, bend_ = _FLOAT(clip), _FLOAT(limit), _FLOAT(bend)
+    per_bend = _FLOAT(1) / bend_ if bend_ > _FLOAT(0) else _FLOAT(0)
     last = len(plan) - 1
     for start in range(0, n, TILE):
         rows = min(TILE, n - start)
@@ -123,9 +161,11 @@ def score(
             for j in range(rows, TILE):
                 target[j] = centre
             for j in range(TILE):
-                value = (target[j] - centre) * factor
-                target[j] = value
-                clipped[j] = _clip(value, bound)
+                target[j] = (target[j] - centre) * factor
+            if bend_ > _FLOAT(0):
+                _compress(target, bend_, per_bend)
+            for j in range(TILE):
+                clipped[j] = _clip(target[j], bound)
         for f in range(features, width):
             a[f, :] = 0
         here, there = a, b
@@ -161,8 +201,11 @@ def score(
             out[start + j] = np.sqrt(total[j] * share)
         if explain:
             for f in range(features):
-                spread, deviation_of = residual_spread[f], deviation_spread[f]
+                residual_of, deviation_of = per_gain[f], deviation_spread[f]
                 for j in range(rows):
-                    expected[f, start + j] = mean[f] + spread * (built[f, j] - there[f, j] * deviation_of)
+                    normal = (built[f, j] - there[f, j] * deviation_of) * residual_of
+                    if bend_ > _FLOAT(0):
+                        normal = bend_ * np.sinh(normal * per_bend)
+                    expected[f, start + j] = mean[f] + spread[f] * normal
                     deviation = _clip(z[f, j] * inverse_deviation[f] + there[f, j], limit_)
                     errors[f, start + j] = deviation * deviation

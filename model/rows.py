@@ -76,7 +76,7 @@ class Examples:
 class Part:
     """Rows of training, validation or test, in random order; none of them is in memory until it is asked for."""
 
-    x: StoredRows  # float32 [n, F]
+    x: Matrix  # float32 [n, F]
     keys: NDArray[np.uint64]  # [n], stands for the key; memory-mapped
     times: Longs  # [n], event time, milliseconds since the epoch; memory-mapped
 
@@ -158,11 +158,6 @@ class Spool:
         if self._held_rows >= HELD_ROWS:
             self._scatter()
 
-    @property
-    def keys(self) -> int:
-        """How many there are; from MIN_KEYS on, no longer counted."""
-        return len(self._some_keys)
-
     def unlabelled(self) -> Iterator[Floats]:
         """The rows not labelled as failures, float32 [n, F] at a time, in random order."""
         return (rows["x"][rows["kind"] == 0] for rows in self._buckets())
@@ -179,7 +174,7 @@ class Spool:
         car's part depends on the seed and its key alone: more data moves no car to another part.
         """
         if by == "auto":
-            by = "key" if self.keys >= MIN_KEYS else "time"
+            by = "key" if len(self._some_keys) >= MIN_KEYS else "time"
         if by == "time":
             part = self._by_time(held_out)
         else:

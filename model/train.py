@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as library_version
 from pathlib import Path
@@ -34,19 +35,21 @@ from beam_jobs.errors import UserError
 from beam_jobs.io import files
 from model import autoencoder, baseline, manifest, registry, tf
 from model import data as training_data
-from model.autoencoder import NetworkConfig
+from model.autoencoder import CHUNK_ROWS, NetworkConfig
 from model.data import Counts, Source
 from model.evaluate import Evaluation, evaluate
 from model.loaded import GOLDEN_FILE, LoadedModel, write_golden
 from model.manifest import DataSummary, Manifest
-from model.network import Scores
+from model.network import FILE_NAME as NETWORK_FILE
+from model.network import Network, Scores
 from model.report import ReportData, budget_lines, left_out_lines, metrics_table, strangest_lines, write_report
-from model.rows import Floats, Matrix, Parts, Spool, slices
+from model.rows import Floats, Matrix, Part, Parts, Spool, slices
 from model.strangest import strangest
 from model.threshold import SCORES_FILE, ScoreDistribution
-from model.training import checks, normal, peers, sentinels
+from model.training import normal, peers, sentinels
 from model.training.alert_rate import AlertRate, ThresholdFit
-from model.training.cut import find_cut
+from model.training.fit import LAST_NETWORK, Fitted, fit, signed_deviations
+from model.training.groups import LeftOut, find_groups
 from model.training.sentinels import Screen
 from use_cases import UseCase
 
@@ -127,47 +130,46 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
         _read(use_case, source, counts, spool, settings.limit, bar)
         screen = Screen(sentinels.find(spool.unlabelled(), features), features, is_normal)
         parts = spool.divide(settings.validation_fraction, settings.split, screen.sound)
-        told = sentinels.told(screen.sentinels(), settings.on_outlier == "refuse")
-        checks.check_rows(parts, spool, counts, screen.sentinels())
-        for line in [*told, *checks.check_features(parts.train.x, features)]:
+        for line in sentinels.told(screen.sentinels(), settings.on_outlier == "refuse"):
             bar.console.print(line, highlight=False, soft_wrap=True, markup=False)
+        _check_parts(spool, parts)
 
         keras = tf.keras()
         keras.utils.set_random_seed(seed)
         tf.tensorflow().config.experimental.enable_op_determinism()
         logs = str(settings.logdir or draft.path / "logs")
-        callbacks = [keras.callbacks.TensorBoard(logs, write_graph=False), _EpochBar.callback(bar, config.epochs)]
         started = time.monotonic()
-        trained = autoencoder.train(parts.train.x, parts.validation.x, config, callbacks, seed)
+        fitted = fit(parts.train, parts.validation, config, seed, partial(_callbacks, bar, logs), is_normal)
         training_seconds = time.monotonic() - started
 
         step = bar.add_task("judging and writing", total=None)
-        autoencoder.export(trained.network, draft.path)
-        held_out = np.concatenate([block.score for block in _scores(trained.network, parts.validation.x)])
-        checks.check_scores(held_out, config.learning_rate)
-        cut = find_cut(held_out)
-        distribution = ScoreDistribution.fit(held_out[held_out <= cut.score])
-        scores, deviation = _judge(trained.network, parts)
-        fitted = distribution.fit_threshold(budget, cut)
-        threshold, test_alerts = fitted.threshold, fitted.compare(scores[~parts.failed])
+        autoencoder.export(fitted.network, draft.path)
+        fitted.compiled.save(draft.path / NETWORK_FILE)
+        held_out = fitted.validation
+        distribution = ScoreDistribution.fit(held_out.scores[~held_out.left_out])
+        scores, deviation = _judge(fitted.compiled, parts)
+        limit = distribution.fit_threshold(budget, held_out.cut)
+        threshold, test_alerts = limit.threshold, limit.compare(scores[~parts.failed])
         distribution.save(draft.path / SCORES_FILE)
         keys = pa.array(parts.test.keys)
         evaluations = {"autoencoder": evaluate(scores, threshold, parts.failed, parts.kinds, keys)}
         if settings.baseline and baseline.fits(features):
             evaluations["baseline"] = _baseline(parts, features, budget)
-        _golden(draft.path, trained.network, parts.test.x, scores)
+        _golden(draft.path, fitted.network, parts.test.x, scores)
         (draft.path / training_data.LIST_FILE).write_text(counts.list_files(), encoding="utf-8")
         summary = _summary(source, counts, spool, parts)
         network = {**asdict(config), "hidden": list(config.hidden), "seed": seed, "split": parts.by}
+        network["trimmed"] = fitted.trimmed
         described = replace(
-            _describe(use_case, draft, summary, network, fitted, test_alerts, distribution, evaluations),
+            _describe(use_case, draft, summary, network, limit, test_alerts, distribution, evaluations),
             sentinels=screen.sentinels(),
             normal=tuple(one.where for one in called_normal),
+            left_out=_left_out(fitted, parts.train, features),
         )
         (draft.path / manifest.FILE_NAME).write_text(described.to_json(), encoding="utf-8")
         shown = ReportData(
-            loss=trained.loss,
-            validation_loss=trained.validation_loss,
+            loss=fitted.loss,
+            validation_loss=fitted.validation_loss,
             scores=scores,
             failed=parts.failed,
             deviation=deviation,
@@ -179,7 +181,7 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
                 scores,
                 threshold,
                 described.percentile,
-                lambda x: next(_scores(trained.network, x)),
+                fitted.compiled.explain,
                 features,
             ),
             command=command(settings),
@@ -241,17 +243,33 @@ def _read(use_case: UseCase, source: Source, counts: Counts, spool: Spool, limit
         spool.add(examples)
 
 
-def _scores(network: Any, rows: Matrix, block: int = 8192) -> Iterator[Scores]:
-    for x in slices(rows, block):
-        found = network(x, training=False)
-        yield Scores(*(np.asarray(found[name]) for name in ("score", "expected", "error")))
+def _check_parts(spool: Spool, parts: Parts) -> None:
+    for name, rows in (("training", parts.train), ("validation", parts.validation), ("test", parts.test)):
+        if not len(rows):
+            raise UserError(
+                f"no {name} rows among {spool.count} usable ones ({spool.failures} labelled as failures); "
+                "use more data, or --split time"
+            )
+    ScoreDistribution.check(len(parts.validation))
 
 
-def _judge(network: Any, parts: Parts) -> tuple[Floats, dict[bool, NDArray[np.float64]]]:
+def _left_out(fitted: Fitted, rows: Part, features: Sequence[str]) -> LeftOut:
+    """What was left out of the training, in groups."""
+    judged = fitted.train
+    groups, others = find_groups(
+        rows.x, rows.keys, rows.times, judged.left_out, partial(signed_deviations, fitted.compiled), features
+    )
+    count, cut = int(judged.left_out.sum()), judged.cut
+    score = cut.score if np.isfinite(cut.score) else None
+    return LeftOut(count, count / len(rows), score, cut.doubt, groups, others)
+
+
+def _judge(network: Network, parts: Parts) -> tuple[Floats, dict[bool, NDArray[np.float64]]]:
     """Scores of the test rows, float32 [n]; and the root mean error of each feature, [F], by whether rows failed."""
     scores, start = [], 0
     sums: dict[bool, Any] = {}
-    for block in _scores(network, parts.test.x):
+    for x in slices(parts.test.x, CHUNK_ROWS):
+        block = network.explain(x)
         failed = parts.failed[start : start + len(block.score)]
         start += len(failed)
         scores.append(block.score)
@@ -274,7 +292,8 @@ def _golden(folder: Path, network: Any, rows: Matrix, scores: Floats) -> None:
     half = GOLDEN_ROWS // 2
     chosen = np.unique(np.concatenate([order[-half:], order[:: max(1, len(order) // half)][:half]]))
     x = np.concatenate([rows[i : i + 1] for i in chosen.tolist()])
-    write_golden(folder / GOLDEN_FILE, x, next(_scores(network, x)))
+    found = network(x, training=False)
+    write_golden(folder / GOLDEN_FILE, x, Scores(*(np.asarray(found[name]) for name in ("score", "expected", "error"))))
 
 
 def _summary(source: Source, counts: Counts, spool: Spool, parts: Parts) -> DataSummary:
@@ -354,27 +373,27 @@ def _progress(console: Console) -> Iterator[Progress]:
         yield bar
 
 
-class _EpochBar:
-    """A Keras callback that moves the progress bar; made late, since its base class is TensorFlow's."""
+def _callbacks(bar: Progress, logs: str, name: str, epochs: int) -> list[Any]:
+    """Keras callbacks of a training: its progress, and for the last one TensorBoard's logs."""
+    keras = tf.keras()
+    task = bar.add_task(name, total=epochs)
 
-    @staticmethod
-    def callback(bar: Progress, epochs: int) -> Any:
-        task = bar.add_task("training", total=epochs)
+    def on_epoch_end(epoch: int, losses: dict[str, float]) -> None:
+        bar.update(task, completed=epoch + 1, description=f"{name} (loss {losses['val_loss']:.4f})")
 
-        def on_epoch_end(epoch: int, logs: dict[str, float]) -> None:
-            bar.update(task, completed=epoch + 1, description=f"training (loss {logs['val_loss']:.4f})")
+    def on_train_end(losses: dict[str, float] | None) -> None:
+        bar.update(task, total=bar.tasks[task].completed)  # early stopping
 
-        def on_train_end(logs: dict[str, float] | None) -> None:
-            bar.update(task, total=bar.tasks[task].completed)  # early stopping
-
-        return tf.keras().callbacks.LambdaCallback(on_epoch_end=on_epoch_end, on_train_end=on_train_end)
+    found = [keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end, on_train_end=on_train_end)]
+    return found if name != LAST_NETWORK else [keras.callbacks.TensorBoard(logs, write_graph=False), *found]
 
 
 def print_summary(console: Console, made: Trained, settings: Settings) -> None:
     """What came out, and what to do next."""
     counts, described = made.counts, made.manifest
+    refused = ", ".join(f"{n:,} {reason}" for reason, n in sorted(counts.refused.items())) or "0"
     console.print(
-        f"{', '.join([f'{counts.read:,} rows read', *counts.losses()])}; "
+        f"{counts.read:,} rows read, {counts.filtered:,} filtered, refused: {refused}; "
         f"{made.failures:,} labelled as failures; {described.data.training_rows:,} trained on "
         f"in {made.training_seconds:.1f} s (held out by {made.split})",
         highlight=False,

@@ -8,36 +8,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model import autoencoder, tf
+from model import tf
 from model.autoencoder import NetworkConfig
-from model.network import Scores
-from model.rows import Floats
+from model.network import Network, Scores
+from model.rows import Floats, Part
 from model.threshold import ScoreDistribution
+from model.training.fit import fit
 
 Keys = NDArray[np.uint64]
 Bools = NDArray[np.bool_]
-
-BLOCK = 65_536  # rows scored at a time
 
 
 @dataclass(frozen=True)
 class Detector:
     """A trained network, the threshold's distribution, and what training said about its rows."""
 
-    network: Any  # keras.Model, as the product exports it
+    network: Network  # as jobs score with it
     normal: Floats  # scores of the validation rows that count as normal
     left_out: float  # share of the training rows, 0..1
     doubt: str  # why it cannot tell outliers from the tail; "": it can
 
     def explain(self, x: NDArray[Any]) -> Scores:
         """What it says of rows, [n, F] in physical units."""
-        rows = np.asarray(x, np.float32)
-        parts = [self.network(rows[i : i + BLOCK], training=False) for i in range(0, len(rows), BLOCK)]
-        return Scores(*(np.concatenate([np.asarray(p[name]) for p in parts]) for name in Scores.__annotations__))
+        return self.network.explain(np.asarray(x, np.float32))
 
     def score(self, x: NDArray[Any]) -> Floats:
         """Scores of rows, [n, F] to float32 [n]."""
-        return self.explain(x).score
+        return self.network.score(np.asarray(x, np.float32))
 
     def threshold(self, budget: float) -> float:
         """The score above which a share of ``budget`` of normal rows is expected."""
@@ -60,7 +57,11 @@ def train_on(
     keras = tf.keras(threads=1)
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
-    rows, held_out = (np.ascontiguousarray(x, np.float32) for x in (train, validation))
-    network = autoencoder.train(rows, held_out, config, [], seed).network
-    scores = np.asarray(network(held_out, training=False)["score"])
-    return Detector(network, scores, 0.0, "")
+    fitted = fit(_part(train, train_keys), _part(validation, validation_keys), config, seed)
+    held_out = fitted.validation
+    normal = held_out.scores[~held_out.left_out]
+    return Detector(fitted.compiled, normal, float(fitted.train.left_out.mean()), held_out.cut.doubt)
+
+
+def _part(x: NDArray[Any], keys: Keys) -> Part:
+    return Part(np.ascontiguousarray(x, np.float32), keys, np.arange(len(x)))

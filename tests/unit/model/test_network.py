@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from model.network import Dense, Network, Scores
+from model.training.scaling import compress
 
 Floats = NDArray[np.float32]
 
@@ -33,6 +36,8 @@ def by_formula(model: Network, x: Floats) -> Scores:
     x64 = x.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         standard = (x64 - model.mean) / model.spread
+        if model.bend:
+            standard = compress(standard, model.bend)
         rebuilt = np.clip(standard, -model.clip, model.clip)
         for layer in model.layers:
             rebuilt = rebuilt @ layer.kernel.astype(np.float64) + layer.bias
@@ -40,16 +45,20 @@ def by_formula(model: Network, x: Floats) -> Scores:
                 rebuilt = np.where(rebuilt > 0, rebuilt, np.expm1(np.minimum(rebuilt, 0)))
         residual = (standard - rebuilt) * (model.spread / model.residual_spread)
         correction = np.clip(residual, -model.clip, model.clip) @ model.cross.astype(np.float64)
-        expected = rebuilt * model.spread + model.mean - correction * model.residual_spread
+        normal = rebuilt - correction * (model.residual_spread / model.spread)
+        if model.bend:
+            normal = model.bend * np.sinh(normal / model.bend)
+        expected = normal * model.spread + model.mean
         deviation = (residual + correction) / model.deviation_spread
         error = np.square(np.clip(deviation, -model.limit, model.limit))
         score = np.sqrt(np.mean(np.square(error), axis=1))
     return Scores(*(values.astype(np.float32) for values in (score, expected, error)))
 
 
+@pytest.mark.parametrize("bend", [0.0, 4.0])
 @pytest.mark.parametrize("rows", [0, 1, 255, 256, 257, 1000])
-def test_scores_and_reasons_follow_the_formula(rows: int) -> None:
-    model = network()
+def test_scores_and_reasons_follow_the_formula(rows: int, bend: float) -> None:
+    model = replace(network(), bend=bend)
     x = (np.random.default_rng(rows).normal(0, 1, (rows, 7)) * 60).astype(np.float32)
     found, wanted = model.explain(x), by_formula(model, x)
     assert found.expected.shape == found.error.shape == (rows, 7)

@@ -20,11 +20,12 @@ from beam_jobs.codec.schema import fingerprint
 from beam_jobs.errors import UserError
 from model import autoencoder, registry
 from model import train as training
-from model.autoencoder import NetworkConfig, ResidualModel, Scaling, batches
+from model.autoencoder import NetworkConfig, ResidualModel, Selected, batches
 from model.data import LIST_FILE
 from model.manifest import file_hashes, sha256
 from model.registry import resolve, versions
 from model.train import Settings, Trained, print_summary, train
+from model.training.scaling import Scaling
 
 
 def test_the_manifest_tells_it_all(trained: Trained, data: Path) -> None:
@@ -155,7 +156,7 @@ def test_an_interrupted_training_leaves_nothing(quick: Settings, monkeypatch: py
         ({"epochs": 0}, "--epochs 0"),
         ({"use_case": "boats"}, "use case 'boats'"),
         ({"registry": "s3://models"}, "expected gs://bucket/folder"),
-        ({"limit": 120}, " rows for validation, at least 50 are needed; 120 rows read"),
+        ({"limit": 120}, "at least 50 normal held-out rows"),
     ],
 )
 def test_errors_name_the_flag(quick: Settings, change: dict[str, object], message: str) -> None:
@@ -177,11 +178,6 @@ def test_help_does_not_wait_for_tensorflow() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_constant_feature_has_a_spread() -> None:
-    scaling = Scaling.fit(np.array([[2000, 0], [2000, 0]], np.float32))
-    assert scaling.spread.tolist() == [20, 1e-6]
-
-
 def test_correlated_residuals_predict_each_other() -> None:
     random = np.random.default_rng(0)
     common = random.normal(size=(5000, 1))
@@ -196,28 +192,23 @@ def test_settings_of_a_use_case_become_the_network() -> None:
     assert (config.hidden, config.epochs, config.noise) == ((4, 2, 4), 3, NetworkConfig().noise)
 
 
-def test_each_epoch_has_all_rows_in_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_epoch_has_its_rows_in_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(autoencoder, "CHUNK_ROWS", 300)
     rows = np.arange(1000, dtype=np.float32).reshape(-1, 1)
-    scaling = Scaling(np.zeros(1), np.full(1, 1000.0))
+    scaling = Scaling(np.zeros(1), np.full(1, 1000.0), np.zeros(1, np.bool_))
 
-    def epochs(seed: int | None) -> list[list[float]]:
-        data = batches(rows, scaling, 64, seed)
+    def epochs(seed: int) -> list[list[float]]:
+        data = batches(rows, scaling, 64, seed, selected)
         found = [[x.numpy() for x, _ in data] for _ in range(2)]
-        assert [len(x) for x in found[0]] == [64] * 15 + [40]
+        assert [len(x) for x in found[0]] == [64] * (selected.count // 64) + [selected.count % 64]
         return [np.concatenate(epoch)[:, 0].tolist() for epoch in found]
 
-    assert epochs(None) == [(rows[:, 0] / 1000).tolist()] * 2
+    selected = Selected(np.ones(1000, np.bool_), 0.0)
     first, second = epochs(7)
     assert first != second
-    assert sorted(first) == sorted(second) == epochs(None)[0]
+    assert sorted(first) == sorted(second) == scaling.scale(rows)[:, 0].tolist()
     assert epochs(7) == [first, second]
-
-
-def test_scaling_of_chunks_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = np.random.default_rng(0).normal(1e4, 3, (1000, 2)).astype(np.float32)
-    whole = Scaling.fit(rows)
-    np.testing.assert_allclose(whole.spread, np.maximum(rows.std(axis=0, dtype=np.float64), 100), rtol=0.1)
-    monkeypatch.setattr(autoencoder, "CHUNK_ROWS", 77)
-    np.testing.assert_allclose(Scaling.fit(rows).mean, whole.mean, rtol=1e-12)
-    np.testing.assert_allclose(Scaling.fit(rows).spread, whole.spread, rtol=1e-9)
+    selected = Selected(rows[:, 0] >= 200, 0.1)
+    assert selected.count == 720
+    selected.learnt = rows[:, 0] >= 280
+    assert sorted(epochs(7)[0]) == scaling.scale(rows[280:])[:, 0].tolist()

@@ -1,0 +1,108 @@
+"""What keys (cars, accounts, devices) tell of rows: a key that is strange as a whole, a state that most keys show.
+
+One row of a broken device may look like the tail of all rows; its median does not look like other devices' medians.
+And a rare state, such as driving over a bump, is no fault if most keys show it now and then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bools = NDArray[np.bool_]
+Doubles = NDArray[np.float64]
+
+MIN_ROWS = 20  # of a key: fewer say nothing about it
+MIN_KEYS = 20  # with so many rows: fewer can't be compared
+MOST = 0.15  # of the keys that can be strange: more of them are a kind of their own
+LEVELS = (0.5, 0.8)  # quantiles of a key's scores: of one that is broken, and of one that broke half way
+COMMON = 0.5  # of the keys: what more of them show is a state, if it is compact
+COMMON_OF_CHANCE = 0.8  # of the keys that would show it if its rows were anybody's
+COMPACT = 4.0  # deviation spreads: a state's rows differ about as much as others do, those of faults by far more
+
+RANKED = 2_000_000  # rows at most that say which keys are strange
+_NARROW = 0.02  # spread of keys' log scores at least
+_CLUSTERED = 4000  # rows left out that states are looked for in
+_MARGIN = 4.0  # spreads of a state around its centre
+
+
+@dataclass(frozen=True)
+class Limits:
+    """From where on a key is strange: robust spreads of all keys' quantiles at LEVELS."""
+
+    median: float
+    upper: float
+
+
+def strange_keys(scores: NDArray[np.floating], keys: NDArray[np.uint64], limits: Limits) -> Bools:
+    """Rows whose key is strange as a whole, [n]; by scores, [n], and keys, [n], of the rows."""
+    asked = keys
+    if len(keys) > RANKED:
+        some = np.random.default_rng(0).choice(len(keys), RANKED, replace=False, shuffle=False)
+        scores, asked = scores[some], keys[some]
+    names, place, counts = np.unique(asked, return_inverse=True, return_counts=True)
+    many = counts >= MIN_ROWS
+    strange = np.zeros(len(names), np.bool_)
+    if many.sum() >= MIN_KEYS:
+        logs = np.log(np.maximum(scores, 1e-9))
+        ordered = logs[np.lexsort((logs, place))]
+        starts = np.cumsum(counts) - counts
+        for level, limit in zip(LEVELS, (limits.median, limits.upper), strict=True):
+            of_key = ordered[starts + (level * counts).astype(np.int64)]
+            centre = np.median(of_key[many])
+            spread = max(1.4826 * float(np.median(np.abs(of_key[many] - centre))), _NARROW)
+            strange |= many & (of_key - centre > limit * spread)
+        if strange[many].mean() > MOST:
+            strange[:] = False
+    return np.isin(keys, names[strange])
+
+
+def common_states(left_out: Bools, deviations: NDArray[np.floating], keys: NDArray[np.uint64]) -> Bools:
+    """Rows left out that belong to a state most keys show, [n].
+
+    Such rows are alike: a cluster (HDBSCAN: Campello, Moulavi and Sander 2013) about as compact as normal rows are. Of
+    keys that show a state far more often than others do, its rows stay out.
+
+    Args:
+      left_out: [n].
+      deviations: [m, F], of the rows left out from what was expected, in spreads, with a sign.
+      keys: [n].
+    """
+    back = np.zeros(len(left_out), np.bool_)
+    out = np.flatnonzero(left_out)
+    names, counts = np.unique(keys, return_counts=True)
+    place = np.searchsorted(names, keys[out])  # [m]
+    many = counts >= MIN_ROWS
+    if len(out) < MIN_ROWS or many.sum() < MIN_KEYS:
+        return back
+    compressed = 4 * np.arcsinh(deviations.astype(np.float64) / 4)
+    for centre, spread in _clusters(compressed):
+        if spread.max() > COMPACT:
+            continue
+        alike = (np.abs(compressed - centre) <= _MARGIN * spread + 1).all(axis=1)
+        shown = np.bincount(place[alike], minlength=len(names))
+        seen = float((shown[many] > 0).mean())
+        by_chance = float(1 - np.mean((1 - alike.mean() * len(out) / len(left_out)) ** counts[many]))
+        if seen > COMMON and seen > COMMON_OF_CHANCE * by_chance:
+            usual = float(np.median((shown / counts)[many]))
+            too_often = shown > counts * usual + 4 * np.sqrt(counts * max(usual, 1e-4)) + 1
+            back[out[alike & ~too_often[place]]] = True
+    return back
+
+
+def _clusters(points: Doubles) -> list[tuple[Doubles, Doubles]]:
+    """Centre and spread, [F] each, of clusters among points, [m, F]."""
+    from sklearn.cluster import HDBSCAN  # takes a second to import
+
+    some = points[np.random.default_rng(0).permutation(len(points))[:_CLUSTERED]]
+    smallest = max(MIN_ROWS, len(some) // 50)
+    if len(some) <= smallest:
+        return []
+    labels = HDBSCAN(min_cluster_size=smallest, allow_single_cluster=True, copy=True).fit_predict(some)
+    found = []
+    for label in range(labels.max() + 1):
+        low, centre, high = np.quantile(some[labels == label], [0.1, 0.5, 0.9], axis=0)
+        found.append((centre, np.maximum((high - low) / 2.563, 0.5)))
+    return found
