@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from beam_jobs.archive_rows import archive_schema
 from beam_jobs.codec.avro_file import read_avro
 from beam_jobs.codec.schema import arrow_schema
-from beam_jobs.errors import UserError, one_line
+from beam_jobs.errors import RowErrors, UserError, one_line
 from beam_jobs.io.archive_input import SUFFIXES, check_content, described, find, may_hold, read_rows
 from beam_jobs.io.files import check_access, download, is_local, list_files, patiently, root_of
 from beam_jobs.io.kafka_offsets import OffsetKind, OffsetSpec
@@ -67,7 +67,20 @@ class Counts:
     read: int = 0  # rows within the time asked for
     filtered: int = 0  # rows the WHERE removed
     refused: Counter[str] = field(default_factory=Counter)  # reason to rows the preprocessing refused
+    examples: dict[str, str] = field(default_factory=dict)  # reason to what was said of the first such row
     files: list[TrainingFile] = field(default_factory=list)
+
+    def refuse(self, errors: RowErrors) -> None:
+        """Counts rows that were refused."""
+        self.refused.update(errors.reasons)
+        for reason in set(errors.reasons) - self.examples.keys():
+            self.examples[reason] = errors.errors[errors.reasons.index(reason)]
+
+    def losses(self) -> list[str]:
+        """What became of the rows that can't be used, a phrase each."""
+        filtered = [f"{self.filtered:,} filtered by the WHERE"] if self.filtered else []
+        named = ((n, reason, self.examples.get(reason)) for reason, n in self.refused.most_common())
+        return filtered + [f"{n:,} refused: {reason}" + (f" ({first})" if first else "") for n, reason, first in named]
 
     def sha256(self) -> str:
         """Of the files' own sha256, in their order: the same for the same contents under any names."""
@@ -178,10 +191,8 @@ def read(
         used += len(examples.x)
         yield examples
     if not used:
-        why = ", ".join(f"{n} {reason}" for reason, n in counts.refused.most_common()) or "none refused"
-        raise UserError(
-            f"--data {source.root}: {counts.read} rows, {counts.filtered} filtered, {why}: nothing left to train on"
-        )
+        why = ", ".join([f"{counts.read:,} rows", *counts.losses()])
+        raise UserError(f"--data {source.root}: {why}: nothing left to train on")
 
 
 def _rows(file: Path, use_case: UseCase) -> Iterator[tuple[pa.RecordBatch, bool]]:
@@ -226,7 +237,7 @@ def _examples(
     if not archived:
         result = preprocessor.apply(events, history)
         counts.filtered += result.filtered
-        counts.refused.update(result.errors.reasons)
+        counts.refuse(result.errors)
         rows, label = result.rows, label.take(pa.array(result.kept))
     x = np.stack([rows[name].to_numpy() for name in preprocessor.features], axis=1)
     times = rows[use_case.event_time].cast(pa.int64()).to_numpy()

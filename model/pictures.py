@@ -33,16 +33,14 @@ def draw(
       deviation: failed or not to the root mean error of such test rows, [F], in spreads.
     """
     # Imported here: it takes a second, and only the report needs it.
-    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14, 10), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplot_mosaic([["loss", "histogram"], ["features", "features"]])
-    # Names are data: dollar signs in them are no formulas, and the font need not know every script.
-    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters the font does not have
         _loss(panels["loss"], loss, validation_loss)
         _histogram(panels["histogram"], scores, failed, lines)
         _deviation(panels["features"], deviation, features)
@@ -82,5 +80,6 @@ def _deviation(panel: Any, deviation: Mapping[bool, NDArray[np.float64]], featur
     more = f" ({len(chosen)} of {len(features)} features)" if len(chosen) < len(features) else ""
     title = f"Deviation by feature, held-out rows{more}"
     panel.set(title=title, ylabel="root mean square (spreads)", yscale="log")
-    panel.set_xticks(position, [features[j][:40] for j in chosen], rotation=45, ha="right")
+    names = [features[j][:40].replace("$", r"\$") for j in chosen]  # a dollar sign would begin a formula
+    panel.set_xticks(position, names, rotation=45, ha="right")
     panel.legend()

@@ -24,8 +24,9 @@ _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1100px;padding:0 1em;color:#222}
 h2{margin-top:2em;border-bottom:1px solid #ddd}
 table{border-collapse:collapse;margin:1em 0}
-td,th{border:1px solid #ccc;padding:.3em .7em;text-align:left;vertical-align:top;overflow-wrap:anywhere}
+td,th{border:1px solid #ccc;padding:.3em .7em;text-align:left;vertical-align:top}
 th{background:#f4f4f4}
+th,.figures{white-space:nowrap}
 code,pre{background:#f4f4f4;font:13px/1.4 ui-monospace,monospace;overflow-wrap:anywhere;white-space:pre-wrap}
 pre{padding:.6em}
 .good{border-left:4px solid #3a7d44;padding:.3em .8em;background:#f2f8f3}
@@ -105,16 +106,16 @@ def metrics_table(evaluations: Mapping[str, Evaluation], peers: Sequence[Peer]) 
 
 
 def left_out_lines(left_out: LeftOut) -> list[str]:
-    """What was left out, in short: a line for all, one for each of the largest groups, and what to do."""
+    """What was left out, in short: a line for all, a line each for the largest groups, and what to do."""
     lines = [f"left out   {left_out}"]
     if left_out.doubt:
         lines.append(f"           in doubt: {left_out.doubt}")
-    for group in left_out.groups[:4]:
-        what = "; ".join(str(each) for each in group.features[:3])
-        lines.append(f"  {group.name:<9}{_counts(group)}: {what}")
+    lines += [_line(group) for group in left_out.groups[:4]]
     if left_out.groups:
         first = left_out.groups[0].name
         lines.append(f"           if a group is normal, train again with --normal {first}, or with its condition")
+    if left_out.put_back:
+        lines += ["put back   what most keys show now and then:", *map(_line, left_out.put_back[:4])]
     return lines
 
 
@@ -141,9 +142,10 @@ def _figure(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _counts(group: Group) -> str:
+def _line(group: Group) -> str:
+    what = "; ".join(str(each) for each in group.features[:3])
     rows, keys = f"{group.rows:,} row{'s'[: group.rows != 1]}", f"{group.keys:,} key{'s'[: group.keys != 1]}"
-    return f"{rows} ({percent(group.row_share)}) of {keys} ({percent(group.key_share)})"
+    return f"  {group.name:<9}{rows} ({percent(group.row_share)}) of {keys} ({percent(group.key_share)}): {what}"
 
 
 def _page(manifest: Manifest, data: ReportData, picture: bytes) -> str:
@@ -203,34 +205,42 @@ def _left_out(left_out: LeftOut, command: str) -> str:
     parts = [_paragraph(_sentence(str(left_out)))]
     if left_out.doubt:
         parts.append(_paragraph(f"In doubt: {left_out.doubt}.", "bad"))
-    if not left_out.groups:
-        return "".join(parts)
+    if left_out.groups:
+        first = left_out.groups[0]
+        parts += [
+            _groups(left_out.groups),
+            _paragraph(f"{left_out.others:,} other rows are in no group.") if left_out.others else "",
+            _paragraph(
+                f"A rare state and a fault look alike to a training. If a group, {first.name} say, is normal, say so "
+                "and train again (a group is looked up in the latest version; its condition will do at any time):"
+            ),
+            _code(f"{command} --normal {first.name}"),
+            _code(f"{command} --normal {shlex.quote(first.where)}"),
+            _paragraph("For good, in use_case.yaml:"),
+            _code(f"normal:\n  - {json.dumps(first.where, ensure_ascii=False)}"),
+        ]
+    if left_out.put_back:
+        parts += [
+            _paragraph("Left out at first, then put back and learnt, since most keys show such rows now and then:"),
+            _groups(left_out.put_back),
+            _paragraph("If such rows are faults all the same, keep them out with the WHERE of the SQL, or label them."),
+        ]
+    return "".join(parts)
+
+
+def _groups(groups: Sequence[Group]) -> str:
     rows = [
         "<tr>"
         + _cell(group.name)
         + f"<td>{'<br>'.join(html.escape(str(each)) for each in group.features)}</td>"
-        + _cell(f"{group.rows:,} ({percent(group.row_share)})")
-        + _cell(f"{group.keys:,} ({percent(group.key_share)})")
-        + f"<td><code>{html.escape(group.where)}</code><br>holds for {group.kept:,} of the rows kept as well"
+        + f"<td class='figures'>{group.rows:,} ({percent(group.row_share)})</td>"
+        + f"<td class='figures'>{group.keys:,} ({percent(group.key_share)})</td>"
+        + f"<td><code>{html.escape(group.where)}</code><br>holds for {group.kept:,} of the other rows as well"
         + f"<details><summary>examples</summary>{_examples(group)}</details></td></tr>"
-        for group in left_out.groups
+        for group in groups
     ]
     head = "".join(f"<th>{name}</th>" for name in ("group", "what differs", "rows", "keys", "condition"))
-    first = left_out.groups[0]
-    yaml = f"normal:\n  - {json.dumps(first.where, ensure_ascii=False)}"
-    parts += [
-        f"<table><tr>{head}</tr>{''.join(rows)}</table>",
-        _paragraph(f"{left_out.others:,} other rows are in no group.") if left_out.others else "",
-        _paragraph(
-            f"A rare state and a fault look alike to a training. If a group, {first.name} say, is normal, say so and "
-            "train again (a group is looked up in the latest version; its condition in quotes will do at any time):"
-        ),
-        f"<pre>{html.escape(f'{command} --normal {first.name}')}</pre>",
-        f"<pre>{html.escape(f'{command} --normal {shlex.quote(first.where)}')}</pre>",
-        _paragraph("For good, in use_case.yaml:"),
-        f"<pre>{html.escape(yaml)}</pre>",
-    ]
-    return "".join(parts)
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
 
 
 def _examples(group: Group) -> str:
@@ -271,6 +281,10 @@ def _about(manifest: Manifest) -> list[list[str]]:
         "libraries": ", ".join(f"{name} {version}" for name, version in manifest.libraries.items()),
     }
     return [[key, value] for key, value in about.items()]
+
+
+def _code(text: str) -> str:
+    return f"<pre>{html.escape(text)}</pre>"
 
 
 def _sentence(text: str) -> str:

@@ -158,6 +158,11 @@ class Spool:
         if self._held_rows >= HELD_ROWS:
             self._scatter()
 
+    @property
+    def keys(self) -> int:
+        """How many there are; from MIN_KEYS on, no longer counted."""
+        return len(self._some_keys)
+
     def unlabelled(self) -> Iterator[Floats]:
         """The rows not labelled as failures, float32 [n, F] at a time, in random order."""
         return (rows["x"][rows["kind"] == 0] for rows in self._buckets())
@@ -174,7 +179,7 @@ class Spool:
         car's part depends on the seed and its key alone: more data moves no car to another part.
         """
         if by == "auto":
-            by = "key" if len(self._some_keys) >= MIN_KEYS else "time"
+            by = "key" if self.keys >= MIN_KEYS else "time"
         if by == "time":
             part = self._by_time(held_out)
         else:

@@ -46,10 +46,10 @@ from model.report import ReportData, budget_lines, left_out_lines, metrics_table
 from model.rows import Floats, Matrix, Part, Parts, Spool, slices
 from model.strangest import strangest
 from model.threshold import SCORES_FILE, ScoreDistribution
-from model.training import normal, peers, sentinels
+from model.training import checks, normal, peers, sentinels
 from model.training.alert_rate import AlertRate, ThresholdFit
 from model.training.fit import LAST_NETWORK, Fitted, fit, signed_deviations
-from model.training.groups import LeftOut, find_groups
+from model.training.groups import Group, LeftOut, find_groups
 from model.training.sentinels import Screen
 from use_cases import UseCase
 
@@ -130,9 +130,10 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
         _read(use_case, source, counts, spool, settings.limit, bar)
         screen = Screen(sentinels.find(spool.unlabelled(), features), features, is_normal)
         parts = spool.divide(settings.validation_fraction, settings.split, screen.sound)
-        for line in sentinels.told(screen.sentinels(), settings.on_outlier == "refuse"):
+        told = sentinels.told(screen.sentinels(), settings.on_outlier == "refuse")
+        checks.check_rows(parts, spool, counts, screen.sentinels())
+        for line in [*told, *checks.check_features(parts.train.x, features)]:
             bar.console.print(line, highlight=False, soft_wrap=True, markup=False)
-        _check_parts(spool, parts)
 
         keras = tf.keras()
         keras.utils.set_random_seed(seed)
@@ -146,6 +147,7 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
         autoencoder.export(fitted.network, draft.path)
         fitted.compiled.save(draft.path / NETWORK_FILE)
         held_out = fitted.validation
+        checks.check_scores(held_out.scores, config.learning_rate)
         distribution = ScoreDistribution.fit(held_out.scores[~held_out.left_out])
         scores, deviation = _judge(fitted.compiled, parts)
         limit = distribution.fit_threshold(budget, held_out.cut)
@@ -243,25 +245,18 @@ def _read(use_case: UseCase, source: Source, counts: Counts, spool: Spool, limit
         spool.add(examples)
 
 
-def _check_parts(spool: Spool, parts: Parts) -> None:
-    for name, rows in (("training", parts.train), ("validation", parts.validation), ("test", parts.test)):
-        if not len(rows):
-            raise UserError(
-                f"no {name} rows among {spool.count} usable ones ({spool.failures} labelled as failures); "
-                "use more data, or --split time"
-            )
-    ScoreDistribution.check(len(parts.validation))
-
-
 def _left_out(fitted: Fitted, rows: Part, features: Sequence[str]) -> LeftOut:
-    """What was left out of the training, in groups."""
+    """What was left out of the training, and what was put back, in groups."""
     judged = fitted.train
-    groups, others = find_groups(
-        rows.x, rows.keys, rows.times, judged.left_out, partial(signed_deviations, fitted.compiled), features
-    )
+
+    def groups(chosen: NDArray[np.bool_]) -> tuple[tuple[Group, ...], int]:
+        deviations = partial(signed_deviations, fitted.compiled)
+        return find_groups(rows.x, rows.keys, rows.times, chosen, deviations, features)
+
     count, cut = int(judged.left_out.sum()), judged.cut
     score = cut.score if np.isfinite(cut.score) else None
-    return LeftOut(count, count / len(rows), score, cut.doubt, groups, others)
+    found, others = groups(judged.left_out)
+    return LeftOut(count, count / len(rows), score, cut.doubt, found, others, groups(judged.put_back)[0])
 
 
 def _judge(network: Network, parts: Parts) -> tuple[Floats, dict[bool, NDArray[np.float64]]]:
@@ -391,9 +386,8 @@ def _callbacks(bar: Progress, logs: str, name: str, epochs: int) -> list[Any]:
 def print_summary(console: Console, made: Trained, settings: Settings) -> None:
     """What came out, and what to do next."""
     counts, described = made.counts, made.manifest
-    refused = ", ".join(f"{n:,} {reason}" for reason, n in sorted(counts.refused.items())) or "0"
     console.print(
-        f"{counts.read:,} rows read, {counts.filtered:,} filtered, refused: {refused}; "
+        f"{', '.join([f'{counts.read:,} rows read', *counts.losses()])}; "
         f"{made.failures:,} labelled as failures; {described.data.training_rows:,} trained on "
         f"in {made.training_seconds:.1f} s (held out by {made.split})",
         highlight=False,

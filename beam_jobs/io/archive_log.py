@@ -305,8 +305,17 @@ class ArchiveLog:
         while True:
             listed = patiently(lambda: list_files(f"{self.folder}/commits/*.json"))
             found: list[_Entry] = []
+            last = max(map(_number, listed), default=0)
+            if last < after:  # perhaps only since it was folded while it was listed
+                if listed == before:
+                    raise UserError(
+                        f"{self.folder}: the archive's log was removed while a job writes it, and what was read since "
+                        "its last commit is not committed: start it again, and find out who removes files there"
+                    )
+                before = listed
+                continue
             try:
-                for number in range(max(map(_number, listed), default=0), after, -1):
+                for number in range(last, after, -1):
                     found.append(patiently(partial(self._read, self._path(number), number)))
                     if newest or found[-1].folds is not None:
                         break

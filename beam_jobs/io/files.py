@@ -152,7 +152,8 @@ class _Local:
     def make_folder(self, path: str, name_bytes: int) -> None:
         os.makedirs(path, exist_ok=True)
         if not os.access(path, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            code = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
+            raise OSError(code, os.strerror(code), path)
         if len(os.fsencode(path)) + 1 + name_bytes >= os.pathconf(path, "PC_PATH_MAX"):
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
 

@@ -271,6 +271,7 @@ class KafkaReader(BlockReader[_Session]):
                 raise UserError(f"{text}; start behind it with --from, or repair the topic")
             _LOGGER.error("%s; this partition is not read on until the job is restarted, the others are", text)
             session.fetcher.stop([problem.partition])
+            session.unanswered[problem.partition] = problem.text
         elif problem.code == KafkaError._UNSUPPORTED_FEATURE:
             session.fetcher.close()
             session.fetcher = self._source.transport.fetcher(lacking=problem.text)

@@ -128,10 +128,13 @@ def _limits(field: Field, type_: pa.DataType) -> tuple[float, float]:
         # The years 1 to 9999: calendars of other tools, Python's too, end there.
         per_second = {"ms": 1_000, "us": 1_000_000}[type_.unit]
         return _YEAR_1 * per_second, _YEAR_10000 * per_second - 1
-    largest = float(np.finfo(np.float64).max) if field.floating else math.inf
+    # NumPy compares in the column's own type, in which a limit beyond its range is infinity.
+    largest = math.inf
+    if field.floating:
+        largest = float(np.finfo(np.float32 if pa.types.is_float32(type_) else np.float64).max)
     return (
-        -largest if field.minimum is None else field.minimum,
-        largest if field.maximum is None else field.maximum,
+        -largest if field.minimum is None else max(field.minimum, -largest),
+        largest if field.maximum is None else min(field.maximum, largest),
     )
 
 

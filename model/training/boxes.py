@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from model.rows import Floats
 
-MARGIN = 0.05  # of the range of the rows a box is made of, on either side: the next ones differ a little
+MARGIN = 0.1  # of the way from the middle of a box's rows to the outermost: the next ones differ a little
 STRAYS = (0.002, 0.005, 0.01, 0.02)  # of the rows, at either end of a range, that a box may do without
 MAX_STRAYS = 0.03  # of the rows a box may leave outside
 FEW = 0.001  # of the rows kept: that a box holds so many of them does no harm
@@ -43,10 +43,13 @@ class Range:
         least, most = float(values.min()), float(values.max())
         if max(-least, most) < _WHOLE and (whole or least == most) and least.is_integer() and most.is_integer():
             return cls(feature, Decimal(int(least)), Decimal(int(most)))
-        width = max(most - least, _FINEST * max(-least, most))
-        step = Decimal(1).scaleb(floor(log10(width)) - 1)
-        low, high = (Decimal(value) / step for value in (least - MARGIN * width, most + MARGIN * width))
-        return cls(feature, floor(low) * step, ceil(high) * step)
+        middle, least_width = float(np.median(values.astype(np.float64))), _FINEST * max(-least, most)
+        low, high = middle - least, most - middle
+        return cls(
+            feature,
+            -_beyond(-least, max(low, least_width)),
+            _beyond(most, max(high, least_width)),
+        )
 
     def holds(self, values: Floats) -> NDArray[np.bool_]:
         """Which of the values lie in it."""
@@ -121,6 +124,12 @@ class Box:
     def where(self, features: Sequence[str]) -> str:
         """The condition as SQL over the features' names."""
         return " AND ".join(each.where(features) for each in self.ranges)
+
+
+def _beyond(value: float, width: float) -> Decimal:
+    """A round number a little above a value; the width says what is little."""
+    step = Decimal(1).scaleb(floor(log10(width)) - 1)
+    return ceil((Decimal(value) + Decimal(MARGIN * width)) / step) * step
 
 
 def identifier(name: str) -> str:

@@ -45,6 +45,7 @@ class Judged:
 
     scores: Floats  # [n]
     left_out: Bools  # [n], outliers: not learnt from, not counted for the threshold
+    put_back: Bools  # [n], not left out, though they were at first: most keys show rows like them
     cut: Cut  # in the scores of training and validation rows together
 
 
@@ -79,11 +80,13 @@ def fit(
       normal: rows, float32 [n, F], to those that a person calls normal: they are never left out.
     """
     never = _apply(normal, train.x)
-    kept, trim = np.ones(len(train), np.bool_), 0.0
+    kept, put_back = np.ones(len(train), np.bool_), np.zeros(len(train) + len(validation), np.bool_)
     for name in FIRST_NETWORKS:
         first = replace(config, epochs=max(1, config.epochs // 2))
         detector = _Detector.fit(train.x, validation.x, kept, Scaling.robust, first, callbacks, name, seed, TRIM)
-        kept, cut = detector.cut_and_refit(train, never, FIRST_KEYS, rounds=2)
+        found = detector.cut_and_refit(train, never, FIRST_KEYS, rounds=2)
+        kept = ~found.left_out
+        put_back[: len(train)] |= found.put_back
         share = 1 - float(kept.mean())
         if share <= FEW:
             break
@@ -93,7 +96,8 @@ def fit(
     both = [train, validation]
     never = np.concatenate([never, _apply(normal, validation.x)])
     scores = detector.scores(both)
-    left_out, cut = detector.left_out(both, scores, never, LAST_KEYS)
+    found = detector.left_out(both, scores, never, LAST_KEYS)
+    put_back = (put_back | found.put_back) & ~found.left_out
     at = len(train)
     trained = detector.trained
     return Fitted(
@@ -102,8 +106,8 @@ def fit(
         loss=trained.loss,
         validation_loss=trained.validation_loss,
         trimmed=trim,
-        train=Judged(scores[:at], left_out[:at], cut),
-        validation=Judged(scores[at:], left_out[at:], cut),
+        train=Judged(scores[:at], found.left_out[:at], put_back[:at], found.cut),
+        validation=Judged(scores[at:], found.left_out[at:], put_back[at:], found.cut),
     )
 
 
@@ -152,31 +156,31 @@ class _Detector:
         residuals = ResidualModel.fit(sample[kept[: len(sample)]][:RESIDUAL_ROWS].astype(np.float64))
         return cls(scaling, trained, sample, residuals, autoencoder.compiled(trained.core, scaling, residuals))
 
-    def cut_and_refit(self, rows: Part, never: Bools, limits: Limits, rounds: int) -> tuple[Bools, Cut]:
-        """Which rows are kept: those below the cut, from which the residuals' spread is learnt anew, and again."""
+    def cut_and_refit(self, rows: Part, never: Bools, limits: Limits, rounds: int) -> Judged:
+        """Learns the residuals' spread anew from the rows that are not left out, and again."""
         for _ in range(rounds):
-            left_out, cut = self.left_out([rows], self.scores([rows]), never, limits)
-            again = self._of(self.scaling, self.trained, self.sample, ~left_out)
+            found = self.left_out([rows], self.scores([rows]), never, limits)
+            again = self._of(self.scaling, self.trained, self.sample, ~found.left_out)
             self.residuals, self.compiled = again.residuals, again.compiled
-        return ~left_out, cut
+        return found
 
     def scores(self, parts: Sequence[Part]) -> Floats:
         """Of all rows, [n]."""
         return np.concatenate([self.compiled.score(chunk) for part in parts for chunk in slices(part.x, CHUNK_ROWS)])
 
-    def left_out(self, parts: Sequence[Part], scores: Floats, never: Bools, limits: Limits) -> tuple[Bools, Cut]:
+    def left_out(self, parts: Sequence[Part], scores: Floats, never: Bools, limits: Limits) -> Judged:
         """Which rows, [n], are outliers."""
         keys = np.concatenate([part.keys for part in parts])
         cut = find_cut(scores)
         beyond = scores > cut.score
         strange = strange_keys(scores, keys, limits)
-        single = beyond & ~strange
+        single, put_back = beyond & ~strange, np.zeros(len(scores), np.bool_)
         if single.any():
             ends = np.cumsum([len(part) for part in parts])[:-1]
             rows = [_take(part.x, some) for part, some in zip(parts, np.split(single, ends), strict=True)]
             deviations = signed_deviations(self.compiled, np.concatenate(rows))
-            beyond &= ~common_states(single, deviations, keys)
-        return (beyond | strange) & ~never, cut
+            put_back = common_states(single, deviations, keys)
+        return Judged(scores, (beyond & ~put_back | strange) & ~never, put_back, cut)
 
 
 def _apply(normal: Callable[[Floats], Bools] | None, rows: Matrix) -> Bools:

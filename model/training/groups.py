@@ -34,7 +34,7 @@ _ALIKE = 0.8  # cosine between the deviations of a row and its cluster's
 _NAMED = 0.4  # of what the foremost feature of a cluster stands out: features from here on are named
 _FAR = 2.3  # place (asinh of 5 spreads) that counts as much as the largest deviation
 _REMARKABLE = 1.6  # place (asinh of 2.4 spreads) outside NORMAL_RANGE
-_SHARED = 0.25  # of a group's place in a remarkable feature: rows from here on share it
+_SHARED = 0.25  # of a group's distance in a remarkable feature: rows from here on share it
 _FEW = 0.01  # of the rows left out: fewer are no group
 
 
@@ -66,7 +66,7 @@ class Example:
 class Group:
     """Rows that were left out and look alike."""
 
-    name: str  # g1, g2 ... by number of rows
+    name: str  # g1, g2 ... by number of rows; p1 ... of those put back
     features: tuple[Deviating, ...]  # at least one, the largest deviation first
     rows: int
     row_share: float  # of all rows of the part, 0..1
@@ -87,21 +87,25 @@ class LeftOut:
     doubt: str  # why the cut may be wrong; "": nothing speaks against it
     groups: tuple[Group, ...]
     others: int  # rows that are in no group
+    put_back: tuple[Group, ...] = ()  # rows that were left out at first and learnt in the end: most keys show them
 
     def __str__(self) -> str:
+        back = sum(group.rows for group in self.put_back)
+        put_back = f"; {back:,} others were put back, as most keys show rows like them" if back else ""
         if not self.rows:
-            return "no rows"
+            return f"no rows{put_back}"
         above = "" if self.cut is None else f" with a score above {self.cut:.4g}"
         text = f"{self.rows:,} of the training rows ({percent(self.share)}){above}"
         if self.groups:
             text += f", in {len(self.groups)} group{'s'[: len(self.groups) != 1]} of rows that look alike"
             text += f" and {self.others:,} others" if self.others else ""
-        return text
+        return text + put_back
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> LeftOut:
         """Of what ``dataclasses.asdict`` and JSON have made of it; TypeError or KeyError for something else."""
-        return cls(**{**value, "groups": tuple(_group(each) for each in value["groups"])})
+        groups = {name: tuple(_group(each) for each in value[name]) for name in ("groups", "put_back")}
+        return cls(**{**value, **groups})
 
 
 def _group(value: Mapping[str, Any]) -> Group:
@@ -117,6 +121,7 @@ def find_groups(
     left_out: Bools,
     deviations: Callable[[Floats], NDArray[Any]],
     features: Sequence[str],
+    mark: str = "g",
 ) -> tuple[tuple[Group, ...], int]:
     """Puts the rows that were left out into groups.
 
@@ -126,6 +131,7 @@ def find_groups(
       left_out: [n].
       deviations: rows, float32 [m, F], to how far they are from what was expected, [m, F]: spreads, with a sign.
       features: names of the F columns.
+      mark: what the groups' names begin with.
 
     Returns:
       The groups, the largest first, and the number of rows in none of them.
@@ -151,7 +157,7 @@ def find_groups(
     counted = sorted((c for c in counted if c.rows >= few), key=lambda c: -c.rows)[:MAX_GROUPS]
     groups = tuple(
         Group(
-            name=f"g{number}",
+            name=f"{mark}{number}",
             features=c.description.features,
             rows=c.rows,
             row_share=c.rows / len(left_out),
@@ -293,7 +299,8 @@ def _belongs(places: NDArray[np.float64]) -> Bools:
     """Rows that share what is remarkable about most of them; the others only surprised the network alike."""
     middle = np.median(places, axis=0)
     remarkable = np.abs(middle) > _REMARKABLE
-    shared: Bools = np.all((places / np.where(remarkable, middle, 1) >= _SHARED) | ~remarkable, axis=1)
+    share = np.sinh(places) / np.where(remarkable, np.sinh(middle), 1)
+    shared: Bools = np.all((share >= _SHARED) | ~remarkable, axis=1)
     return shared if shared.any() else ~shared
 
 

@@ -35,7 +35,8 @@ _CONTINUOUS = 0.05  # share of whole numbers, below which a whole number stands 
 
 _ROUND = tuple(10.0**i for i in range(8, 21))  # what float32 makes of eight nines and more
 _LIMITS = (127, -127, -128, 255, 32767, -32768, 65535, 8388607, 16777215, 2**31, -(2**31), 2**32, 2**63, -(2**63))
-_KNOWN = frozenset(float(np.float32(value)) for value in (*_LIMITS, *_ROUND, 2.0**64, 0, -1, -273.15))
+_SCALED = tuple(limit / by for limit in (32767, -32768, 65535) for by in (10, 100, 1000))  # counted in tenths and so on
+_KNOWN = frozenset(float(np.float32(value)) for value in (*_LIMITS, *_SCALED, *_ROUND, 2.0**64, 0, -1, -273.15))
 _NINES = re.compile(r"-?99+(\.9*|\.0)?")
 _ABSURD = 1e30  # fill values of file formats, the largest float32
 
@@ -147,9 +148,10 @@ class _Column:
     def add(self, column: Floats) -> None:
         if not len(column):
             return
-        values, counts = np.unique(column.astype(np.float64), return_counts=True)
+        doubles = column.astype(np.float64)
+        values, counts = np.unique(doubles, return_counts=True)
         if not self.rows:
-            self._median = float(np.median(column))
+            self._median = float(np.median(doubles))
             self._distinct = len(values)
             rare = np.arange(len(values)) != np.argmax(
                 counts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from urllib.parse import quote
@@ -212,6 +213,20 @@ def test_a_written_file_that_is_gone_is_found_before_the_commit(files: Files) ->
         files.log.commit("a", [kept, gone], Held(ranges((0, 9))))
     assert files.log.held().ranges.of == {}
     assert files.data() == []
+
+
+def test_a_log_that_is_removed_under_its_owner_gets_no_gap(files: Files) -> None:
+    for bundle in "ab":
+        files.log.commit(bundle, [files.write(bundle, 0)], Held(ranges((0, 9), partition=ord(bundle))))
+    shutil.rmtree(files.log.folder)
+    with pytest.raises(UserError, match=r"the archive's log was removed while a job writes it.*start it again"):
+        files.log.commit("c", [files.write("c", 0)], Held(ranges((10, 19))))
+    assert files.data() == ["part-a-0.avro", "part-b-0.avro"]
+    again = ArchiveLog(files.root, "job")  # the next start finds a log that it can go on with
+    again.recover()
+    files.log = again
+    again.commit("d", [files.write("d", 0)], Held(ranges((10, 19))))
+    assert again.held().holds(("t", 0), np.array([10, 20])).tolist() == [True, False]
 
 
 def test_the_log_of_a_version_without_owners_is_adopted(files: Files) -> None:

@@ -16,6 +16,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote, unquote
 
 import pytest
@@ -401,6 +402,22 @@ def test_ctrl_c_ends_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
                 wait.result(10)
         finally:
             files.resume_waits()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (0, r"\(Permission denied\); give this account the right"),
+        (os.ST_RDONLY, r"\(Read-only file system\); mount it for writing"),
+    ],
+)
+def test_a_folder_that_takes_no_files_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: int, said: str
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=flags))
+    with pytest.raises(UserError, match=said), files.writing(str(tmp_path)):
+        files.make_folder(str(tmp_path), 10)
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:

@@ -128,7 +128,9 @@ def test_files_that_will_not_do(tmp_path: Path) -> None:
         load(save(table(100, speed=pl.lit(None, pl.Float64)), tmp_path / "x.parquet"))
     with pytest.raises(UserError, match=r"column 'speed' is .*string and can't become double"):
         load(save(table(100, speed=pl.lit("fast")), tmp_path / "x.parquet"))
-    with pytest.raises(UserError, match="100 out_of_range: nothing left to train on"):
+    with pytest.raises(
+        UserError, match=r"100 refused: out_of_range \(speed is -1 m/s, expected 0 to \d+\): nothing left to train on"
+    ):
         load(save(table(100, speed=pl.lit(-1.0)), tmp_path / "x.parquet"))
 
 

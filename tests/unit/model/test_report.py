@@ -86,6 +86,12 @@ def shown(feature: str = "a", kind: str | None = "tire", features: int = 2) -> R
     )
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No picture, which takes a second, where the page is looked at only."""
+    monkeypatch.setattr("model.report.draw", lambda path, *_: path.write_bytes(b""))
+
+
 class Page(HTMLParser):
     """Which elements there are, and the text."""
 
@@ -104,7 +110,7 @@ class Page(HTMLParser):
         self.text += data + "\n"
 
 
-def test_the_page_says_what_was_left_out_and_how_to_call_it_normal(tmp_path: Path) -> None:
+def test_the_page_says_what_was_left_out_and_how_to_call_it_normal(tmp_path: Path, undrawn: None) -> None:
     left_out = LeftOut(440, 0.022, 7.25, "", (group("g1", "a"), group("g2", "b")), 40)
     manifest = replace(described(("a", "b"), left_out), test_alerts=AlertRate(1000, 0.01, 0.007, 0.021, 0, ""))
     page = Page(write_report(tmp_path, manifest, shown()))
@@ -113,7 +119,7 @@ def test_the_page_says_what_was_left_out_and_how_to_call_it_normal(tmp_path: Pat
         "a high: 45.5 (normal 3 to 30)",
         "400 (2.0 %)",
         "1 (1.0 %)",
-        "holds for 17 of the rows kept as well",
+        "holds for 17 of the other rows as well",
         "40 other rows are in no group.",
         "python -m model.train --use_case cars --data 'my data' --registry m --normal g1\n",
         'normal:\n  - "\\"a\\" BETWEEN 40 AND 50 AND b = 3"',
@@ -126,7 +132,19 @@ def test_the_page_says_what_was_left_out_and_how_to_call_it_normal(tmp_path: Pat
     assert shlex.split(condition)[-2:] == ["--normal", group("g1", "a").where]
 
 
-def test_nothing_left_out_is_said_too(tmp_path: Path) -> None:
+def test_what_was_put_back_is_shown_and_needs_no_call(tmp_path: Path, undrawn: None) -> None:
+    left_out = LeftOut(0, 0.0, None, "", (), 0, (group("p1", "a"),))
+    page = Page(write_report(tmp_path, described(("a", "b"), left_out), shown()))
+    assert "No rows; 400 others were put back, as most keys show rows like them." in page.text
+    assert "a high: 45.5 (normal 3 to 30)" in page.text
+    assert "--normal" not in page.text
+    assert left_out_lines(left_out)[1:] == [
+        "put back   what most keys show now and then:",
+        "  p1       400 rows (2.0 %) of 1 key (1.0 %): a high: 45.5 (normal 3 to 30); b low: 0.05 (normal 0.1 to 0.3)",
+    ]
+
+
+def test_nothing_left_out_is_said_too(tmp_path: Path, undrawn: None) -> None:
     page = Page(write_report(tmp_path, described(("a", "b"), LeftOut(0, 0.0, None, "", (), 0)), shown()))
     assert "No rows." in page.text
     assert "--normal" not in page.text
@@ -136,7 +154,9 @@ def test_nothing_left_out_is_said_too(tmp_path: Path) -> None:
     ("warning", "verdict"),
     [("", "As far as held-out rows can tell, it is."), ("it cannot be told: they overlap", "It cannot be told: they")],
 )
-def test_a_budget_is_met_only_where_nothing_speaks_against_it(tmp_path: Path, warning: str, verdict: str) -> None:
+def test_a_budget_is_met_only_where_nothing_speaks_against_it(
+    tmp_path: Path, undrawn: None, warning: str, verdict: str
+) -> None:
     left_out = LeftOut(0, 0.0, None, warning, (), 0)
     counted = AlertRate(1000, 0.0125, 0.007, 0.021, 3, warning)
     manifest = replace(described(("a", "b"), left_out), test_alerts=counted)
@@ -150,7 +170,7 @@ def test_a_budget_is_met_only_where_nothing_speaks_against_it(tmp_path: Path, wa
     ]
 
 
-def test_sentinels_and_what_is_normal_are_shown(tmp_path: Path) -> None:
+def test_sentinels_and_what_is_normal_are_shown(tmp_path: Path, undrawn: None) -> None:
     manifest = replace(
         described(("a", "b"), None), sentinels=(Sentinel("b", 65535.0, 12, 11, 0.5, 30.25),), normal=("a = 0", "b > 3")
     )

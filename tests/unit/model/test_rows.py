@@ -16,6 +16,7 @@ from model.rows import Examples, Part, Parts, Spool, StoredRows, kth_largest, sl
 from model.training import fit
 from model.training.fit import take_first
 from model.training.scaling import Scaling
+from model.training.sentinels import find
 
 FEATURES = 3
 
@@ -182,7 +183,8 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.
         spool = Spool(tmp_path, 19, 1)
         for start in range(0, n, block):
             spool.add(Examples(x, keys, np.arange(start, start + block), kinds))
-        parts = spool.divide(0.2, "time")
+        assert find(spool.unlabelled(), [str(i) for i in range(19)]) == []
+        parts = spool.divide(0.2, "time", sound=lambda x: x[:, 0] < 2)
         Scaling.fit(take_first(parts.train.x, np.ones(len(parts.train), np.bool_), 10_000))
         peak = tracemalloc.get_traced_memory()[1]
     finally:

@@ -156,7 +156,7 @@ def test_an_interrupted_training_leaves_nothing(quick: Settings, monkeypatch: py
         ({"epochs": 0}, "--epochs 0"),
         ({"use_case": "boats"}, "use case 'boats'"),
         ({"registry": "s3://models"}, "expected gs://bucket/folder"),
-        ({"limit": 120}, "at least 50 normal held-out rows"),
+        ({"limit": 120}, " rows for validation, at least 50 are needed; 120 rows read"),
     ],
 )
 def test_errors_name_the_flag(quick: Settings, change: dict[str, object], message: str) -> None:

@@ -19,6 +19,7 @@ from model import train as training
 from model.loaded import LoadedModel
 from model.manifest import read
 from model.train import Settings, print_summary, train
+from model.training import checks
 
 FEATURES = ("temperature", "pressure", "flow", "load")
 Train = Callable[..., Settings]
@@ -112,11 +113,50 @@ def test_what_is_called_normal_is_not_refused(given: Train, monkeypatch: pytest.
     def reached(*_: object) -> None:
         raise InterruptedError
 
-    monkeypatch.setattr(training, "_check_parts", reached)
+    monkeypatch.setattr(checks, "check_rows", reached)
     x = normal_rows()
     x[100, 0] = 65535
     with pytest.raises(InterruptedError):
         train(given(x, on_outlier="refuse", normal=["temperature = 65535"]))
+
+
+def column(values: object) -> np.ndarray:
+    """Normal rows whose flow is something else."""
+    x = normal_rows()
+    x[:, 2] = values
+    return x
+
+
+@pytest.mark.parametrize(
+    ("x", "more", "said"),
+    [
+        (column(np.nan), {}, "3,000 rows, 3,000 refused: not_finite (flow is NaN, expected a finite number): nothing"),
+        (column(-np.inf), {}, "not_finite (flow is -infinity, expected a finite number): nothing left"),
+        (column(1e300), {}, "not_finite (flow is infinity after the query, expected a finite number): nothing left"),
+        (column(np.where(np.arange(3000) > 50, np.nan, 20)), {},
+         "rows for validation, at least 50 are needed; 3,000 rows read, 2,949 refused: not_finite (flow is NaN, "
+         "expected a finite number): mend those values, or keep them out with COALESCE or WHERE in the SQL"),
+        (normal_rows(60), {}, "60 rows read: use more data, or another --validation_fraction"),
+        (normal_rows(3000), {"keys": 1, "split": "key"}, ": with 1 key use --split time"),
+        (normal_rows(300), {"labels": ["true"] * 300},
+         "300 rows read, 300 labelled as failures: a model learns from rows without a failure"),
+        (np.where(np.eye(4, dtype=bool)[np.arange(3000) % 4], 65535, normal_rows()), {},
+         "750 left out for load = 65535: if these are readings, call them normal: --normal 'temperature = 65535'"),
+        (np.full((3000, 4), 7), {}, "rows to learn from are the same (temperature is 7, pressure is 7, flow is 7, "),
+        (column(3e38), {}, "column flow: values such as 3e+38 are beyond what a network can calculate with (1e+18)"),
+        (column(np.linspace(-3e38, 3e38, 3000)), {}, "column flow: values such as "),
+        (normal_rows() * 1e30, {}, "divide it in the SQL, such as temperature / 1e20 AS temperature"),
+    ],
+)  # fmt: skip
+def test_data_that_will_not_do_is_told_so(given: Train, x: np.ndarray, more: dict[str, object], said: str) -> None:
+    assert said in refused(given(x, **more))
+
+
+def test_a_network_that_diverged_is_told_so(given: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = given(normal_rows())
+    config = training._network_config
+    monkeypatch.setattr(training, "_network_config", lambda *a: replace(config(*a), learning_rate=1e30))
+    assert "training diverged" in refused(settings)
 
 
 def test_a_bad_condition_is_told_before_anything_is_read(given: Train, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,24 @@ def test_sentences() -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", ["float", "double"])
+@pytest.mark.parametrize("limits", [{}, {"min": -60}, {"max": 1e300}, {"min": -1e300, "max": 5.5}])
+def test_what_is_not_finite_is_inside_no_limits(kind: str, limits: dict[str, float]) -> None:
+    at = {"type": "long", "logicalType": "timestamp-millis"}
+    fields = [{"name": "id", "type": "string"}, {"name": "at", "type": at}, {"name": "x", "type": kind, **limits}]
+    query = compile_sql(
+        "SELECT id, at, LEAST(x, 120) AS capped, CASE WHEN x > 90 THEN 1 ELSE 0 END AS hot FROM events",
+        {"type": "record", "name": "E", "fields": fields},
+        key="id",
+        event_time="at",
+    )
+    values = [5.5, math.inf, -math.inf, math.nan, -3.0]
+    rows = {"id": pa.array(["a"] * 5), "at": pa.array([0] * 5, pa.timestamp("ms", "UTC"))}
+    result = query.apply(pa.record_batch({**rows, "x": pa.array(values, pa.float32() if kind == "float" else None)}))
+    assert result.kept.tolist() == [0, 4]
+    assert result.errors.reasons == ["not_finite"] * 3
+
+
 def test_rows_are_checked_before_they_are_filtered() -> None:
     result = apply(ALL + " WHERE pressure < 50", pressure=[250, 70, 30])
     assert result.errors.rows.tolist() == [0]

@@ -155,7 +155,8 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_known_values() -> None:
-    for value in (65535, -1, 0, 99, 9999, 999999.0, 9999999, 99.99, -9999.9, 99999999, 2**31 - 1, 3e38, -1e30):
+    for value in (65535, -1, 0, 99, 9999, 999999.0, 9999999, 99.99, -9999.9, 99999999, 2**31 - 1, 3e38, -1e30,
+                  6553.5, 655.35, -327.68):  # fmt: skip
         assert is_known(float(np.float32(value))), value
     for value in (1, 9, 100, 850, 20.5, 9.9, 1000, 2000, 12345, 1e6, 199):
         assert not is_known(float(np.float32(value))), value
