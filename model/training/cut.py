@@ -6,9 +6,9 @@ ones smaller. So whatever the tail, a gap of log(rows / LEVEL) times the mean of
 nothing but rows of another kind: those above it are outliers. What lies below is tested again with its own ranks.
 
 Without a gap outliers may still be there, mixed with the tail. The mean of E_i is one over the generalised failure rate
-of the scores, which the usual laws (normal, log-normal, gamma, Weibull, Student, Pareto, half-Cauchy) never lower
-towards the tail (Lariviere 2006, "A note on probability distributions with increasing generalized failure rates").
-Spacings that grow towards the top mean two kinds of rows, and no score that parts them: ``Cut.doubt``.
+of the scores: that of their logarithms. Over -log(share of rows above), the rates of the usual laws (normal, log-normal,
+gamma, Weibull, Student, Pareto, half-Cauchy) are straight or bend down towards the top. Where two kinds of rows overlap,
+the rate sags while one gives way to the other: then no score parts them, and ``Cut.doubt`` says so.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ _BELOW = 100  # rows below a gap, at least, that say how wide spacings are there
 _LOWER = 0.9  # of these spacings, the smaller ones: further gaps do not count
 _LOWER_MEAN = 1 - (1 - _LOWER) * (1 - np.log(1 - _LOWER))  # their sum, as a share of that of all exponential ones
 _NARROW = 0.01  # a mean spacing below it counts as this: gaps of a few per cent of the score are none
-_GROWTH = 4.5  # standard errors by which spacings must grow to be in doubt
+_BEND_ROWS = 20  # in a range whose failure rate is compared, at least
+_BEND_ERRORS = 3.5  # standard errors of a sag that is none by chance
+_STRAIGHT = 0.95  # of the straight line: the usual laws keep above it
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,10 @@ def find_cut(scores: NDArray[np.floating]) -> Cut:
       scores: [n], 0 or more; what is not a number is left out of the sample.
     """
     values = np.asarray(scores, np.float64)
-    values = values[~np.isnan(values)]
+    values = np.sort(np.minimum(values[~np.isnan(values)], np.finfo(np.float64).max))
     rows, most = len(values), int(MOST * len(values))
-    top = _largest(values, int(0.4 * rows))
+    start = int(np.searchsorted(values, floor_of(values), side="right")) if rows else 0
+    top = values[max(int(0.6 * rows), (start + rows + 1) // 2) :][::-1]  # of those above the floor, the upper half
     if len(top) < MIN_ROWS // 2:
         return Cut(np.inf, 0.0, "")
     logs = np.log(spread_ties(top))
@@ -59,7 +62,7 @@ def find_cut(scores: NDArray[np.floating]) -> Cut:
     if more := _gap(logs[gone:], rows // 4):
         beyond = (gone + more) / rows
         return Cut(score, share, f"{beyond:.1%} of the rows lie beyond a gap, more than the {MOST:.0%} of outliers")
-    return Cut(score, share, _growth(logs[gone:], rows))
+    return Cut(score, share, _bend(logs[gone:], rows - start - gone))
 
 
 def floor_of(ordered: NDArray[np.float64]) -> float:
@@ -70,14 +73,6 @@ def floor_of(ordered: NDArray[np.float64]) -> float:
     stride = max(1, int(SHARED * len(ordered)))
     shared = ordered[stride:][ordered[stride:] == ordered[:-stride]]
     return max(0.0, float(shared[-1])) if len(shared) else 0.0
-
-
-def _largest(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """The ``count`` largest values, descending, though only from the upper half of those above the floor."""
-    ordered = np.sort(np.minimum(values, np.finfo(np.float64).max))
-    size = len(ordered)
-    start = int(np.searchsorted(ordered, floor_of(ordered), side="right"))
-    return ordered[max(size - count, (start + size + 1) // 2) :][::-1]
 
 
 def spread_ties(top: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -120,29 +115,44 @@ def _gap(logs: NDArray[np.float64], most: int) -> int:
     for at in sorted(candidates.tolist(), key=lambda i: -gaps[i]):
         below = np.sort(spacings[at + 1 : at + 1 + max(_BELOW, 2 * at)])
         kept = below[: max(1, int(_LOWER * len(below)))]
-        if spacings[at] > limit * max(kept.mean() * _LOWER / _LOWER_MEAN, _NARROW):
+        usual = max(kept.mean() * _LOWER / _LOWER_MEAN, _NARROW)
+        if spacings[at] > limit * usual and gaps[at] > _valley(logs, at + 1):
             return at + 1
     return 0
 
 
-def _growth(logs: NDArray[np.float64], rows: int) -> str:
-    """Says that spacings grow towards the top, if they do; descending logarithms."""
+def _valley(logs: NDArray[np.float64], above: int) -> float:
+    """The widest range below a gap, with ``above`` rows above it, that hardly holds rows; of descending logarithms.
+
+    Scores that come in steps and are blurred have such valleys, and gaps of their width in the thin end of the tail.
+    """
+    start = np.arange(above + above // 3 + 2, min(8 * above + 16, len(logs) * 16 // 17 - 1))
+    return float(np.max(logs[start] - logs[start + 1 + start // 16], initial=0.0))
+
+
+def _bend(logs: NDArray[np.float64], rows: int) -> str:
+    """Says so if the failure rate sags on its way to the top; descending logarithms of the highest of ``rows``."""
     spacings = (logs[:-1] - logs[1:]) * np.arange(1, len(logs))
     sums = np.concatenate([[0.0], np.cumsum(spacings)])
-    worst, where = 0.0, 0
-    for border in np.unique(np.geomspace(10, max(10, len(spacings) // 2), 24).astype(int)).tolist():
-        for start in (0, border // 2, border // 4):
-            for end in (2 * border, 4 * border):
-                above, below = border - start, min(end, len(spacings)) - border
-                if above < 8 or below < 40:
-                    continue
-                upper = (sums[border] - sums[start]) / above
-                lower = (sums[border + below] - sums[border]) / below
-                if upper > 0 and lower > 0:
-                    errors = float(np.log(upper / lower) / np.sqrt(1 / above + 1 / below))
-                    worst, where = max((worst, where), (errors, border))
-    if worst < _GROWTH:
+
+    def rate(start: int, end: int) -> float:
+        return (end - start) / max(float(sums[end] - sums[start]), _NARROW * (end - start))
+
+    worst, where = _BEND_ERRORS, 0
+    for last in np.unique(np.geomspace(_BEND_ROWS, max(len(spacings), _BEND_ROWS), 24).astype(int)).tolist():
+        low, high = last // 4, last // 16
+        for start in (0, last // 64):
+            if last > len(spacings) or high - start < _BEND_ROWS:
+                continue
+            above, between, below = rate(start, high), rate(high, low), rate(low, last)
+            chord = (above + below) / 2
+            error = above**2 / (high - start) + below**2 / (last - low)
+            error = np.sqrt(error / (2 * chord) ** 2 + 1 / (low - high))
+            sag = float(np.log(chord * _STRAIGHT / between) / error)
+            # Where it grows faster than that of a Weibull law below the sag, the tail ends at the top.
+            slower = between * np.log(rows**2 / low / last) < below * np.log(rows**2 / high / low)
+            if sag > worst and slower:
+                worst, where = sag, low
+    if not where:
         return ""
-    return (
-        f"the highest {where / rows:.2%} of the scores fall off more slowly than those below: outliers may be in them"
-    )
+    return f"among the highest {where / rows:.2%} of the scores there are two kinds of rows, and no gap parts them"
