@@ -6,9 +6,9 @@ ones smaller. So whatever the tail, a gap of log(rows / LEVEL) times the mean of
 nothing but rows of another kind: those above it are outliers. What lies below is tested again with its own ranks.
 
 Without a gap outliers may still be there, mixed with the tail. The mean of E_i is one over the generalised failure rate
-of the scores: that of their logarithms. Over -log(share of rows above), the rates of the usual laws (normal, log-normal,
-gamma, Weibull, Student, Pareto, half-Cauchy) are straight or bend down towards the top. Where two kinds of rows overlap,
-the rate sags while one gives way to the other: then no score parts them, and ``Cut.doubt`` says so.
+of the scores: that of their logarithms. Over -log(share of rows above), the rates of the usual laws (normal, gamma,
+log-normal, Weibull, Student, Pareto, half-Cauchy) are straight or bend down towards the top. Where two kinds of rows
+overlap, the rate sags while one gives way to the other: then no score parts them, and ``Cut.doubt`` says so.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ LEAST_ROWS = 20  # even where that is more than TAIL_SHARE
 FEWEST_ROWS = 5  # above where the scores begin: fewer are no tail
 PRIOR_ROWS = 50  # that say the shape is 0
 
-_SPAN = 1000  # scores so many times smaller than the largest are no part of their tail
+_SPAN = 1e6  # scores so many times smaller than the largest are no part of their tail
 _LARGEST = 709.0  # logarithm of a float64
 _DRAWS = 1000  # of the simulated interval
 
@@ -59,22 +59,22 @@ class Tail:
         """95 % of the shares of rows that exceed ``score(above)`` of samples like this one, drawn and fitted again."""
         random = np.random.default_rng(0)
         drawn = np.sort(random.random((_DRAWS, self.count)), axis=1)[:, ::-1]
-        scales, shapes = _moments(_excess(drawn, self.scale, self.shape))
+        scales, shapes = _moments(_excess(drawn, self.scale, self.shape), prior=self.shape)
         excesses = _excess(np.full(_DRAWS, above / self.count), scales, shapes)
         starts = random.beta(self.count, self.rows + 1 - self.count, _DRAWS)
         low, high = np.quantile(starts * _beyond(excesses, self.scale, self.shape), [0.025, 0.975])
         return float(low), float(high)
 
 
-def _moments(excesses: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scales and shapes of samples, [samples, n] each ascending."""
+def _moments(excesses: NDArray[np.float64], prior: float = 0.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scales and shapes of samples, [samples, n] each ascending; PRIOR_ROWS rows say that the shape is ``prior``."""
     n = excesses.shape[1]
     mean = excesses.mean(axis=1)
     # The moment weighted by the share of larger excesses, with Hosking and Wallis' plotting positions.
     weighted = (excesses * (1 - (np.arange(1, n + 1) - 0.35) / n)).mean(axis=1)
     rest = mean - 2 * weighted
     raw = 2 - mean / np.where(rest > 0, rest, np.inf)
-    shape = np.where(rest > 0, np.clip(raw, -1.5, 0.9), 0.0) * n / (n + PRIOR_ROWS)
+    shape = (np.where(rest > 0, np.clip(raw, -1.5, 0.9), prior) * n + prior * PRIOR_ROWS) / (n + PRIOR_ROWS)
     return mean * (1 - shape), shape
 
 
