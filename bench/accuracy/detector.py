@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from model.autoencoder import NetworkConfig
 from model.network import Network, Scores
 from model.rows import Floats, Part
 from model.threshold import ScoreDistribution
-from model.training.fit import fit
+from model.training.fit import fit, signed_deviations
 
 Keys = NDArray[np.uint64]
 Bools = NDArray[np.bool_]
@@ -23,9 +24,9 @@ Bools = NDArray[np.bool_]
 class Detector:
     """A trained network, the threshold's distribution, and what training said about its rows."""
 
-    network: Network  # as jobs score with it
+    network: Network  # what jobs score with
     normal: Floats  # scores of the validation rows that count as normal
-    left_out: float  # share of the training rows, 0..1
+    left_out: Bools  # of the training rows
     doubt: str  # why it cannot tell outliers from the tail; "": it can
 
     def explain(self, x: NDArray[Any]) -> Scores:
@@ -35,6 +36,10 @@ class Detector:
     def score(self, x: NDArray[Any]) -> Floats:
         """Scores of rows, [n, F] to float32 [n]."""
         return self.network.score(np.asarray(x, np.float32))
+
+    def deviations(self, x: NDArray[Any]) -> Floats:
+        """How far readings, [n, F], are from what was expected, in spreads of normal rows, with a sign; [n, F]."""
+        return signed_deviations(self.network, np.asarray(x, np.float32))
 
     def threshold(self, budget: float) -> float:
         """The score above which a share of ``budget`` of normal rows is expected."""
@@ -48,8 +53,9 @@ def train_on(
     validation_keys: Keys,
     config: NetworkConfig,
     seed: int,
+    normal: Callable[[Floats], Bools] | None = None,
 ) -> Detector:
-    """Trains on rows nobody has labelled, [n, F] and [m, F], in random order.
+    """Trains on rows nobody has labelled, [n, F] and [m, F], in random order; ``normal``: what a person calls normal.
 
     Raises:
       UserError: the training refuses such rows.
@@ -57,11 +63,12 @@ def train_on(
     keras = tf.keras(threads=1)
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
-    fitted = fit(_part(train, train_keys), _part(validation, validation_keys), config, seed)
-    held_out = fitted.validation
-    normal = held_out.scores[~held_out.left_out]
-    return Detector(fitted.compiled, normal, float(fitted.train.left_out.mean()), held_out.cut.doubt)
+    fitted = fit(_part(train, train_keys), _part(validation, validation_keys), config, seed, normal=normal)
+    judged = fitted.validation
+    doubts = dict.fromkeys(each.cut.doubt for each in (fitted.train, judged))
+    usual = judged.scores[~judged.left_out]
+    return Detector(fitted.compiled, usual, fitted.train.left_out, "; ".join(filter(None, doubts)))
 
 
 def _part(x: NDArray[Any], keys: Keys) -> Part:
-    return Part(np.ascontiguousarray(x, np.float32), keys, np.arange(len(x)))
+    return Part(np.ascontiguousarray(x, np.float32), keys, np.zeros(len(x), np.int64))

@@ -51,6 +51,11 @@ def _six(figures: Figures) -> Iterator[Goal]:
     yield _each("clean rows: says that it cannot tell", [figures.get("six.clean.said", [])], 0, 0)
     state = [figures.get("six.state.rate", [])]
     yield _means("a rare normal state of 2 % in all keys: alerts at 0.01", state, 0, 0.014)
+    for case, what in (("state", "the same"), ("state_of_keys", "a rare normal state of 2 % of the keys")):
+        named = [figures.get(f"six.{case}.named", [])]
+        yield _means(f"{what}: of the state's rows that are left out, in groups that the report names", named, 0.95)
+    called = [figures.get("six.state_of_keys.called_normal_rate", [])]
+    yield _means("the same, once a person calls these groups normal: alerts at 0.01", called, 0, 0.014)
 
 
 def _shuttle(figures: Figures) -> Iterator[Goal]:

@@ -29,6 +29,7 @@ def rendered(page: str) -> str:
         "run": [_run(run)],
         "goals": _goals(figures),
         "six": _six(figures),
+        "state": _state(figures),
         "peers": _peers(figures),
         "shuttle": _shuttle(figures),
         "cars": _cars(figures),
@@ -65,6 +66,18 @@ def _six(figures: Figures) -> list[str]:
     )
     rows = [[case.about, *(_cell(figures, f"six.{case.name}.{name}") for name in names)] for case in CASES]
     return _table(header, rows)
+
+
+def _state(figures: Figures) -> list[str]:
+    names = ("state_left_out", "named", "rate", "state_rate", "called_normal_rate", "called_normal_state_rate")
+    header = (
+        *("rows", "of the state left out", "of these, in groups the report names", "alerts", "in the state"),
+        *("alerts once it is called normal", "in the state"),
+    )
+    cases = [case for case in CASES if f"six.{case.name}.named" in figures]
+    return _table(
+        header, [[case.about, *(_cell(figures, f"six.{case.name}.{name}") for name in names)] for case in cases]
+    )
 
 
 def _peers(figures: Figures) -> list[str]:

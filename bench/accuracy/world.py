@@ -51,6 +51,7 @@ class World:
 
     train: Floats  # [n, F]
     train_keys: NDArray[np.uint64]
+    train_state: Bools  # in the rare normal state
     validation: Floats
     validation_keys: NDArray[np.uint64]
     test: Rows
@@ -68,7 +69,7 @@ def draw(case: Case, seed: int) -> World:
     order = rng.permutation(ROWS)
     train, validation = (order[rows.part[order] == part] for part in (TRAIN, VALIDATION))
     keys = rows.key.astype(np.uint64)
-    return World(rows.x[train], keys[train], rows.x[validation], keys[validation], test)
+    return World(rows.x[train], keys[train], rows.state[train], rows.x[validation], keys[validation], test)
 
 
 def struck(normal: Floats, size: float, seed: int) -> tuple[Floats, NDArray[np.int64]]:
