@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from sqlglot import exp
 
-from beam_jobs.preprocessing.compiler import Compiled, Compiler, Handler, Handlers, join, sql_of
+from beam_jobs.preprocessing.compiler import DTYPES, Compiled, Compiler, Handler, Handlers, join, sql_of
 from beam_jobs.preprocessing.functions import cast, concat, extract, own_function, rounded, substring, text, window
 
 SEMANTICS_VERSION = 2  # raise it when the same SQL gives other values: models trained before no longer match
@@ -125,10 +125,23 @@ def _compare(name: str, operation: Callable[[pl.Expr, pl.Expr], pl.Expr]) -> Han
 
 def _logic(name: str, operation: Callable[[pl.Expr, pl.Expr], pl.Expr]) -> Handler:
     def handler(c: Compiler, node: Any) -> Compiled:
-        left, right = c.boolean(node.this), c.boolean(node.expression)
-        return join(name, "boolean", operation(left.expr, right.expr), left, right)
+        kind, nodes = type(node), []
+        while type(node) is kind:  # a AND b AND c AND ..., perhaps thousands
+            nodes.append(node.expression)
+            node = node.this
+        operands = [c.boolean(operand) for operand in [node, *reversed(nodes)]]
+        whole = reduce(lambda left, right: join(name, "boolean", left.expr, left, right), operands)
+        return replace(whole, expr=_balanced(operation, [operand.expr for operand in operands]))
 
     return handler
+
+
+def _balanced(operation: Callable[[pl.Expr, pl.Expr], pl.Expr], exprs: list[pl.Expr]) -> pl.Expr:
+    """All of them under one associative operation, nested as little as can be: Polars' stack ends somewhere."""
+    while len(exprs) > 1:
+        pairs = [operation(a, b) for a, b in zip(exprs[::2], exprs[1::2], strict=False)]
+        exprs = pairs + exprs[len(pairs) * 2 :]
+    return exprs[0]
 
 
 def _not(c: Compiler, node: exp.Not) -> Compiled:
@@ -145,8 +158,12 @@ def _in(c: Compiler, node: exp.In) -> Compiled:
     if node.args.get("query"):
         c.fail(node, "a subquery is not supported: a row must be computed from its own fields")
     value, *choices = c.same_kind([node.this, *node.expressions])
-    equal = [value.expr == choice.expr for choice in choices]
-    return join("in", "boolean", reduce(pl.Expr.or_, equal), value, *choices)
+    expr = _balanced(pl.Expr.or_, [value.expr == choice.expr for choice in choices])
+    if len(choices) >= _MANY and not any(choice.columns for choice in choices):
+        constants = pl.select([choice.expr.alias(str(i)) for i, choice in enumerate(choices)]).row(0)
+        if all(constant == constant for constant in constants) and None not in constants:  # no NaN, no NULL
+            expr = value.expr.is_in(pl.Series(sorted(set(constants)), dtype=DTYPES.get(value.kind)).implode())
+    return join("in", "boolean", expr, value, *choices)
 
 
 def _is(c: Compiler, node: exp.Is) -> Compiled:
@@ -215,6 +232,7 @@ def _extreme(name: str, wins: Callable[[pl.Expr, pl.Expr], pl.Expr]) -> Handler:
     return handler
 
 
+_MANY = 10  # values of an IN: they are looked up, not compared one by one
 _TWO = ("this", "expression")
 _SAFE = ("typed", "safe")  # flags of sqlglot that do not change what is computed here
 

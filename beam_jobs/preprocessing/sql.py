@@ -29,7 +29,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
@@ -130,10 +131,12 @@ def compile_condition(sql: str, features: Sequence[str], source: str) -> Compile
     """
     fields = {name: Field(name, "number", "float", True, False, None, None, None, None, False) for name in features}
     compiler = Compiler({**HANDLERS, exp.Literal: float32_literal}, fields, sql, source, key="", event_time="")
-    (condition,) = _parsed(sql, source, _CONDITION_FORM, exp.Condition)
+    with _not_too_deep(source):
+        (condition,) = _parsed(sql, source, _CONDITION_FORM, exp.Condition)
     if condition.find(exp.Window):
         compiler.fail(condition, "a row is called normal by its own features, so no window is known here; remove it")
-    compiled = compiler.compile(condition)
+    with _not_too_deep(source):
+        compiled = compiler.compile(condition)
     if compiled.kind != "boolean":
         compiler.fail(condition, f"it is a {compiled.kind}; it needs a comparison")
     if not compiled.columns:
@@ -141,11 +144,24 @@ def compile_condition(sql: str, features: Sequence[str], source: str) -> Compile
     return compiled
 
 
+@contextmanager
+def _not_too_deep(source: str) -> Iterator[None]:
+    try:
+        yield
+    except RecursionError:
+        raise UserError(
+            f"{source}: an expression is nested too deep, or an operator other than AND and OR repeated too often "
+            "(some 200 times); divide it among several features"
+        ) from None
+
+
 def parse_query(sql: str, fields: Mapping[str, Field], key: str, event_time: str, source: str) -> Query:
     """The checked query; UserError as in compile_sql."""
     compiler = Compiler(HANDLERS, fields, sql, source, key, event_time)
-    select = _parse(sql, source, compiler)
-    outputs = [_output(compiler, item) for item in select.expressions]
+    with _not_too_deep(source):
+        select = _parse(sql, source, compiler)
+        outputs = [_output(compiler, item) for item in select.expressions]
+        where = _where(compiler, select.args.get("where"))
     names: set[str] = set()
     for item, output in zip(select.expressions, outputs, strict=True):
         if output.name.lower() in names:
@@ -156,7 +172,6 @@ def parse_query(sql: str, fields: Mapping[str, Field], key: str, event_time: str
             compiler.fail(None, f"{name} is missing in the SELECT; add it, every row needs its key and its time")
     if not any(output.is_feature for output in outputs):
         compiler.fail(None, "the SELECT has no numeric column beside the key and the time; a model needs a feature")
-    where = _where(compiler, select.args.get("where"))
     return Query(tuple(outputs), where, tuple(compiler.windows.values()), frozenset(compiler.pseudonyms))
 
 

@@ -6,12 +6,14 @@ import math
 import pickle
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pytest
 
 from beam_jobs.errors import UserError
 from beam_jobs.preprocessing import PiiPolicy, Preprocessor, compile_sql
 from beam_jobs.preprocessing.fields import fields_of
+from beam_jobs.preprocessing.sql import parse_query
 
 TIME = {"type": "long", "logicalType": "timestamp-millis"}
 SCHEMA: dict[str, Any] = {
@@ -374,3 +376,48 @@ def test_pickles_without_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     again = pickle.loads(data)
     assert again.fingerprint == compiled.fingerprint
     assert again.apply(events(vin=["a", None, "a", "b"])).rows == before.rows
+
+
+NUMBERS = [1.5, -0.0, 0.0, 3.0, math.nan, math.inf, None, 7.25]
+
+
+def held(condition: str) -> list[bool | None]:
+    """What a condition over the number x and the text s is, row by row of NUMBERS."""
+    at = {"type": "long", "logicalType": "timestamp-millis"}
+    fields = [{"name": "id", "type": "string"}, {"name": "at", "type": at}]
+    fields += [{"name": "x", "type": ["null", "double"]}, {"name": "s", "type": ["null", "string"]}]
+    sql = f"SELECT id, at, x, s FROM events WHERE {condition}"
+    query = parse_query(sql, fields_of({"type": "record", "name": "E", "fields": fields}), "id", "at", "SQL")
+    texts = [None if x is None else str(x) for x in NUMBERS]
+    frame = pl.DataFrame({"x": NUMBERS, "s": texts}, schema={"x": pl.Float64, "s": pl.String}, strict=False)
+    assert query.where is not None
+    return frame.select(query.where.expr).to_series().to_list()
+
+
+@pytest.mark.parametrize("more", [[], ["NULL"], ["-1.5"], ["CAST('nan' AS DOUBLE)"]])
+@pytest.mark.parametrize("values", [["1.5", "0", "7.25"], ["'3.0'", "'0.0'", "'-0.0'", "'nan'", "''"]])
+def test_many_values_of_in_mean_what_few_mean(values: list[str], more: list[str]) -> None:
+    text = values[0].startswith("'")
+    column, more = ("s", [m for m in more if m == "NULL"]) if text else ("x", more)
+    few = held(" OR ".join(f"{column} = {value}" for value in values + more))
+    others = [f"'car-{i}'" if text else str(1000 + i) for i in range(2000)]
+    assert held(f"{column} IN ({', '.join(others + values + more)})") == few
+    assert held(f"{column} NOT IN ({', '.join(others + values + more)})") == [None if h is None else not h for h in few]
+
+
+@pytest.mark.parametrize("operator", ["OR", "AND"])
+def test_thousands_of_conditions_are_one(operator: str) -> None:
+    test = "x = {}" if operator == "OR" else "x <> {}"
+    several = [test.format(value) for value in (3, 1.5)]
+    many = [test.format(5000 + i) for i in range(2000)]
+    assert held(f" {operator} ".join([*many, *several])) == held(f" {operator} ".join(several))
+
+
+@pytest.mark.parametrize(
+    "deep", ["+".join(["x"] * 2000), "(" * 5000 + "x" + ")" * 5000, "abs(" * 900 + "x" + ")" * 900]
+)
+def test_what_is_nested_too_deep_is_one_line(deep: str) -> None:
+    with pytest.raises(UserError) as raised:
+        held(f"{deep} > 1")
+    assert "\n" not in str(raised.value)
+    assert "deep" in str(raised.value)
