@@ -285,6 +285,8 @@ def _parquet_columns(file: Path, there: Sequence[str], schema: Mapping[str, Any]
     found: dict[str, str] = {}
     for wish in wanted:
         name = next((alias for alias in aliases[wish.name] if alias in there), None)
+        if name is not None and list(there).count(name) > 1:
+            raise UserError(f"--data {file}: has the column {name!r} more than once; write it once")
         if name is not None:
             found[wish.name] = name
         elif not wish.nullable:

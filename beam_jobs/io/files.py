@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
+from urllib.parse import unquote
 
 from beam_jobs.errors import UserError
 from beam_jobs.io.patience import StorageAwayError, interrupt_waits, patiently, resume_waits
@@ -219,7 +220,7 @@ def _storage(path: str) -> _Storage:
 
 
 def root_of(uri: str) -> str:
-    """The path of a folder: ``file:///data/x`` and ``/data/x`` alike; no slash at the end.
+    """The path of a folder: ``file:///my%20data/x`` and ``/my data/x`` alike; no slash at the end.
 
     Raises:
       UserError: another scheme than file and gs, or no path.
@@ -228,7 +229,7 @@ def root_of(uri: str) -> str:
     if not separator:
         path = os.path.abspath(uri) if uri else ""
     elif scheme == "file":
-        path = rest if rest.startswith("/") else ""
+        path = unquote(rest) if rest.startswith("/") else ""
     elif scheme == "gs":
         path = uri if rest.strip("/") else ""
     else:

@@ -500,3 +500,8 @@ def test_the_metadata_server_of_a_google_machine_is_found(tmp_path: Path) -> Non
         env = _without_credentials(tmp_path, GCE_METADATA_IP=address)
         assert _check(env, "assert google_credentials.on_google()")[0] == "fine"
         thread.join(10)
+
+
+def test_a_file_uri_is_decoded(tmp_path: Path) -> None:
+    folder = tmp_path / "my data 100%"
+    assert files.root_of(folder.as_uri()) == files.root_of(str(folder)) == str(folder)

@@ -124,6 +124,10 @@ def test_files_that_will_not_do(tmp_path: Path) -> None:
         load(str(tmp_path / "broken.parquet"))
     with pytest.raises(UserError, match="no column 'speed'"):
         load(save(table(100).drop("speed"), tmp_path / "x.parquet"))
+    twice = table(100).to_arrow()
+    pq.write_table(twice.append_column("speed", twice["speed"]), tmp_path / "twice.parquet")
+    with pytest.raises(UserError, match=r"twice\.parquet: has the column 'speed' more than once"):
+        load(str(tmp_path / "twice.parquet"))
     with pytest.raises(UserError, match="column 'speed' has nulls"):
         load(save(table(100, speed=pl.lit(None, pl.Float64)), tmp_path / "x.parquet"))
     with pytest.raises(UserError, match=r"column 'speed' is .*string and can't become double"):
