@@ -42,6 +42,7 @@ CONSUMER_DEFAULTS = {
     "max.partition.fetch.bytes": "4000000",
     "fetch.wait.max.ms": "100",
     "reconnect.backoff.max.ms": "1000",  # a broker that comes back is found within a second
+    "socket.timeout.ms": "30000",  # half the client's own: a commit waits as long for an answer that never comes
     "socket.keepalive.enable": "true",
     "client.id": "highbeam",
     "check.crcs": "true",  # as the Java client; librdkafka's own default is not to look
