@@ -49,7 +49,7 @@ from model.threshold import SCORES_FILE, ScoreDistribution
 from model.training import checks, normal, peers, sentinels
 from model.training.alert_rate import AlertRate, ThresholdFit
 from model.training.fit import LAST_NETWORK, Fitted, fit, signed_deviations
-from model.training.groups import Group, LeftOut, find_groups
+from model.training.groups import LeftOut, find_groups
 from model.training.sentinels import Screen
 from use_cases import UseCase
 
@@ -247,16 +247,12 @@ def _read(use_case: UseCase, source: Source, counts: Counts, spool: Spool, limit
 
 def _left_out(fitted: Fitted, rows: Part, features: Sequence[str]) -> LeftOut:
     """What was left out of the training, and what was put back, in groups."""
-    judged = fitted.train
-
-    def groups(chosen: NDArray[np.bool_]) -> tuple[tuple[Group, ...], int]:
-        deviations = partial(signed_deviations, fitted.compiled)
-        return find_groups(rows.x, rows.keys, rows.times, chosen, deviations, features)
-
-    count, cut = int(judged.left_out.sum()), judged.cut
-    score = cut.score if np.isfinite(cut.score) else None
-    found, others = groups(judged.left_out)
-    return LeftOut(count, count / len(rows), score, cut.doubt, found, others, groups(judged.put_back)[0])
+    judged, cut = fitted.train, fitted.train.cut
+    find = partial(find_groups, rows.x, rows.keys, rows.times)
+    groups, others = find(judged.left_out, partial(signed_deviations, fitted.compiled), features)
+    put_back, _ = find(judged.put_back, None, features, mark="p")  # the network expects them now
+    count, score = int(judged.left_out.sum()), cut.score if np.isfinite(cut.score) else None
+    return LeftOut(count, count / len(rows), score, cut.doubt, groups, others, put_back)
 
 
 def _judge(network: Network, parts: Parts) -> tuple[Floats, dict[bool, NDArray[np.float64]]]:

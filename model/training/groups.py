@@ -119,7 +119,7 @@ def find_groups(
     keys: NDArray[np.uint64],
     times: Longs,
     left_out: Bools,
-    deviations: Callable[[Floats], NDArray[Any]],
+    deviations: Callable[[Floats], NDArray[Any]] | None,
     features: Sequence[str],
     mark: str = "g",
 ) -> tuple[tuple[Group, ...], int]:
@@ -129,7 +129,8 @@ def find_groups(
       x: float32 [n, F], physical units; all rows of the part, in random order.
       keys, times: [n], of the rows; milliseconds since the epoch.
       left_out: [n].
-      deviations: rows, float32 [m, F], to how far they are from what was expected, [m, F]: spreads, with a sign.
+      deviations: rows, float32 [m, F], to how far they are from what was expected, [m, F]: spreads, with a sign; None:
+        rows are told apart by their values alone.
       features: names of the F columns.
       mark: what the groups' names begin with.
 
@@ -146,8 +147,8 @@ def find_groups(
     if not len(rows):
         return (), len(out)
     kept = kept[np.isfinite(kept).all(axis=1)] if len(kept) else rows
-    descriptions = _describe(rows, np.nan_to_num(np.asarray(deviations(rows), np.float64)), kept, features)
-    counted = [_Counted(description) for description in descriptions]
+    surprise = None if deviations is None else np.nan_to_num(np.asarray(deviations(rows), np.float64))
+    counted = [_Counted(description) for description in _describe(rows, surprise, kept, features)]
     some_keys = _Keys()
     for start in range(0, len(left_out), _CHUNK):
         part = slice(start, start + _CHUNK)
@@ -227,12 +228,13 @@ def _count(
 
 
 def _describe(
-    rows: Floats, deviations: NDArray[np.float64], kept: Floats, features: Sequence[str]
+    rows: Floats, deviations: NDArray[np.float64] | None, kept: Floats, features: Sequence[str]
 ) -> list[_Description]:
     """Groups of the rows, float32 [n, F], the largest first."""
     normal = np.quantile(kept.astype(np.float64), [NORMAL_RANGE[0], 0.5, NORMAL_RANGE[1]], axis=0)
     spread = np.maximum(normal[2] - normal[0], 1e-6 + 0.01 * np.abs(normal[1])) / 4.65  # 1 % to 99 % of a normal one
     places = np.arcsinh((rows - normal[1]) / spread)
+    deviations = places if deviations is None else deviations
     whole = np.array([bool((kept[:, j] == np.rint(kept[:, j])).all()) for j in range(rows.shape[1])])
     found = []
     for cluster in _clusters(deviations):
