@@ -32,7 +32,7 @@ from model.loaded import LoadedModel
 from model.manifest import Manifest
 from model.training.alert_rate import ThresholdFit, binomial_interval
 from model.training.cut import Cut, floor_of, spread_ties
-from model.training.pareto import Tail
+from model.training.pareto import TAIL_ROWS, Tail
 
 COUNTED_ROWS = 20  # above a threshold at least, for counting them
 MIN_ROWS = 50  # fewer scores say nothing about a tail
@@ -53,14 +53,26 @@ class ScoreDistribution:
     floor: float  # the tail begins above it: cut.floor_of
     body: NDArray[np.float64]  # [901], quantiles at even levels from 0 to 1
     top: NDArray[np.float64]  # [m], the largest scores, descending; all of them where there are few
+    design_effect: float = 1.0  # rows of the sample that say as much as one independent row: those of a key are alike
 
     @classmethod
-    def fit(cls, scores: NDArray[Any]) -> ScoreDistribution:
-        """Fits the scores of normal rows, float [n]; UserError with fewer than MIN_ROWS finite ones."""
-        values = np.sort(scores[np.isfinite(scores)].astype(np.float64))
+    def fit(cls, scores: NDArray[Any], keys: NDArray[Any] | None = None) -> ScoreDistribution:
+        """Fits the scores of normal rows.
+
+        Args:
+          scores: float [n].
+          keys: [n], whose row it is; None: rows are independent.
+
+        Raises:
+          UserError: fewer than MIN_ROWS scores are finite.
+        """
+        finite = np.isfinite(scores)
+        values = np.sort(scores[finite].astype(np.float64))
         cls.check(len(values))
         top = values[-max(_EXACT_ROWS, len(values) // 10) :][::-1]
-        return cls(len(values), floor_of(values), np.quantile(values, _BODY_LEVELS), top)
+        high = scores[finite] > top[min(TAIL_ROWS, len(values) // 10)]
+        effect = 1.0 if keys is None else _design_effect(high, keys[finite])
+        return cls(len(values), floor_of(values), np.quantile(values, _BODY_LEVELS), top, effect)
 
     @staticmethod
     def check(rows: int) -> None:
@@ -75,7 +87,7 @@ class ScoreDistribution:
         """Writes what ``load`` reads: at most 4 bytes for each of a tenth of the rows, or 40 kB."""
         top = self.top.astype(np.float32)
         exact = top if np.array_equal(top, self.top) else self.top
-        np.savez(path, rows=self.rows, floor=self.floor, body=self.body, top=exact)
+        np.savez(path, rows=self.rows, floor=self.floor, body=self.body, top=exact, design_effect=self.design_effect)
 
     @classmethod
     def load(cls, path: Path) -> ScoreDistribution:
@@ -83,7 +95,7 @@ class ScoreDistribution:
         try:
             with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as file:
                 body, top = file["body"].astype(np.float64), file["top"].astype(np.float64)
-                return cls(int(file["rows"]), float(file["floor"]), body, top)
+                return cls(int(file["rows"]), float(file["floor"]), body, top, float(file["design_effect"]))
         except (EOFError, KeyError, TypeError, BadZipFile) as error:
             raise ValueError(str(error)) from error
 
@@ -124,7 +136,7 @@ class ScoreDistribution:
 
         Args:
           alert_budget: share of normal rows, 0..1, exclusive.
-          cut: of the held-out scores; those below it are the ones that were fitted.
+          cut: where outliers begin; they are not among the scores that were fitted.
         """
         threshold, above = self.threshold(alert_budget), alert_budget * (self.rows + 1)
         counted = above >= min(COUNTED_ROWS, self._tail.count) or self._tail.scale == 0
@@ -136,8 +148,26 @@ class ScoreDistribution:
         else:
             low, high = self._tail.interval(expected)
             how = f"a Pareto tail fitted to the {self._tail.count} highest of {self.rows:,} held-out rows"
-        limit = cut.score if np.isfinite(cut.score) else None
-        return ThresholdFit(threshold, alert_budget, share, low, high, how, self.rows, limit, cut.share, cut.doubt)
+        low, high = (
+            (share * (end / share) ** np.sqrt(self.design_effect) for end in (low, high)) if share else (low, high)
+        )
+        if self.design_effect > 1.1:
+            how += f", which say as much as {self.rows / self.design_effect:,.0f} independent ones"
+        # Rows above the cut that were kept, since they are normal, take the limit of what is normal along.
+        limit = max(cut.score, float(self.top[0])) if np.isfinite(cut.score) else None
+        return ThresholdFit(
+            threshold=threshold,
+            alert_budget=alert_budget,
+            share=share,
+            low=float(low),
+            high=float(min(high, 1)),
+            how=how,
+            rows=self.rows,
+            design_effect=self.design_effect,
+            cut=limit,
+            left_out=cut.share,
+            doubt=cut.doubt,
+        )
 
     def _with_ties(self, threshold: float, above: float, counted: bool) -> float:
         """Rows expected above a threshold when all rows of a step are, or none; ``above`` where nothing ties."""
@@ -155,6 +185,17 @@ class ScoreDistribution:
         """(level, score) pairs, both ascending, up to 1 in 10 million: for ``Manifest.percentile``."""
         scores = np.maximum.accumulate([self.quantile(float(level)) for level in _LEVELS])
         return tuple(zip(_LEVELS.tolist(), scores.tolist(), strict=True))
+
+
+def _design_effect(high: NDArray[np.bool_], keys: NDArray[Any]) -> float:
+    """How many times the share of high scores varies as much as with independent rows; at least 1 (Kish 1965)."""
+    _, codes, rows = np.unique(keys, return_inverse=True, return_counts=True)
+    share = float(high.mean())
+    if len(rows) < 2 or not 0 < share < 1:
+        return 1.0
+    excess = np.bincount(codes, high) - share * rows
+    variance = len(rows) / (len(rows) - 1) * float(np.sum(excess**2))
+    return max(1.0, variance / (len(high) * share * (1 - share)))
 
 
 def change(spec: str, alert_budget: float, alias: str | None = None, use_case: str | None = None) -> Manifest:

@@ -148,7 +148,8 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
         fitted.compiled.save(draft.path / NETWORK_FILE)
         held_out = fitted.validation
         checks.check_scores(held_out.scores, config.learning_rate)
-        distribution = ScoreDistribution.fit(held_out.scores[~held_out.left_out])
+        kept = ~held_out.left_out
+        distribution = ScoreDistribution.fit(held_out.scores[kept], parts.validation.keys[kept])
         scores, deviation = _judge(fitted.compiled, parts)
         limit = distribution.fit_threshold(budget, held_out.cut)
         threshold, test_alerts = limit.threshold, limit.compare(scores[~parts.failed])

@@ -34,12 +34,13 @@ class ThresholdFit:
     threshold: float  # scores above it are alerts
     alert_budget: float  # the share that was asked for
     share: float  # the share that is expected: the budget, unless many rows have the same score
-    low: float  # 95 % interval of the share, as far as rows are independent
+    low: float  # 95 % interval of the share
     high: float
     how: str  # what the interval rests on
-    rows: int  # held-out rows below the cut
-    cut: float | None  # held-out rows with a higher score are outliers, which are not counted; None: there are none
-    left_out: float  # share of the held-out rows that are outliers
+    rows: int  # held-out rows that are no outliers
+    design_effect: float  # rows that say as much as one independent row, since those of a key are alike
+    cut: float | None  # rows with a higher score are outliers, which are not counted; None: there are none
+    left_out: float  # share of the rows above the cut, of those it was found in
     doubt: str  # "" or a sentence: why the share cannot be told
 
     def __str__(self) -> str:
@@ -53,7 +54,7 @@ class ThresholdFit:
         """Counts alerts among the scores of rows that were not looked at before, normal as far as anyone knows, [n]."""
         normal = scores if self.cut is None else scores[scores <= self.cut]
         rows, alerts = len(normal), int(np.sum(normal > self.threshold))
-        low, high = binomial_interval(alerts, rows)
+        low, high = binomial_interval(alerts / self.design_effect, rows / self.design_effect)
         warning = ""
         if self.doubt:
             warning = f"whether the alert budget of {self.alert_budget:g} is kept cannot be told: {self.doubt}"
@@ -66,7 +67,7 @@ class ThresholdFit:
         return AlertRate(rows, share, low, high, len(scores) - rows, warning)
 
 
-def binomial_interval(hits: int, rows: int) -> tuple[float, float]:
+def binomial_interval(hits: float, rows: float) -> tuple[float, float]:
     """95 % interval of a share of which ``hits`` of ``rows`` are known (Wilson 1927); 0 to 1 without rows."""
     if rows == 0:
         return 0.0, 1.0

@@ -10,7 +10,9 @@ from hypothesis.extra import numpy as hnp
 
 from beam_jobs.errors import UserError
 from model.threshold import MIN_ROWS, ScoreDistribution
+from model.training.cut import Cut
 
+NO_CUT = Cut(np.inf, 0.0, "")
 SCORES = hnp.arrays(np.float64, st.integers(MIN_ROWS, 600), elements=st.floats(0, 1e6))
 
 
@@ -63,3 +65,56 @@ def test_too_few_rows_and_budgets_that_are_none_are_refused() -> None:
     for budget in (0.0, 1.0, -1.0):
         with pytest.raises(UserError, match="alert_budget"):
             ScoreDistribution.fit(np.arange(100.0)).threshold(budget)
+
+
+def test_rows_above_the_cut_that_were_kept_are_counted_among_test_rows_too() -> None:
+    body, rare = np.linspace(1, 2, 950), np.linspace(30, 40, 50)  # a rare state that most keys show, above the cut
+    fitted = ScoreDistribution.fit(np.concatenate([body, rare])).fit_threshold(0.1, Cut(10.0, 0.01, ""))
+    found = fitted.compare(np.concatenate([body, rare, [500.0]]))
+    assert (found.rows, found.outliers) == (1000, 1)
+    below = ScoreDistribution.fit(body).fit_threshold(0.1, Cut(10.0, 0.05, ""))
+    assert below.compare(np.concatenate([body, rare])).outliers == 50
+
+
+def test_a_budget_that_rows_can_answer_is_counted() -> None:
+    """A log-normal body and a few normal rows far out, as real scores have them."""
+    for outliers in (0, 2, 6, 12):
+        random = np.random.default_rng(1)
+        body = np.exp(random.normal(np.log(0.3), 1.1, 3480 - outliers))
+        scores = np.concatenate([body, random.uniform(300, 3000, outliers)])
+        fitted = ScoreDistribution.fit(scores)
+        for budget in (0.03, 0.01):
+            found = fitted.fit_threshold(budget, NO_CUT)
+            assert np.mean(scores > found.threshold) == pytest.approx(budget, rel=0.03)
+            assert found.how.startswith("counted: ")
+        assert fitted.fit_threshold(0.003, NO_CUT).how.startswith("a Pareto tail fitted to the 120 highest of 3,480")
+
+
+def test_a_step_of_equal_scores_is_alerted_on_whole_or_not_at_all() -> None:
+    scores = np.repeat([1.0, 2.0, 3.0, 4.0, 5.0], [3500, 300, 120, 60, 20])
+    for budget, share in ((0.02, 0.02), (0.018, 0.02), (0.006, 0.005), (0.06, 0.05)):
+        found = ScoreDistribution.fit(scores).fit_threshold(budget, NO_CUT)
+        assert np.mean(scores > found.threshold) == pytest.approx(share)
+        assert found.share == pytest.approx(share)
+        assert found.threshold not in scores  # rounding elsewhere does not move a step across it
+
+
+def test_rows_of_one_key_that_are_alike_widen_the_interval() -> None:
+    inside: dict[str, list[bool]] = {"alike": [], "apart": []}
+    true = np.sort(
+        np.random.default_rng(7).lognormal(0, 0.3, 400_000) * np.random.default_rng(8).lognormal(0, 0.3, 400_000)
+    )
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        keys = np.repeat(np.arange(100), 40)
+        scores = random.lognormal(0, 0.3, 4000) * random.lognormal(0, 0.3, 100)[keys]
+        for name, whose in (("alike", keys), ("apart", None)):
+            found = ScoreDistribution.fit(scores, whose).fit_threshold(0.01, NO_CUT)
+            rate = float(np.mean(true > found.threshold))
+            inside[name].append(found.low <= rate <= found.high)
+    assert np.mean(inside["apart"]) < 0.75 < 0.8 < np.mean(inside["alike"])
+    independent = ScoreDistribution.fit(scores, np.arange(4000)).fit_threshold(0.01, NO_CUT)
+    assert independent.design_effect == pytest.approx(1, abs=0.01)
+    assert "independent" not in independent.how
+    scores[:40] = 100.0  # one car of a hundred is strange
+    assert "which say as much as" in ScoreDistribution.fit(scores, keys).fit_threshold(0.01, NO_CUT).how

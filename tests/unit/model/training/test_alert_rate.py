@@ -10,7 +10,17 @@ import pytest
 from model.training.alert_rate import ThresholdFit, binomial_interval
 
 FIT = ThresholdFit(
-    4.0, 0.01, 0.01, 0.007, 0.0135, "counted: 40 of 4,000 held-out rows lie above it", 4000, 50.0, 0.02, ""
+    threshold=4.0,
+    alert_budget=0.01,
+    share=0.01,
+    low=0.007,
+    high=0.0135,
+    how="counted: 40 of 4,000 held-out rows lie above it",
+    rows=4000,
+    design_effect=1.0,
+    cut=50.0,
+    left_out=0.02,
+    doubt="",
 )
 
 
@@ -38,6 +48,14 @@ def test_test_rows_that_do_not_keep_it_are(alerts: int) -> None:
     found = FIT.compare(scores(alerts))
     assert f"{alerts / 1000:.3g} (" in found.warning
     assert "the alert budget is 0.01" in found.warning
+
+
+def test_rows_that_are_alike_are_fewer() -> None:
+    one, other = FIT.compare(scores(30)), replace(FIT, design_effect=20.0).compare(scores(30))
+    assert (one.share, one.rows) == (other.share, other.rows)
+    assert other.low < one.low < one.high < other.high
+    assert one.warning
+    assert not other.warning
 
 
 def test_without_outliers_every_test_row_counts() -> None:
