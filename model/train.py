@@ -252,8 +252,16 @@ def _left_out(fitted: Fitted, rows: Part, features: Sequence[str]) -> LeftOut:
     find = partial(find_groups, rows.x, rows.keys, rows.times)
     groups, others = find(judged.left_out, partial(signed_deviations, fitted.compiled), features)
     put_back, _ = find(judged.put_back, None, features, mark="p")  # the network expects them now
-    count, score = int(judged.left_out.sum()), cut.score if np.isfinite(cut.score) else None
-    return LeftOut(count, count / len(rows), score, cut.doubt, groups, others, put_back)
+    return LeftOut(
+        rows=int(judged.left_out.sum()),
+        share=float(judged.left_out.mean()),
+        cut=cut.score if np.isfinite(cut.score) else None,
+        doubt=cut.doubt,
+        groups=groups,
+        others=others,
+        of_keys=int(np.sum(judged.left_out & (judged.scores <= cut.score))),
+        put_back=put_back,
+    )
 
 
 def _judge(network: Network, parts: Parts) -> tuple[Floats, dict[bool, NDArray[np.float64]]]:

@@ -87,6 +87,7 @@ class LeftOut:
     doubt: str  # why the cut may be wrong; "": nothing speaks against it
     groups: tuple[Group, ...]
     others: int  # rows that are in no group
+    of_keys: int = 0  # of the rows: below the cut, but of keys that are strange as a whole
     put_back: tuple[Group, ...] = ()  # rows that were left out at first and learnt in the end: most keys show them
 
     def __str__(self) -> str:
@@ -94,8 +95,11 @@ class LeftOut:
         put_back = f"; {back:,} others were put back, as most keys show rows like them" if back else ""
         if not self.rows:
             return f"no rows{put_back}"
-        above = "" if self.cut is None else f" with a score above {self.cut:.4g}"
-        text = f"{self.rows:,} of the training rows ({percent(self.share)}){above}"
+        text = f"{self.rows:,} of the training rows ({percent(self.share)})"
+        if self.cut is not None and self.rows > self.of_keys:
+            text += f" with a score above {self.cut:.4g}"
+        if self.of_keys:
+            text += f"{', or' if self.rows > self.of_keys else ''} of keys that are strange as a whole"
         if self.groups:
             text += f", in {len(self.groups)} group{'s'[: len(self.groups) != 1]} of rows that look alike"
             text += f" and {self.others:,} others" if self.others else ""

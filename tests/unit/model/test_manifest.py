@@ -47,7 +47,7 @@ MANIFEST = Manifest(
 
 def test_a_manifest_is_read_as_it_was_written() -> None:
     assert Manifest.from_json(MANIFEST.to_json()) == MANIFEST
-    no_cut = replace(MANIFEST, left_out=LeftOut(0, 0.0, None, "scores overlap", (), 0, (GROUP,)))
+    no_cut = replace(MANIFEST, left_out=LeftOut(0, 0.0, None, "scores overlap", (), 0, 0, (GROUP,)))
     assert Manifest.from_json(no_cut.to_json()) == no_cut
 
 

@@ -133,7 +133,7 @@ def test_the_page_says_what_was_left_out_and_how_to_call_it_normal(tmp_path: Pat
 
 
 def test_what_was_put_back_is_shown_and_needs_no_call(tmp_path: Path, undrawn: None) -> None:
-    left_out = LeftOut(0, 0.0, None, "", (), 0, (group("p1", "a"),))
+    left_out = LeftOut(0, 0.0, None, "", (), 0, 0, (group("p1", "a"),))
     page = Page(write_report(tmp_path, described(("a", "b"), left_out), shown()))
     assert "No rows; 400 others were put back, as most keys show rows like them." in page.text
     assert "a high: 45.5 (normal 3 to 30)" in page.text

@@ -91,6 +91,16 @@ def test_a_rare_state_is_one_group_and_glitches_are_others(seed: int) -> None:
             assert np.float32(value) == world.x[int(row), NAMES.index(name)]
 
 
+def test_rows_that_were_learnt_are_told_apart_by_their_values() -> None:
+    world = World()
+    world.x[world.leave_out(300)] += STATE
+    world.x[world.leave_out(100)] += np.array([0, 0, 0, 12, 0, 0], np.float32)
+    found, _ = find_groups(world.x, world.keys, world.times, world.out, None, NAMES, mark="p")
+    assert [group.name for group in found[:2]] == ["p1", "p2"]
+    assert [group.rows for group in found[:2]] == pytest.approx([300, 100], abs=40)
+    assert found[1].features[0].name == "d"
+
+
 def test_two_states_are_two_groups_and_each_says_how_many_keys_show_it() -> None:
     world = World()
     world.x[world.leave_out(300)] += STATE
@@ -209,3 +219,16 @@ def test_what_was_left_out_goes_through_json() -> None:
     assert str(left_out).startswith(
         "60 of the training rows (2.0 %) with a score above 7.25, in 1 group of rows that look"
     )
+
+
+@pytest.mark.parametrize(
+    ("cut", "of_keys", "why"),
+    [
+        (7.25, 0, " with a score above 7.25"),
+        (7.25, 20, " with a score above 7.25, or of keys that are strange as a whole"),
+        (7.25, 60, " of keys that are strange as a whole"),
+        (None, 60, " of keys that are strange as a whole"),
+    ],
+)
+def test_it_says_why_rows_were_left_out(cut: float | None, of_keys: int, why: str) -> None:
+    assert str(LeftOut(60, 0.02, cut, "", (), 60, of_keys)) == f"60 of the training rows (2.0 %){why}"
