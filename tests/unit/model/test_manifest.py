@@ -1,4 +1,4 @@
-"""A manifest says what was left out, and one that was written before says nothing of it."""
+"""A manifest says what was left out and where the threshold comes from; an older one says nothing of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from model.manifest import DataSummary, Manifest
+from model.training.alert_rate import AlertRate, ThresholdFit
 from model.training.groups import Deviating, Example, Group, LeftOut
 from model.training.sentinels import Sentinel
 
@@ -74,3 +75,52 @@ def test_an_older_manifest_says_nothing_of_what_was_left_out() -> None:
 def test_a_broken_list_of_groups_is_a_value_error(broken: object) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         Manifest.from_json(json.dumps({**json.loads(MANIFEST.to_json()), "left_out": broken}))
+
+
+LIMIT = ThresholdFit(
+    threshold=4.5,
+    alert_budget=0.01,
+    share=0.01,
+    low=0.007,
+    high=0.0135,
+    how="counted: 40 of 4,000 held-out rows lie above it",
+    rows=4000,
+    design_effect=1.0,
+    cut=None,
+    left_out=0.0,
+    doubt="",
+)
+TOLD = replace(
+    MANIFEST, threshold_fit=LIMIT, test_alerts=AlertRate(4000, 0.02, 0.016, 0.025, 2, "it differs"), made_from="0"
+)
+
+
+def test_where_the_threshold_comes_from_is_read_as_it_was_written() -> None:
+    assert Manifest.from_json(TOLD.to_json()) == TOLD
+
+
+def test_the_summary_says_what_the_threshold_is_expected_to_do_and_does() -> None:
+    text = TOLD.summary()
+    assert "made 2026-11-22T07:00:00+00:00 from 0 with another threshold\n" in text
+    assert "threshold      4.5, expected to alert on 0.01 (0.007 to 0.0135) of normal rows; counted: 40 of" in text
+    assert "test alerts    0.02 (0.016 to 0.025) of 4,000 rows; 2 outliers not counted\n" in text
+    assert "warning        it differs\n" in text
+    doubted = replace(TOLD, threshold_fit=replace(LIMIT, doubt="outliers overlap the tail")).summary()
+    assert "expected to alert" not in doubted
+    assert "no telling which share of normal rows it alerts on: outliers overlap the tail" in doubted
+
+
+def test_an_older_manifest_still_has_a_threshold() -> None:
+    value = json.loads(TOLD.to_json())
+    for name in ("threshold_fit", "test_alerts", "made_from"):
+        del value[name]
+    old = Manifest.from_json(json.dumps(value))
+    assert old == MANIFEST
+    assert "threshold      4.5, expected to alert on 0.01 of normal rows\n" in old.summary()
+
+
+@pytest.mark.parametrize("broken", [7, "x", {}, {"more": 1}, [1]])
+@pytest.mark.parametrize("name", ["threshold_fit", "test_alerts"])
+def test_a_broken_account_of_the_threshold_is_a_value_error(name: str, broken: object) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        Manifest.from_json(json.dumps({**json.loads(TOLD.to_json()), name: broken}))
