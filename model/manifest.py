@@ -29,7 +29,7 @@ class DataSummary:
     files: int  # how many; training_files.json beside the manifest names them, with sha256 and rows
     sha256: str  # of the files' own sha256, in the order of that list
     rows: int  # events read
-    training_rows: int  # normal rows the network saw
+    training_rows: int  # the network learnt from: neither failures nor left out
     start: str | None  # --from and --until, ISO 8601, UTC; None: without
     until: str | None
     first_event_time: str  # of the rows that could be used

@@ -26,7 +26,7 @@ h2{margin-top:2em;border-bottom:1px solid #ddd}
 table{border-collapse:collapse;margin:1em 0}
 td,th{border:1px solid #ccc;padding:.3em .7em;text-align:left;vertical-align:top}
 th{background:#f4f4f4}
-th,.figures{white-space:nowrap}
+th,.figures,.strangest td:first-child{white-space:nowrap}
 code,pre{background:#f4f4f4;font:13px/1.4 ui-monospace,monospace;overflow-wrap:anywhere;white-space:pre-wrap}
 pre{padding:.6em}
 .good{border-left:4px solid #3a7d44;padding:.3em .8em;background:#f2f8f3}
@@ -94,7 +94,7 @@ def metrics_table(evaluations: Mapping[str, Evaluation], peers: Sequence[Peer]) 
             row("recall at the alert budget", "recall"),
             row("precision at the alert budget", "precision"),
         ]
-    rows.append(row("false alerts among normal rows" if labels else "alerts", "false_alert_share", 6))
+    rows.append(row("false alerts among normal rows" if labels else "share of alerts", "false_alert_share", 6))
     agreement = {peer.name: peer.agreement for peer in peers}
     if peers:
         rows.append(["the autoencoder's alerts it raises too", *(_figure(agreement.get(name)) for name in columns)])
@@ -263,7 +263,7 @@ def _strangest(rows: Sequence[Strange]) -> str:
         ]
         for row in rows
     ]
-    return _table([head, *body])
+    return f"<div class='strangest'>{_table([head, *body])}</div>"
 
 
 def _about(manifest: Manifest) -> list[list[str]]:

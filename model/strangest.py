@@ -14,7 +14,8 @@ from model.rows import Floats, Part
 from model.training.groups import iso, short
 
 ROWS = 20
-READINGS = 3  # of a row, those that deviate most
+READINGS = 3  # of a row at most, those that deviate most
+SHARE = 0.02  # of a row's deviation: less is not worth a word, beside the first
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def strangest(
     found = []
     for i, row in enumerate(order.tolist()):
         columns = np.argsort(-share[i], kind="stable")[:READINGS]
+        columns = columns[: max(1, int(np.sum(share[i, columns] >= SHARE)))]
         readings = tuple(
             Reading(features[j], short(x[i, j]), short(said.expected[i, j]), float(share[i, j])) for j in columns
         )

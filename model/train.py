@@ -160,7 +160,7 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
             evaluations["baseline"] = _baseline(parts, features, budget)
         _golden(draft.path, fitted.network, parts.test.x, scores)
         (draft.path / training_data.LIST_FILE).write_text(counts.list_files(), encoding="utf-8")
-        summary = _summary(source, counts, spool, parts)
+        summary = _summary(source, counts, spool, int(np.sum(~fitted.train.left_out)))
         network = {**asdict(config), "hidden": list(config.hidden), "seed": seed, "split": parts.by}
         network["trimmed"] = fitted.trimmed
         described = replace(
@@ -296,14 +296,14 @@ def _golden(folder: Path, network: Any, rows: Matrix, scores: Floats) -> None:
     write_golden(folder / GOLDEN_FILE, x, Scores(*(np.asarray(found[name]) for name in ("score", "expected", "error"))))
 
 
-def _summary(source: Source, counts: Counts, spool: Spool, parts: Parts) -> DataSummary:
+def _summary(source: Source, counts: Counts, spool: Spool, training_rows: int) -> DataSummary:
     start, until = (None if time is None else _iso(time) for time in (source.start_ms, source.end_ms))
     return DataSummary(
         source=source.root,
         files=len(counts.files),
         sha256=counts.sha256(),
         rows=counts.read,
-        training_rows=len(parts.train),
+        training_rows=training_rows,
         start=start,
         until=until,
         first_event_time=_iso(spool.first_ms),

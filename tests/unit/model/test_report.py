@@ -205,7 +205,7 @@ def test_metrics_without_labels_count_alerts_and_compare_them() -> None:
     data = shown(kind=None)
     assert metrics_table(data.evaluations, data.peers) == [
         ["", "autoencoder", "isolation forest", "robust Mahalanobis"],
-        ["alerts", "0.012500", "0.012500", "-"],
+        ["share of alerts", "0.012500", "0.012500", "-"],
         ["the autoencoder's alerts it raises too", "-", "0.625", "-"],
     ]
 
