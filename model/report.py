@@ -110,7 +110,8 @@ def left_out_lines(left_out: LeftOut) -> list[str]:
     lines = [f"left out   {left_out}"]
     if left_out.doubt:
         lines.append(f"           in doubt: {left_out.doubt}")
-    lines += [_line(group) for group in left_out.groups[:4]]
+    few = left_out.groups[:1] + tuple(g for g in left_out.groups[1:4] if g.rows >= 0.05 * left_out.rows)
+    lines += [_line(group) for group in few]
     if left_out.groups:
         first = left_out.groups[0].name
         lines.append(f"           if a group is normal, train again with --normal {first}, or with its condition")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -99,6 +100,30 @@ def test_rows_with_a_sentinel_are_left_out_and_named(given: Train) -> None:
     out = io.StringIO()
     print_summary(Console(file=out, width=300), made, settings)
     assert "sentinels  column temperature: 65535 in 1 row" in out.getvalue()
+
+
+def test_a_rare_state_of_few_plants_is_named_and_can_be_called_normal(given: Train) -> None:
+    x, rare = normal_rows(4000), np.arange(4000) % 100 < 3
+    x[rare] += [40, -40, 30, 0]
+    settings = given(x, peers=False)
+    made = train(settings)
+    left_out = made.manifest.left_out
+    assert left_out is not None
+    first = left_out.groups[0]
+    assert first.rows == pytest.approx(40 * first.keys, rel=0.05)
+    assert 1 <= first.keys <= 3
+    assert {(each.name, each.direction) for each in first.features} >= {("temperature", "high"), ("pressure", "low")}
+    out = io.StringIO()
+    print_summary(Console(file=out, width=300), made, settings)
+    page = (made.path / "report" / "report.html").read_text(encoding="utf-8")
+    for text in (out.getvalue(), html.unescape(page)):
+        assert "temperature high: " in text
+        assert "--normal g1" in text
+    again = train(replace(settings, normal=["g1"])).manifest
+    assert again.normal == (first.where,)
+    assert again.left_out is not None
+    assert first.where not in [group.where for group in again.left_out.groups]
+    assert again.left_out.rows < 0.1 * first.rows
 
 
 def test_sentinels_can_be_refused(given: Train) -> None:
