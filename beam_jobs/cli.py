@@ -33,6 +33,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(without_empty(words, self._option_string_actions), namespace)
 
     def error(self, message: str) -> NoReturn:
+        message = message.replace("invalid loads value", "no JSON")  # argparse's word for Beam's json.loads
         raise UserError(f"{message}; --help lists the options")
 
 

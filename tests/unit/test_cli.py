@@ -1,3 +1,4 @@
+import json
 import signal
 import subprocess
 import sys
@@ -66,11 +67,13 @@ def test_what_can_t_be_parsed_is_one_line(capsys: pytest.CaptureFixture[str]) ->
     def main(argv: Sequence[str]) -> int:
         parser = Parser()
         parser.add_argument("--epochs", type=int)
+        parser.add_argument("--mapping", type=json.loads)
         return int(parser.parse_args(argv).epochs)
 
     for argv, error in (
         (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
         (["--epochs", "x"], "argument --epochs: invalid int value: 'x'"),
+        (["--mapping", "old:new"], "argument --mapping: no JSON: 'old:new'"),
     ):
         with pytest.raises(SystemExit) as end:
             run(main, argv)
