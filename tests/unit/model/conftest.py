@@ -1,7 +1,8 @@
-"""One small model, trained once per test process."""
+"""One small model, trained once."""
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from pathlib import Path
 
@@ -9,24 +10,41 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from demo.broker import locked
 from demo.fleet import history
 from model.registry import resolve
 from model.train import Settings, Trained, train
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder of all workers of pytest-xdist; what is in it is made under the lock beside it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "unit-model"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data(shared: Path) -> Path:
     """A Parquet file of 6,000 events of 120 cars."""
-    path = tmp_path_factory.mktemp("history") / "history.parquet"
-    pq.write_table(pa.Table.from_batches(list(history(6000, seed=8, cars=120, prevalence=0.3))), path)
+    path = shared / "history.parquet"
+    with locked(shared.with_suffix(".lock")):
+        if not path.exists():
+            pq.write_table(pa.Table.from_batches(list(history(6000, seed=8, cars=120, prevalence=0.3))), path)
     return path
 
 
 @pytest.fixture(scope="session")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(data: Path, shared: Path) -> Trained:
     """The outcome of ``train`` with the reference net; leave its files alone."""
-    registry = tmp_path_factory.mktemp("registry")
-    return train(Settings("car_sensors", str(data), str(registry), epochs=4, alert_budget=0.001))
+    kept = shared / "trained.pickle"
+    with locked(shared.with_suffix(".lock")):
+        if not kept.exists():
+            settings = Settings("car_sensors", str(data), str(shared / "registry"), epochs=4, alert_budget=0.001)
+            kept.write_bytes(pickle.dumps(train(settings)))
+    made: Trained = pickle.loads(kept.read_bytes())
+    return made
 
 
 @pytest.fixture
