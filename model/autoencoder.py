@@ -252,22 +252,24 @@ def assemble(core: Any, scaling: Scaling, residuals: ResidualModel) -> Any:
     keras = tf.keras()
     ops, layers = keras.ops, keras.layers
 
-    def divide(by: NDArray[np.float64], name: str, mean: Any = None, invert: bool = False) -> Any:
-        mean = np.zeros_like(by) if mean is None else mean
-        return layers.Normalization(mean=mean, variance=by**2, invert=invert, name=name)
+    def divide(by: NDArray[np.float64], name: str, invert: bool = False) -> Any:
+        return layers.Normalization(mean=np.zeros_like(by), variance=by**2, invert=invert, name=name)
 
-    x = keras.Input((len(scaling.mean),), name="features")
-    standardised = divide(scaling.spread, "standardise", scaling.mean)(x)
+    # Normalization knows variances of 1e-14 to 1e38 only; units may be smaller than 1e-7.
+    mean, spread = scaling.mean.tolist(), scaling.spread.tolist()
+    x = keras.Input((len(mean),), name="features")
+    centred = layers.Rescaling(1.0, [-centre for centre in mean], name="centre")(x)
+    standardised = layers.Rescaling([1 / width for width in spread], name="standardise")(centred)
     bends = ops.clip(ops.multiply(standardised, 1 / BEND), -FARTHEST, FARTHEST)
     scaled = ops.multiply(ops.arcsinh(bends), BEND)
     reconstruction = core(ops.clip(scaled, -CLIP, CLIP))
     residual = divide(residuals.spread, "residual")(ops.subtract(scaled, reconstruction))
-    other_sensors = layers.Dense(len(scaling.mean), use_bias=False, name="other_sensors")
+    other_sensors = layers.Dense(len(mean), use_bias=False, name="other_sensors")
     correction = other_sensors(ops.clip(residual, -CLIP, CLIP))
     other_sensors.set_weights([residuals.cross])
     normal = ops.subtract(reconstruction, divide(residuals.spread, "correction", invert=True)(correction))
     stretched = ops.multiply(ops.sinh(ops.multiply(normal, 1 / BEND)), BEND)
-    expected = divide(scaling.spread, "physical_units", scaling.mean, invert=True)(stretched)
+    expected = layers.Rescaling(spread, mean, name="physical_units")(stretched)
     deviation = divide(residuals.deviation_spread, "deviation")(ops.add(residual, correction))
     error = ops.square(ops.clip(deviation, -ERROR_LIMIT, ERROR_LIMIT))
     score = ops.sqrt(ops.mean(ops.square(error), axis=-1))

@@ -17,7 +17,8 @@ NEAR = 4.0  # robust spreads around the median within which mean and standard de
 FARTHEST = 1e9  # bends: a value beyond counts as this much, so that nothing overflows in float32
 CONSTANT_SPREAD = 0.01  # of its size: the spread of a feature that never changes (firmware)
 _RESOLUTION = 4e-7  # of a value's size: float32 tells no smaller differences apart
-_LEAST = 1e-6  # in the feature's unit: of a feature that is always 0
+_OF_ZEROS = 1e-6  # in the feature's unit: the spread of a feature that is always 0
+_LEAST = 1e-35  # of any other: its inverse is a float32
 
 # Central shares of a sample, and how many standard deviations of a normal distribution their ends lie apart.
 _RANGES = ((0.5, 1.349), (0.8, 2.563), (0.9, 3.290))
@@ -56,7 +57,8 @@ class Scaling:
     def _of(cls, mean: Doubles, spread: Doubles) -> Scaling:
         size = np.abs(mean)
         constant = spread <= _RESOLUTION * size
-        return cls(mean, np.maximum(np.where(constant, CONSTANT_SPREAD * size, spread), _LEAST), constant)
+        spread = np.where(constant, CONSTANT_SPREAD * size, spread)
+        return cls(mean, np.where(spread > 0, np.maximum(spread, _LEAST), _OF_ZEROS), constant)
 
     def scale(self, rows: Floats) -> Floats:
         """Rows, [n, F] in physical units, in compressed spreads, float32."""

@@ -44,6 +44,7 @@ def test_a_few_wrong_values_move_neither_centre_nor_spread(fit: object, share: f
         (np.where(RANDOM.random(N) < 0.04, 1000, 2000), 100, 1000),  # two versions
         (RANDOM.lognormal(0, 2, N), 1, 30),  # a heavy tail
         (RANDOM.integers(0, 5, N), 1, 2.5),  # categories
+        (RANDOM.normal(0, 1e-9, N), 0.9e-9, 1.1e-9),  # nanoamperes in amperes
         (RANDOM.standard_cauchy(N), 0.7, 6),
     ],
 )
