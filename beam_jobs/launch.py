@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -37,6 +38,8 @@ from beam_jobs.report import Progress, check_writable
 from beam_jobs.runners import IN_PROCESS, on_dataflow, runner_of
 from beam_jobs.workers import Workers
 from schemas.source import interrupt_waits, resume_waits
+
+_LOGGER = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 _KEPT_BYTES = 512 << 20
@@ -155,12 +158,21 @@ def _prepare(parsed: PipelineOptions, wire: Wire, live: bool) -> Callable[[Calla
     def run(running: Callable[[], None]) -> None:
         if runner not in IN_PROCESS:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C must not end the runner before the job
+            threading.excepthook = partial(without_lost_runners, threading.excepthook)
         with nullcontext() if runner in IN_PROCESS else runner_errors(runner):
             result = pipeline.run()
             running()
             result.wait_until_finish()
 
     return run
+
+
+def without_lost_runners(otherwise: Callable[[Any], Any], raised: Any) -> None:
+    """A ``threading.excepthook`` for Beam's threads, which end with a stack trace each when their runner is gone."""
+    if isinstance(raised.exc_value, grpc.RpcError):
+        _LOGGER.info("a thread of Beam's has lost its runner", exc_info=raised.exc_value)
+    else:
+        otherwise(raised)
 
 
 @contextmanager

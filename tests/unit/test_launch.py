@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import grpc
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, PortableOptions
 
 from beam_jobs.errors import UserError
-from beam_jobs.launch import keep_memory, outlast_job_server, runner_errors, worker_count
+from beam_jobs.launch import keep_memory, outlast_job_server, runner_errors, without_lost_runners, worker_count
 
 
 def direct(*flags: str) -> DirectOptions:
@@ -58,3 +59,10 @@ def test_a_runner_that_is_gone_is_one_line() -> None:
         channel.unary_unary("/job/GetState")(b"", timeout=5)
     assert str(raised.value).startswith("--runner Prism: the runner's process does not answer any more (UNAVAILABLE); ")
     assert "\n" not in str(raised.value)
+
+
+def test_threads_that_lose_their_runner_end_without_a_trace() -> None:
+    seen: list[str] = []
+    for error in (grpc.RpcError("gone"), ValueError("a bug")):
+        without_lost_runners(lambda raised: seen.append(str(raised.exc_value)), SimpleNamespace(exc_value=error))
+    assert seen == ["a bug"]
