@@ -13,7 +13,7 @@ from sklearn.ensemble import IsolationForest
 Floats = NDArray[np.float64]
 Score = Callable[[NDArray[Any]], Floats]  # rows [n, F] to scores [n], higher is stranger
 
-ROWS = 5_000  # for the robust covariance: more rows change nothing but the time
+ROWS = 3_000  # for the robust covariance: more rows change nothing but the time
 
 
 def isolation_forest(train: NDArray[Any], seed: int) -> Score:

@@ -33,7 +33,7 @@ BUDGET = 0.01
 CONFIG = NetworkConfig(hidden=(16, 4, 16))
 TASKS = ("batch", "normal", "streaming")
 STREAM_ROWS = 10_000
-REFITS = (60, 125, 250, 500, 1000, 2000, 4000)  # rows seen when a new model takes over
+REFITS = (60, 180, 540, 1620, 4860)  # rows seen when a new model takes over
 RIVER = "0.26.1"
 SHA256 = "1ed4bfa77233d95bff2c8ab2482725d2d800410daedf5919ad80ec6faf60ff59"  # of shuttle.csv.gz in it
 
@@ -78,7 +78,7 @@ def _streaming(x: Floats, strange: Bools, seed: int) -> float:
     for start, end in zip(REFITS, (*REFITS[1:], len(x)), strict=True):
         seen = np.random.default_rng((seed, 4)).permutation(start)
         train, validation = np.split(seen, [int(0.75 * start)])
-        config = replace(CONFIG, batch_size=min(512, max(16, start // 16)), epochs=20)
+        config = replace(CONFIG, batch_size=min(512, max(16, start // 16)), epochs=40)
         made = train_on(x[train], _one_key(train), x[validation], _one_key(validation), config, seed)
         scores[start:end] = made.score(x[start:end]) / np.quantile(made.normal, 0.9)
     return roc_auc(scores, strange)
