@@ -92,7 +92,7 @@ def fit(
             break
     trim = min(FINAL_TRIM_MOST, FINAL_TRIM * share)
     detector = _Detector.fit(train.x, validation.x, kept, Scaling.fit, config, callbacks, LAST_NETWORK, seed, trim)
-    detector.cut_and_refit(train, never, LAST_KEYS, rounds=3)
+    put_back[: len(train)] |= detector.cut_and_refit(train, never, LAST_KEYS, rounds=3).put_back
     both = [train, validation]
     never = np.concatenate([never, _apply(normal, validation.x)])
     scores = detector.scores(both)
@@ -157,12 +157,17 @@ class _Detector:
         return cls(scaling, trained, sample, residuals, autoencoder.compiled(trained.core, scaling, residuals))
 
     def cut_and_refit(self, rows: Part, never: Bools, limits: Limits, rounds: int) -> Judged:
-        """Learns the residuals' spread anew from the rows that are not left out, and again."""
+        """Learns the residuals' spread anew from the rows that are not left out, and again.
+
+        A state that was put back once lies below the next cut, since its spread has been learnt: it stays named.
+        """
+        put_back = np.zeros(len(rows), np.bool_)
         for _ in range(rounds):
             found = self.left_out([rows], self.scores([rows]), never, limits)
+            put_back |= found.put_back
             again = self._of(self.scaling, self.trained, self.sample, ~found.left_out)
             self.residuals, self.compiled = again.residuals, again.compiled
-        return found
+        return replace(found, put_back=put_back & ~found.left_out)
 
     def scores(self, parts: Sequence[Part]) -> Floats:
         """Of all rows, [n]."""
