@@ -22,6 +22,7 @@ MOST = 0.12  # of the rows that can be outliers: more of them are a state of the
 LEVEL = 1e-4  # chance of a gap that is none, for each turn
 SHARED = 0.2  # of the rows have one score: it is where the scores begin, not part of their tail
 MIN_ROWS = 50  # fewer scores have no tail to speak of
+SURE = 2.5  # times the limit: a gap that may be narrower than valleys below it
 _BELOW = 100  # rows below a gap, at least, that say how wide spacings are there
 _LOWER = 0.9  # of these spacings, the smaller ones: further gaps do not count
 _LOWER_MEAN = 1 - (1 - _LOWER) * (1 - np.log(1 - _LOWER))  # their sum, as a share of that of all exponential ones
@@ -55,7 +56,7 @@ def find_cut(scores: NDArray[np.floating]) -> Cut:
         return Cut(np.inf, 0.0, "")
     logs = np.log(spread_ties(top))
     gone = 0
-    while (above := _gap(logs[gone:], most - gone)) > 0:
+    while (above := _gap(logs[gone:], most - gone, parted=gone > 0)) > 0:
         gone += above
     score = float(np.sqrt(top[gone - 1]) * np.sqrt(top[gone])) if gone else np.inf  # half way, in logarithms
     share = float(np.mean(values > score))
@@ -102,8 +103,11 @@ def spread_ties(top: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.sort(result)[::-1]
 
 
-def _gap(logs: NDArray[np.float64], most: int) -> int:
-    """Rows above the widest gap that no tail makes, 0 if there is none; at most ``most``, of descending logarithms."""
+def _gap(logs: NDArray[np.float64], most: int, parted: bool = False) -> int:
+    """Rows above the widest gap that no tail makes, 0 if there is none; at most ``most``, of descending logarithms.
+
+    Where a gap has ``parted`` other rows before, there is more than one kind of them: it need not be the widest of all.
+    """
     size = min(most, len(logs) - 1 - MIN_ROWS // 2)
     if size < 1:
         return 0
@@ -116,7 +120,8 @@ def _gap(logs: NDArray[np.float64], most: int) -> int:
         below = np.sort(spacings[at + 1 : at + 1 + max(_BELOW, 2 * at)])
         kept = below[: max(1, int(_LOWER * len(below)))]
         usual = max(kept.mean() * _LOWER / _LOWER_MEAN, _NARROW)
-        if spacings[at] > limit * usual and gaps[at] > _valley(logs, at + 1):
+        times = spacings[at] / (limit * usual)
+        if times > SURE or (times > 1 and (parted or gaps[at] > _valley(logs, at + 1))):
             return at + 1
     return 0
 
