@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from model import tf
 from model.network import Dense, Network
 from model.rows import Floats, Matrix, slices
-from model.training.scaling import BEND, FARTHEST, Scaling
+from model.training.scaling import FARTHEST, Scaling
 
 CLIP = 4.0  # standard deviations of an input, residual spreads of a residual
 RESIDUAL_FLOOR = 0.03  # standard deviations: below it a residual is rounding, not knowledge
@@ -260,15 +260,15 @@ def assemble(core: Any, scaling: Scaling, residuals: ResidualModel) -> Any:
     x = keras.Input((len(mean),), name="features")
     centred = layers.Rescaling(1.0, [-centre for centre in mean], name="centre")(x)
     standardised = layers.Rescaling([1 / width for width in spread], name="standardise")(centred)
-    bends = ops.clip(ops.multiply(standardised, 1 / BEND), -FARTHEST, FARTHEST)
-    scaled = ops.multiply(ops.arcsinh(bends), BEND)
+    bends = ops.clip(ops.multiply(standardised, 1 / scaling.bend), -FARTHEST, FARTHEST)
+    scaled = ops.multiply(ops.arcsinh(bends), scaling.bend)
     reconstruction = core(ops.clip(scaled, -CLIP, CLIP))
     residual = divide(residuals.spread, "residual")(ops.subtract(scaled, reconstruction))
     other_sensors = layers.Dense(len(mean), use_bias=False, name="other_sensors")
     correction = other_sensors(ops.clip(residual, -CLIP, CLIP))
     other_sensors.set_weights([residuals.cross])
     normal = ops.subtract(reconstruction, divide(residuals.spread, "correction", invert=True)(correction))
-    stretched = ops.multiply(ops.sinh(ops.multiply(normal, 1 / BEND)), BEND)
+    stretched = ops.multiply(ops.sinh(ops.multiply(normal, 1 / scaling.bend)), scaling.bend)
     expected = layers.Rescaling(spread, mean, name="physical_units")(stretched)
     deviation = divide(residuals.deviation_spread, "deviation")(ops.add(residual, correction))
     error = ops.square(ops.clip(deviation, -ERROR_LIMIT, ERROR_LIMIT))
@@ -295,7 +295,7 @@ def compiled(core: Any, scaling: Scaling, residuals: ResidualModel) -> Network:
         deviation_spread=array(residuals.deviation_spread),
         clip=CLIP,
         limit=ERROR_LIMIT,
-        bend=BEND,
+        bend=scaling.bend,
     )
 
 

@@ -3,8 +3,7 @@
 1. Scaling that a tenth of wrong values can't move, and a first network that leaves out the rows it rebuilds worst.
 2. How residuals spread, the scores of all rows, and a cut in them: the rows beyond it, and those of keys that are
    strange as a whole, are outliers. A state that most keys show goes back in, and what a person has called normal.
-3. Where more than a few rows were left out, 1 and 2 once more without them: what they had taught the network is gone.
-4. Scaling, network and residuals fitted to the rows kept, and the cut found anew.
+3. Scaling, network and residuals fitted to the rows kept, and the cut found anew.
 
 docs/model.md says what each step is worth.
 """
@@ -29,9 +28,8 @@ from model.training.scaling import Scaling
 Bools = NDArray[np.bool_]
 Callbacks = Callable[[str, int], Sequence[Any]]
 
-FIRST_NETWORKS, LAST_NETWORK = ("first network", "second network"), "network"
+FIRST_NETWORK, LAST_NETWORK = "first network", "network"
 TRIM = 0.1  # share of the rows that each epoch of the first network leaves out: as many may be outliers
-FEW = 0.01  # of the rows: more of them left out, and what they have taught the network is worth another turn
 FINAL_TRIM, FINAL_TRIM_MOST = 2.0, 0.02  # of the share left out, trimmed while the last network learns; at most
 SAMPLE_ROWS = 1 << 18  # that centre and spread are taken from
 
@@ -81,16 +79,12 @@ def fit(
     """
     never = _apply(normal, train.x)
     kept, put_back = np.ones(len(train), np.bool_), np.zeros(len(train) + len(validation), np.bool_)
-    for name in FIRST_NETWORKS:
-        first = replace(config, epochs=max(1, config.epochs // 2))
-        detector = _Detector.fit(train.x, validation.x, kept, Scaling.robust, first, callbacks, name, seed, TRIM)
-        found = detector.cut_and_refit(train, never, FIRST_KEYS, rounds=2)
-        kept = ~found.left_out
-        put_back[: len(train)] |= found.put_back
-        share = 1 - float(kept.mean())
-        if share <= FEW:
-            break
-    trim = min(FINAL_TRIM_MOST, FINAL_TRIM * share)
+    first = replace(config, epochs=max(1, config.epochs // 2))
+    detector = _Detector.fit(train.x, validation.x, kept, Scaling.robust, first, callbacks, FIRST_NETWORK, seed, TRIM)
+    found = detector.cut_and_refit(train, never, FIRST_KEYS, rounds=2)
+    kept = ~found.left_out
+    put_back[: len(train)] = found.put_back
+    trim = min(FINAL_TRIM_MOST, FINAL_TRIM * float(found.left_out.mean()))
     detector = _Detector.fit(train.x, validation.x, kept, Scaling.fit, config, callbacks, LAST_NETWORK, seed, trim)
     put_back[: len(train)] |= detector.cut_and_refit(train, never, LAST_KEYS, rounds=3).put_back
     both = [train, validation]

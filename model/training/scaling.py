@@ -11,9 +11,12 @@ from model.rows import Floats
 
 Doubles = NDArray[np.float64]
 
-BEND = 4.0  # spreads; up to about here a scaled value is linear in the reading, beyond it logarithmic
+# Up to about so many spreads a scaled value is linear in the reading, beyond it logarithmic: more of it while it is not
+# known which rows are outliers, so that they pull less.
+FIRST_BEND, BEND = 4.0, 5.0
 LEAP = 10.0  # times: no range of normal values is so much wider than one of fewer of them
 NEAR = 4.0  # robust spreads around the median within which mean and standard deviation are taken
+LEAST_SHARE = 0.7  # of the robust spread: a standard deviation is no smaller; of even numbers it is 0.8 of it
 FARTHEST = 1e9  # bends: a value beyond counts as this much, so that nothing overflows in float32
 CONSTANT_SPREAD = 0.01  # of its size: the spread of a feature that never changes (firmware)
 _RESOLUTION = 4e-7  # of a value's size: float32 tells no smaller differences apart
@@ -32,41 +35,44 @@ class Scaling:
 
     mean: Doubles
     spread: Doubles  # > 0
-    constant: NDArray[np.bool_]  # the feature never changes, or nearly so
+    constant: NDArray[np.bool_]  # [F], the feature never changes, or nearly so
+    bend: float = BEND
 
     @classmethod
     def robust(cls, rows: Floats) -> Scaling:
         """Median and the widest of three central ranges of a sample, float32 [n, F]; a tenth of it may be anything."""
         centre, spread = np.array([_robust(column) for column in np.asarray(rows, np.float64).T]).T
-        return cls._of(centre, spread)
+        return cls._of(centre, spread, FIRST_BEND)
 
     @classmethod
     def fit(cls, rows: Floats) -> Scaling:
         """Mean and standard deviation of the values near the median of a sample, float32 [n, F]; for rows all normal.
 
-        The spread is not below the robust one, as it would be for zero-inflated counts.
+        The spread is not far below the robust one, as it would be for zero-inflated counts.
         """
         robust = cls.robust(rows)
         near = np.abs(rows - robust.mean) <= NEAR * robust.spread
         count = np.maximum(near.sum(axis=0), 1)
         mean = np.where(near, rows, 0).sum(axis=0, dtype=np.float64) / count
         squares = np.where(near, np.square(rows - mean), 0).sum(axis=0) / count
-        return cls._of(mean, np.where(robust.constant, 0, np.maximum(np.sqrt(squares), robust.spread)))
+        return cls._of(
+            mean, np.where(robust.constant, 0, np.maximum(np.sqrt(squares), LEAST_SHARE * robust.spread)), BEND
+        )
 
     @classmethod
-    def _of(cls, mean: Doubles, spread: Doubles) -> Scaling:
+    def _of(cls, mean: Doubles, spread: Doubles, bend: float) -> Scaling:
         size = np.abs(mean)
         constant = spread <= _RESOLUTION * size
         spread = np.where(constant, CONSTANT_SPREAD * size, spread)
-        return cls(mean, np.where(spread > 0, np.maximum(spread, _LEAST), _OF_ZEROS), constant)
+        return cls(mean, np.where(spread > 0, np.maximum(spread, _LEAST), _OF_ZEROS), constant, bend)
 
     def scale(self, rows: Floats) -> Floats:
         """Rows, [n, F] in physical units, in compressed spreads, float32."""
-        return compress((rows - self.mean) / self.spread).astype(np.float32)
+        return compress((rows - self.mean) / self.spread, self.bend).astype(np.float32)
 
 
-def compress(z: Doubles, bend: float = BEND) -> Doubles:
-    """Keeps the middle and takes the logarithm of the rest, smoothly and without a limit: 45 spreads become 12."""
+def compress(z: Doubles, bend: float) -> Doubles:
+    """Keeps the middle and takes the logarithm of the rest, smoothly and without a limit: 45 spreads become 14."""
     return np.asarray(bend * np.arcsinh(np.clip(z / bend, -FARTHEST, FARTHEST)))
 
 
