@@ -28,7 +28,7 @@ class Net:
         self.threshold: float = value["threshold"]
         self.model: str = value["model"]
         self.version: str = value["version"]
-        self._clip, self._limit = value["clip"], value["limit"]
+        self._clip, self._limit, self._bend = value["clip"], value["limit"], value["bend"]
         names = ("mean", "spread", "residual_spread", "cross", "deviation_spread")
         self._mean, self._spread, self._residual_spread, self._cross, self._deviation_spread = (
             np.array(value[name], np.float32) for name in names
@@ -46,12 +46,13 @@ class Net:
     def score(self, rows: list[list[float]]) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Scores of rows, float32 [n]."""
         x = np.array(rows, np.float32)
-        y = np.clip((x - self._mean) / self._spread, -self._clip, self._clip)
+        z = self._bend * np.arcsinh((x - self._mean) / self._spread / self._bend)
+        y = np.clip(z, -self._clip, self._clip)
         for kernel, bias, elu in self._layers:
             y = y @ kernel + bias
             if elu:
                 y = np.where(y > 0, y, np.expm1(np.minimum(y, 0)))
-        residual = (x - (y * self._spread + self._mean)) / self._residual_spread
+        residual = (z - y) * self._spread / self._residual_spread
         correction = np.clip(residual, -self._clip, self._clip) @ self._cross
         deviation = np.clip((residual + correction) / self._deviation_spread, -self._limit, self._limit)
         return np.sqrt(np.mean(deviation**4, axis=1))

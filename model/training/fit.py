@@ -31,6 +31,7 @@ Callbacks = Callable[[str, int], Sequence[Any]]
 FIRST_NETWORK, LAST_NETWORK = "first network", "network"
 TRIM = 0.1  # share of the rows that each epoch of the first network leaves out: as many may be outliers
 FINAL_TRIM, FINAL_TRIM_MOST = 2.0, 0.02  # of the share left out, trimmed while the last network learns; at most
+MANY_STRANGE = 0.025  # of the rows: where so many are of strange keys, others like them are hard to tell
 SAMPLE_ROWS = 1 << 18  # that centre and spread are taken from
 
 # From where on a key is strange. The last network knows the rare but normal keys better than the first one does.
@@ -173,6 +174,10 @@ class _Detector:
         cut = find_cut(scores)
         beyond = scores > cut.score
         strange = strange_keys(scores, keys, limits)
+        share = float(strange.mean())
+        if share > MANY_STRANGE and not cut.doubt:
+            why = f"{share:.1%} of the rows are of keys that are strange as a whole: the network may have learnt others"
+            cut = replace(cut, doubt=why)
         single, put_back = beyond & ~strange, np.zeros(len(scores), np.bool_)
         if single.any():
             ends = np.cumsum([len(part) for part in parts])[:-1]

@@ -11,6 +11,7 @@ final class Net {
   final String version;
   private final float clip;
   private final float limit;
+  private final float bend;
   private final float[] mean;
   private final float[] spread;
   private final float[] residualSpread;
@@ -20,6 +21,7 @@ final class Net {
   private final float[][] biases;
   private final boolean[] elu;
   private final float[][] layers; // scratch
+  private final float[] scaled;
   private final float[] clipped;
   private final float[] correction;
 
@@ -32,6 +34,7 @@ final class Net {
     version = json.get("version").asText();
     clip = (float) json.get("clip").asDouble();
     limit = (float) json.get("limit").asDouble();
+    bend = (float) json.get("bend").asDouble();
     mean = vector(json.get("mean"));
     spread = vector(json.get("spread"));
     residualSpread = vector(json.get("residual_spread"));
@@ -49,6 +52,7 @@ final class Net {
       elu[i] = layer.get("elu").asBoolean();
       layers[i] = new float[biases[i].length];
     }
+    scaled = new float[features.length];
     clipped = new float[features.length];
     correction = new float[features.length];
   }
@@ -79,7 +83,11 @@ final class Net {
   }
 
   float score(float[] x) {
-    for (int i = 0; i < x.length; i++) clipped[i] = bound((x[i] - mean[i]) / spread[i], clip);
+    for (int i = 0; i < x.length; i++) {
+      float z = (x[i] - mean[i]) / spread[i], t = Math.abs(z) / bend;
+      scaled[i] = bend * Math.copySign((float) Math.log(t + Math.sqrt(t * t + 1)), z);
+      clipped[i] = bound(scaled[i], clip);
+    }
     float[] y = clipped;
     for (int l = 0; l < layers.length; l++) {
       float[] out = layers[l];
@@ -91,7 +99,7 @@ final class Net {
       y = out;
     }
     for (int i = 0; i < x.length; i++) {
-      float residual = (x[i] - (y[i] * spread[i] + mean[i])) / residualSpread[i];
+      float residual = (scaled[i] - y[i]) * spread[i] / residualSpread[i];
       y[i] = residual;
       clipped[i] = bound(residual, clip);
     }
