@@ -58,14 +58,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _campaign(world: World, chosen: Sequence[Scenario], args: argparse.Namespace, outcomes: list[Outcome]) -> None:
-    """Runs each scenario once, then again and again in an order of chance, until the time is over."""
+    """Runs all scenarios, again and again, each turn in an order of the seed: other nights have time for others."""
     order = random.Random(args.seed)
     teller = Teller()
     started: float | None = None  # the first scenario's start: what comes before is done once
     turn = 0
     while True:
-        rest = list(chosen) if turn == 0 else order.sample(chosen, len(chosen))
-        for scenario in rest:
+        for scenario in order.sample(chosen, len(chosen)):
             if started is not None and time.monotonic() - started > args.seconds:
                 return
             chance = random.Random(f"{args.seed} {scenario.name} {turn}")
