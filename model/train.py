@@ -162,7 +162,6 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
         (draft.path / training_data.LIST_FILE).write_text(counts.list_files(), encoding="utf-8")
         summary = _summary(source, counts, spool, int(np.sum(~fitted.train.left_out)))
         network = {**asdict(config), "hidden": list(config.hidden), "seed": seed, "split": parts.by}
-        network["trimmed"] = fitted.trimmed
         described = replace(
             _describe(use_case, draft, summary, network, limit, test_alerts, distribution, evaluations),
             sentinels=screen.sentinels(),

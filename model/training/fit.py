@@ -22,7 +22,7 @@ from model.autoencoder import CHUNK_ROWS, RESIDUAL_ROWS, NetworkConfig, Residual
 from model.network import Network
 from model.rows import Floats, Matrix, Part, slices
 from model.training.cut import Cut, find_cut
-from model.training.keys import Limits, common_states, strange_keys
+from model.training.keys import Limits, common_states, deviating_keys, ranked, strange_keys
 from model.training.scaling import Scaling
 
 Bools = NDArray[np.bool_]
@@ -30,12 +30,11 @@ Callbacks = Callable[[str, int], Sequence[Any]]
 
 FIRST_NETWORK, LAST_NETWORK = "first network", "network"
 TRIM = 0.1  # share of the rows that each epoch of the first network leaves out: as many may be outliers
-FINAL_TRIM, FINAL_TRIM_MOST = 2.0, 0.02  # of the share left out, trimmed while the last network learns; at most
 MANY_STRANGE = 0.025  # of the rows: where so many are of strange keys, others like them are hard to tell
 SAMPLE_ROWS = 1 << 18  # that centre and spread are taken from
 
 # From where on a key is strange. The last network knows the rare but normal keys better than the first one does.
-FIRST_KEYS, LAST_KEYS = Limits(median=10, upper=14), Limits(median=7, upper=9)
+FIRST_KEYS, LAST_KEYS = Limits(median=10, upper=14), Limits(median=7, upper=9, deviation=3.7)
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,6 @@ class Fitted:
     compiled: Network  # the same numbers for the compiled loop
     loss: tuple[float, ...]  # of the last network, per epoch; see TrainedCore
     validation_loss: tuple[float, ...]
-    trimmed: float  # share of the rows kept that the last network left out in each epoch
     train: Judged
     validation: Judged
 
@@ -85,8 +83,7 @@ def fit(
     found = detector.cut_and_refit(train, never, FIRST_KEYS, rounds=2)
     kept = ~found.left_out
     put_back[: len(train)] = found.put_back
-    trim = min(FINAL_TRIM_MOST, FINAL_TRIM * float(found.left_out.mean()))
-    detector = _Detector.fit(train.x, validation.x, kept, Scaling.fit, config, callbacks, LAST_NETWORK, seed, trim)
+    detector = _Detector.fit(train.x, validation.x, kept, Scaling.fit, config, callbacks, LAST_NETWORK, seed)
     put_back[: len(train)] |= detector.cut_and_refit(train, never, LAST_KEYS, rounds=3).put_back
     both = [train, validation]
     never = np.concatenate([never, _apply(normal, validation.x)])
@@ -100,7 +97,6 @@ def fit(
         compiled=detector.compiled,
         loss=trained.loss,
         validation_loss=trained.validation_loss,
-        trimmed=trim,
         train=Judged(scores[:at], found.left_out[:at], put_back[:at], found.cut),
         validation=Judged(scores[at:], found.left_out[at:], put_back[at:], found.cut),
     )
@@ -133,7 +129,7 @@ class _Detector:
         callbacks: Callbacks,
         name: str,
         seed: int,
-        trim: float,
+        trim: float = 0.0,
     ) -> _Detector:
         """Learns from the rows kept; the residuals are those of the rows of the last epoch."""
         scaling = scale(take_first(rows, kept, SAMPLE_ROWS))
@@ -168,21 +164,28 @@ class _Detector:
         """Of all rows, [n]."""
         return np.concatenate([self.compiled.score(chunk) for part in parts for chunk in slices(part.x, CHUNK_ROWS)])
 
+    def deviations(self, parts: Sequence[Part], wanted: Bools) -> Floats:
+        """Of some rows, [m, F]; ``wanted``, [n], says which."""
+        ends = np.cumsum([len(part) for part in parts])[:-1]
+        rows = [_take(part.x, some) for part, some in zip(parts, np.split(wanted, ends), strict=True)]
+        return signed_deviations(self.compiled, np.concatenate(rows))
+
     def left_out(self, parts: Sequence[Part], scores: Floats, never: Bools, limits: Limits) -> Judged:
         """Which rows, [n], are outliers."""
         keys = np.concatenate([part.keys for part in parts])
         cut = find_cut(scores)
         beyond = scores > cut.score
         strange = strange_keys(scores, keys, limits)
+        if np.isfinite(limits.deviation):
+            some = ranked(len(keys))
+            strange |= np.isin(keys, deviating_keys(self.deviations(parts, some), keys[some], limits.deviation))
         share = float(strange.mean())
         if share > MANY_STRANGE and not cut.doubt:
             why = f"{share:.1%} of the rows are of keys that are strange as a whole: the network may have learnt others"
             cut = replace(cut, doubt=why)
         single, put_back = beyond & ~strange, np.zeros(len(scores), np.bool_)
         if single.any():
-            ends = np.cumsum([len(part) for part in parts])[:-1]
-            rows = [_take(part.x, some) for part, some in zip(parts, np.split(single, ends), strict=True)]
-            deviations = signed_deviations(self.compiled, np.concatenate(rows))
+            deviations = self.deviations(parts, single)
             put_back = common_states(single, deviations, keys)
         return Judged(scores, (beyond & ~put_back | strange) & ~never, put_back, cut)
 

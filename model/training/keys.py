@@ -18,11 +18,12 @@ MIN_ROWS = 20  # of a key: fewer say nothing about it
 MIN_KEYS = 20  # with so many rows: fewer can't be compared
 MOST = 0.15  # of the keys that can be strange: more of them are a kind of their own
 LEVELS = (0.5, 0.8)  # quantiles of a key's scores: of one that is broken, and of one that broke half way
+SIDES = (0.2, 0.5, 0.8)  # quantiles of a key's deviations, which have a sign
 COMMON = 0.5  # of the keys: what more of them show is a state, if it is compact
 COMMON_OF_CHANCE = 0.8  # of the keys that would show it if its rows were anybody's
 COMPACT = 4.0  # deviation spreads: a state's rows differ about as much as others do, those of faults by far more
 
-RANKED = 2_000_000  # rows at most that say which keys are strange
+RANKED = 500_000  # rows at most that say which keys are strange
 _NARROW = 0.02  # spread of keys' log scores at least
 _CLUSTERED = 4000  # rows left out that states are looked for in
 _MARGIN = 4.0  # spreads of a state around its centre
@@ -30,18 +31,17 @@ _MARGIN = 4.0  # spreads of a state around its centre
 
 @dataclass(frozen=True)
 class Limits:
-    """From where on a key is strange: robust spreads of all keys' quantiles at LEVELS."""
+    """From where on a key is strange."""
 
-    median: float
+    median: float  # its log scores at LEVELS, in robust spreads of all keys'
     upper: float
+    deviation: float = np.inf  # a feature's deviations at SIDES from other keys', in spreads of the deviations of rows
 
 
 def strange_keys(scores: NDArray[np.floating], keys: NDArray[np.uint64], limits: Limits) -> Bools:
     """Rows whose key is strange as a whole, [n]; by scores, [n], and keys, [n], of the rows."""
-    asked = keys
-    if len(keys) > RANKED:
-        some = np.random.default_rng(0).choice(len(keys), RANKED, replace=False, shuffle=False)
-        scores, asked = scores[some], keys[some]
+    some = ranked(len(keys))
+    scores, asked = scores[some], keys[some]
     names, place, counts = np.unique(asked, return_inverse=True, return_counts=True)
     many = counts >= MIN_ROWS
     strange = np.zeros(len(names), np.bool_)
@@ -57,6 +57,40 @@ def strange_keys(scores: NDArray[np.floating], keys: NDArray[np.uint64], limits:
         if strange[many].mean() > MOST:
             strange[:] = False
     return np.isin(keys, names[strange])
+
+
+def deviating_keys(deviations: NDArray[np.floating], asked: NDArray[np.uint64], limit: float) -> NDArray[np.uint64]:
+    """Keys whose usual row is not like other keys' in some feature.
+
+    The noise of single rows cancels in a quantile, so a key is told by less than its every row.
+
+    Args:
+      deviations: [m, F], of some rows from what was expected, in spreads, with a sign.
+      asked: [m], their keys.
+      limit: spreads.
+    """
+    names, place, counts = np.unique(asked, return_inverse=True, return_counts=True)
+    many = counts >= MIN_ROWS
+    strange = np.zeros(len(names), np.bool_)
+    if many.sum() >= MIN_KEYS:
+        starts = np.cumsum(counts) - counts
+        for values in deviations.T:
+            ordered = values[np.lexsort((values, place))]
+            for level in SIDES:
+                of_key = ordered[starts + (level * counts).astype(np.int64)]
+                strange |= many & (np.abs(of_key - np.median(of_key[many])) > limit)
+        if strange[many].mean() > MOST:
+            strange[:] = False
+    return names[strange]
+
+
+def ranked(rows: int) -> Bools:
+    """Which of so many rows say something about keys, [rows]: RANKED of them at most, or all."""
+    if rows <= RANKED:
+        return np.ones(rows, np.bool_)
+    some = np.zeros(rows, np.bool_)
+    some[np.random.default_rng(0).choice(rows, RANKED, replace=False, shuffle=False)] = True
+    return some
 
 
 def common_states(left_out: Bools, deviations: NDArray[np.floating], keys: NDArray[np.uint64]) -> Bools:
