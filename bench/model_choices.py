@@ -77,8 +77,7 @@ def main() -> None:
         core = autoencoder.train_core(train, validation, scaling, config, []).core
 
         def residuals(rows: NDArray[np.float32], core: Any = core) -> Floats:
-            rebuilt = autoencoder.apply_core(core, scaling.scale(rows))
-            return np.asarray((rows - scaling.mean) / scaling.spread - rebuilt, np.float64)
+            return autoencoder.residuals(core, scaling, rows).astype(np.float64)
 
         for name, score in variants(residuals(train)):
             threshold = ScoreDistribution.fit(score(residuals(validation))).threshold(BUDGET)
