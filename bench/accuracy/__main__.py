@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -35,7 +34,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="others than these write nothing")
     parser.add_argument("--processes", type=int, default=2, help="trainings at a time; default: %(default)s")
     args = parser.parse_args()
-    console, started = Console(), time.monotonic()
+    console = Console()
     sections = [name for name in SECTIONS if not args.only or name in args.only]
     if "shuttle" in sections:
         try:
@@ -52,8 +51,7 @@ def main() -> None:
     ]
     figures, said = run(tasks, console, args.processes)
     if args.seeds == list(SEEDS) and not args.case:
-        minutes = round((time.monotonic() - started) / 60)
-        _write(figures, said, sections, minutes)
+        _write(figures, said, sections)
     else:
         for path, values in sorted(figures.items()):
             console.print(f"{path:45s} {' '.join(f'{value:.5g}' for value in values)}", highlight=False)
@@ -71,21 +69,19 @@ def main() -> None:
         sys.exit(f"{missed} of {len(reached)} goals missed")
 
 
-def _write(figures: Figures, said: dict[str, str], sections: list[str], minutes: int) -> None:
+def _write(figures: Figures, said: dict[str, str], sections: list[str]) -> None:
     """Replaces the figures of the sections that were run."""
 
     def others(path: str) -> bool:
         return path.partition(".")[0] not in sections
 
     if page.JSON.exists() and len(sections) < len(SECTIONS):
-        before, sentences, about = read(page.JSON)
+        before, sentences, _ = read(page.JSON)
         figures = {**{path: values for path, values in before.items() if others(path)}, **figures}
         said = {**{path: sentence for path, sentence in sentences.items() if others(path)}, **said}
-        minutes = about["minutes"]
     about = {
         "seeds": list(SEEDS),
         "date": datetime.now(UTC).date().isoformat(),
-        "minutes": minutes,
         "versions": {name: version(name) for name in LIBRARIES},
     }
     write(page.JSON, figures, said, about)

@@ -74,7 +74,7 @@ def read(path: Path) -> tuple[Figures, dict[str, str], dict[str, Any]]:
             figures[at] = value
 
     walk(data["each"], "")
-    run = {name: value for name, value in data.items() if name in ("seeds", "date", "minutes", "versions")}
+    run = {name: value for name, value in data.items() if name in ("seeds", "date", "versions")}
     return figures, data["said"], run
 
 

@@ -26,7 +26,7 @@ def rendered(page: str) -> str:
     """A page with its tables made anew from the file of figures."""
     figures, said, run = read(JSON)
     tables = {
-        "run": [_run(run)],
+        "run": [_run(figures, run)],
         "goals": _goals(figures),
         "six": _six(figures),
         "state": _state(figures),
@@ -43,10 +43,19 @@ def rendered(page: str) -> str:
     return page
 
 
-def _run(run: Mapping[str, Any]) -> str:
+def _run(figures: Figures, run: Mapping[str, Any]) -> str:
+    """When and with what the figures were made, and how many trainings each is of."""
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    counts: dict[str, set[int]] = {}
+    for path, values in figures.items():
+        counts.setdefault(path.partition(".")[0], set()).add(len(values))
+    trainings = "; ".join(f"{section} {_range(sorted(found))}" for section, found in sorted(counts.items()))
     seeds = ", ".join(map(str, run["seeds"]))
-    return f"Seeds {seeds}; {versions}; {run['minutes']} minutes with two processes of one thread each."
+    return f"Measured on {run['date']}, seeds {seeds} ({versions}). Trainings a case: {trainings}."
+
+
+def _range(counts: Sequence[int]) -> str:
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

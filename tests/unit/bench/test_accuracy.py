@@ -7,14 +7,43 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.accuracy import cars
+from bench.accuracy import cars, page
+from bench.accuracy.__main__ import SECTIONS, SEEDS
 from bench.accuracy.figures import Found, gather, read, write
-from bench.accuracy.goals import goals
+from bench.accuracy.goals import SIX, goals
 from bench.accuracy.world import CASES, Case, draw, struck
+
+LAB = {3, 4, 5, 0, 1, 2, 99}  # seeds that the recipe was chosen on
+LEAST = 3  # trainings of a case that a goal is about
+WITH_GOALS = (*SIX, "state", "state_of_keys", "overlapping", *SECTIONS["cars"])
+KEYS = ("batch_roc_auc", "batch_found", "batch_rate", "batch_iforest", "normal_roc_auc", "normal_found", "normal_rate")
 
 
 def case(name: str) -> Case:
     return next(case for case in CASES if case.name == name)
+
+
+def test_the_page_shows_the_figures_of_the_run() -> None:
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.rendered(text) == text, "run python -m bench.accuracy"
+
+
+def test_the_page_would_show_other_figures() -> None:
+    assert page.rendered("<!-- goals -->\nold\n<!-- end of goals -->\nrest").endswith("<!-- end of goals -->\nrest")
+    assert "old" not in page.rendered("<!-- goals -->\nold\n<!-- end of goals -->")
+
+
+def test_every_case_was_measured_with_fresh_seeds() -> None:
+    figures, _, run = read(page.JSON)
+    assert set(run["seeds"]) <= set(SEEDS)
+    assert not set(SEEDS) & LAB
+    for name in (*KEYS, "streaming_roc_auc"):
+        assert len(figures[f"shuttle.{name}"]) >= LEAST, name
+    for section in ("six", "cars"):
+        for name in SECTIONS[section]:
+            judged = figures.get(f"{section}.{name}.rate", figures.get(f"{section}.{name}.rate_over_budget", []))
+            trained = len(judged) + len(figures.get(f"{section}.{name}.refused", []))
+            assert trained >= (LEAST if name in WITH_GOALS else 1), (section, name)
 
 
 def test_figures_come_back_as_they_were_written(tmp_path: Path) -> None:
