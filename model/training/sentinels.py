@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_jobs.errors import UserError
+from model.training.boxes import identifier
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -62,7 +63,8 @@ class Sentinel:
     @property
     def where(self) -> str:
         """The rows that hold it, as a condition in SQL."""
-        return f"{self.column} = {number(self.value)}"
+        name = self.column if self.column.isidentifier() else identifier(self.column)
+        return f"{name} = {number(self.value)}"
 
 
 def number(value: float) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from beam_jobs.errors import UserError
 from model.training import sentinels
+from model.training.normal import Condition, compile_normal
 from model.training.sentinels import Screen, Sentinel, find, is_known, told
 
 ROWS = 20_000
@@ -183,3 +184,12 @@ def test_the_sentences() -> None:
     with pytest.raises(UserError, match=r"--on_outlier refuse: column temperature: 65535 in 1 row .*'temp"):
         told([one], refuse=True)
     assert told([Sentinel("b", -999, 2, 0, 1, 2)], refuse=True) == []
+
+
+@pytest.mark.parametrize(("column", "name"), [("flow", "flow"), ("set", "set"), ("a b", '"a b"'), ('x"y', '"x""y"')])
+def test_the_condition_of_a_sentinel_is_one_that_can_be_given_back(column: str, name: str) -> None:
+    where = Sentinel(column, 65535.0, 3, 2, 0.5, 30.0).where
+    assert where == f"{name} = 65535"
+    holds = compile_normal([Condition(where, "--normal")], [column, "other"])
+    assert holds is not None
+    assert holds(np.array([[65535, 0], [1, 65535]], np.float32)).tolist() == [True, False]
