@@ -16,10 +16,8 @@ MAGIC = b"Obj\x01"
 SYNC_BYTES = 16
 RAW_DEFLATE = -isal_zlib.MAX_WBITS  # no header and checksum, as the specification says
 MAX_BLOCK_BYTES = (1 << 31) - 1  # a position in the machine has 31 bits
-_SMALL_BYTES, _MOST_TIMES = (
-    128 << 20,
-    64,
-)  # what any block may unpack to; so many times its size in the file beyond that
+_SMALL_BYTES = 128 << 20  # what any block may unpack to
+_MOST_TIMES = 64  # of its size in the file: what a larger one may unpack to
 _CHUNK_BYTES = 1 << 20
 _LZMA_MEMORY_BYTES = 256 << 20
 _HEADER_BYTES = 64 << 20  # of one entry

@@ -10,8 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 import use_cases
-from beam_jobs.errors import UserError
-from bench.accuracy.detector import train_on
+from bench.accuracy.detector import try_on
 from bench.accuracy.figures import Found
 from demo.fleet import FAILURE_KINDS, WHEELS, Fleet, history
 from model.autoencoder import NetworkConfig
@@ -41,13 +40,9 @@ def measure(name: str, seed: int) -> Found:
     found = Found(f"cars.{name}")
     train, validation = _unlabelled(SHARES.get(name, 0.0), seed + 1000 * (name == "again"))
     config = NetworkConfig.of(use_cases.load("car_sensors").model)
-    try:
-        made = train_on(train.x, train.car, validation.x, validation.car, config, seed)
-    except UserError as error:
-        found.refused(str(error))
+    made = try_on(found, train.x, train.car, validation.x, validation.car, config, seed)
+    if made is None:
         return found
-    found.said(made.doubt)
-    found.add("left_out", made.left_out.mean())
     worlds = [_fleet(10_000 * (1 + (name == "again")) + 10 * seed + i) for i in range(FLEETS)]
     cars = _concat(worlds)
     said = made.explain(cars.x)

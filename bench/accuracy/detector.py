@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from beam_jobs.errors import UserError
+from bench.accuracy.figures import Found
 from model import tf
 from model.autoencoder import NetworkConfig
 from model.network import Network, Scores
@@ -65,9 +67,28 @@ def train_on(
     keras.utils.set_random_seed(seed)
     fitted = fit(_part(train, train_keys), _part(validation, validation_keys), config, seed, normal=normal)
     judged = fitted.validation
-    doubts = dict.fromkeys(each.cut.doubt for each in (fitted.train, judged))
     usual = judged.scores[~judged.left_out]
-    return Detector(fitted.compiled, usual, fitted.train.left_out, "; ".join(filter(None, doubts)))
+    return Detector(fitted.compiled, usual, fitted.train.left_out, judged.cut.doubt)
+
+
+def try_on(
+    found: Found,
+    train: NDArray[Any],
+    train_keys: Keys,
+    validation: NDArray[Any],
+    validation_keys: Keys,
+    config: NetworkConfig,
+    seed: int,
+) -> Detector | None:
+    """``train_on``, with what it says of its rows among the figures; None: it refused them."""
+    try:
+        made = train_on(train, train_keys, validation, validation_keys, config, seed)
+    except UserError as error:
+        found.refused(str(error))
+        return None
+    found.said(made.doubt)
+    found.add("left_out", made.left_out.mean())
+    return made
 
 
 def _part(x: NDArray[Any], keys: Keys) -> Part:

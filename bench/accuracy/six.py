@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_jobs.errors import UserError
 from bench.accuracy import peers
-from bench.accuracy.detector import Detector, train_on
+from bench.accuracy.detector import Detector, train_on, try_on
 from bench.accuracy.figures import Found
 from bench.accuracy.world import CASES, FEATURES, World, draw, struck
 from model.autoencoder import NetworkConfig
@@ -33,13 +32,9 @@ def measure(name: str, seed: int) -> Found:
         found.add(f"{peer}_rate", _share(score(test.x) > threshold))
         for size, (rows, _) in readings.items():
             found.add(f"{peer}_found_{size}", _share(score(rows) > threshold))
-    try:
-        made = train_on(world.train, world.train_keys, world.validation, world.validation_keys, CONFIG, seed)
-    except UserError as error:
-        found.refused(str(error))
+    made = try_on(found, world.train, world.train_keys, world.validation, world.validation_keys, CONFIG, seed)
+    if made is None:
         return found
-    found.said(made.doubt)
-    found.add("left_out", _share(made.left_out))
     threshold = made.threshold(BUDGET)
     alerts = made.score(test.x) > threshold
     found.add("rate", _share(alerts))

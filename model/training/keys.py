@@ -41,22 +41,17 @@ class Limits:
 def strange_keys(scores: NDArray[np.floating], keys: NDArray[np.uint64], limits: Limits) -> Bools:
     """Rows whose key is strange as a whole, [n]; by scores, [n], and keys, [n], of the rows."""
     some = ranked(len(keys))
-    scores, asked = scores[some], keys[some]
-    names, place, counts = np.unique(asked, return_inverse=True, return_counts=True)
-    many = counts >= MIN_ROWS
-    strange = np.zeros(len(names), np.bool_)
-    if many.sum() >= MIN_KEYS:
-        logs = np.log(np.maximum(scores, 1e-9))
-        ordered = logs[np.lexsort((logs, place))]
-        starts = np.cumsum(counts) - counts
-        for level, limit in zip(LEVELS, (limits.median, limits.upper), strict=True):
-            of_key = ordered[starts + (level * counts).astype(np.int64)]
-            centre = np.median(of_key[many])
-            spread = max(1.4826 * float(np.median(np.abs(of_key[many] - centre))), _NARROW)
-            strange |= many & (of_key - centre > limit * spread)
-        if strange[many].mean() > MOST:
-            strange[:] = False
-    return np.isin(keys, names[strange])
+    by_key = _ByKey.of(keys[some])
+    strange = np.zeros(len(by_key.names), np.bool_)
+    if by_key.comparable:
+        logs = np.log(np.maximum(scores[some], 1e-9))
+        limit = np.array([limits.median, limits.upper])
+        of_keys = by_key.quantiles(logs, LEVELS)
+        centre = np.median(of_keys[:, by_key.many], axis=1, keepdims=True)
+        away = of_keys - centre
+        spread = np.maximum(1.4826 * np.median(np.abs(away[:, by_key.many]), axis=1), _NARROW)
+        strange = (away > (limit * spread)[:, None]).any(axis=0)
+    return np.isin(keys, by_key.named(strange))
 
 
 def deviating_keys(deviations: NDArray[np.floating], asked: NDArray[np.uint64], limit: float) -> NDArray[np.uint64]:
@@ -69,19 +64,48 @@ def deviating_keys(deviations: NDArray[np.floating], asked: NDArray[np.uint64], 
       asked: [m], their keys.
       limit: spreads.
     """
-    names, place, counts = np.unique(asked, return_inverse=True, return_counts=True)
-    many = counts >= MIN_ROWS
-    strange = np.zeros(len(names), np.bool_)
-    if many.sum() >= MIN_KEYS:
-        starts = np.cumsum(counts) - counts
+    by_key = _ByKey.of(asked)
+    strange = np.zeros(len(by_key.names), np.bool_)
+    if by_key.comparable:
         for values in deviations.T:
-            ordered = values[np.lexsort((values, place))]
-            for level in SIDES:
-                of_key = ordered[starts + (level * counts).astype(np.int64)]
-                strange |= many & (np.abs(of_key - np.median(of_key[many])) > limit)
-        if strange[many].mean() > MOST:
-            strange[:] = False
-    return names[strange]
+            of_keys = by_key.quantiles(values, SIDES)
+            strange |= (np.abs(of_keys - np.median(of_keys[:, by_key.many], axis=1, keepdims=True)) > limit).any(axis=0)
+    return by_key.named(strange)
+
+
+@dataclass(frozen=True)
+class _ByKey:
+    """Rows put together by key."""
+
+    names: NDArray[np.uint64]  # [k], keys
+    place: NDArray[np.int64]  # [m], of each row's key in ``names``
+    counts: NDArray[np.int64]  # [k], rows of each
+
+    @classmethod
+    def of(cls, keys: NDArray[np.uint64]) -> _ByKey:
+        return cls(*np.unique(keys, return_inverse=True, return_counts=True))
+
+    @property
+    def many(self) -> Bools:
+        """Keys with rows enough to say something about, [k]."""
+        return self.counts >= MIN_ROWS
+
+    @property
+    def comparable(self) -> bool:
+        """Whether there are enough such keys."""
+        return int(self.many.sum()) >= MIN_KEYS
+
+    def quantiles(self, values: NDArray[np.floating], levels: tuple[float, ...]) -> NDArray[np.floating]:
+        """Of each key's values, which are [m]: [levels, k]."""
+        ordered = values[np.lexsort((values, self.place))]
+        starts = np.cumsum(self.counts) - self.counts
+        return np.stack([ordered[starts + (level * self.counts).astype(np.int64)] for level in levels])
+
+    def named(self, strange: Bools) -> NDArray[np.uint64]:
+        """Those of ``strange``, [k], that have many rows; none where more than MOST are: that is a kind of its own."""
+        strange = strange & self.many
+        kind = strange.any() and strange[self.many].mean() > MOST
+        return self.names[:0] if kind else self.names[strange]
 
 
 def ranked(rows: int) -> Bools:

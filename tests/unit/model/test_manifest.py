@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from model.manifest import DataSummary, Manifest
-from model.training.alert_rate import AlertRate, ThresholdFit
+from model.manifest import Manifest
+from model.training.alert_rate import AlertRate
 from model.training.groups import Deviating, Example, Group, LeftOut
 from model.training.sentinels import Sentinel
+from tests.unit.model import samples
+from tests.unit.model.samples import THRESHOLD
 
 GROUP = Group(
     name="g1",
@@ -23,23 +25,8 @@ GROUP = Group(
     kept=3,
     examples=(Example("2026-11-22T07:00:00.000+00:00", {"speed": 45.5}),),
 )
-MANIFEST = Manifest(
-    name="cars",
-    version="1",
-    created_at="2026-11-22T07:00:00+00:00",
-    use_case="cars",
-    features=("speed",),
-    units=("m/s",),
-    preprocessing_fingerprint="a",
-    schema_fingerprint="b",
-    threshold=4.5,
-    alert_budget=0.01,
-    score_quantiles=((0.0, 1.0), (0.9, 2.0)),
-    data=DataSummary("history", 1, "c", 20_000, 12_000, None, None, "early", "late", 0),
-    network={"seed": 0},
-    metrics={},
-    libraries={},
-    files={},
+MANIFEST = replace(
+    samples.MANIFEST,
     left_out=LeftOut(440, 0.022, 7.25, "", (GROUP,), 40),
     sentinels=(Sentinel("speed", 65535.0, 3, 2, 0.5, 30.0),),
     normal=("speed = 0",),
@@ -77,21 +64,8 @@ def test_a_broken_list_of_groups_is_a_value_error(broken: object) -> None:
         Manifest.from_json(json.dumps({**json.loads(MANIFEST.to_json()), "left_out": broken}))
 
 
-LIMIT = ThresholdFit(
-    threshold=4.5,
-    alert_budget=0.01,
-    share=0.01,
-    low=0.007,
-    high=0.0135,
-    how="counted: 40 of 4,000 held-out rows lie above it",
-    rows=4000,
-    design_effect=1.0,
-    cut=None,
-    left_out=0.0,
-    doubt="",
-)
 TOLD = replace(
-    MANIFEST, threshold_fit=LIMIT, test_alerts=AlertRate(4000, 0.02, 0.016, 0.025, 2, "it differs"), made_from="0"
+    MANIFEST, threshold_fit=THRESHOLD, test_alerts=AlertRate(4000, 0.02, 0.016, 0.025, 2, "it differs"), made_from="0"
 )
 
 
@@ -105,7 +79,7 @@ def test_the_summary_says_what_the_threshold_is_expected_to_do_and_does() -> Non
     assert "threshold      4.5, expected to alert on 0.01 (0.007 to 0.0135) of normal rows; counted: 40 of" in text
     assert "test alerts    0.02 (0.016 to 0.025) of 4,000 rows; 2 outliers not counted\n" in text
     assert "warning        it differs\n" in text
-    doubted = replace(TOLD, threshold_fit=replace(LIMIT, doubt="outliers overlap the tail")).summary()
+    doubted = replace(TOLD, threshold_fit=replace(THRESHOLD, doubt="outliers overlap the tail")).summary()
     assert "expected to alert" not in doubted
     assert "no telling which share of normal rows it alerts on: outliers overlap the tail" in doubted
 

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from model.evaluate import Evaluation
-from model.manifest import DataSummary, Manifest
+from model.manifest import Manifest
 from model.report import ReportData, budget_lines, left_out_lines, metrics_table, strangest_lines, write_report
 from model.strangest import Reading, Strange
 from model.training.alert_rate import AlertRate
 from model.training.groups import Deviating, Example, Group, LeftOut
 from model.training.peers import Peer
 from model.training.sentinels import Sentinel
+from tests.unit.model.samples import MANIFEST
 
 HOSTILE = """<script>alert("x")</script> & $\\frac{ ' \u202e 温度 \ud800"""
 
@@ -44,25 +45,8 @@ def evaluation(kind: str | None) -> Evaluation:
 
 
 def described(features: tuple[str, ...], left_out: LeftOut | None) -> Manifest:
-    return Manifest(
-        name="cars",
-        version="1",
-        created_at="2026-11-22T07:00:00+00:00",
-        use_case="cars",
-        features=features,
-        units=(None,) * len(features),
-        preprocessing_fingerprint="a",
-        schema_fingerprint="b",
-        threshold=4.5,
-        alert_budget=0.01,
-        score_quantiles=((0.0, 1.0), (0.9, 2.0)),
-        data=DataSummary("history", 1, "c", 20_000, 12_000, None, None, "early", "late", 0),
-        network={"seed": 0},
-        metrics={},
-        libraries={"keras": "3"},
-        files={},
-        left_out=left_out,
-    )
+    units, libraries = (None,) * len(features), {"keras": "3"}
+    return replace(MANIFEST, features=features, units=units, libraries=libraries, left_out=left_out)
 
 
 def shown(feature: str = "a", kind: str | None = "tire", features: int = 2) -> ReportData:

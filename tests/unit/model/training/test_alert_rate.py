@@ -7,21 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from model.training.alert_rate import ThresholdFit, binomial_interval
+from model.training.alert_rate import binomial_interval
+from tests.unit.model.samples import THRESHOLD
 
-FIT = ThresholdFit(
-    threshold=4.0,
-    alert_budget=0.01,
-    share=0.01,
-    low=0.007,
-    high=0.0135,
-    how="counted: 40 of 4,000 held-out rows lie above it",
-    rows=4000,
-    design_effect=1.0,
-    cut=50.0,
-    left_out=0.02,
-    doubt="",
-)
+FIT = replace(THRESHOLD, threshold=4.0, cut=50.0, left_out=0.02)
 
 
 def scores(alerts: int, outliers: int = 0) -> np.ndarray:
