@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
 from confluent_kafka import ElectionType, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, ClusterMetadata, NewTopic
 
 from beam_jobs.errors import UserError
 from demo.broker import START_TIMEOUT_S, ApacheKafka
@@ -67,43 +67,45 @@ class ApacheKafkaCluster:
         self.settle()
 
     def settle(self) -> None:
-        """Returns when every broker is there and every partition has its leader and all its replicas.
+        """Returns when every broker knows of all others, and of the leader and all replicas of every partition.
 
         Raises:
           UserError: not within a minute.
         """
+        self._until(lambda _: True)
+
+    def _until(self, more: Callable[[ClusterMetadata], bool]) -> None:
+        """Returns when each broker by itself says that the cluster has settled, and what ``more`` asks for."""
         deadline = time.monotonic() + START_TIMEOUT_S
-        while True:
-            try:
-                found = self._admin().list_topics(timeout=5)
-            except KafkaException:
-                found = None
-            if found is not None and len(found.brokers) == len(self.brokers):
-                partitions = [p for topic in found.topics.values() for p in topic.partitions.values()]
-                if all(p.leader >= 0 and len(p.isrs) == len(p.replicas) for p in partitions):
-                    return
-            if time.monotonic() > deadline:
-                raise UserError(f"the cluster did not settle; see {', '.join(str(b.log) for b in self.brokers)}")
-            time.sleep(0.1)
+        for broker in self.brokers:
+            while True:
+                try:
+                    found = _admin(broker.bootstrap_servers).list_topics(timeout=5)
+                except KafkaException:
+                    found = None
+                if found is not None and len(found.brokers) == len(self.brokers) and more(found):
+                    partitions = [p for topic in found.topics.values() for p in topic.partitions.values()]
+                    if all(p.leader >= 0 and len(p.isrs) == len(p.replicas) for p in partitions):
+                        break
+                if time.monotonic() > deadline:
+                    raise UserError(f"the cluster did not settle; see {', '.join(str(b.log) for b in self.brokers)}")
+                time.sleep(0.1)
 
     def create(self, topic: str, partitions: int = 1) -> None:
         """Makes a topic, and returns when it can be written to."""
-        admin = self._admin()  # kept until its answer has come
+        admin = _admin(self.bootstrap_servers)  # kept until its answer has come
         admin.create_topics([NewTopic(topic, partitions)])[topic].result(30)
-        self.settle()
+        self._until(lambda found: topic in found.topics and len(found.topics[topic].partitions) == partitions)
 
     def leader(self, topic: str, partition: int = 0) -> ApacheKafka | None:
         """The broker that leads a partition, as the cluster tells now; None while an election is on."""
-        found = self._admin().list_topics(topic, 10).topics[topic].partitions[partition].leader
+        found = _admin(self.bootstrap_servers).list_topics(topic, 10).topics[topic].partitions[partition].leader
         return self.brokers[found - 1] if found > 0 else None
 
     def elect(self, topic: str, partition: int = 0) -> None:
         """Gives a partition back to its first replica; does nothing where that one leads."""
-        admin = self._admin()
+        admin = _admin(self.bootstrap_servers)
         admin.elect_leaders(ElectionType.PREFERRED, [TopicPartition(topic, partition)]).result(30)
-
-    def _admin(self) -> AdminClient:
-        return AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
 
     def close(self) -> None:
         """Kills all brokers and deletes their data."""
@@ -122,3 +124,7 @@ class ApacheKafkaCluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _admin(bootstrap_servers: str) -> AdminClient:
+    return AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
