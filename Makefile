@@ -14,7 +14,7 @@ $(foreach name,$(VERBATIM),$(eval override $(name) := $$(value $(name))))
 export $(VERBATIM)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train test test-integration bench bench-quick bench-latency accuracy chaos lint type docs schemas-check template launch clean
+.PHONY: help setup demo train test test-integration bench bench-quick bench-latency accuracy chaos lint type docs docs-site schemas-check template launch clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ type: setup ## mypy --strict
 docs: setup ## check every link, command and flag of the documentation
 	$(BIN)/python -m pytest tests/unit/test_docs.py $(PYTEST_ARGS)
 
+docs-site: setup ## the documentation as a site in site/, with a search that needs no network: open site/index.html
+	$(BIN)/mkdocs build --strict
+
 schemas-check: setup ## a change of the schemas breaks no old data and no old reader; docs/schemas.md says what they say
 	$(BIN)/python -m schemas.check
 	$(BIN)/python -m schemas.docs --check
@@ -81,4 +84,4 @@ launch: setup ## start a job from one: JOB=score PROJECT= BUCKET= PARAMETERS='a=
 	  --name="$$NAME" --parameters="$$PARAMETERS" --gcloud_args="$$GCLOUD_ARGS" $(if $(DRY_RUN),--dry_run)
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist runs *.egg-info
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist runs site *.egg-info

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import io
 import re
+import subprocess
 import sys
 from contextlib import redirect_stdout
 from functools import cache
@@ -97,3 +98,31 @@ def test_operations_lists_the_reasons_of_dead_letters() -> None:
         step, reasons = line.strip("| ").split(" | ")
         listed[step] = tuple(re.findall("`(.*?)`", reasons))
     assert listed == dict(REASONS)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documentation as ``make docs-site`` builds it; a missing link, anchor or page fails the build."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+def test_the_site_has_every_page_and_file_that_is_linked(site: Path) -> None:
+    pages = {path.stem for path in PAGES if path.parent.name != "templates"} - {"README"} | {"index", "templates"}
+    assert pages <= {path.stem for path in site.glob("*.html")}
+    assert (site / "source/schemas/alert.avsc.txt").read_text() == (ROOT / "schemas/alert.avsc").read_text()
+    assert "source/schemas/dead_letter.avsc.txt" in (site / "operations.html").read_text()
+
+
+def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
+    """No fonts, scripts, styles or pictures of other servers; the search works from a folder, without a server."""
+    loads = re.compile(r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=\"?([^\s\">]+)")
+    for page in site.rglob("*.html"):
+        loaded = [url for url in loads.findall(page.read_text()) if not url.startswith("data:")]
+        assert [url for url in loaded if "//" in url] == []
+        assert [url for url in loaded if not (page.parent / url).exists() and page.name != "404.html"] == []
+    assert "sentinel" in (site / "search/search_index.js").read_text()
+    assert (site / "assets/worker.js").read_text().startswith("const code = ")
