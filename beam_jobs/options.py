@@ -333,6 +333,22 @@ def parse(
     Raises:
       UserError: an unknown flag, or a value its type or choices refuse.
     """
+    parser = job_parser(prog, description, concerns, epilog)
+    given, argv = list(argv), _as_beam_reads_it(argv)
+    if given == sys.argv[1:]:
+        sys.argv[1:] = argv  # Beam parses it again wherever it was handed no options
+    _, rest = parser.parse_known_args(list(argv))
+    _refuse_unknown(rest, parser)
+    _every_option().parse_known_args(argv)  # Beam's own parser would print its usage for a value it refuses, and exit
+    parsed = PipelineOptions(list(argv))
+    FileSystems.set_options(parsed)  # the checks before the start open files as the pipeline will
+    return parsed
+
+
+def job_parser(
+    prog: str, description: str, concerns: Sequence[type[PipelineOptions]], epilog: str = ""
+) -> argparse.ArgumentParser:
+    """The parser of a job's own options, a group for each of its option classes."""
     parser = Parser(
         prog=prog,
         description=description,
@@ -340,18 +356,10 @@ def parse(
         epilog=(epilog + "\n\n" if epilog else "")
         + "Every Beam option works as well: --runner=DataflowRunner --project=…, --runner=PrismRunner, …",
     )
-    given, argv = list(argv), _as_beam_reads_it(argv)
-    if given == sys.argv[1:]:
-        sys.argv[1:] = argv  # Beam parses it again wherever it was handed no options
     for concern in concerns:
         title = (concern.__doc__ or "").strip().splitlines()[0].rstrip(".")
         concern._add_argparse_args(parser.add_argument_group(title))
-    _, rest = parser.parse_known_args(list(argv))
-    _refuse_unknown(rest, parser)
-    _every_option().parse_known_args(argv)  # Beam's own parser would print its usage for a value it refuses, and exit
-    parsed = PipelineOptions(list(argv))
-    FileSystems.set_options(parsed)  # the checks before the start open files as the pipeline will
-    return parsed
+    return parser
 
 
 def require(options: PipelineOptions, *names: str) -> None:
