@@ -1,4 +1,4 @@
-"""What each step of the recipe in model/training/fit.py is worth: the table of docs/model.md.
+"""What each step of the recipe in model/kinds/autoencoder/fit.py is worth: the table of docs/model.md.
 
     python -m bench.detector_steps
 
@@ -20,10 +20,10 @@ import numpy as np
 
 from bench.accuracy import cars, shuttle, six
 from demo.fleet import FAILURE_KINDS
-from model.training import fit, scaling
-from model.training.cut import Cut
-from model.training.keys import Limits
-from model.training.scaling import Scaling
+from model.kinds.autoencoder import fit, scaling
+from model.kinds.autoencoder.scaling import Scaling
+from model.outliers.cut import Cut
+from model.outliers.keys import Limits
 
 SEED = 31
 NEVER = Limits(np.inf, np.inf)

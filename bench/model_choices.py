@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 import use_cases
 from demo.fleet import Fleet, history
-from model import autoencoder, tf
-from model.autoencoder import CLIP, NetworkConfig, ResidualModel
-from model.evaluate import evaluate
-from model.threshold import ScoreDistribution
-from model.training.scaling import Scaling
+from model.kinds import tf
+from model.kinds.autoencoder import keras_network as autoencoder
+from model.kinds.autoencoder.keras_network import CLIP, ResidualModel
+from model.kinds.autoencoder.scaling import Scaling
+from model.training.distribution import ScoreDistribution
+from model.training.evaluate import evaluate
 
 Floats = NDArray[np.float64]
 Score = Callable[[Floats], Floats]
@@ -73,7 +74,7 @@ def main() -> None:
     settings = use_cases.load("car_sensors").model
     for hidden, noise in NETWORKS:
         tf.keras().utils.set_random_seed(1)
-        config = NetworkConfig.of({**settings, "hidden": hidden, "noise": noise})
+        config = settings.of_kind(hidden=hidden, noise=noise)
         core = autoencoder.train_core(train, validation, scaling, config, []).core
 
         def residuals(rows: NDArray[np.float32], core: Any = core) -> Floats:

@@ -149,7 +149,7 @@ def inference(folder: Path) -> dict[str, tuple[int, Work, Work]]:
     """Batches of several sizes through the compiled network and through TensorFlow's SavedModel."""
     version = resolve(str(train(folder)), "car_sensors")
     compiled = LoadedModel.load(version.path)
-    from model import tf
+    from model.kinds import tf
 
     tf.keras(threads=1)
     import tensorflow

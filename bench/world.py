@@ -25,8 +25,8 @@ from beam_jobs.io.uri import KafkaAddress, PubSubAddress, parse_kafka
 from demo.broker import cache_dir
 from demo.fleet import Fleet
 from demo.history import write_history
-from model.network import FILE_NAME as NETWORK_FILE
-from model.network import Network
+from model.kinds.autoencoder.network import FILE_NAME as NETWORK_FILE
+from model.kinds.autoencoder.network import Network
 from model.registry import resolve
 
 CARS = 1000

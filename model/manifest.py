@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_jobs.errors import UserError
-from model.training.alert_rate import AlertRate, ThresholdFit
-from model.training.groups import LeftOut
-from model.training.sentinels import Sentinel
+from model.alert_rate import AlertRate, ThresholdFit
+from model.outliers.groups import LeftOut
+from model.outliers.sentinels import Sentinel
 
 FILE_NAME = "manifest.json"
 FORMAT = 1  # of the file; raised when a reader of the old one would go wrong
@@ -45,7 +45,7 @@ class Manifest:
     version: str
     created_at: str  # ISO 8601, UTC
     use_case: str
-    features: tuple[str, ...]  # order of the network's inputs
+    features: tuple[str, ...]  # order of the model's inputs
     units: tuple[str | None, ...]  # of the features; None: no unit
     preprocessing_fingerprint: str  # Preprocessor.fingerprint of the rows it was trained on
     schema_fingerprint: str  # of the event schema
@@ -53,8 +53,8 @@ class Manifest:
     alert_budget: float  # share of normal rows expected above it
     score_quantiles: tuple[tuple[float, float], ...]  # (level, score) of normal rows, both ascending
     data: DataSummary
-    network: Mapping[str, Any]  # settings of the network and its training
-    metrics: Mapping[str, Any]  # "autoencoder" and, where it was trained, "baseline": Evaluation.to_json
+    network: Mapping[str, Any]  # settings of the kind and of the training
+    metrics: Mapping[str, Any]  # the kind and, where one was trained, "baseline": Evaluation.to_json
     libraries: Mapping[str, str]  # name to version, of what trained it
     files: Mapping[str, str]  # path in the version's folder to sha256, of all that is loaded
     threshold_fit: ThresholdFit | None = None  # where the threshold comes from; None: of a version made before
@@ -63,6 +63,7 @@ class Manifest:
     left_out: LeftOut | None = None  # training rows the network did not learn from; None: of a version made before
     sentinels: tuple[Sentinel, ...] = ()  # values in the data that looked like sentinels
     normal: tuple[str, ...] = ()  # conditions in SQL: rows a person called normal, which were not left out
+    kind: str = "autoencoder"  # one of model.kinds.KINDS; versions made before there were others do not name it
 
     def percentile(self, score: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Per cent of normal rows that score lower, float32 [n], 0..100; beyond 1 in 10 million it reads 99.99999."""
@@ -80,7 +81,7 @@ class Manifest:
 
     def summary(self) -> str:
         """What a person wants to know first, a line each."""
-        data, judged = self.data, self.metrics.get("autoencoder", {})
+        data, judged = self.data, self.metrics.get(self.kind, {})
         asked = "".join(f", {word} {time}" for word, time in (("from", data.start), ("until", data.until)) if time)
         judged = {name: value for name, value in judged.items() if value is not None}
         figures = ("roc_auc", "average_precision", "recall", "precision", "false_alert_share")

@@ -1,6 +1,6 @@
 """A use case is a folder: an event schema, the preprocessing SQL and the settings of the model; no Python.
 
-    use_case.yaml    what is what; see SETTINGS and MODEL_SETTINGS
+    use_case.yaml    what is what; see SETTINGS
     preprocess.sql   features and filter
     *.avsc           the event schema, unless it is one that ships with Highbeam
 
@@ -29,6 +29,7 @@ from beam_jobs.io import files
 from beam_jobs.preprocessing import PiiPolicy, Preprocessor, compile_sql
 from beam_jobs.preprocessing.fields import fields_of
 from beam_jobs.references import FORMS
+from model.settings import ModelSettings
 
 SETTINGS = ("name", "schema", "sql", "key", "event_time", "pii", "normal", "model")
 """Keys of use_case.yaml:
@@ -39,21 +40,8 @@ key, event_time: fields of the schema.
 pii: {key: REFERENCE}, needed by pseudonymize(): env:NAME, file:PATH or secret://projects/P/secrets/S/versions/NUMBER.
 normal: conditions over the features, such as [speed = 0 AND current_draw < 1]; training learns rows that meet one,
   however rare they are.
-model: MODEL_SETTINGS.
+model: the fields of ModelSettings, and settings of its kind: by default those of the autoencoder, NetworkConfig.
 """
-
-MODEL_SETTINGS: dict[str, Any] = {
-    "hidden": [32, 12, 32],  # units of the hidden layers; the narrowest is the bottleneck
-    "noise": 0.5,  # standard deviations of the noise added to inputs in training, at least 0
-    "l1": 0.0,  # activity regularisation of the first layer, at least 0
-    "learning_rate": 3e-3,  # of Adam, above 0
-    "epochs": 20,  # passes over the training data, at most
-    "patience": 5,  # epochs without a better validation loss before training stops
-    "batch_size": 512,  # rows a step
-    "alert_budget": 1e-4,  # share of sound events that may raise an alert, between 0 and 1
-    "seed": 7,  # of weights and shuffling
-}
-"""Keys of the section ``model`` with their defaults."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +55,7 @@ class UseCase:
     event_time: str  # field with the time of the event
     label: str | None  # field tagged "label" in the schema, None: there is none
     pii: PiiPolicy = field(default_factory=PiiPolicy)
-    model: Mapping[str, Any] = field(default_factory=lambda: dict(MODEL_SETTINGS))  # complete: defaults filled in
+    model: ModelSettings = field(default_factory=ModelSettings)
     normal: tuple[str, ...] = ()  # conditions over the features: rows that meet one are learnt, however rare
     source: str = "SQL"  # what errors call the SQL
 
@@ -215,34 +203,7 @@ def _normal(section: Any, where: str) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _model(section: Any, where: str) -> dict[str, Any]:
-    settings = dict(MODEL_SETTINGS)
-    if section is not None:
-        settings.update(_mapping(section, tuple(MODEL_SETTINGS), f"{where}: model"))
-    rules = {
-        "hidden": (_is_layers, "a list of whole numbers above 0, such as [14, 7, 14]"),
-        "noise": (lambda x: _is_number(x) and x >= 0, "a number of at least 0"),
-        "l1": (lambda x: _is_number(x) and x >= 0, "a number of at least 0"),
-        "learning_rate": (lambda x: _is_number(x) and x > 0, "a number above 0"),
-        "epochs": (_is_count, "a whole number above 0"),
-        "patience": (_is_count, "a whole number above 0"),
-        "batch_size": (_is_count, "a whole number above 0"),
-        "alert_budget": (lambda x: _is_number(x) and 0 < x < 1, "a share between 0 and 1, such as 0.001"),
-        "seed": (lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= 0, "a whole number of at least 0"),
-    }
-    for name, (right, wanted) in rules.items():
-        if not right(settings[name]):
-            raise UserError(f"{where}: model.{name} is {settings[name]!r}; use {wanted}")
-    return settings
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _is_layers(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(_is_count(units) for units in value)
+def _model(section: Any, where: str) -> ModelSettings:
+    if section is not None and not isinstance(section, dict):
+        raise UserError(f"{where}: model: is {section!r}; use `key: value` lines, such as kind: autoencoder")
+    return ModelSettings.of(section or {}, where)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from beam_jobs.block import Block
 from beam_jobs.dead_letters import isolate
+from model.kinds.protocol import Scores
 from model.loaded import LoadedModel
-from model.network import Scores
 from model.registry import ModelVersion
 
 _LOGGER = logging.getLogger(__name__)
@@ -26,8 +26,9 @@ THRESHOLD = "threshold"  # float32, of the version that made the score
 PERCENTILE = "percentile"  # float32, per cent of normal scores below; NaN where the score is no anomaly
 MODEL = "model"  # dictionary<string>
 VERSION = "version"  # dictionary<string>
-EXPECTED = "expected"  # list<float32>[F], what the model expected, physical units; null where the score is no anomaly
-FEATURE_ERROR = "feature_error"  # list<float32>[F], each feature's part of the score; null likewise
+EXPECTED = "expected"  # list<float32>[F], what the model expected, physical units, NaN where it can't say
+FEATURE_ERROR = "feature_error"  # list<float32>[F], each feature's part of the score
+# Both are null where the score is no anomaly, and where the model gives no such reasons.
 
 
 class BlockModelHandler(ModelHandler[Block, Block, LoadedModel]):
@@ -129,9 +130,12 @@ def score_block(block: Block, model: LoadedModel, features: Sequence[str]) -> Bl
     return pa.RecordBatch.from_arrays([*block.columns, *added.values()], names=[*block.schema.names, *added])
 
 
-def _lists(parts: Sequence[NDArray[np.float32]], anomaly: NDArray[np.bool_], width: int) -> pa.Array:
-    """list<float32> [n]: the next ``width`` values of ``parts`` for an anomaly, else null."""
+def _lists(parts: Sequence[NDArray[np.float32] | None], anomaly: NDArray[np.bool_], width: int) -> pa.Array:
+    """list<float32> [n]: the next ``width`` values of ``parts`` for an anomaly, else null; without values, all null."""
+    given = [part.reshape(-1) for part in parts if part is not None]
+    if len(given) < len(parts):
+        return pa.nulls(len(anomaly), pa.list_(pa.float32()))
     offsets = np.zeros(len(anomaly) + 1, np.int32)
     np.cumsum(anomaly, out=offsets[1:], dtype=np.int32)
-    values = np.concatenate([part.reshape(-1) for part in parts]) if parts else np.zeros(0, np.float32)
+    values = np.concatenate(given) if given else np.zeros(0, np.float32)
     return pa.ListArray.from_arrays(pa.array(offsets * width), pa.array(values, pa.float32()), mask=pa.array(~anomaly))

@@ -13,7 +13,6 @@ import use_cases
 from bench.accuracy.detector import try_on
 from bench.accuracy.figures import Found
 from demo.fleet import FAILURE_KINDS, WHEELS, Fleet, history
-from model.autoencoder import NetworkConfig
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -39,20 +38,20 @@ def measure(name: str, seed: int) -> Found:
     """One share of failures, trained once."""
     found = Found(f"cars.{name}")
     train, validation = _unlabelled(SHARES.get(name, 0.0), seed + 1000 * (name == "again"))
-    config = NetworkConfig.of(use_cases.load("car_sensors").model)
+    config = use_cases.load("car_sensors").model.of_kind()
     made = try_on(found, train.x, train.car, validation.x, validation.car, config, seed)
     if made is None:
         return found
     worlds = [_fleet(10_000 * (1 + (name == "again")) + 10 * seed + i) for i in range(FLEETS)]
     cars = _concat(worlds)
-    said = made.explain(cars.x)
-    alerts = said.score > made.threshold(BUDGET)
+    score, blamed = made.explain(cars.x)
+    alerts = score > made.threshold(BUDGET)
     normal, bump = cars.kind == "false", _bumps(cars.x)
     found.add("rate_over_budget", alerts[normal].mean() / BUDGET)
     found.add("bump_rate_over_budget", alerts[normal & bump].mean() / BUDGET)
     if name == "again":
         return found
-    top = np.take_along_axis(cars.blame, said.error.argmax(axis=1)[:, None], axis=1)[:, 0]
+    top = np.take_along_axis(cars.blame, blamed[:, None], axis=1)[:, 0]
     found.add("top_1", top[~normal].mean())
     found.add("top_1_of_alerts", top[~normal & alerts].mean() if (~normal & alerts).any() else 0)
     for kind in FAILURE_KINDS:

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from beam_jobs.errors import UserError
 from bench.accuracy.figures import Found
-from model import tf
-from model.autoencoder import NetworkConfig
-from model.network import Network, Scores
+from model.kinds import tf
+from model.kinds.autoencoder.fit import fit
+from model.kinds.autoencoder.network import Network
+from model.kinds.autoencoder.settings import NetworkConfig
+from model.kinds.protocol import signed_deviations
 from model.rows import Floats, Part
-from model.threshold import ScoreDistribution
-from model.training.fit import fit, signed_deviations
+from model.training.distribution import ScoreDistribution
 
 Keys = NDArray[np.uint64]
 Bools = NDArray[np.bool_]
@@ -31,9 +32,10 @@ class Detector:
     left_out: Bools  # of the training rows
     doubt: str  # why it cannot tell outliers from the tail; "": it can
 
-    def explain(self, x: NDArray[Any]) -> Scores:
-        """What it says of rows, [n, F] in physical units."""
-        return self.network.explain(np.asarray(x, np.float32))
+    def explain(self, x: NDArray[Any]) -> tuple[Floats, NDArray[np.int64]]:
+        """The scores of rows, [n, F] in physical units, and the feature with the largest error of each; [n]."""
+        said = self.network.explain(np.asarray(x, np.float32))
+        return said.score, np.argmax(np.asarray(said.error), axis=1)
 
     def score(self, x: NDArray[Any]) -> Floats:
         """Scores of rows, [n, F] to float32 [n]."""

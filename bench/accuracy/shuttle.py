@@ -23,8 +23,8 @@ from bench.accuracy import peers
 from bench.accuracy.detector import train_on
 from bench.accuracy.figures import Found
 from demo.broker import cache_dir
-from model.autoencoder import NetworkConfig
-from model.evaluate import roc_auc
+from model.kinds.autoencoder.settings import NetworkConfig
+from model.training.evaluate import roc_auc
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -9,8 +9,8 @@ from bench.accuracy import peers
 from bench.accuracy.detector import Detector, train_on, try_on
 from bench.accuracy.figures import Found
 from bench.accuracy.world import CASES, FEATURES, World, draw, struck
-from model.autoencoder import NetworkConfig
-from model.training.groups import find_groups
+from model.kinds.autoencoder.settings import NetworkConfig
+from model.outliers.groups import find_groups
 from model.training.normal import Condition, compile_normal
 
 BUDGET = 0.01
@@ -39,10 +39,10 @@ def measure(name: str, seed: int) -> Found:
     alerts = made.score(test.x) > threshold
     found.add("rate", _share(alerts))
     for size, (rows, which) in readings.items():
-        said = made.explain(rows)
-        hit = said.score > threshold
+        scores, blamed = made.explain(rows)
+        hit = scores > threshold
         found.add(f"found_{size}", _share(hit))
-        found.add(f"top_1_{size}", _share(said.error.argmax(axis=1) == which))
+        found.add(f"top_1_{size}", _share(blamed == which))
         if case.odd:
             found.add(f"odd_found_{size}", _share(hit[np.isin(which, case.odd)]))
     if test.state.any():

@@ -20,7 +20,7 @@ ALERT = fastavro.parse_schema(json.loads((SCHEMAS / "alert.avsc").read_text()))
 
 
 class Net:
-    """The formula at the top of model/autoencoder.py, float32."""
+    """The formula at the top of model/kinds/autoencoder/keras_network.py, float32."""
 
     def __init__(self, path: str) -> None:
         value = json.loads(Path(path).read_text())

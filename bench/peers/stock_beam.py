@@ -25,7 +25,7 @@ from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from bench.peers import net
-from model import tf
+from model.kinds import tf
 from model.registry import resolve
 
 START = time.time()

@@ -1,1 +1,1 @@
-"""Steps of training that do not trust every row."""
+"""From files to a version of a model: what only training needs."""

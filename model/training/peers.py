@@ -17,9 +17,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from beam_jobs.errors import UserError, one_line
-from model.evaluate import Evaluation, evaluate
-from model.rows import Floats, Matrix, Parts, slices
-from model.threshold import ScoreDistribution
+from model.rows import Floats, Matrix, slices
+from model.training.distribution import ScoreDistribution
+from model.training.evaluate import Evaluation, evaluate
+from model.training.spool import Parts
 
 Scores = NDArray[np.float64]
 Scorer = Callable[[Floats], Scores]  # rows in physical units, [n, F], to scores, [n]: the stranger the higher

@@ -20,8 +20,8 @@ from beam_jobs import cli
 from beam_jobs import score as score_job
 from beam_jobs.io import files
 from model import registry
-from model.data import LIST_FILE
 from model.manifest import sha256
+from model.training.data import LIST_FILE
 from tests.gcs_emulator import GcsEmulator
 from tests.integration.topics import Topics, events, framed, run
 

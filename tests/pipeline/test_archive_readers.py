@@ -38,7 +38,7 @@ from beam_jobs.io.archive import WriteFiles, WriteToArchive
 from beam_jobs.io.archive_files import COMPRESSIONS, FileFormat
 from beam_jobs.preprocessing.transforms import DecodeEvents, Preprocess
 from demo.fleet import Fleet
-from model.data import Counts, read, source
+from model.training.data import Counts, read, source
 
 CARS = use_cases.load("car_sensors")
 N = 400

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from model.training.sentinels import Screen, find
+from model.outliers.sentinels import Screen, find
 
 ANY = st.floats(allow_nan=False, allow_infinity=False, width=32)
 SPECIAL = st.sampled_from([0.0, -1.0, 1.0, 7.0, 99.0, 255.0, 65535.0, 999999.0, -32768.0, 3e38, -3.4028235e38, 1e-45])

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.threshold import ScoreDistribution
-from model.training.alert_rate import ThresholdFit, binomial_interval
-from model.training.cut import find_cut
+from model.alert_rate import ThresholdFit, binomial_interval
+from model.outliers.cut import find_cut
+from model.training.distribution import ScoreDistribution
 
 Floats = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Floats]

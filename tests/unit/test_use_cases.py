@@ -14,6 +14,8 @@ import yaml
 import schemas
 import use_cases
 from beam_jobs.errors import UserError
+from model.kinds.autoencoder.settings import NetworkConfig
+from model.settings import ModelSettings
 
 INPUTS = [field["name"] for field in schemas.load("car_sensor")["fields"] if "min" in field and "pii" not in field]
 
@@ -29,8 +31,8 @@ def test_car_sensors() -> None:
     assert query.units["tire_pressure_1_1"] == "psi"
     assert query.attributes == ()
     assert not {"vin", "driver_name", "latitude", "longitude", "failure_occurred"} & set(query.input_columns)
-    assert set(use_case.model) == set(use_cases.MODEL_SETTINGS)
-    assert use_case.model["hidden"] == [32, 12, 32]
+    assert use_case.model.kind == "autoencoder"
+    assert use_case.model.of_kind() == NetworkConfig(hidden=(32, 12, 32))
 
 
 def test_pickles() -> None:
@@ -64,7 +66,8 @@ def test_one_of_your_own(tmp_path: Path) -> None:
     use_case = use_cases.load(str(path))
     assert use_case.name == tmp_path.name
     assert use_case.label is None
-    assert use_case.model == {**use_cases.MODEL_SETTINGS, "hidden": [4, 2, 4]}
+    assert use_case.model == ModelSettings(own={"hidden": [4, 2, 4]})
+    assert use_case.model.of_kind() == NetworkConfig(hidden=(4, 2, 4))
     block = pa.record_batch({"pump": ["p"], "at": pa.array([0], pa.timestamp("ms", "UTC")), "flow": [3.0]})
     assert use_case.preprocessor().apply(block).rows.column("flow").to_pylist() == [3.0]
 
@@ -76,6 +79,10 @@ def test_one_of_your_own(tmp_path: Path) -> None:
         ({"model": {"layers": [1]}}, "model: unknown key 'layers'; it is one of hidden"),
         ({"model": {"hidden": [4, 0]}}, "model.hidden is [4, 0]; use a list of whole numbers"),
         ({"model": {"alert_budget": 2}}, "model.alert_budget is 2; use a share"),
+        ({"model": {"kind": "forest"}}, "model: no model kind 'forest'; there are autoencoder, car_baseline"),
+        ({"model": {"kind": 7}}, "model.kind is 7"),
+        ({"model": {"baseline": "forest"}}, "model: no model kind 'forest'"),
+        ({"model": {"seed": -1}}, "model.seed is -1"),
         ({"model": {"epochs": True}}, "model.epochs is True"),
         ({"model": {"l1": "1e-7"}}, "model.l1 is '1e-7'"),
         ({"model": [1]}, "model: is [1]"),

@@ -13,7 +13,7 @@ import pytest
 from beam_jobs import lookup
 from beam_jobs.errors import UserError
 from beam_jobs.io.archive_input import read_rows
-from model.data import _read_events
+from model.training.data import _read_events
 from tests.unit.io.test_archive_files import SCHEMA, block, files, run, writer
 
 ROWS = pa.table({"car_id": [f"car-{i}" for i in range(1000)], "speed": pa.array([50.0] * 1000)})

@@ -13,7 +13,8 @@ import pytest
 from demo.broker import locked
 from demo.fleet import history
 from model.registry import resolve
-from model.train import Settings, Trained, train
+from model.training.plan import Settings
+from model.training.train import Trained, train
 
 
 @pytest.fixture(scope="session")

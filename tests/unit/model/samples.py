@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from model.alert_rate import ThresholdFit
 from model.manifest import DataSummary, Manifest
-from model.training.alert_rate import ThresholdFit
 
 MANIFEST = Manifest(
     name="cars",

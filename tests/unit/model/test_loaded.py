@@ -13,11 +13,12 @@ import pytest
 import use_cases
 from beam_jobs.errors import UserError
 from demo.fleet import history
-from model import manifest, tf
+from model import manifest
+from model.kinds import tf
+from model.kinds.autoencoder.network import FILE_NAME as NETWORK_FILE
+from model.kinds.autoencoder.network import Network
 from model.loaded import GOLDEN_FILE, LoadedModel, read_golden, write_golden
-from model.network import FILE_NAME as NETWORK_FILE
-from model.network import Network
-from model.train import Trained
+from model.training.train import Trained
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from model.alert_rate import AlertRate
 from model.manifest import Manifest
-from model.training.alert_rate import AlertRate
-from model.training.groups import Deviating, Example, Group, LeftOut
-from model.training.sentinels import Sentinel
+from model.outliers.groups import Deviating, Example, Group, LeftOut
+from model.outliers.sentinels import Sentinel
 from tests.unit.model import samples
 from tests.unit.model.samples import THRESHOLD
 

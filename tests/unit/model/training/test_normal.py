@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 import use_cases
 from beam_jobs.errors import UserError
 from model.manifest import FILE_NAME, DataSummary, Manifest
-from model.training.groups import Group, LeftOut
+from model.outliers.groups import Group, LeftOut
 from model.training.normal import Condition, compile_normal, conditions
 
 CARS = use_cases.load("car_sensors")

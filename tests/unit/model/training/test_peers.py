@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from model.rows import Part, Parts
+from model.rows import Part
 from model.training import peers
 from model.training.peers import FITS, Peer, judge
+from model.training.spool import Parts
 
 BUDGET = 0.05
 

@@ -3,7 +3,7 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import java.io.File;
 import java.io.IOException;
 
-/** The formula at the top of model/autoencoder.py, by hand: float arrays, no allocation a record. One thread. */
+/** The formula at the top of model/kinds/autoencoder/keras_network.py, by hand: float arrays, no allocation a record. One thread. */
 final class Net {
   final String[] features;
   final float threshold;

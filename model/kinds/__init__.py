@@ -1,0 +1,22 @@
+"""Kinds of models: how one learns from rows, and how it scores them; all else is the same for all of them.
+
+A kind is a folder with a ``kind.py``; ``protocol.py`` says what it has to be able to do. A use case names its kind
+under ``model`` in use_case.yaml, and a version's manifest says which kind it is of.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from beam_jobs.plugins import Plugins
+from model.kinds.protocol import ModelKind
+
+KINDS = Plugins[ModelKind[Any]](
+    "model kind",
+    "highbeam.model_kinds",
+    {
+        "autoencoder": "model.kinds.autoencoder.kind:KIND",
+        "car_baseline": "model.kinds.car_baseline.kind:KIND",
+    },
+)
+"""All there are; those of other distributions are entry points (``beam_jobs.plugins``)."""

@@ -1,0 +1,1 @@
+"""The autoencoder: what a reading should be, from what all others are."""

@@ -1,0 +1,50 @@
+"""What can be chosen about the autoencoder and its training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Keys of the section ``model`` of a use case; ValueError, naming the field, for a value that won't do."""
+
+    hidden: tuple[int, ...] = (32, 12, 32)  # units of the hidden layers; the narrowest is the bottleneck
+    noise: float = 0.5  # standard deviations of the noise added to inputs in training
+    l1: float = 0.0  # activity regularisation of the first hidden layer
+    epochs: int = 20  # passes over the training data, at most
+    batch_size: int = 512  # rows a step
+    learning_rate: float = 3e-3  # of Adam at the start; falls to nothing over the epochs, as a cosine
+    patience: int = 5  # epochs without a better validation loss before training stops
+
+    def __post_init__(self) -> None:
+        for name, (right, wanted) in _RULES.items():
+            value = getattr(self, name)
+            if not right(value):
+                raise ValueError(f"{name} is {value!r}; use {wanted}")
+        object.__setattr__(self, "hidden", tuple(self.hidden))  # YAML knows lists only
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_layers(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(_is_count(units) for units in value)
+
+
+_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "hidden": (_is_layers, "a list of whole numbers above 0, such as [14, 7, 14]"),
+    "noise": (lambda x: _is_number(x) and x >= 0, "a number of at least 0"),
+    "l1": (lambda x: _is_number(x) and x >= 0, "a number of at least 0"),
+    "learning_rate": (lambda x: _is_number(x) and x > 0, "a number above 0"),
+    "epochs": (_is_count, "a whole number above 0"),
+    "patience": (_is_count, "a whole number above 0"),
+    "batch_size": (_is_count, "a whole number above 0"),
+}

@@ -1,0 +1,1 @@
+"""The net to beat: the autoencoder of the reference architecture's author."""

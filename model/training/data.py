@@ -1,0 +1,309 @@
+"""Training data: Avro and Parquet files, an archive among them, through the same preprocessing as the stream."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beam_jobs.archive_rows import archive_schema
+from beam_jobs.codec.avro_file import read_avro
+from beam_jobs.codec.schema import arrow_schema
+from beam_jobs.errors import RowErrors, UserError, one_line
+from beam_jobs.io.archive_input import SUFFIXES, check_content, described, find, may_hold, read_rows
+from beam_jobs.io.files import check_access, download, is_local, list_files, patiently, root_of
+from beam_jobs.io.kafka_offsets import OffsetKind, OffsetSpec
+from beam_jobs.preprocessing.windows import History, in_time_order
+from model.manifest import sha256
+from model.training.spool import Examples
+from use_cases import UseCase
+
+LIST_FILE = "training_files.json"  # in a version's folder
+
+_SOUND = ("", "false", "0", "no", "none", "normal")  # what labels say, in lower case, of rows that are no failure
+_BATCH_ROWS = 32_768  # rows of a Parquet file at a time
+_PAGES_BYTES = 1 << 20  # of a Parquet column at a time, however large its row group is
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files to train on, and which of their rows."""
+
+    root: str  # what the files' names are relative to: a folder or gs:// prefix
+    paths: tuple[str, ...]  # sorted
+    start_ms: int | None = None  # event time, inclusive
+    end_ms: int | None = None  # event time, exclusive
+
+    def name(self, path: str) -> str:
+        """A file as the manifest names it."""
+        return path.removeprefix(self.root).lstrip("/")
+
+
+@dataclass(frozen=True)
+class TrainingFile:
+    """A file that was read."""
+
+    name: str  # relative to the source's root
+    sha256: str
+    rows: int  # of it that were read: within the time asked for, and within --limit
+
+
+@dataclass
+class Counts:
+    """What became of the rows; grows while they are read."""
+
+    read: int = 0  # rows within the time asked for
+    filtered: int = 0  # rows the WHERE removed
+    refused: Counter[str] = field(default_factory=Counter)  # reason to rows the preprocessing refused
+    examples: dict[str, str] = field(default_factory=dict)  # reason to what was said of the first such row
+    files: list[TrainingFile] = field(default_factory=list)
+
+    def refuse(self, errors: RowErrors) -> None:
+        """Counts rows that were refused."""
+        self.refused.update(errors.reasons)
+        for reason in set(errors.reasons) - self.examples.keys():
+            self.examples[reason] = errors.errors[errors.reasons.index(reason)]
+
+    def losses(self) -> list[str]:
+        """What became of the rows that can't be used, a phrase each."""
+        filtered = [f"{self.filtered:,} filtered by the WHERE"] if self.filtered else []
+        named = ((n, reason, self.examples.get(reason)) for reason, n in self.refused.most_common())
+        return filtered + [f"{n:,} refused: {reason}" + (f" ({first})" if first else "") for n, reason, first in named]
+
+    def sha256(self) -> str:
+        """Of the files' own sha256, in their order: the same for the same contents under any names."""
+        return hashlib.sha256("".join(file.sha256 for file in self.files).encode()).hexdigest()
+
+    def list_files(self) -> str:
+        """The text of LIST_FILE: a JSON array, a file a line."""
+        lines = (json.dumps(asdict(file), ensure_ascii=False) for file in self.files)
+        return "[\n" + ",\n".join(lines) + "\n]\n"
+
+
+def source(pattern: str, start: str | None = None, until: str | None = None) -> Source:
+    """The Avro and Parquet files that a file, a folder or a glob names, here or on ``gs://``.
+
+    Args:
+      pattern: of a folder, all files below it but hidden ones and an archive's log.
+      start, until: event times as jobs take them; hours of an archive that can't hold a wanted row are left out.
+
+    Raises:
+      UserError: there are none, or no such time.
+    """
+    start_ms, end_ms = _time("--from", start), _time("--until", until)
+    if start_ms is not None and end_ms is not None and start_ms >= end_ms:
+        raise UserError(f"--from {start} is not before --until {until}; no row is of that time")
+    try:
+        root = root_of(pattern)
+        check_access(root)
+        if root.endswith(SUFFIXES) or any(sign in root for sign in "*?") or Path(root).is_file():
+            paths = [path for path in list_files(root) if path.rpartition("/")[2][0] not in "._"]
+            paths = [path for path in paths if may_hold(path, start_ms, end_ms)]
+            root = re.split(r"[*?]", root, maxsplit=1)[0].rpartition("/")[0]
+        else:
+            paths = find(root, start_ms, end_ms)
+    except UserError as error:
+        raise UserError(f"--data {error}") from error
+    if not paths:
+        raise UserError(f"--data {pattern}: no .avro or .parquet file there; name a file, a folder or a glob")
+    for path in paths:
+        if not path.endswith(SUFFIXES):
+            raise UserError(f"--data {path}: neither .avro nor .parquet; write one of these formats")
+    return Source(root, tuple(paths), start_ms, end_ms)
+
+
+def _time(flag: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        spec = OffsetSpec.parse(text)
+    except UserError:
+        spec = None
+    if spec is None or spec.kind is OffsetKind.OFFSETS:
+        raise UserError(f"{flag} {text}: expected an event time like 2026-11-22T07:00:00Z or epoch milliseconds")
+    return spec.timestamp_ms
+
+
+def read(
+    use_case: UseCase,
+    source: Source,
+    counts: Counts,
+    scratch: Path,
+    limit: int | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Iterator[Examples]:
+    """Reads and preprocesses the files, some thousand rows at a time.
+
+    Args:
+      use_case: says which fields, and how they become features.
+      counts: is counted on.
+      scratch: folder for a copy of one file at a time, where they are not local.
+      limit: rows to read at most.
+      progress: called now and then with the share of the files done, 0..1.
+
+    Raises:
+      UserError: files that can't be read or lack a field, features beside events, or no row that can be used.
+    """
+    used, kinds = 0, set[bool]()
+    history = use_case.preprocessor().history()
+    waiting: list[pa.RecordBatch] = []  # of an SQL with windows, which need the rows in the order of their times
+    for number, path in enumerate(source.paths):
+        if limit is not None and counts.read >= limit:
+            break
+        before = counts.read
+        with _here(path, scratch) as file:
+            digest = sha256(file)
+            for events, archived in _rows(file, use_case):
+                kinds.add(archived)
+                if len(kinds) > 1:
+                    raise UserError(
+                        f"--data {source.root} holds features as well as events, perhaps of the same records; name a "
+                        "folder of either"
+                    )
+                events = _within(events, use_case.event_time, source)
+                events = events if limit is None else events.slice(0, limit - counts.read)
+                counts.read += events.num_rows
+                if history is not None and not archived:
+                    waiting.append(events)
+                else:
+                    examples = _examples(events, archived, use_case, counts)
+                    used += len(examples.x)
+                    yield examples
+                progress(number / len(source.paths))
+                if limit is not None and counts.read >= limit:
+                    break
+        counts.files.append(TrainingFile(source.name(path), digest, counts.read - before))
+        progress((number + 1) / len(source.paths))
+    for events in in_time_order(waiting, use_case.event_time):
+        examples = _examples(events, False, use_case, counts, history)
+        used += len(examples.x)
+        yield examples
+    if not used:
+        why = ", ".join([f"{counts.read:,} rows", *counts.losses()])
+        raise UserError(f"--data {source.root}: {why}: nothing left to train on")
+
+
+def _rows(file: Path, use_case: UseCase) -> Iterator[tuple[pa.RecordBatch, bool]]:
+    """Blocks of a file's events, or of its features if ``beam_jobs.archive`` has preprocessed them already (True).
+
+    Raises:
+      UserError: features of another preprocessing, or a file of another use case.
+    """
+    about = described(str(file))
+    if about is not None:
+        check_content(str(file), about, use_case)
+    if about is not None and about["content"] == "features":
+        preprocessor, label = use_case.preprocessor(), [use_case.label] if use_case.label else []
+        columns = [*preprocessor.features, preprocessor.key, preprocessor.event_time, *label]
+        schema = archive_schema(use_case, "features")
+        for rows in read_rows(str(file), schema, list(dict.fromkeys(columns))):
+            yield rows, True
+        return
+    columns = [*use_case.preprocessor().input_columns, *([use_case.label] if use_case.label else [])]
+    for rows in _read_events(file, use_case, list(dict.fromkeys(columns))):
+        yield rows, False
+
+
+def _within(rows: pa.RecordBatch, event_time: str, source: Source) -> pa.RecordBatch:
+    if source.start_ms is None and source.end_ms is None:
+        return rows
+    times = pc.cast(rows[event_time], pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64())
+    low, high = source.start_ms, source.end_ms
+    keep = pc.is_valid(times)
+    if low is not None:
+        keep = pc.and_kleene(keep, pc.greater_equal(times, low))
+    if high is not None:
+        keep = pc.and_kleene(keep, pc.less(times, high))
+    return rows.filter(keep)
+
+
+def _examples(
+    events: pa.RecordBatch, archived: bool, use_case: UseCase, counts: Counts, history: History | None = None
+) -> Examples:
+    preprocessor = use_case.preprocessor()
+    rows, label = events, events[use_case.label] if use_case.label else pa.nulls(events.num_rows, pa.string())
+    if not archived:
+        result = preprocessor.apply(events, history)
+        counts.filtered += result.filtered
+        counts.refuse(result.errors)
+        rows, label = result.rows, label.take(pa.array(result.kept))
+    x = np.stack([rows[name].to_numpy() for name in preprocessor.features], axis=1)
+    times = rows[use_case.event_time].cast(pa.int64()).to_numpy()
+    return Examples(x, rows[use_case.key], times, _kinds(label))
+
+
+@contextmanager
+def _here(path: str, scratch: Path) -> Iterator[Path]:
+    """The file on this machine."""
+    if is_local(path):
+        yield Path(path)
+        return
+    copy = scratch / path.rpartition("/")[2]
+    patiently(partial(download, path, copy))
+    try:
+        yield copy
+    finally:
+        copy.unlink()
+
+
+def _kinds(label: pa.Array) -> pa.Array:
+    """string [n]: the label of failures, "" for other rows."""
+    text = pc.utf8_lower(pc.fill_null(label.cast(pa.string()), ""))
+    return pc.if_else(pc.is_in(text, pa.array(_SOUND)), "", text)
+
+
+def _read_events(file: Path, use_case: UseCase, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    if file.suffix == ".avro":
+        yield from read_avro(file, use_case.schema, columns)
+        return
+    schema = arrow_schema(use_case.schema, columns)
+    try:
+        parquet = pq.ParquetFile(file, buffer_size=_PAGES_BYTES, pre_buffer=False, page_checksum_verification=True)
+        names = _parquet_columns(file, parquet.schema_arrow.names, use_case.schema, schema)
+        for batch in parquet.iter_batches(_BATCH_ROWS, columns=list(names.values())):
+            arrays = [_cast(file, batch[names[f.name]], f) if f.name in names else _nulls(batch, f) for f in schema]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"--data {file}: can't be read ({one_line(error, 200)}); write it again") from error
+
+
+def _parquet_columns(file: Path, there: Sequence[str], schema: Mapping[str, Any], wanted: pa.Schema) -> dict[str, str]:
+    """Field to the file's column, which may go by one of the field's aliases; nullable fields may be missing."""
+    aliases = {field["name"]: [field["name"], *field.get("aliases", ())] for field in schema["fields"]}
+    found: dict[str, str] = {}
+    for wish in wanted:
+        name = next((alias for alias in aliases[wish.name] if alias in there), None)
+        if name is not None and list(there).count(name) > 1:
+            raise UserError(f"--data {file}: has the column {name!r} more than once; write it once")
+        if name is not None:
+            found[wish.name] = name
+        elif not wish.nullable:
+            raise UserError(f"--data {file}: no column {wish.name!r}; it has {', '.join(there)}")
+    return found
+
+
+def _cast(file: Path, array: pa.Array, field: pa.Field) -> pa.Array:
+    if array.null_count and not field.nullable:
+        raise UserError(f"--data {file}: column {field.name!r} has nulls, which the schema forbids; drop those rows")
+    try:
+        return array.cast(field.type)
+    except pa.ArrowException as error:
+        raise UserError(
+            f"--data {file}: column {field.name!r} is {array.type} and can't become {field.type} ({error})"
+        ) from error
+
+
+def _nulls(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
+    return pa.nulls(batch.num_rows, field.type)

@@ -1,0 +1,121 @@
+"""What a training is to do: the command line and the use case, checked before a row is read."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import use_cases
+from beam_jobs.errors import UserError
+from model.kinds import KINDS
+from model.kinds.protocol import Bools, ModelKind
+from model.rows import Floats
+from model.training import data as training_data
+from model.training import normal
+from model.training.data import Source
+from model.training.normal import Condition
+from use_cases import UseCase
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says; None: what the use case says."""
+
+    use_case: str
+    data: str
+    registry: str
+    start: str | None = None  # --from
+    until: str | None = None
+    epochs: int | None = None
+    alert_budget: float | None = None
+    seed: int | None = None
+    limit: int | None = None
+    validation_fraction: float = 0.2
+    split: str = "auto"
+    alias: str | None = None
+    logdir: str | None = None
+    baseline: bool = True
+    on_outlier: str = "leave_out"  # or "refuse"
+    normal: Sequence[str] = ()  # conditions, or names of groups
+    peers: bool = True  # False, which no option says: for those who train many times and look at no report
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is known, and all that can be refused, before a row is read."""
+
+    settings: Settings
+    use_case: UseCase
+    kind: ModelKind[Any]
+    own: Any  # the kind's settings
+    seed: int
+    budget: float
+    source: Source
+    normal: Sequence[Condition]
+    is_normal: Callable[[Floats], Bools] | None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Plan:
+        """UserError for settings that won't do."""
+        use_case = use_cases.load(settings.use_case)
+        model = use_case.model
+        budget = model.alert_budget if settings.alert_budget is None else settings.alert_budget
+        _check(settings, budget)
+        kind = KINDS.get(model.kind)
+        _check_modules(kind)
+        source = training_data.source(settings.data, settings.start, settings.until)
+        conditions = normal.conditions(use_case, settings.normal, settings.registry)
+        return cls(
+            settings=settings,
+            use_case=use_case,
+            kind=kind,
+            own=_own(settings, use_case),
+            seed=model.seed if settings.seed is None else settings.seed,
+            budget=budget,
+            source=source,
+            normal=conditions,
+            is_normal=normal.compile_normal(conditions, use_case.preprocessor().features),
+        )
+
+
+def _check(settings: Settings, budget: float) -> None:
+    if not 0 < budget < 1:
+        raise UserError(f"--alert_budget {budget} is not a share between 0 and 1, such as 0.0001")
+    if not 0 < settings.validation_fraction < 0.5:
+        raise UserError(f"--validation_fraction {settings.validation_fraction} is not between 0 and 0.5; use 0.2")
+    for name, value in (("epochs", settings.epochs), ("limit", settings.limit)):
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value} is not at least 1")
+
+
+def _check_modules(kind: ModelKind[Any]) -> None:
+    for module in ("matplotlib", "sklearn", *kind.modules):
+        if importlib.util.find_spec(module) is None:
+            raise UserError(f"training needs {module}, which is not installed; run pip install 'highbeam[train]'")
+
+
+def _own(settings: Settings, use_case: UseCase) -> Any:
+    model = use_case.model
+    if settings.epochs is None:
+        return model.of_kind()
+    if "epochs" not in {each.name for each in fields(KINDS.get(model.kind).settings)}:
+        raise UserError(f"--epochs {settings.epochs}: a model of the kind {model.kind} has no epochs; leave it out")
+    return model.of_kind(epochs=settings.epochs)
+
+
+def command(settings: Settings) -> str:
+    """The command line that says so."""
+    words = ["python", "-m", "model.train"]
+    for each in fields(settings):
+        value, flag = getattr(settings, each.name), "from" if each.name == "start" else each.name
+        if each.name == "peers" or value == each.default:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            for one in [value] if isinstance(value, str | int | float) else value:
+                words += [f"--{flag}", str(one)]
+    return shlex.join(words)

@@ -1,0 +1,54 @@
+"""The network in physical units: of any unit, in Keras, in its files and in the compiled loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.kinds import tf
+from model.kinds.autoencoder.keras_network import ResidualModel, _core, assemble, compiled, export
+from model.kinds.autoencoder.scaling import Scaling
+from model.kinds.autoencoder.settings import NetworkConfig
+
+UNITS = np.array([1e-30, 1e-12, 1e-7, 1, 1e6, 1e15, 1e18])
+LARGEST = np.finfo(np.float32).max
+
+
+@pytest.fixture(scope="module")
+def rows() -> np.ndarray:
+    """In spreads."""
+    random = np.random.default_rng(0)
+    return 3 + random.normal(size=(2000, 2)) @ random.normal(size=(2, 7)) + 0.3 * random.normal(size=(2000, 7))
+
+
+def test_the_unit_of_a_feature_does_not_matter(rows: np.ndarray, tmp_path: Path) -> None:
+    tf.keras().utils.set_random_seed(1)
+    core = _core(7, NetworkConfig(hidden=(4, 2, 4)))
+    residuals = ResidualModel.fit(np.random.default_rng(1).normal(size=(500, 7)))
+    x = (rows * UNITS).astype(np.float32)
+    plain = compiled(core, Scaling.fit(rows.astype(np.float32)), residuals).explain(rows.astype(np.float32))
+    scaling = Scaling.fit(x)
+    network, ours = assemble(core, scaling, residuals), compiled(core, scaling, residuals).explain(x)
+    np.testing.assert_allclose(ours.score, plain.score, rtol=1e-3)
+    np.testing.assert_allclose(ours.expected / UNITS, plain.expected, rtol=1e-3, atol=1e-3)
+    export(network, tmp_path)
+    saved = tf.tensorflow().saved_model.load(str(tmp_path / "saved_model"))
+    for other in (network, tf.keras().saving.load_model(tmp_path / "model.keras"), saved.serve):
+        said = other(tf.tensorflow().constant(x))
+        np.testing.assert_allclose(said["score"], ours.score, rtol=1e-3)
+        np.testing.assert_allclose(said["error"], ours.error, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(said["expected"] / UNITS, ours.expected / UNITS, rtol=1e-3, atol=1e-3)
+
+
+def test_any_finite_row_has_a_finite_score(rows: np.ndarray) -> None:
+    core = _core(7, NetworkConfig(hidden=(4, 2, 4)))
+    residuals = ResidualModel.fit(np.random.default_rng(1).normal(size=(500, 7)))
+    scaling = Scaling.fit((rows * UNITS).astype(np.float32))
+    wild = np.random.default_rng(2).choice([0, 1e-45, -1, 65535, 1e25, LARGEST, -LARGEST], (500, 7)).astype(np.float32)
+    ours = compiled(core, scaling, residuals).explain(wild)
+    said = assemble(core, scaling, residuals)(wild, training=False)
+    for found, wanted in ((ours.score, said["score"]), (ours.error, said["error"]), (ours.expected, said["expected"])):
+        assert np.isfinite(found).all()
+        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
