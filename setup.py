@@ -1,23 +1,25 @@
-"""Packaging. Packages are listed one by one: ``find_packages`` would take ``tests`` and ``bench`` along."""
+"""Packaging. The top level is named here: ``find_packages`` alone would take ``tests`` and ``bench`` along."""
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 VERSION = "0.1.0"  # also beam_jobs.__version__; tests/packaging compares them
 
+PACKAGES = ("beam_jobs", "demo", "model", "schemas", "use_cases")  # with all that is below them
+
 CORE = [
-    "apache-beam[gcp]>=2.77,<2.78",  # io/kafka.py builds on its experimental UnboundedSource
+    "apache-beam[gcp]>=2.77,<2.78",  # io/kafka/transforms.py builds on its experimental UnboundedSource
     "tensorflow-cpu>=2.20,<2.22; platform_system == 'Linux' and platform_machine == 'x86_64'",
     "tensorflow>=2.20,<2.22; platform_system != 'Linux' or platform_machine != 'x86_64'",
     "keras>=3.10,<4",
     "confluent-kafka[schemaregistry]>=2.10,<2.17",
     "google-cloud-pubsub>=2.30,<3",
-    "google-cloud-storage>=3,<4",  # io/gcs.py
+    "google-cloud-storage>=3,<4",  # storage/gcs.py
     "fastavro>=1.11,<2",
     "google-crc32c>=1.7,<2",  # CRC32C in hardware; google-cloud-storage brings it along
     "isal>=1.7,<2",
-    "cachetools>=5,<7",  # codec/avro_writers.py
+    "cachetools>=5,<7",  # codec/avro/writers.py
     "numba>=0.61,<0.70",
     "numpy>=2.0,<3",
     "polars>=1.30,<3",
@@ -56,23 +58,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
-    packages=[
-        "beam_jobs",
-        "beam_jobs.codec",
-        "beam_jobs.inference",
-        "beam_jobs.io",
-        "beam_jobs.preflight",
-        "beam_jobs.preprocessing",
-        "demo",
-        "model",
-        "model.kinds",
-        "model.kinds.autoencoder",
-        "model.kinds.car_baseline",
-        "model.outliers",
-        "model.training",
-        "schemas",
-        "use_cases",
-    ],
+    packages=find_packages(include=[f"{name}{below}" for name in PACKAGES for below in ("", ".*")]),
     package_data={
         "beam_jobs": ["py.typed"],
         "schemas": ["*.avsc", "py.typed"],

@@ -11,17 +11,18 @@ from functools import partial
 
 import apache_beam as beam
 
-from beam_jobs import launch, options
-from beam_jobs.archive_rows import carried
+from beam_jobs.archives.rows import carried
+from beam_jobs.archives.sink import WriteToArchive
 from beam_jobs.block import Block
-from beam_jobs.cli import run
 from beam_jobs.dead_letters import step
-from beam_jobs.io.archive import WriteToArchive
-from beam_jobs.lookup import Enrich
 from beam_jobs.preflight.addresses import keeps_position, shares
 from beam_jobs.preflight.archive import ArchiveJob, archive_job, check_processes, owning
-from beam_jobs.preprocessing.transforms import Preprocess
-from beam_jobs.report import conclude
+from beam_jobs.running import launch
+from beam_jobs.steps.enrich import Enrich
+from beam_jobs.steps.preprocess import Preprocess
+from beam_jobs.terminal import options
+from beam_jobs.terminal.cli import run
+from beam_jobs.terminal.report import conclude
 from beam_jobs.wiring import read_events, write_dead_letters
 
 CONCERNS = (

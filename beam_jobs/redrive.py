@@ -11,14 +11,15 @@ from functools import partial
 
 import apache_beam as beam
 
-from beam_jobs import launch, options
 from beam_jobs.block import Block
-from beam_jobs.cli import run
-from beam_jobs.dead_letters import Redrive
 from beam_jobs.io import bus
 from beam_jobs.preflight.addresses import keeps_position, shares
 from beam_jobs.preflight.redrive import RedriveJob, redrive_job
-from beam_jobs.report import conclude_redrive
+from beam_jobs.running import launch
+from beam_jobs.steps.redrive import Redrive
+from beam_jobs.terminal import options
+from beam_jobs.terminal.cli import run
+from beam_jobs.terminal.report import conclude_redrive
 
 CONCERNS = (
     options.OutputOptions,

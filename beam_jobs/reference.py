@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from beam_jobs.cli import Parser, run
 from beam_jobs.errors import UserError
-from beam_jobs.options import job_parser
+from beam_jobs.terminal.cli import Parser, run
+from beam_jobs.terminal.options import job_parser
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "options.md"
 JOBS = ("beam_jobs.score", "beam_jobs.archive", "beam_jobs.replay", "beam_jobs.redrive")

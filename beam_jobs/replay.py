@@ -11,14 +11,15 @@ from functools import partial
 
 import apache_beam as beam
 
-from beam_jobs import launch, options
+from beam_jobs.archives.replay_source import SweepArchive
 from beam_jobs.block import Block
-from beam_jobs.cli import run
 from beam_jobs.io import bus
-from beam_jobs.io.archive_source import SweepArchive
 from beam_jobs.preflight.replay import ReplayJob, replay_job
-from beam_jobs.replay_records import ToOriginalRecords
-from beam_jobs.report import conclude_replay
+from beam_jobs.running import launch
+from beam_jobs.steps.replay_records import ToOriginalRecords
+from beam_jobs.terminal import options
+from beam_jobs.terminal.cli import run
+from beam_jobs.terminal.report import conclude_replay
 
 CONCERNS = (
     options.UseCaseOptions,

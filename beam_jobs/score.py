@@ -12,17 +12,18 @@ from functools import partial
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
-from beam_jobs import launch, options
 from beam_jobs.block import Block
-from beam_jobs.cli import run
 from beam_jobs.dead_letters import step
-from beam_jobs.inference.handler import BlockModelHandler
-from beam_jobs.inference.transforms import CheckScores, to_alerts, to_scores
 from beam_jobs.io import bus
 from beam_jobs.preflight.addresses import keeps_position, shares
 from beam_jobs.preflight.score import ScoreJob, score_job
-from beam_jobs.preprocessing.transforms import Preprocess
-from beam_jobs.report import conclude
+from beam_jobs.running import launch
+from beam_jobs.steps.infer import BlockModelHandler
+from beam_jobs.steps.preprocess import Preprocess
+from beam_jobs.steps.score_records import CheckScores, to_alerts, to_scores
+from beam_jobs.terminal import options
+from beam_jobs.terminal.cli import run
+from beam_jobs.terminal.report import conclude
 from beam_jobs.wiring import read_events, write_dead_letters
 
 CONCERNS = (

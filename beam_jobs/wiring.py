@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import apache_beam as beam
 
-from beam_jobs.dead_letters import WriteDeadLetters, step
+from beam_jobs.archives.read import ReadFromArchive
+from beam_jobs.dead_letters import step
 from beam_jobs.io import bus
-from beam_jobs.io.archive_input import ReadFromArchive
 from beam_jobs.preflight.archive import ArchiveJob
 from beam_jobs.preflight.score import ScoreJob
-from beam_jobs.preprocessing.transforms import DecodeEvents
+from beam_jobs.steps.decode import DecodeEvents
+from beam_jobs.steps.write_dead_letters import WriteDeadLetters
 
 
 def read_events(

@@ -36,11 +36,11 @@ import polars as pl
 import pyarrow as pa
 from confluent_kafka import Consumer, TopicPartition
 
-import use_cases
-from beam_jobs.archive_rows import archive_schema
-from beam_jobs.codec.avro import AvroDecoder
-from beam_jobs.io.archive_input import find, read_rows
-from beam_jobs.io.uri import Address, KafkaAddress, PubSubAddress
+from beam_jobs.archives.read import find, read_rows
+from beam_jobs.archives.rows import archive_schema
+from beam_jobs.codec.avro.decoder import AvroDecoder
+from beam_jobs.io.address import Address, KafkaAddress, PubSubAddress
+from beam_jobs.use_case import load_use_case
 from bench import processes
 from bench.world import CARS, fill, fill_pubsub, pubsub_topic, topic
 from demo.broker import ApacheKafka
@@ -65,7 +65,7 @@ def loop(servers: str, name: str, folder: Path, records: int, codec: str) -> flo
       codec: "null" or "deflate" (at level 1, the quickest).
     """
     level = {"codec_compression_level": 1} if codec == "deflate" else {}
-    use_case = use_cases.load("car_sensors")
+    use_case = load_use_case("car_sensors")
     reader, writer = fastavro.parse_schema(use_case.schema), fastavro.parse_schema(archive_schema(use_case, "events"))
     consumer = Consumer({"bootstrap.servers": servers, "group.id": "loop", "enable.auto.commit": False})
     partitions = consumer.list_topics(name, 10).topics[name].partitions
@@ -185,7 +185,7 @@ def kill_while_writing(run: list[str], folder: Path, times: int, within_s: float
 def counted(folder: Path, report: Path, records: int, killed: int) -> dict[str, Any]:
     """What is in the archive at the end."""
     again = json.loads(report.read_text())
-    schema = archive_schema(use_cases.load("car_sensors"), "events")
+    schema = archive_schema(load_use_case("car_sensors"), "events")
     batches = [batch for path in find(str(folder)) for batch in read_rows(path, schema)]
     rows = pl.DataFrame(pa.Table.from_batches(batches))
     content = rows.select(name for name in rows.columns if not name.startswith("source_"))
@@ -208,7 +208,7 @@ def content_hash(rows: pl.DataFrame) -> str:
 
 def sent(values: list[Any]) -> pl.DataFrame:
     """What an archive of these values has to hold."""
-    use_case = use_cases.load("car_sensors")
+    use_case = load_use_case("car_sensors")
     wanted = [f["name"] for f in archive_schema(use_case, "events")["fields"] if not f["name"].startswith("source_")]
     decoded = AvroDecoder(use_case.schema, lambda _: use_case.schema, wanted).decode(pa.array(values, pa.binary()))
     rows = pl.from_arrow(decoded.rows)

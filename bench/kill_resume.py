@@ -21,8 +21,8 @@ import pyarrow as pa
 from confluent_kafka import Consumer, TopicPartition
 
 import schemas
-from beam_jobs.codec.avro import AvroDecoder
-from beam_jobs.io.uri import KafkaAddress
+from beam_jobs.codec.avro.decoder import AvroDecoder
+from beam_jobs.io.address import KafkaAddress
 from bench.world import fill, score_command, topic, train
 from demo.broker import ApacheKafka
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-import use_cases
+from beam_jobs.use_case import load_use_case
 from demo.fleet import Fleet, history
 from model.kinds import tf
 from model.kinds.autoencoder import keras_network as autoencoder
@@ -34,7 +34,7 @@ NETWORKS = (((14, 7, 14), 0.5), ((32, 12, 32), 0.0), ((32, 12, 32), 0.2), ((32, 
 
 def features(block: pa.RecordBatch) -> NDArray[np.float32]:
     """What the model sees of the events, float32 [n, F]."""
-    preprocessor = use_cases.load("car_sensors").preprocessor()
+    preprocessor = load_use_case("car_sensors").preprocessor()
     rows = preprocessor.apply(block).rows
     return np.stack([rows[name].to_numpy() for name in preprocessor.features], axis=1)
 
@@ -71,7 +71,7 @@ def main() -> None:
     fleets = [Fleet(200, seed=100 + i, prevalence=0.1, label="kind").step(600) for i in range(FLEETS)]
     worlds = [(features(block), block) for block in fleets]
     scaling = Scaling.fit(train)
-    settings = use_cases.load("car_sensors").model
+    settings = load_use_case("car_sensors").model
     for hidden, noise in NETWORKS:
         tf.keras().utils.set_random_seed(1)
         config = settings.of_kind(hidden=hidden, noise=noise)

@@ -15,9 +15,9 @@ os.environ.setdefault("POLARS_MAX_THREADS", "1")
 import numpy as np
 import pyarrow as pa
 
-import use_cases
 from beam_jobs.preprocessing import checks
 from beam_jobs.preprocessing.fields import Field, fields_of
+from beam_jobs.use_case import load_use_case
 
 ROWS = 8192
 CALLS = 300
@@ -55,7 +55,7 @@ def milliseconds(call: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    use_case = use_cases.load("car_sensors")
+    use_case = load_use_case("car_sensors")
     start = time.perf_counter()
     query = use_case.preprocessor()
     print(f"compile                          {(time.perf_counter() - start) * 1000:8.3f} ms")

@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from beam_jobs.io.kafka_client import FetchPath, KafkaTransport
-from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.kafka_control import consumer_properties
-from beam_jobs.io.uri import KafkaAddress
+from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.client import FetchPath, KafkaTransport
+from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.io.kafka.control import consumer_properties
 from bench.world import topic
 from demo.broker import ApacheKafka
 

@@ -25,14 +25,14 @@ import numpy as np
 import pyarrow as pa
 from confluent_kafka import Producer
 
-import use_cases
-from beam_jobs.archive_rows import archive_schema
+from beam_jobs.archives.contents import look_through
+from beam_jobs.archives.read import find, open_archive
+from beam_jobs.archives.rows import archive_schema
+from beam_jobs.archives.sink import WriteFiles
 from beam_jobs.block import MAX_BLOCK_ROWS, raw_block, with_source
-from beam_jobs.io.archive import WriteFiles
-from beam_jobs.io.archive_contents import look_through
-from beam_jobs.io.archive_input import find, open_archive
-from beam_jobs.io.kafka_sink import PRODUCER_DEFAULTS
-from beam_jobs.io.uri import KafkaAddress
+from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.sink import PRODUCER_DEFAULTS
+from beam_jobs.use_case import load_use_case
 from bench import processes
 from bench.world import CARS, SCHEMA_ID, topic
 from demo.broker import ApacheKafka
@@ -44,7 +44,7 @@ BLOCKS_PER_BUNDLE = 4
 
 def make_archive(folder: Path, records: int) -> None:
     """As the archive job writes it: bundles of blocks of four partitions."""
-    use_case = use_cases.load("car_sensors")
+    use_case = load_use_case("car_sensors")
     schema = archive_schema(use_case, "events")
     write = WriteFiles(str(folder), "bench", schema, use_case.event_time, "avro", "deflate", None, 128_000_000)
     write.setup()
@@ -76,7 +76,7 @@ def make_archive(folder: Path, records: int) -> None:
 
 def loop(folder: Path, address: KafkaAddress) -> tuple[int, float]:
     """Records, and seconds from the first on; as the libraries' documentation writes it."""
-    use_case = use_cases.load("car_sensors")
+    use_case = load_use_case("car_sensors")
     schema: Any = fastavro.parse_schema(use_case.schema)
     settings = {**PRODUCER_DEFAULTS, "enable.idempotence": True, "bootstrap.servers": address.bootstrap_servers}
     producer = Producer(settings)
@@ -132,7 +132,7 @@ def main() -> None:
         folder = Path(name)
         make_archive(folder, args.records)
         started = time.perf_counter()
-        look_through(open_archive(str(folder), use_cases.load("car_sensors")))
+        look_through(open_archive(str(folder), load_use_case("car_sensors")))
         looking = time.perf_counter() - started
         print(json.dumps({"records": args.records, "files": len(find(str(folder))), "look_s": round(looking, 2)}))
         for _ in range(args.rounds):

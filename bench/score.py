@@ -28,8 +28,8 @@ import pyarrow as pa
 from confluent_kafka import Consumer, TopicPartition
 
 import schemas
-from beam_jobs.codec.avro import AvroDecoder
-from beam_jobs.io.uri import KafkaAddress
+from beam_jobs.codec.avro.decoder import AvroDecoder
+from beam_jobs.io.address import KafkaAddress
 from bench import processes
 from bench.world import fill, prism_options, score_command, topic, train, weights
 from demo.broker import ApacheKafka

@@ -32,10 +32,10 @@ import pandas as pd
 import pyarrow as pa
 
 import schemas
-import use_cases
 from beam_jobs.block import BlockCoder, raw_block
 from beam_jobs.codec import AvroDecoder, AvroEncoder
-from beam_jobs.preprocessing.windows import History, Window
+from beam_jobs.preprocessing.windows.history import History, Window
+from beam_jobs.use_case import load_use_case
 from bench.world import CARS, train
 from demo.fleet import Fleet
 from model.loaded import LoadedModel
@@ -52,7 +52,7 @@ def codec() -> dict[str, tuple[int, Work, Work]]:
     """Name -> rows, our way, the usual way."""
     schema = schemas.load("car_sensor")
     parsed = fastavro.parse_schema(schema)
-    preprocessor = use_cases.load("car_sensors").preprocessor()
+    preprocessor = load_use_case("car_sensors").preprocessor()
     block = Fleet(CARS, seed=1, prevalence=0.05, interval=1.0, span=20.0).step(ROWS // CARS + 1).slice(0, ROWS)
     encoder = AvroEncoder(schema, 1)
     values = encoder.encode(block)

@@ -22,10 +22,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import use_cases
-from beam_jobs.archive_rows import PROPERTY, archive_schema
+from beam_jobs.archives.rows import PROPERTY, archive_schema
+from beam_jobs.archives.sink import hour_folder
 from beam_jobs.codec.schema import arrow_schema
-from beam_jobs.io.archive import hour_folder
+from beam_jobs.use_case import load_use_case
 from bench import processes
 from demo.fleet import Fleet
 
@@ -37,7 +37,7 @@ START = 472_222 * HOUR_MS
 
 def write_archive(folder: Path, rows: int) -> None:
     """An archive as ``beam_jobs.archive`` writes it; cars send an event every 7.2 s."""
-    use_case = use_cases.load("car_sensors")
+    use_case = load_use_case("car_sensors")
     preprocessor = use_case.preprocessor()
     schema = archive_schema(use_case, "features")
     arrow = arrow_schema(schema).with_metadata({PROPERTY: json.dumps(schema[PROPERTY])})

@@ -16,12 +16,12 @@ from google.pubsub_v1 import SubscriberClient, types
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
 import schemas
-from beam_jobs.codec.avro_encoder import AvroEncoder
-from beam_jobs.io import pubsub_client
-from beam_jobs.io.kafka import ensure_topic
-from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.pubsub_messages import Message, PublishRequest
-from beam_jobs.io.uri import KafkaAddress, PubSubAddress, parse_kafka
+from beam_jobs.codec.avro.encoder import AvroEncoder
+from beam_jobs.io.address import KafkaAddress, PubSubAddress, parse_kafka
+from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.io.kafka.transforms import ensure_topic
+from beam_jobs.io.pubsub import client as pubsub_client
+from beam_jobs.io.pubsub.messages import Message, PublishRequest
 from demo.broker import cache_dir
 from demo.fleet import Fleet
 from demo.history import write_history

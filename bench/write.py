@@ -15,9 +15,9 @@ from collections.abc import Callable
 import pyarrow as pa
 from confluent_kafka import Producer
 
-from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.kafka_sink import PRODUCER_DEFAULTS, WriteBlocks
-from beam_jobs.io.uri import KafkaAddress
+from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.io.kafka.sink import PRODUCER_DEFAULTS, WriteBlocks
 from bench.world import topic
 from demo.broker import ApacheKafka
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from beam_jobs.cli import EXIT_FAILED, EXIT_INTERRUPTED, run
+from beam_jobs.terminal.cli import EXIT_FAILED, EXIT_INTERRUPTED, run
 from chaos.campaign import Outcome, Teller, play
 from chaos.scenarios import SCENARIOS, Scenario
 from chaos.world import NotHereError, World

@@ -16,7 +16,7 @@ import pyarrow as pa
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 import schemas
-from beam_jobs.codec.avro_encoder import AvroEncoder
+from beam_jobs.codec.avro.encoder import AvroEncoder
 from chaos.job import ROOT
 from chaos.ledger import digest
 from demo.cluster import ApacheKafkaCluster

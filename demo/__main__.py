@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from beam_jobs.cli import Parser, run
 from beam_jobs.errors import UserError
-from beam_jobs.report import check_writable
+from beam_jobs.terminal.cli import Parser, run
+from beam_jobs.terminal.report import check_writable
 from demo.world import Settings, run_demo
 
 

@@ -12,9 +12,9 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from numpy.typing import NDArray
 
 import schemas
-from beam_jobs.codec.avro import AvroDecoder
-from beam_jobs.codec.avro_encoder import AvroEncoder
-from beam_jobs.io.uri import KafkaAddress
+from beam_jobs.codec.avro.decoder import AvroDecoder
+from beam_jobs.codec.avro.encoder import AvroEncoder
+from beam_jobs.io.address import KafkaAddress
 from demo.fleet import Fleet
 from demo.live import State
 from demo.referee import Referee

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from beam_jobs.cli import Parser, run
 from beam_jobs.errors import UserError
+from beam_jobs.terminal.cli import Parser, run
 from demo.fleet import history
 
 

@@ -19,11 +19,11 @@ from typing import IO, Any
 from rich.console import Console
 from rich.live import Live
 
-from beam_jobs.cli import STOP_SIGNALS
 from beam_jobs.errors import UserError
-from beam_jobs.io.kafka import ensure_topic
-from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.uri import KafkaAddress, parse_kafka
+from beam_jobs.io.address import KafkaAddress, parse_kafka
+from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.io.kafka.transforms import ensure_topic
+from beam_jobs.terminal.cli import STOP_SIGNALS
 from demo import past
 from demo.broker import ApacheKafka, Tansu
 from demo.driver import AlertWatch, EventProducer, EventSender
@@ -32,7 +32,7 @@ from demo.live import State, render
 from demo.past import StoppedError
 from demo.referee import Referee, Verdict
 from model.registry import resolve
-from schemas.registry import RegistryServer
+from schemas.registry.server import RegistryServer
 
 _PARTITIONS = 4  # of the events' topic
 _READY_SECONDS = 120  # the scoring job compiles and loads the model; minutes on a slow machine

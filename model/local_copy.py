@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from beam_jobs.errors import UserError
-from beam_jobs.io.files import download, patiently, writing
+from beam_jobs.storage.files import download, patiently, writing
 from model import manifest
 
 

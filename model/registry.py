@@ -29,9 +29,9 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from beam_jobs import cli
 from beam_jobs.errors import UserError
-from beam_jobs.io import files
+from beam_jobs.storage import files
+from beam_jobs.terminal import cli
 from model import manifest
 from model.local_copy import local_copy
 from model.manifest import Manifest

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from beam_jobs import cli
 from beam_jobs.errors import UserError, one_line
+from beam_jobs.terminal import cli
 from model import manifest, registry
 from model.alert_rate import ThresholdFit
 from model.loaded import LoadedModel

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from beam_jobs import cli
-from beam_jobs.io import files
+from beam_jobs.storage import files
+from beam_jobs.terminal import cli
 from model import registry
 from model.training import peers
 from model.training.plan import Settings

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from beam_jobs.cli import Parser, run
 from beam_jobs.codec.schema import parse_record
 from beam_jobs.errors import UserError
+from beam_jobs.terminal.cli import Parser, run
 from schemas import contract, files, golden
 from schemas.contract import OLD_DATA, OLD_READERS, Finding
 

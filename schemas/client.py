@@ -1,7 +1,7 @@
 """Schemas of a Confluent Schema Registry, by its client: asked for once, waited for while it is away.
 
 A source travels to the workers inside a pickled function, so it holds settings only: secrets are references
-(``beam_jobs.references``) that are resolved where a connection is made.
+(``beam_jobs.credentials.references``) that are resolved where a connection is made.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import OAuthTokenError, SchemaRegistryError
 
 from beam_jobs.codec.schema import SchemaTooLargeError, schema_of_text
+from beam_jobs.credentials.references import read_secret
 from beam_jobs.errors import UnreachableError, UserError, one_line
-from beam_jobs.references import read_secret
 from schemas.http import LIBRARIES, bound_answers
 from schemas.source import ENDING, PREFIX, REQUEST_SECONDS, SECRETS, InterruptedWaitError, SchemaSource, secret_part
 

@@ -25,9 +25,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from beam_jobs.cli import Parser, run
 from beam_jobs.codec.schema import NO_DEFAULT, AvroField, AvroType, parse_schema
 from beam_jobs.errors import UserError
+from beam_jobs.terminal.cli import Parser, run
 
 LEVELS = ("BACKWARD", "BACKWARD_TRANSITIVE", "FORWARD", "FORWARD_TRANSITIVE", "FULL", "FULL_TRANSITIVE", "NONE")
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import schemas
-from beam_jobs.cli import Parser, run
 from beam_jobs.codec.schema import AvroType, parse_record
 from beam_jobs.errors import UserError
+from beam_jobs.terminal.cli import Parser, run
 from schemas import files
 
 PAGE = files.ROOT / "docs" / "schemas.md"

@@ -20,10 +20,10 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 import schemas
-import use_cases
-from beam_jobs.cli import Parser, run
 from beam_jobs.errors import UserError, one_line
-from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.terminal.cli import Parser, run
+from beam_jobs.use_case import load_use_case
 from schemas.client import FAILURES, RegistrySchemas
 from schemas.compatibility import LEVELS, check
 from schemas.source import for_registry
@@ -74,7 +74,7 @@ def publications(use_case: str | None, subjects: Sequence[str]) -> list[Publicat
     if use_case is None:
         wanted = {name: schemas.load(name) for name in schemas.names()}
     else:
-        found = use_cases.load(use_case)
+        found = load_use_case(use_case)
         shipped = (name for name in schemas.names() if schemas.load(name) == found.schema)
         wanted = {next(shipped, found.name): found.schema, **{name: schemas.load(name) for name in OUTPUTS}}
     chosen: dict[str, list[str]] = {}

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from beam_jobs.credentials.references import is_reference
 from beam_jobs.errors import UserError
-from beam_jobs.references import is_reference
 
 SHIPPED_IDS = {"highbeam.Score": 1, "highbeam.Alert": 2, "highbeam.DeadLetter": 3}  # ids written without a registry
 OTHER_ID = 4  # for any other schema without a registry

@@ -1,3 +1,4 @@
-from beam_jobs import archive, cli
+from beam_jobs import archive
+from beam_jobs.terminal import cli
 
 cli.run(archive.main)

@@ -19,8 +19,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from beam_jobs.cli import Parser, run, say
 from beam_jobs.errors import UserError
+from beam_jobs.terminal.cli import Parser, run, say
 
 FILE = Path(__file__).with_name("requirements.txt")
 _SETUP = Path(__file__).parent.parent / "setup.py"

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_jobs.cli import Parser, run, say
 from beam_jobs.errors import UserError
+from beam_jobs.terminal.cli import Parser, run, say
 from templates.jobs import TEMPLATES, Template
 
 FOLDER = Path(__file__).parent

@@ -1,3 +1,4 @@
-from beam_jobs import cli, replay
+from beam_jobs import replay
+from beam_jobs.terminal import cli
 
 cli.run(replay.main)

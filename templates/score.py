@@ -1,3 +1,4 @@
-from beam_jobs import cli, score
+from beam_jobs import score
+from beam_jobs.terminal import cli
 
 cli.run(score.main)

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from beam_jobs.io import files
+from beam_jobs.storage import files
 
 Json = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent

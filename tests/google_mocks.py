@@ -22,8 +22,8 @@ from google.cloud.secretmanager_v1.services.secret_manager_service.transports im
 )
 from google_crc32c import value as crc32c
 
-from beam_jobs import secret_manager
-from beam_jobs.io.kafka_oauth import GOOGLE_TOKENS
+from beam_jobs.credentials import secret_manager
+from beam_jobs.io.kafka.oauth import GOOGLE_TOKENS
 from beam_jobs.preprocessing import pii
 
 ACCOUNT = "highbeam@my-project.iam.gserviceaccount.com"

@@ -21,25 +21,25 @@ from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 from apache_beam.runners import DirectRunner
 
 import beam_jobs
-import use_cases
 from beam_jobs import archive, redrive, replay, score
-from beam_jobs.archive_rows import archive_schema
-from beam_jobs.io.archive import ExactIds, WriteFiles
-from beam_jobs.io.archive_input import ArchiveInput
-from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.kafka_offsets import EARLIEST
-from beam_jobs.io.pubsub_pull import PullSettings
-from beam_jobs.io.uri import Address, KafkaAddress, PubSubAddress
-from beam_jobs.lookup import LookupFile
+from beam_jobs.archives.read import ArchiveInput
+from beam_jobs.archives.rows import archive_schema
+from beam_jobs.archives.sink import ExactIds, WriteFiles
+from beam_jobs.io.address import Address, KafkaAddress, PubSubAddress
+from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.io.position import EARLIEST
+from beam_jobs.io.pubsub.pull import PullSettings
 from beam_jobs.preflight.archive import ArchiveJob
 from beam_jobs.preflight.redrive import RedriveJob
 from beam_jobs.preflight.replay import ReplayJob
 from beam_jobs.preflight.score import ScoreJob
+from beam_jobs.steps.lookup import LookupFile
+from beam_jobs.use_case import load_use_case
 from model.registry import ModelVersion
 from schemas.source import ShippedSchemas
 
 RECORDED = Path(__file__).with_name("transform_names.json")
-CARS = use_cases.load("car_sensors")
+CARS = load_use_case("car_sensors")
 CONFIG = KafkaConfig()
 WRITERS = ShippedSchemas(CARS.schema)
 IDS = {"alert": 1, "score": 2, "dead_letter": 3}
@@ -164,7 +164,7 @@ class _Steps(PipelineVisitor):
 
 
 def _of_io(node: AppliedPTransform) -> bool:
-    return type(node.transform).__module__.startswith("beam_jobs.io.")
+    return type(node.transform).__module__.startswith(("beam_jobs.io.", "beam_jobs.archives."))
 
 
 @cache

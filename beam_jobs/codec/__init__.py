@@ -10,12 +10,12 @@ b'\\x00\\x00\\x00\\x00\\x07'
 {'speed': [12.5, 13.0]}
 """
 
-from beam_jobs.codec.avro import AvroDecoder
-from beam_jobs.codec.avro_encoder import AvroEncoder
-from beam_jobs.codec.avro_file import read_avro, write_avro
+from beam_jobs.codec.avro.decoder import AvroDecoder
+from beam_jobs.codec.avro.encoder import AvroEncoder
+from beam_jobs.codec.avro.file import read_avro, write_avro
 from beam_jobs.codec.decoded import Decoded
-from beam_jobs.codec.decoder import EventDecoder, warm_up
-from beam_jobs.codec.json import JsonDecoder, JsonEncoder
+from beam_jobs.codec.events import EventDecoder, warm_up
+from beam_jobs.codec.json.decoder import JsonDecoder, JsonEncoder
 from beam_jobs.codec.schema import arrow_schema, fingerprint, parse_schema
 
 __all__ = [

@@ -10,10 +10,12 @@ import apache_beam as beam
 
 from beam_jobs import metrics
 from beam_jobs.block import Block
-from beam_jobs.io import kafka, pubsub, pubsub_client
-from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.kafka_sink import OnTooLarge
-from beam_jobs.io.uri import Address, KafkaAddress
+from beam_jobs.io.address import Address, KafkaAddress
+from beam_jobs.io.kafka import transforms as kafka
+from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.io.pubsub import client as pubsub_client
+from beam_jobs.io.pubsub import transforms as pubsub
+from beam_jobs.io.writing import OnTooLarge
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -11,22 +11,22 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_jobs import options
+from beam_jobs.archives.read import ArchiveInput, open_archive
 from beam_jobs.errors import UserError
 from beam_jobs.io import bus
-from beam_jobs.io.archive_input import ArchiveInput, open_archive
-from beam_jobs.io.files import check_access, is_local, root_of
-from beam_jobs.io.kafka import check_group, check_topic
-from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.kafka_offsets import OffsetKind, OffsetSpec
-from beam_jobs.io.uri import Address, KafkaAddress, PubSubAddress, parse
+from beam_jobs.io.address import Address, KafkaAddress, PubSubAddress, parse
+from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.io.kafka.transforms import check_group, check_topic
+from beam_jobs.io.position import OffsetKind, OffsetSpec
 from beam_jobs.preflight.dataflow import check_path, check_settings, warn_if_cleaned, warn_of_this_machine
 from beam_jobs.preflight.java import check_java
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.subscription import PUBSUB, pubsub_settings, topic_of
 from beam_jobs.preprocessing.preprocessor import Preprocessor
+from beam_jobs.storage.files import check_access, is_local, root_of
+from beam_jobs.terminal import options
+from beam_jobs.use_case import UseCase
 from schemas.source import Registration, SchemaId, SchemaSource, for_registry
-from use_cases import UseCase
 
 
 class Job(Protocol):

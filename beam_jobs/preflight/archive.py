@@ -16,24 +16,19 @@ import pyarrow as pa
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 import schemas
-import use_cases
-from beam_jobs import options
-from beam_jobs.archive_rows import Content, archive_schema, carried
-from beam_jobs.cli import STOP_SIGNALS, say
+from beam_jobs.archives.files import COMPRESSIONS
+from beam_jobs.archives.held import Held
+from beam_jobs.archives.log import FOLDER, ArchiveLog, log_names
+from beam_jobs.archives.owner import Lease, Owner, take_over
+from beam_jobs.archives.read import ArchiveInput
+from beam_jobs.archives.rows import Content, archive_schema, carried
+from beam_jobs.archives.sink import ExactIds, WriteFiles
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError, one_line
-from beam_jobs.io.archive import ExactIds, WriteFiles
-from beam_jobs.io.archive_files import COMPRESSIONS
-from beam_jobs.io.archive_held import Held
-from beam_jobs.io.archive_input import ArchiveInput
-from beam_jobs.io.archive_log import FOLDER, ArchiveLog, log_names
-from beam_jobs.io.archive_owner import Lease, Owner, take_over
-from beam_jobs.io.files import bounded, check_access, is_local, make_folder, name_bytes, root_of, writing
-from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.kafka_offsets import EARLIEST
-from beam_jobs.io.kafka_topic_id import KafkaTopic
-from beam_jobs.io.uri import Address, KafkaAddress, PubSubAddress, parse
-from beam_jobs.lookup import LookupFile, describe
+from beam_jobs.io.address import Address, KafkaAddress, PubSubAddress, parse
+from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.io.kafka.topic_id import KafkaTopic
+from beam_jobs.io.position import EARLIEST
 from beam_jobs.preflight.addresses import (
     archive_input,
     check_no_windows,
@@ -47,9 +42,13 @@ from beam_jobs.preflight.addresses import (
 from beam_jobs.preflight.dataflow import check_path, check_pii_key, refuse_at_least_once, warn_if_cleaned
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.subscription import LONGEST_RETENTION_S, PUBSUB, retention_s, topic_of
-from beam_jobs.runners import on_dataflow
+from beam_jobs.steps.lookup import LookupFile, describe
+from beam_jobs.storage.files import bounded, check_access, is_local, make_folder, name_bytes, root_of, writing
+from beam_jobs.terminal import options
+from beam_jobs.terminal.cli import STOP_SIGNALS, say
+from beam_jobs.terminal.runners import on_dataflow
+from beam_jobs.use_case import UseCase, load_use_case
 from schemas.source import SchemaId, SchemaSource
-from use_cases import UseCase
 
 _MB = 1_000_000
 _LONGEST_BELOW = 400  # bytes of a file's name below --output: COLUMN=VALUE/date=…/hour=…/part-…, or in the log
@@ -93,7 +92,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     if compression not in COMPRESSIONS[wanted.file_format]:
         known = ", ".join(COMPRESSIONS[wanted.file_format])
         raise UserError(f"--compression {compression}: {wanted.file_format} files have one of {known}")
-    use_case = use_cases.load(parsed.view_as(options.UseCaseOptions).use_case)
+    use_case = load_use_case(parsed.view_as(options.UseCaseOptions).use_case)
     preprocessor = use_case.preprocessor()
     preflight = Preflight(parsed)
     content: Content = "events" if wanted.raw else "features"

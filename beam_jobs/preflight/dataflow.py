@@ -19,21 +19,21 @@ from apache_beam.options.pipeline_options import (
     WorkerOptions,
 )
 
-from beam_jobs import options
-from beam_jobs.cli import say
-from beam_jobs.dataflow import warn_of_name
+from beam_jobs.credentials.google_credentials import application_default
+from beam_jobs.credentials.references import is_reference
 from beam_jobs.errors import UserError, one_line
-from beam_jobs.google_credentials import application_default
-from beam_jobs.io import files
-from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.uri import Address, KafkaAddress
+from beam_jobs.io.address import Address, KafkaAddress
+from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preprocessing.preprocessor import Preprocessor
-from beam_jobs.references import is_reference
-from beam_jobs.runners import on_dataflow, runner_of
+from beam_jobs.running.dataflow import warn_of_name
+from beam_jobs.storage import files
+from beam_jobs.terminal import options
+from beam_jobs.terminal.cli import say
+from beam_jobs.terminal.runners import on_dataflow, runner_of
 
 if TYPE_CHECKING:
-    from beam_jobs.io.gcs import BucketInfo
+    from beam_jobs.storage.gcs import BucketInfo
 
 AT_LEAST_ONCE = "streaming_mode_at_least_once"
 
@@ -254,7 +254,7 @@ def _beside(location: str | None, folder: str) -> str | None:
 
 
 def _bucket_info(path: str) -> BucketInfo | None:
-    from beam_jobs.io.gcs import bucket_info  # Google's libraries take seconds to import
+    from beam_jobs.storage.gcs import bucket_info  # Google's libraries take seconds to import
 
     return bucket_info(path)
 

@@ -6,9 +6,9 @@ import shutil
 
 from apache_beam.options.pipeline_options import CrossLanguageOptions, PipelineOptions
 
-from beam_jobs import options
 from beam_jobs.errors import UserError
-from beam_jobs.runners import LOCAL, runner_of
+from beam_jobs.terminal import options
+from beam_jobs.terminal.runners import LOCAL, runner_of
 
 
 def check_java(parsed: PipelineOptions, name: str) -> None:

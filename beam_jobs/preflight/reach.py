@@ -7,10 +7,10 @@ from typing import TypeVar
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_jobs import options
-from beam_jobs.cli import say
 from beam_jobs.errors import UnreachableError
-from beam_jobs.runners import on_dataflow
+from beam_jobs.terminal import options
+from beam_jobs.terminal.cli import say
+from beam_jobs.terminal.runners import on_dataflow
 
 _STRICT_S, _REACHABLE_S = 8.0, 4.0  # who needs longer than this to answer is as good as away
 

@@ -10,13 +10,13 @@ from typing import Any
 from apache_beam.options.pipeline_options import PipelineOptions
 
 import schemas
-from beam_jobs import options
 from beam_jobs.errors import REASONS, UserError
-from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.uri import Address, PubSubAddress, parse
+from beam_jobs.io.address import Address, PubSubAddress, parse
+from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.preflight.addresses import client_settings, prepare_outputs, schema_source, stream_source
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.subscription import check_reasons
+from beam_jobs.terminal import options
 from schemas.source import SchemaSource
 
 

@@ -10,18 +10,18 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-import use_cases
-from beam_jobs import options
-from beam_jobs.cli import say
+from beam_jobs.archives.contents import Contents, look_through
+from beam_jobs.archives.read import ArchiveInput
 from beam_jobs.errors import UserError
-from beam_jobs.io.archive_contents import Contents, look_through
-from beam_jobs.io.archive_input import ArchiveInput
-from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.uri import Address, parse
+from beam_jobs.io.address import Address, parse
+from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.preflight.addresses import archive_input, client_settings, output_id, prepare_outputs, schema_source
 from beam_jobs.preflight.reach import Preflight
-from beam_jobs.replay_records import value_schema
-from beam_jobs.report import time_text
+from beam_jobs.steps.replay_records import value_schema
+from beam_jobs.terminal import options
+from beam_jobs.terminal.cli import say
+from beam_jobs.terminal.report import time_text
+from beam_jobs.use_case import load_use_case
 from schemas.source import SchemaId, ShippedSchemas
 
 _SPEED = re.compile(r"([0-9]+(?:\.[0-9]+)?)x")
@@ -54,7 +54,7 @@ def replay_job(parsed: PipelineOptions, workers: int = 1) -> ReplayJob:
     if workers != 1:
         raise UserError(f"--direct_num_workers={workers}: one process keeps the order of a replay; leave it out")
     speed = parse_speed(parsed.view_as(options.ReplayOptions).speed)
-    use_case = use_cases.load(parsed.view_as(options.UseCaseOptions).use_case)
+    use_case = load_use_case(parsed.view_as(options.UseCaseOptions).use_case)
     given = parsed.view_as(options.InputOptions)
     output = parse(parsed.view_as(options.OutputOptions).output)
     archive = archive_input(given, use_case)

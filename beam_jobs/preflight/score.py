@@ -8,13 +8,10 @@ from typing import Any
 from apache_beam.options.pipeline_options import PipelineOptions
 
 import schemas
-import use_cases
-from beam_jobs import options
-from beam_jobs.cli import say
+from beam_jobs.archives.read import ArchiveInput
 from beam_jobs.errors import UserError
-from beam_jobs.io.archive_input import ArchiveInput
-from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.uri import Address, parse
+from beam_jobs.io.address import Address, parse
+from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.preflight.addresses import (
     archive_input,
     check_no_windows,
@@ -28,10 +25,12 @@ from beam_jobs.preflight.addresses import (
 from beam_jobs.preflight.dataflow import check_path, check_pii_key, warn_if_cleaned
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preprocessing.preprocessor import Preprocessor
+from beam_jobs.terminal import options
+from beam_jobs.terminal.cli import say
+from beam_jobs.use_case import UseCase, load_use_case
 from model.manifest import Manifest
 from model.registry import ModelVersion, resolve
 from schemas.source import SchemaId, SchemaSource
-from use_cases import UseCase
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     bad = parsed.view_as(options.DeadLetterOptions)
     if not 0 <= bad.max_dead_letter_rate <= 1:
         raise UserError(f"--max_dead_letter_rate {bad.max_dead_letter_rate}: a share between 0 and 1")
-    use_case = use_cases.load(parsed.view_as(options.UseCaseOptions).use_case)
+    use_case = load_use_case(parsed.view_as(options.UseCaseOptions).use_case)
     preprocessor = use_case.preprocessor()
     check_no_windows(preprocessor, "remove OVER from the SQL and train a new version")
     preflight = Preflight(parsed)

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from beam_jobs import options
-from beam_jobs.cli import say
 from beam_jobs.errors import UserError
-from beam_jobs.io import pubsub_client as client
-from beam_jobs.io.kafka_offsets import OffsetKind, OffsetSpec
-from beam_jobs.io.pubsub_pull import PullSettings
-from beam_jobs.io.uri import PubSubAddress
+from beam_jobs.io.address import PubSubAddress
+from beam_jobs.io.position import OffsetKind, OffsetSpec
+from beam_jobs.io.pubsub import client
+from beam_jobs.io.pubsub.pull import PullSettings
 from beam_jobs.preflight.reach import Preflight
+from beam_jobs.terminal import options
+from beam_jobs.terminal.cli import say
 
 PUBSUB = "pubsub"  # who is asked, for Preflight.ask
 LONGEST_RETENTION_S = 31 * 86_400  # that the service takes

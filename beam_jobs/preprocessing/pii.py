@@ -16,8 +16,8 @@ from functools import lru_cache
 
 import pyarrow as pa
 
+from beam_jobs.credentials.references import FORMS, is_reference, may_change, read_secret
 from beam_jobs.errors import UserError
-from beam_jobs.references import FORMS, is_reference, may_change, read_secret
 
 MAX_DECIMALS = 2  # of generalize: 0.01 degrees are 1.1 km
 MAX_CHARACTERS = 3  # of generalize: the first three of a postal code name a region, not a street

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from beam_jobs.errors import RowErrors
 from beam_jobs.preprocessing import checks
-from beam_jobs.preprocessing.compiler import Compiled, WindowFeature, pseudonym_column
 from beam_jobs.preprocessing.fields import Field
 from beam_jobs.preprocessing.pii import PiiPolicy, pseudonymize
-from beam_jobs.preprocessing.windows import History, Window
+from beam_jobs.preprocessing.query.compiler import Compiled, WindowFeature, pseudonym_column
+from beam_jobs.preprocessing.windows.history import History, Window
 
 _EVENT_TIME_TYPE = pa.timestamp("ms", "UTC")
 _WHERE = "where:"  # beside the output columns in one frame; their names have no colon

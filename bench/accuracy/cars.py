@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-import use_cases
+from beam_jobs.use_case import load_use_case
 from bench.accuracy.detector import try_on
 from bench.accuracy.figures import Found
 from demo.fleet import FAILURE_KINDS, WHEELS, Fleet, history
@@ -38,7 +38,7 @@ def measure(name: str, seed: int) -> Found:
     """One share of failures, trained once."""
     found = Found(f"cars.{name}")
     train, validation = _unlabelled(SHARES.get(name, 0.0), seed + 1000 * (name == "again"))
-    config = use_cases.load("car_sensors").model.of_kind()
+    config = load_use_case("car_sensors").model.of_kind()
     made = try_on(found, train.x, train.car, validation.x, validation.car, config, seed)
     if made is None:
         return found
@@ -95,7 +95,7 @@ def _concat(parts: list[Cars]) -> Cars:
 
 def _cars(block: pa.RecordBatch, failing: dict[str, tuple[str, ...]]) -> Cars:
     """Events as the model sees them; none of this world's is filtered out."""
-    preprocessor = use_cases.load("car_sensors").preprocessor()
+    preprocessor = load_use_case("car_sensors").preprocessor()
     names = preprocessor.features
     rows = preprocessor.apply(block).rows
     x = np.stack([rows[name].to_numpy() for name in names], axis=1)
@@ -111,6 +111,6 @@ def _cars(block: pa.RecordBatch, failing: dict[str, tuple[str, ...]]) -> Cars:
 
 def _bumps(x: Floats) -> Bools:
     """Rows in which every wheel jolts at once: 2 to 3 m/s² where smooth road has 0 to 1."""
-    names = use_cases.load("car_sensors").preprocessor().features
+    names = load_use_case("car_sensors").preprocessor().features
     jolts = x[:, [names.index(f"accelerometer_{wheel}_value") for wheel in WHEELS]]
     return np.asarray(jolts.min(axis=1) >= 1.5)

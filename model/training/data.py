@@ -18,17 +18,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from beam_jobs.archive_rows import archive_schema
-from beam_jobs.codec.avro_file import read_avro
+from beam_jobs.archives.read import SUFFIXES, check_content, described, find, may_hold, read_rows
+from beam_jobs.archives.rows import archive_schema
+from beam_jobs.codec.avro.file import read_avro
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import RowErrors, UserError, one_line
-from beam_jobs.io.archive_input import SUFFIXES, check_content, described, find, may_hold, read_rows
-from beam_jobs.io.files import check_access, download, is_local, list_files, patiently, root_of
-from beam_jobs.io.kafka_offsets import OffsetKind, OffsetSpec
-from beam_jobs.preprocessing.windows import History, in_time_order
+from beam_jobs.io.position import OffsetKind, OffsetSpec
+from beam_jobs.preprocessing.windows.history import History, in_time_order
+from beam_jobs.storage.files import check_access, download, is_local, list_files, patiently, root_of
+from beam_jobs.use_case import UseCase
 from model.manifest import sha256
 from model.training.spool import Examples
-from use_cases import UseCase
 
 LIST_FILE = "training_files.json"  # in a version's folder
 

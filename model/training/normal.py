@@ -17,10 +17,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from beam_jobs.errors import UserError
-from beam_jobs.io import files
-from beam_jobs.preprocessing.sql import compile_condition
+from beam_jobs.preprocessing.query.sql import compile_condition
+from beam_jobs.storage import files
+from beam_jobs.use_case import UseCase
 from model import registry
-from use_cases import UseCase
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import use_cases
 from beam_jobs.errors import UserError
+from beam_jobs.use_case import UseCase, load_use_case
 from model.kinds import KINDS
 from model.kinds.protocol import Bools, ModelKind
 from model.rows import Floats
@@ -17,7 +17,6 @@ from model.training import data as training_data
 from model.training import normal
 from model.training.data import Source
 from model.training.normal import Condition
-from use_cases import UseCase
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Plan:
     @classmethod
     def of(cls, settings: Settings) -> Plan:
         """UserError for settings that won't do."""
-        use_case = use_cases.load(settings.use_case)
+        use_case = load_use_case(settings.use_case)
         model = use_case.model
         budget = model.alert_budget if settings.alert_budget is None else settings.alert_budget
         _check(settings, budget)

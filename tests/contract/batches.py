@@ -9,12 +9,12 @@ from collections import Counter
 import pytest
 
 from beam_jobs.errors import UserError
-from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.kafka_offsets import LATEST
-from beam_jobs.io.kafka_source import KafkaSource
+from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.io.kafka.source import KafkaSource
+from beam_jobs.io.position import LATEST
 from tests.contract.cluster import RealCluster, Record
 from tests.contract.reads import SourceSuite, opened, read, read_all, values
-from tests.unit.io import record_batches as rb
+from tests.unit.io.kafka.wire import record_batches as rb
 
 
 class BatchesContract(SourceSuite):

@@ -13,8 +13,8 @@ from confluent_kafka import KafkaError, KafkaException
 
 from beam_jobs import metrics
 from beam_jobs.block import raw_block
-from beam_jobs.io.kafka_commits import Commits
-from beam_jobs.io.kafka_fetch import (
+from beam_jobs.io.kafka.commits import Commits
+from beam_jobs.io.kafka.fetch import (
     Committed,
     Control,
     Epochs,

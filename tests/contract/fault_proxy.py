@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from beam_jobs.io.kafka_protocol import API_VERSIONS, FETCH, METADATA
+from beam_jobs.io.kafka.wire.protocol import API_VERSIONS, FETCH, METADATA
 
 LIST_OFFSETS, OFFSET_COMMIT, OFFSET_FETCH = 2, 8, 9
 _NEWEST = {FETCH: 11, METADATA: 8, LIST_OFFSETS: 5, OFFSET_COMMIT: 7, OFFSET_FETCH: 5}

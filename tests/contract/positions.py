@@ -9,10 +9,10 @@ import pytest
 
 from beam_jobs import metrics
 from beam_jobs.errors import UserError
-from beam_jobs.io import kafka_source
-from beam_jobs.io.kafka_fetch import Finished, Positions
-from beam_jobs.io.kafka_offsets import EARLIEST, LATEST, OffsetSpec
-from beam_jobs.io.kafka_source import KafkaReader
+from beam_jobs.io.kafka import source as kafka_source
+from beam_jobs.io.kafka.fetch import Finished, Positions
+from beam_jobs.io.kafka.source import KafkaReader
+from beam_jobs.io.position import EARLIEST, LATEST, OffsetSpec
 from beam_jobs.io.reading import request_drain, reset_drain
 from tests.contract.cluster import Cluster, Record
 from tests.contract.reads import T0, Rows, SourceSuite, numbered, opened, read, values

@@ -11,9 +11,9 @@ import pytest
 from apache_beam.utils.timestamp import MAX_TIMESTAMP
 
 from beam_jobs.block import RAW_SCHEMA
-from beam_jobs.io.kafka_mark import KafkaMark
-from beam_jobs.io.kafka_offsets import EARLIEST, LATEST
-from beam_jobs.io.kafka_source import SESSIONS, KafkaReader, KafkaSource
+from beam_jobs.io.kafka.mark import KafkaMark
+from beam_jobs.io.kafka.source import SESSIONS, KafkaReader, KafkaSource
+from beam_jobs.io.position import EARLIEST, LATEST
 from beam_jobs.io.reading import reset_drain
 from tests.contract.cluster import Cluster, Record
 

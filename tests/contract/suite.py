@@ -13,9 +13,9 @@ from apache_beam import coders
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 
 from beam_jobs.errors import UserError
-from beam_jobs.io.kafka_mark import KafkaMark
-from beam_jobs.io.kafka_offsets import EARLIEST, LATEST, OffsetSpec
-from beam_jobs.io.kafka_source import SESSIONS, KafkaSource
+from beam_jobs.io.kafka.mark import KafkaMark
+from beam_jobs.io.kafka.source import SESSIONS, KafkaSource
+from beam_jobs.io.position import EARLIEST, LATEST, OffsetSpec
 from beam_jobs.io.reading import request_drain, reset_drain
 from tests.contract.cluster import Cluster, Record
 from tests.contract.reads import T0, TIMEOUT_S, Rows, SourceSuite, numbered, opened, read, read_all, values
@@ -74,8 +74,8 @@ class KafkaContract(SourceSuite):
         assert [row["value"] for row in rows] == [b"before", large, b"after"]
 
     def test_the_block_cap_loses_nothing(self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("beam_jobs.io.kafka_fetch.MAX_BLOCK_BYTES", 1000)
-        monkeypatch.setattr("beam_jobs.io.kafka_wire.MAX_BLOCK_BYTES", 1000, raising=False)
+        monkeypatch.setattr("beam_jobs.io.kafka.fetch.MAX_BLOCK_BYTES", 1000)
+        monkeypatch.setattr("beam_jobs.io.kafka.wire.fetcher.MAX_BLOCK_BYTES", 1000, raising=False)
         topic = cluster.create()
         cluster.write(topic, [Record(b"%03d" % i * 100) for i in range(50)])
         reader = opened(self.live(cluster, topic))

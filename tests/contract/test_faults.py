@@ -14,13 +14,13 @@ import pytest
 from confluent_kafka import KafkaError, Producer
 
 from beam_jobs.errors import UnreachableError, UserError
-from beam_jobs.io.kafka_client import CONTROLS, FetchPath, KafkaTransport, check_topic, ensure_topic
-from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.kafka_offsets import EARLIEST, LATEST
-from beam_jobs.io.kafka_protocol import FETCH, METADATA
-from beam_jobs.io.kafka_source import SESSIONS, KafkaSource
-from beam_jobs.io.kafka_start import resolve
-from beam_jobs.io.uri import KafkaAddress
+from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.client import CONTROLS, FetchPath, KafkaTransport, check_topic, ensure_topic
+from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.io.kafka.source import SESSIONS, KafkaSource
+from beam_jobs.io.kafka.start import resolve
+from beam_jobs.io.kafka.wire.protocol import FETCH, METADATA
+from beam_jobs.io.position import EARLIEST, LATEST
 from demo.broker import ApacheKafka, java_missing
 from tests.contract.fault_proxy import LIST_OFFSETS, OFFSET_COMMIT, OFFSET_FETCH, Fault, FaultProxy
 from tests.contract.reads import Rows, opened, read
@@ -92,9 +92,9 @@ def broker() -> Iterator[Lab]:
 
 @pytest.fixture
 def lab(broker: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    monkeypatch.setattr("beam_jobs.io.kafka_source._AGAIN_S", 0.01)
-    monkeypatch.setattr("beam_jobs.io.kafka_start._AGAIN_S", 0.01)
-    monkeypatch.setattr("beam_jobs.io.kafka_commits._RETRY_S", 0.0)
+    monkeypatch.setattr("beam_jobs.io.kafka.source._AGAIN_S", 0.01)
+    monkeypatch.setattr("beam_jobs.io.kafka.start._AGAIN_S", 0.01)
+    monkeypatch.setattr("beam_jobs.io.kafka.commits._RETRY_S", 0.0)
     broker.proxy.put()
     yield broker
     broker.proxy.put()

@@ -22,14 +22,14 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from google.cloud import storage
 
 import schemas
-import use_cases
-from beam_jobs.archive_rows import archive_schema
+from beam_jobs.archives.rows import archive_schema
+from beam_jobs.archives.sink import WriteFiles
 from beam_jobs.block import raw_block, with_source
-from beam_jobs.codec.avro_encoder import AvroEncoder
+from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.dead_letters import dead_letter_block
 from beam_jobs.errors import RowErrors
-from beam_jobs.io import files
-from beam_jobs.io.archive import WriteFiles
+from beam_jobs.storage import files
+from beam_jobs.use_case import load_use_case
 from demo.broker import Tansu, locked
 from tests import fake_worker
 from tests.dataflow_service import ROOT, FakeDataflow
@@ -38,7 +38,7 @@ from tests.integration.pubsub_topics import PubSubTopics
 from tests.integration.topics import events, framed
 from tests.packaging.test_install import DEPENDENCIES
 
-CARS = use_cases.load("car_sensors")
+CARS = load_use_case("car_sensors")
 N, LETTERS = 500, 20
 IMAGE = "us-central1-docker.pkg.dev/my-project/highbeam/highbeam-score:1"
 TOKEN = "ya29.planted-token"

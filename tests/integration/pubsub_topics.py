@@ -16,8 +16,8 @@ from google.pubsub_v1.services.schema_service.transports import SchemaServiceGrp
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
 import schemas
-from beam_jobs.codec.avro import AvroDecoder
-from beam_jobs.io.pubsub_client import channel
+from beam_jobs.codec.avro.decoder import AvroDecoder
+from beam_jobs.io.pubsub.client import channel
 
 Message = types.PubsubMessage.pb()
 

@@ -12,7 +12,7 @@ import duckdb
 import pandas as pd
 import pytest
 
-import use_cases
+from beam_jobs.use_case import load_use_case
 from tests.integration.archives import SMALL, kill_at_random, one, positions, report, rows
 from tests.integration.topics import Topics, events, framed, run
 
@@ -40,7 +40,7 @@ def test_rows_are_filed_by_event_time(
         (hour,) = hours
         assert path.parent.name == f"hour={hour:%H}"
         assert path.parent.parent.name == f"date={hour:%Y-%m-%d}"
-    car = use_cases.load("car_sensors")
+    car = load_use_case("car_sensors")
     assert Counter(row["car_id"] for row in found) == Counter(sent.column("car_id").to_pylist())
     if content == "features":
         assert set(car.preprocessor().features) < found[0].keys()

@@ -20,7 +20,7 @@ from typing import Any
 import fastavro
 import pytest
 
-from beam_jobs.io import files
+from beam_jobs.storage import files
 from tests.integration.pubsub_topics import PubSubTopics
 from tests.integration.topics import events, framed
 

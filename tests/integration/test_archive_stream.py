@@ -15,9 +15,9 @@ import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
-import use_cases
-from beam_jobs.archive_rows import archive_schema
-from beam_jobs.io.archive_input import find, read_rows
+from beam_jobs.archives.read import find, read_rows
+from beam_jobs.archives.rows import archive_schema
+from beam_jobs.use_case import load_use_case
 from tests.integration.archives import Reader, live, one, positions, report, rows, stop, wait
 from tests.integration.topics import Topics, events, framed, run
 
@@ -132,7 +132,7 @@ def test_rows_are_enriched_and_routed_by_a_lookup_table_that_changes(
     assert {path.name for path in (tmp_path / "archive").iterdir()} == {
         *("fleet=north", "fleet=south", "fleet=__none__", "_archive")
     }
-    schema = archive_schema(use_cases.load("car_sensors"), "features")
+    schema = archive_schema(load_use_case("car_sensors"), "features")
     back = [read_rows(path, schema) for path in find(str(tmp_path / "archive"))]  # as score and training read it
     assert sum(batch.num_rows for batches in back for batch in batches) == 2000
     row = next(row for row in rows(tmp_path) if row["car_id"] == "car-000007")

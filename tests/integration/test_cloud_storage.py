@@ -16,9 +16,9 @@ import fastavro
 import pytest
 
 from beam_jobs import archive as archive_job
-from beam_jobs import cli
 from beam_jobs import score as score_job
-from beam_jobs.io import files
+from beam_jobs.storage import files
+from beam_jobs.terminal import cli
 from model import registry
 from model.manifest import sha256
 from model.training.data import LIST_FILE

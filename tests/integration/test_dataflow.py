@@ -18,7 +18,7 @@ import requests
 from apache_beam.io.gcp.pubsub import PubsubMessage
 from apache_beam.portability.api import beam_runner_api_pb2 as api
 
-from beam_jobs.io import files
+from beam_jobs.storage import files
 from demo.broker import Tansu, locked
 from templates.jobs import TEMPLATES
 from templates.publish import spec

@@ -12,7 +12,8 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
 import use_cases
-from beam_jobs import cli, score
+from beam_jobs import score
+from beam_jobs.terminal import cli
 from demo.broker import free_port
 from model import registry
 from tests.kafka_broker import SharedBroker

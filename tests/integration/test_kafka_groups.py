@@ -17,13 +17,13 @@ from confluent_kafka.admin import (
 )
 
 from beam_jobs.errors import UserError
-from beam_jobs.io import kafka_source
-from beam_jobs.io.kafka import check_group
-from beam_jobs.io.kafka_client import KafkaTransport
-from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.kafka_offsets import EARLIEST
-from beam_jobs.io.kafka_source import SESSIONS, KafkaReader, KafkaSource
-from beam_jobs.io.uri import KafkaAddress
+from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka import source as kafka_source
+from beam_jobs.io.kafka.client import KafkaTransport
+from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.io.kafka.source import SESSIONS, KafkaReader, KafkaSource
+from beam_jobs.io.kafka.transforms import check_group
+from beam_jobs.io.position import EARLIEST
 from tests.contract.cluster import RealCluster
 from tests.contract.reads import numbered, opened, read
 from tests.kafka_broker import SASL_PASSWORD, SASL_USER, SharedBroker

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pytest
 
 from beam_jobs.errors import UserError
-from beam_jobs.io.kafka import OffsetSpec, ReadFromKafka, WriteToKafka, check_topic, ensure_topic
-from beam_jobs.io.kafka_client import KafkaTransport
-from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.kafka_oauth import GOOGLE_TOKENS
-from beam_jobs.io.kafka_wire import WireFetcher
-from beam_jobs.io.uri import KafkaAddress
+from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.client import KafkaTransport
+from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.io.kafka.oauth import GOOGLE_TOKENS
+from beam_jobs.io.kafka.transforms import OffsetSpec, ReadFromKafka, WriteToKafka, check_topic, ensure_topic
+from beam_jobs.io.kafka.wire.fetcher import WireFetcher
 from demo.broker import ApacheKafka, java_missing, kafka_jars
 from tests.google_mocks import REFUSED, TokenServer
 from tests.integration.test_kafka_tls import append_values, certificate

@@ -30,15 +30,15 @@ from confluent_kafka.admin import (
 
 from beam_jobs import metrics
 from beam_jobs.block import HEADERS_TYPE, Block
-from beam_jobs.cli import find_user_error
 from beam_jobs.errors import UserError
-from beam_jobs.io.kafka import ReadFromKafka, WriteToKafka, check_topic, ensure_topic
-from beam_jobs.io.kafka_client import CONTROLS, FetchPath, KafkaTransport
-from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.kafka_offsets import EARLIEST, LATEST
-from beam_jobs.io.kafka_source import SESSIONS, KafkaSource
+from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.client import CONTROLS, FetchPath, KafkaTransport
+from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.io.kafka.source import SESSIONS, KafkaSource
+from beam_jobs.io.kafka.transforms import ReadFromKafka, WriteToKafka, check_topic, ensure_topic
+from beam_jobs.io.position import EARLIEST, LATEST
 from beam_jobs.io.reading import request_drain, reset_drain
-from beam_jobs.io.uri import KafkaAddress
+from beam_jobs.terminal.cli import find_user_error
 from demo.broker import ApacheKafka
 from tests.kafka_broker import SASL_PASSWORD, SASL_USER, SharedBroker
 

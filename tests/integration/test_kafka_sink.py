@@ -25,14 +25,16 @@ from confluent_kafka.admin import (
 
 from beam_jobs import metrics
 from beam_jobs.block import HEADERS_TYPE, Block, raw_block
-from beam_jobs.cli import find_user_error
-from beam_jobs.dead_letters import WriteDeadLetters, dead_letter_block
+from beam_jobs.dead_letters import dead_letter_block
 from beam_jobs.errors import RowErrors, UserError
-from beam_jobs.io import kafka_delivery
-from beam_jobs.io.kafka import WriteToKafka, ensure_topic
-from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.kafka_sink import OnTooLarge, WriteBlocks
-from beam_jobs.io.uri import KafkaAddress
+from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka import delivery as kafka_delivery
+from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.io.kafka.sink import WriteBlocks
+from beam_jobs.io.kafka.transforms import WriteToKafka, ensure_topic
+from beam_jobs.io.writing import OnTooLarge
+from beam_jobs.steps.write_dead_letters import WriteDeadLetters
+from beam_jobs.terminal.cli import find_user_error
 from tests.kafka_broker import SASL_PASSWORD, SASL_USER, SharedBroker
 
 pytestmark = pytest.mark.integration
@@ -148,7 +150,7 @@ def test_a_topic_made_anew_in_time_gets_all_records(
             ensure_topic(address, CONFIG)
         return found
 
-    monkeypatch.setattr("beam_jobs.io.kafka_sink.trouble", make_anew)
+    monkeypatch.setattr("beam_jobs.io.kafka.sink.trouble", make_anew)
     written(write, rows(10))
     assert sorted(message.key() for message in messages(address)) == [b"%d" % i for i in range(10)]
     assert ["waiting" in line for line in caplog.messages] == [True, False]

@@ -17,13 +17,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from beam_jobs.block import Block
-from beam_jobs.cli import find_user_error
 from beam_jobs.errors import UserError
-from beam_jobs.io.kafka import OffsetSpec, ReadFromKafka, WriteToKafka, check_topic, ensure_topic
-from beam_jobs.io.kafka_client import FetchPath, KafkaTransport
-from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.kafka_java import java_settings
-from beam_jobs.io.uri import KafkaAddress
+from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.client import FetchPath, KafkaTransport
+from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.io.kafka.java import java_settings
+from beam_jobs.io.kafka.transforms import OffsetSpec, ReadFromKafka, WriteToKafka, check_topic, ensure_topic
+from beam_jobs.terminal.cli import find_user_error
 from demo.broker import ApacheKafka, java_missing, kafka_jars
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]

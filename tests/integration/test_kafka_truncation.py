@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from beam_jobs.io.kafka_client import FetchPath
+from beam_jobs.io.kafka.client import FetchPath
 from demo.broker import ApacheKafka
 from tests.contract.cluster import RealCluster, Record
 from tests.contract.positions import finish, group

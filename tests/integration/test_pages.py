@@ -16,8 +16,8 @@ import pyarrow as pa
 import pytest
 
 import beam_jobs
-from beam_jobs.io import files
 from beam_jobs.origin import ORIGIN_HEADER
+from beam_jobs.storage import files
 from model import registry
 from tests.integration.archives import one
 from tests.integration.pubsub_topics import PubSubTopics

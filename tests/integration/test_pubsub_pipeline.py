@@ -22,23 +22,25 @@ from apache_beam.utils.timestamp import MAX_TIMESTAMP
 from google.iam.v1 import iam_policy_pb2 as iam
 
 import schemas
-from beam_jobs import metrics, options
+from beam_jobs import metrics
 from beam_jobs.archive import CONCERNS
 from beam_jobs.block import RAW_SCHEMA, raw_block
-from beam_jobs.codec.avro_encoder import AvroEncoder
-from beam_jobs.dead_letters import Redrive, dead_letter_block
+from beam_jobs.codec.avro.encoder import AvroEncoder
+from beam_jobs.dead_letters import dead_letter_block
 from beam_jobs.errors import RowErrors, UserError
 from beam_jobs.io import bus
-from beam_jobs.io import pubsub_client as client
-from beam_jobs.io.pubsub import ReadFromPubSub, WriteToPubSub
-from beam_jobs.io.pubsub_pull import PULLERS, PullSettings
-from beam_jobs.io.pubsub_sink import PublishBlocks
-from beam_jobs.io.pubsub_source import SESSIONS, PubSubReader, PubSubSource
+from beam_jobs.io.address import PubSubAddress
+from beam_jobs.io.pubsub import client
+from beam_jobs.io.pubsub.pull import PULLERS, PullSettings
+from beam_jobs.io.pubsub.sink import PublishBlocks
+from beam_jobs.io.pubsub.source import SESSIONS, PubSubReader, PubSubSource
+from beam_jobs.io.pubsub.transforms import ReadFromPubSub, WriteToPubSub
 from beam_jobs.io.reading import request_drain, reset_drain
-from beam_jobs.io.uri import PubSubAddress
 from beam_jobs.preflight.archive import ArchiveJob, archive_job
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.subscription import pubsub_settings
+from beam_jobs.steps.redrive import Redrive
+from beam_jobs.terminal import options
 from tests.integration.pubsub_topics import PubSubTopics
 from tests.pubsub_emulator import EMULATOR, Server
 

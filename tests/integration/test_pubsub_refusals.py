@@ -18,12 +18,14 @@ from google.rpc import error_details_pb2, status_pb2
 
 from beam_jobs import metrics
 from beam_jobs.errors import UserError
-from beam_jobs.io import pubsub_client, pubsub_pull, pubsub_sink
-from beam_jobs.io.pubsub_messages import Message
-from beam_jobs.io.pubsub_pull import PullSettings
-from beam_jobs.io.pubsub_sink import PublishBlocks
-from beam_jobs.io.pubsub_source import SESSIONS, PubSubReader, PubSubSource
-from beam_jobs.io.uri import PubSubAddress
+from beam_jobs.io.address import PubSubAddress
+from beam_jobs.io.pubsub import client as pubsub_client
+from beam_jobs.io.pubsub import pull as pubsub_pull
+from beam_jobs.io.pubsub import sink as pubsub_sink
+from beam_jobs.io.pubsub.messages import Message
+from beam_jobs.io.pubsub.pull import PullSettings
+from beam_jobs.io.pubsub.sink import PublishBlocks
+from beam_jobs.io.pubsub.source import SESSIONS, PubSubReader, PubSubSource
 from tests.pubsub_emulator import EMULATOR
 
 pytestmark = pytest.mark.timeout(120)

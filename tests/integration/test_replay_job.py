@@ -20,19 +20,20 @@ import yaml
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 import schemas
-import use_cases
-from beam_jobs import archive, cli, replay
-from beam_jobs.archive_rows import archive_schema
+from beam_jobs import archive, replay
+from beam_jobs.archives.read import find, read_rows
+from beam_jobs.archives.rows import archive_schema
 from beam_jobs.block import raw_block
-from beam_jobs.codec.avro import AvroDecoder
-from beam_jobs.codec.avro_encoder import AvroEncoder
-from beam_jobs.io.archive_input import find, read_rows
-from beam_jobs.io.kafka import ensure_topic
-from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.kafka_sink import WriteBlocks
-from beam_jobs.io.uri import parse
+from beam_jobs.codec.avro.decoder import AvroDecoder
+from beam_jobs.codec.avro.encoder import AvroEncoder
+from beam_jobs.io.address import parse
+from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.io.kafka.sink import WriteBlocks
+from beam_jobs.io.kafka.transforms import ensure_topic
 from beam_jobs.origin import ORIGIN_HEADER
-from schemas.registry import RegistryServer
+from beam_jobs.terminal import cli
+from beam_jobs.use_case import load_use_case
+from schemas.registry.server import RegistryServer
 from tests.integration.pubsub_topics import PubSubTopics
 from tests.integration.topics import CAR_SENSOR, Topics, events, framed, run
 
@@ -87,7 +88,7 @@ class Jobs:
     def rows(self, folder: str) -> list[dict[str, Any]]:
         """All rows of an archive, in its own schema."""
         content = "features" if "features" in folder else "events"
-        schema = archive_schema(use_cases.load(self.use_case), content)  # type: ignore[arg-type]
+        schema = archive_schema(load_use_case(self.use_case), content)  # type: ignore[arg-type]
         paths = find(str(self.folder / folder))
         return [row for path in paths for batch in read_rows(path, schema) for row in batch.to_pylist()]
 

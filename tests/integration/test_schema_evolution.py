@@ -18,7 +18,7 @@ import pytest
 
 import schemas
 import use_cases
-from schemas.registry import RegistryServer
+from schemas.registry.server import RegistryServer
 from schemas.source import for_registry
 from tests.integration.topics import Topics, events, run
 

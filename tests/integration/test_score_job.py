@@ -18,8 +18,8 @@ import pyarrow as pa
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from beam_jobs.codec.avro_encoder import AvroEncoder
-from beam_jobs.codec.avro_file import write_avro
+from beam_jobs.codec.avro.encoder import AvroEncoder
+from beam_jobs.codec.avro.file import write_avro
 from tests.integration.topics import CAR_SENSOR, Topics, events, framed, run
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -117,7 +117,7 @@ def test_bad_records_are_dead_letters_and_every_good_neighbour_is_scored(
 def test_unknown_schema_ids_are_dead_letters_with_a_registry(
     topics: Topics, score: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    from schemas.registry import RegistryServer
+    from schemas.registry.server import RegistryServer
     from schemas.source import for_registry
 
     with RegistryServer() as registry:

@@ -18,11 +18,12 @@ import apache_beam as beam
 import pytest
 
 import use_cases
-from beam_jobs import archive, cli, options, redrive, score
+from beam_jobs import archive, redrive, score
 from beam_jobs.preflight.archive import archive_job
 from beam_jobs.preflight.redrive import redrive_job
 from beam_jobs.preflight.score import score_job
-from schemas.registry import RegistryServer
+from beam_jobs.terminal import cli, options
+from schemas.registry.server import RegistryServer
 from tests.google_mocks import SecretManager
 from tests.integration.topics import Topics, events, framed
 from tests.kafka_broker import SASL_PASSWORD, SASL_USER, SharedBroker

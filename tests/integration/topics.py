@@ -11,8 +11,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 import schemas
-from beam_jobs.codec.avro import AvroDecoder
-from beam_jobs.codec.avro_encoder import AvroEncoder
+from beam_jobs.codec.avro.decoder import AvroDecoder
+from beam_jobs.codec.avro.encoder import AvroEncoder
 from demo.fleet import Fleet
 from tests.kafka_broker import SharedBroker
 

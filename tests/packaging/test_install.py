@@ -20,6 +20,7 @@ DEPENDENCIES = sysconfig.get_paths()["purelib"]
 USE = """
 import importlib, pkgutil
 import beam_jobs, demo, model, schemas, use_cases
+from beam_jobs.use_case import load_use_case
 
 checkout = {checkout!r}
 for package in (beam_jobs, demo, model, schemas, use_cases):
@@ -29,7 +30,7 @@ for package in (beam_jobs, demo, model, schemas, use_cases):
             importlib.import_module(module.name)
 for name in ("car_sensor", "score", "alert", "dead_letter"):
     assert schemas.load(name)["type"] == "record"
-assert "coolant_temp" in use_cases.load("car_sensors").preprocessor().features
+assert "coolant_temp" in load_use_case("car_sensors").preprocessor().features
 print("imported", beam_jobs.__version__)
 """
 
@@ -94,7 +95,7 @@ def test_help_does_not_import_what_takes_long(job: str) -> None:
 
 
 def test_what_is_installed_can_be_packed_again_for_workers(installed: Path, tmp_path: Path) -> None:
-    code = "import pathlib, beam_jobs.packaging as p; print(p.package(pathlib.Path('.')))"
+    code = "import pathlib, beam_jobs.running.packaging as p; print(p.package(pathlib.Path('.')))"
     wheel = tmp_path / run(installed, "-c", code, cwd=tmp_path, env=environment()).strip()
     [original] = installed.parent.parent.parent.glob("highbeam-*.whl")
     assert wheel.name == original.name

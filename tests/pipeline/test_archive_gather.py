@@ -6,8 +6,8 @@ import apache_beam as beam
 from apache_beam.testing.test_pipeline import TestPipeline as Pipeline
 from apache_beam.testing.util import assert_that, equal_to
 
+from beam_jobs.archives.gather import KEYS, GatherBlocks
 from beam_jobs.block import Block, raw_block
-from beam_jobs.io.archive_gather import KEYS, GatherBlocks
 
 N = 100
 

@@ -26,21 +26,22 @@ from apache_beam.io.parquetio import ReadFromParquet
 from apache_beam.testing.test_pipeline import TestPipeline as Pipeline
 from apache_beam.testing.util import assert_that, equal_to
 
-import use_cases
 from beam_jobs import dead_letters
-from beam_jobs.archive_rows import Content, archive_schema, carried
+from beam_jobs.archives.files import COMPRESSIONS, FileFormat
+from beam_jobs.archives.rows import Content, archive_schema, carried
+from beam_jobs.archives.sink import WriteFiles, WriteToArchive
 from beam_jobs.block import Block, raw_block
-from beam_jobs.codec.avro_encoder import AvroEncoder
-from beam_jobs.codec.avro_file import write_avro
+from beam_jobs.codec.avro.encoder import AvroEncoder
+from beam_jobs.codec.avro.file import write_avro
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError
-from beam_jobs.io.archive import WriteFiles, WriteToArchive
-from beam_jobs.io.archive_files import COMPRESSIONS, FileFormat
-from beam_jobs.preprocessing.transforms import DecodeEvents, Preprocess
+from beam_jobs.steps.decode import DecodeEvents
+from beam_jobs.steps.preprocess import Preprocess
+from beam_jobs.use_case import load_use_case
 from demo.fleet import Fleet
 from model.training.data import Counts, read, source
 
-CARS = use_cases.load("car_sensors")
+CARS = load_use_case("car_sensors")
 N = 400
 START = 1_795_348_800_000 - 60_000  # a minute before 2026-11-22T12:00:00Z
 DUCKDB = {"INTEGER": "int32", "BIGINT": "int64", "FLOAT": "float", "DOUBLE": "double", "VARCHAR": "string",

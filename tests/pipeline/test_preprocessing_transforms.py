@@ -11,11 +11,12 @@ from apache_beam.testing.test_pipeline import TestPipeline as Pipeline
 from apache_beam.testing.util import assert_that
 
 import schemas
-import use_cases
 from beam_jobs import dead_letters
 from beam_jobs.block import Block, raw_block
-from beam_jobs.codec.avro_encoder import AvroEncoder
-from beam_jobs.preprocessing.transforms import DecodeEvents, Preprocess
+from beam_jobs.codec.avro.encoder import AvroEncoder
+from beam_jobs.steps.decode import DecodeEvents
+from beam_jobs.steps.preprocess import Preprocess
+from beam_jobs.use_case import load_use_case
 from demo.fleet import Fleet
 
 CAR_SENSOR = schemas.load("car_sensor")
@@ -52,7 +53,7 @@ def run(
     preprocess: list[tuple[int, str, bytes]],
 ) -> None:
     """Runs the two steps over one block and compares the three outputs."""
-    use_case = use_cases.load("car_sensors")
+    use_case = load_use_case("car_sensors")
     compiled = use_case.preprocessor()
     step = DecodeEvents(use_case.schema, compiled.input_columns, lambda _: CAR_SENSOR, "test")
     with Pipeline("FnApiRunner") as p:

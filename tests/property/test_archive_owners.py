@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from beam_jobs.archives import log as archive_log
+from beam_jobs.archives.held import Held, Ranges
+from beam_jobs.archives.log import ArchiveLog, Finished, new_id
 from beam_jobs.errors import UserError
-from beam_jobs.io import archive_log
-from beam_jobs.io.archive_held import Held, Ranges
-from beam_jobs.io.archive_log import ArchiveLog, Finished, new_id
 
 TOPIC = ("t", 0)
 RECORDS = 24  # of the topic

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_jobs.codec import EventDecoder, JsonDecoder, JsonEncoder
-from beam_jobs.codec.avro_encoder import AvroEncoder
+from beam_jobs.codec.avro.encoder import AvroEncoder
 
 checked = settings(max_examples=150)
 
@@ -111,7 +111,7 @@ def slow(decoder: JsonDecoder) -> JsonDecoder:
 @checked
 def test_fast_and_row_by_row_agree(values: list[bytes | None]) -> None:
     array = pa.array(values, pa.binary())
-    with mock.patch("beam_jobs.codec.json.ROWS_ONE_BY_ONE", 1):  # so that every row has its chance in the reader
+    with mock.patch("beam_jobs.codec.json.decoder.ROWS_ONE_BY_ONE", 1):  # the reader gets every row
         fast = JsonDecoder(SCHEMA).decode(array)
     exact = slow(JsonDecoder(SCHEMA)).decode(array)
     fast.rows.validate(full=True)

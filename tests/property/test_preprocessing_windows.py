@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_jobs.preprocessing import compile_sql
-from beam_jobs.preprocessing.window_kernel import STALE_ROWS
-from beam_jobs.preprocessing.windows import FUNCTIONS, History, Window
+from beam_jobs.preprocessing.windows.history import FUNCTIONS, History, Window
+from beam_jobs.preprocessing.windows.kernel import STALE_ROWS
 
 SCHEMA: dict[str, Any] = {
     "type": "record",

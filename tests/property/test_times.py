@@ -18,20 +18,22 @@ from hypothesis import strategies as st
 
 import schemas
 from beam_jobs import metrics
+from beam_jobs.archives.read import may_hold
+from beam_jobs.archives.sink import hour_folder, hours_of
 from beam_jobs.block import BlockCoder, millis_of, min_timestamp, raw_block
-from beam_jobs.codec.avro import AvroDecoder
-from beam_jobs.codec.avro_encoder import AvroEncoder
-from beam_jobs.dead_letters import dead_letter_block, original_records
+from beam_jobs.codec.avro.decoder import AvroDecoder
+from beam_jobs.codec.avro.encoder import AvroEncoder
+from beam_jobs.dead_letters import dead_letter_block
 from beam_jobs.errors import RowErrors
-from beam_jobs.io import pubsub_messages, pubsub_source
-from beam_jobs.io.archive import hour_folder, hours_of
-from beam_jobs.io.archive_input import may_hold
-from beam_jobs.io.kafka_source import SESSIONS, KafkaSource
-from beam_jobs.io.pubsub_pull import Pulled
-from beam_jobs.io.pubsub_source import PubSubReader, PubSubSource
+from beam_jobs.io.address import PubSubAddress
+from beam_jobs.io.kafka.source import SESSIONS, KafkaSource
+from beam_jobs.io.pubsub import messages as pubsub_messages
+from beam_jobs.io.pubsub import source as pubsub_source
+from beam_jobs.io.pubsub.pull import Pulled
+from beam_jobs.io.pubsub.source import PubSubReader, PubSubSource
 from beam_jobs.io.reading import Outage
-from beam_jobs.io.uri import PubSubAddress
-from beam_jobs.report import time_text
+from beam_jobs.steps.redrive import original_records
+from beam_jobs.terminal.report import time_text
 from tests.contract.cluster import Record
 from tests.contract.fake_kafka import FakeCluster
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_jobs.block import HEADERS_TYPE, Block, raw_block, with_source
-from beam_jobs.io.pubsub_messages import to_block, to_messages
+from beam_jobs.io.pubsub.messages import to_block, to_messages
 from beam_jobs.origin import ORIGIN_HEADER, origin, origin_headers
 
 Headers = list[tuple[str, bytes | None]] | None

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_jobs.codec.jit import compiled_fused
+from beam_jobs.jit import compiled_fused
 
 Floats = NDArray[np.float32]
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 import schemas
-from beam_jobs.codec.avro_encoder import AvroEncoder
+from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.codec.schema import arrow_schema
 from chaos.__main__ import _parse, _summary, main
 from chaos.campaign import Outcome, _conclude

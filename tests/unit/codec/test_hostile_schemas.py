@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_jobs.codec import avro_writers
-from beam_jobs.codec.avro import AvroDecoder, Machine
-from beam_jobs.codec.avro_encoder import AvroEncoder
-from beam_jobs.codec.avro_ops import MAX_EMPTY_ITEMS
-from beam_jobs.codec.decoder import EventDecoder
+from beam_jobs.codec.avro import writers as avro_writers
+from beam_jobs.codec.avro.decoder import AvroDecoder, Machine
+from beam_jobs.codec.avro.encoder import AvroEncoder
+from beam_jobs.codec.avro.ops import MAX_EMPTY_ITEMS
+from beam_jobs.codec.events import EventDecoder
 from beam_jobs.codec.schema import MAX_COLUMNS, SchemaTooLargeError, parse_record, parse_schema
 from beam_jobs.errors import UserError
 
@@ -288,7 +288,7 @@ def test_one_long_list_does_not_enlarge_the_blocks_after_it(monkeypatch: pytest.
     assert len(decoder.decode(pa.array([long], pa.binary())).rows.column("x")[0]) == n
     sizes: list[int] = []
     empty = np.empty
-    monkeypatch.setattr("beam_jobs.codec.avro.np.empty", lambda size, *a: sizes.append(size) or empty(size, *a))  # type: ignore[func-returns-value]
+    monkeypatch.setattr("beam_jobs.codec.avro.decoder.np.empty", lambda size, *a: sizes.append(size) or empty(size, *a))  # type: ignore[func-returns-value]
     for _ in range(2):
         short = decoder.decode(pa.array([b"\0\0\0\0\1\2\2\0"] * 1000, pa.binary()))
         assert short.rows.num_rows == 1000

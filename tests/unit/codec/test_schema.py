@@ -8,8 +8,7 @@ import pyarrow as pa
 import pytest
 
 import schemas
-from beam_jobs import codec
-from beam_jobs.codec import jit
+from beam_jobs import codec, jit
 from beam_jobs.codec.schema import arrow_schema, fingerprint, parse_schema
 from beam_jobs.errors import UserError
 

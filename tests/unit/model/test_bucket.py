@@ -11,7 +11,8 @@ import pytest
 
 import use_cases
 from beam_jobs.errors import UserError
-from beam_jobs.io import files
+from beam_jobs.storage import files
+from beam_jobs.use_case import load_use_case
 from model import manifest, registry
 from model.loaded import LoadedModel
 from model.manifest import FILE_NAME
@@ -140,8 +141,8 @@ def test_a_use_case_in_a_bucket(bucket: str) -> None:
     for path in here.iterdir():
         if path.is_file():
             files.upload(path, f"{bucket}/use_cases/my_cars/{path.name}")
-    loaded = use_cases.load(f"{bucket}/use_cases/my_cars")
+    loaded = load_use_case(f"{bucket}/use_cases/my_cars")
     assert loaded.name == "my_cars"
-    assert loaded.preprocessor().fingerprint == use_cases.load("car_sensors").preprocessor().fingerprint
+    assert loaded.preprocessor().fingerprint == load_use_case("car_sensors").preprocessor().fingerprint
     with pytest.raises(UserError, match=f"{bucket}/other.*nor a folder with a use_case.yaml"):
-        use_cases.load(f"{bucket}/other")
+        load_use_case(f"{bucket}/other")

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import use_cases
 from beam_jobs.errors import UserError
+from beam_jobs.use_case import load_use_case
 from demo.fleet import history
 from model import manifest
 from model.kinds import tf
@@ -30,7 +30,7 @@ def model(trained: Trained) -> LoadedModel:
 def rows(trained: Trained) -> np.ndarray:
     """Normal rows, float32 [n, F]."""
     blocks = history(1000, seed=8, cars=120, prevalence=0)
-    features = use_cases.load("car_sensors").preprocessor()
+    features = load_use_case("car_sensors").preprocessor()
     rows = pa.Table.from_batches(features.apply(block).rows for block in blocks)
     return np.stack([rows[name].to_numpy() for name in trained.manifest.features], axis=1)[:500]
 

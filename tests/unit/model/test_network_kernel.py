@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_jobs.codec.jit import compiled_fused
+from beam_jobs.jit import compiled_fused
 from model import network_kernel as kernel
 
 EDGES = np.array([0, 1e-30, 1e-7, 0.347, 0.35, 0.5, 1, np.sqrt(2), 87, 88, 1e3, 1e9], np.float32)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from beam_jobs.errors import UserError
-from beam_jobs.io import files
+from beam_jobs.storage import files
 from model import registry, threshold
 from model.loaded import LoadedModel
 from model.manifest import FILE_NAME

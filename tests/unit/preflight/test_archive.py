@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs import options
 from beam_jobs.archive import CONCERNS
 from beam_jobs.errors import UserError
 from beam_jobs.preflight.archive import archive_job
+from beam_jobs.terminal import options
 
 
 def refused(folder: Path, *more: str) -> str:

@@ -10,13 +10,14 @@ from unittest import mock
 import pytest
 from google.cloud import storage
 
-from beam_jobs import archive, cli, options, redrive, replay, score
+from beam_jobs import archive, redrive, replay, score
 from beam_jobs.errors import UserError
-from beam_jobs.io import files
-from beam_jobs.io.gcs import BucketInfo
-from beam_jobs.io.kafka_config import KafkaConfig
+from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.preflight.addresses import client_settings
 from beam_jobs.preflight.dataflow import check_labels, check_settings, check_target, warn_if_cleaned
+from beam_jobs.storage import files
+from beam_jobs.storage.gcs import BucketInfo
+from beam_jobs.terminal import cli, options
 from tests.dataflow_service import FakeDataflow
 from tests.google_mocks import TokenServer
 

@@ -11,21 +11,23 @@ from typing import Any
 import pytest
 
 import schemas
-import use_cases
-from beam_jobs import archive, cli, options, redrive, replay, score
-from beam_jobs.inference.transforms import to_alerts
-from beam_jobs.io import files, pubsub_client
+from beam_jobs import archive, redrive, replay, score
+from beam_jobs.io.pubsub import client as pubsub_client
 from beam_jobs.preflight.archive import archive_job
 from beam_jobs.preflight.score import ScoreJob, score_job
+from beam_jobs.steps.score_records import to_alerts
+from beam_jobs.storage import files
+from beam_jobs.terminal import cli, options
+from beam_jobs.use_case import load_use_case
 from demo.broker import Tansu
 from model.manifest import FILE_NAME, DataSummary, Manifest
-from schemas.registry import RegistryServer
+from schemas.registry.server import RegistryServer
 from schemas.source import Registration, for_registry
 from tests.dataflow_service import FakeDataflow
 from tests.google_mocks import TokenServer
 from tests.integration.dataflow_jobs import IMAGE, write_archive
 
-CARS = use_cases.load("car_sensors")
+CARS = load_use_case("car_sensors")
 JOBS: dict[str, Callable[[list[str]], int]] = {
     "score": score.main,
     "archive": archive.main,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_jobs import options, score
+from beam_jobs import score
 from beam_jobs.errors import UnreachableError, UserError
 from beam_jobs.preflight.reach import Preflight
+from beam_jobs.terminal import options
 
 DATAFLOW = "--runner=DataflowRunner"
 

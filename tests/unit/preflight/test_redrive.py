@@ -6,11 +6,12 @@ import re
 
 import pytest
 
-from beam_jobs import metrics, options, redrive, report
+from beam_jobs import metrics, redrive
 from beam_jobs.errors import REASONS, UserError
-from beam_jobs.io.kafka_config import KafkaConfig
-from beam_jobs.io.uri import parse
+from beam_jobs.io.address import parse
+from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.preflight.redrive import RedriveJob, redrive_job
+from beam_jobs.terminal import options, report
 from schemas.source import ShippedSchemas
 
 NOWHERE = ["--input", "kafka://127.0.0.1:9/dead", "--output", "kafka://127.0.0.1:9/events"]

@@ -22,7 +22,7 @@ from demo.broker import free_port
 from schemas import client as client_module
 from schemas import http
 from schemas.client import RegistrySchemas
-from schemas.registry import RegistryServer
+from schemas.registry.server import RegistryServer
 from schemas.source import (
     InterruptedWaitError,
     Registration,
@@ -54,13 +54,13 @@ def source(registry: RegistryServer) -> SchemaSource:
 def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The paths that the registry in this process is asked for, as they come."""
     paths: list[str] = []
-    respond = schemas.registry.respond  # type: ignore[attr-defined]
+    respond = schemas.registry.server.respond  # type: ignore[attr-defined]
 
     def record(store: Any, method: str, target: str, body: bytes) -> Any:
         paths.append(f"{method} {target}")
         return respond(store, method, target, body)
 
-    monkeypatch.setattr("schemas.registry.respond", record)
+    monkeypatch.setattr("schemas.registry.server.respond", record)
     return paths
 
 

@@ -15,7 +15,7 @@ import schemas
 from beam_jobs.errors import UserError
 from schemas import publish as publish_module
 from schemas.publish import main, publications
-from schemas.registry import RegistryServer
+from schemas.registry.server import RegistryServer
 from schemas.source import for_registry
 
 ALERTS = ["--subject", "alert=alerts-value"]

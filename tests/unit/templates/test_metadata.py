@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from beam_jobs import options
 from beam_jobs.errors import UserError
+from beam_jobs.terminal import options
 from templates.jobs import TEMPLATES, Template
 from templates.metadata import FOLDER, main, metadata, text
 

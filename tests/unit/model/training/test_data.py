@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import use_cases
-from beam_jobs.codec.avro_file import write_avro
+from beam_jobs.codec.avro.file import write_avro
 from beam_jobs.errors import UserError
+from beam_jobs.use_case import load_use_case
 from demo.fleet import FAILURE_KINDS, history
 from model.training.data import Counts, read, source
 
-CARS = use_cases.load("car_sensors")
+CARS = load_use_case("car_sensors")
 NOON = 1_795_348_800_000  # 2026-11-22T12:00:00Z
 
 

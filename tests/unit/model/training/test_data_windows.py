@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import use_cases
+from beam_jobs.use_case import load_use_case
 from demo.fleet import history
 from model.training.data import Counts, read, source
 
@@ -21,7 +21,7 @@ FROM events
 WHERE battery_voltage > 0
 WINDOW w AS (PARTITION BY car_id ORDER BY event_time RANGE BETWEEN INTERVAL '5' SECOND PRECEDING AND CURRENT ROW)
 """
-CARS = replace(use_cases.load("car_sensors"), sql=SQL)
+CARS = replace(load_use_case("car_sensors"), sql=SQL)
 
 
 def test_features_of_shuffled_files_are_those_of_the_whole(tmp_path: Path) -> None:

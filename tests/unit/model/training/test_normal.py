@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-import use_cases
 from beam_jobs.errors import UserError
+from beam_jobs.use_case import load_use_case
 from model.manifest import FILE_NAME, DataSummary, Manifest
 from model.outliers.groups import Group, LeftOut
 from model.training.normal import Condition, compile_normal, conditions
 
-CARS = use_cases.load("car_sensors")
+CARS = load_use_case("car_sensors")
 ROWS = np.array([[0, 1, 0.1], [2, 0, 65535], [3, 3, 3e38]], np.float32)
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-import use_cases
 from beam_jobs.codec.schema import fingerprint
 from beam_jobs.errors import UserError
+from beam_jobs.use_case import load_use_case
 from model import registry
 from model.kinds.autoencoder import keras_network as autoencoder
 from model.kinds.autoencoder.keras_network import ResidualModel, Selected, batches
@@ -32,7 +32,7 @@ from model.training.train import Trained, train
 
 
 def test_the_manifest_tells_it_all(trained: Trained, data: Path) -> None:
-    described, use_case = trained.manifest, use_cases.load("car_sensors")
+    described, use_case = trained.manifest, load_use_case("car_sensors")
     preprocessor = use_case.preprocessor()
     assert resolve(str(trained.path)).manifest == described
     assert described.features == preprocessor.features

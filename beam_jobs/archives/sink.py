@@ -1,0 +1,335 @@
+"""The archive sink and source: event-time partitions of Avro or Parquet files, each row in exactly one of them.
+
+Files lie under ``date=2026-11-22/hour=07/`` (UTC), below ``COLUMN=VALUE/`` where a route column is given. What makes a
+file count, and why a retry makes no second copy: ``log.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from beam_jobs import metrics
+from beam_jobs.archives.files import BundleFiles, FileFormat, OpenFile
+from beam_jobs.archives.gather import GatherBlocks
+from beam_jobs.archives.held import Held, Ranges
+from beam_jobs.archives.log import ArchiveLog, Finished, new_id
+from beam_jobs.archives.owner import Owner, join
+from beam_jobs.archives.rows import SOURCE_KEY, archive_rows, other_keys
+from beam_jobs.block import SOURCE_PREFIX, Block, millis_of, take
+from beam_jobs.expiring_ids import ExpiringIds
+from beam_jobs.io.kafka.topic_id import KafkaTopic
+from beam_jobs.io.pubsub import acknowledged
+from beam_jobs.storage.files import bounded, is_local, make_folder, name_bytes, patiently, upload, writing
+from beam_jobs.terminal.runners import on_dataflow
+
+_LOGGER = logging.getLogger(__name__)
+_OTHER_KEYS = "some records have another key than %s: the archive holds that field instead (--keep_keys keeps the keys)"
+
+_FILE_NAME_BYTES = 60  # part-BUNDLE-NUMBER.parquet
+_HOUR_MS = 3_600_000
+_FIRST_HOUR, _LAST_HOUR = -17_259_888, 70_389_527  # of the years 1 to 9999, whose folders have names
+_MAX_FILES = 1_000  # of a commit, where there can be one at any time
+_MANY_FOLDERS, _FEW_ROWS = 16, 1_000  # more folders than that in a block, of fewer rows each: blocks are gathered first
+_GATHERED_BYTES = 32 << 20
+
+Longs = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ExactIds:
+    """How long the archive remembers offsets that are ids without an order."""
+
+    stream: str  # the subscription's name, as the source tells what it has acknowledged
+    topic: str  # in the blocks' topic column
+    unacknowledged_s: float  # as long as the service keeps a message
+    acknowledged_s: float  # once it has taken the acknowledgement: late copies of it
+
+
+class WriteFiles(beam.DoFn):
+    """Writes the rows of events or features blocks; a bundle's files count once it has committed them.
+
+    Args:
+      root: the archive's folder, as ``files.root_of`` gives it.
+      name: of this job in the archive's log.
+      schema: the rows' Avro schema (``archive_rows.archive_schema``).
+      event_time: column of the event's time.
+      file_format: "avro" or "parquet".
+      compression: one of its ``COMPRESSIONS``.
+      route: text column whose values get folders of their own; None: none do.
+      max_file_bytes: a file that has reached it is followed by another one.
+      topic: that is read; its positions are not those of a topic of the same name before it.
+      exact: the rows come in any order (from another archive), not as unbroken ranges of each partition: the archive
+        remembers their exact positions, takes each position once, and a bundle, which may be the whole input, commits
+        now and then.
+      max_file_age_s: how often it does, at least.
+      key: the key field, whose text stands for the keys of records in an archive of events; None: they are kept.
+      ids: None where offsets have an order and ranges of them say what was read.
+      owner: of the log; None: somebody new, for a folder that nobody has written to.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        name: str,
+        schema: Mapping[str, Any],
+        event_time: str,
+        file_format: FileFormat,
+        compression: str,
+        route: str | None,
+        max_file_bytes: int,
+        topic: KafkaTopic | None = None,
+        exact: bool = False,
+        max_file_age_s: float = 60.0,
+        key: str | None = None,
+        ids: ExactIds | None = None,
+        owner: Owner | None = None,
+    ) -> None:
+        self._root, self._name, self._schema = root, name, dict(schema)
+        self.owner = owner or Owner()
+        self._event_time, self._format, self._compression, self._route = event_time, file_format, compression, route
+        self._max_file_bytes = max_file_bytes
+        self.topic, self.ids = topic, ids
+        self._exact, self.max_file_age_s = exact, max_file_age_s
+        self._key = key
+        self._scratch: Path | None = None
+        self._files: BundleFiles | None = None
+
+    def log(self) -> ArchiveLog:
+        """The log it writes to."""
+        return ArchiveLog(self._root, self._name, self.owner.token)
+
+    def adopted(self) -> dict[str, str]:
+        """Topics by whose name alone an older log knew positions -> what they are known under now."""
+        return {self.topic.address.topic: self.topic.positions()} if self.topic and self.topic.id else {}
+
+    def setup(self) -> None:
+        self._log = self.log()
+        self.topic = self.topic and self.topic.known()
+        join(self._log, self.owner, self.adopted)
+        self._watched_key = self._key if SOURCE_KEY in self._schema["fields"] else None
+        if self.ids is not None:
+            acknowledged.listen(self.ids.stream)
+        # Beside the data where that is a rename away; else on this machine until it is whole.
+        self._scratch = None if is_local(self._root) else Path(tempfile.mkdtemp(prefix="highbeam-archive-"))
+        self._spools = str(self._scratch or self._root)
+        self._name_bytes = name_bytes(self._root)
+        self._files = BundleFiles(self._schema, self._format, self._compression, self._max_file_bytes)
+
+    def teardown(self) -> None:
+        if self._files is not None:
+            self._files.abandon()
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def start_bundle(self) -> None:
+        if self.ids is not None:
+            until = time.time() + self.ids.acknowledged_s
+            self._log.acknowledged((self.ids.topic, 0), acknowledged.take(self.ids.stream), until)
+        self._held = self._log.held()
+        self._start()
+
+    def _start(self) -> None:
+        self._bundle, self._since = new_id(), time.monotonic()
+        assert self._files is not None
+        self._files.begin(partial(self._spool, self._bundle))
+        self._folders: set[str] = set()  # that are there
+        self._gathered: list[Block] = []
+        self._gathered_bytes = 0
+        self._written = Ranges()
+        self._seen_ids: dict[tuple[str, int], ExpiringIds] = {}
+
+    def process(self, block: Block) -> None:
+        block = self._new(block)
+        if not block.num_rows:
+            return
+        if self._watched_key and other_keys(block, self._watched_key):
+            _LOGGER.warning(_OTHER_KEYS, self._watched_key)
+            self._watched_key = None  # once is enough
+        self._write(archive_rows(block, self._schema, self._key))
+        if self._exact and self._is_enough():
+            self._commit()
+
+    def _write(self, rows: Block) -> None:
+        """Writes rows of the archive to the files of their folders; a few rows for each of many wait for more."""
+        groups, place, folder = self._partitioned(rows)
+        if len(groups) > _MANY_FOLDERS and rows.num_rows < _FEW_ROWS * len(groups):
+            self._gathered.append(rows)
+            self._gathered_bytes += rows.nbytes
+            if self._gathered_bytes >= _GATHERED_BYTES:
+                self._write_gathered()
+            return
+        self._write_parts(rows, groups, place, folder)
+
+    def _write_gathered(self) -> None:
+        gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
+        if gathered:
+            rows = pa.concat_batches(gathered)
+            self._write_parts(rows, *self._partitioned(rows))
+
+    def _write_parts(self, rows: Block, groups: Longs, place: Longs, folder: Callable[[int], str]) -> None:
+        files = self._files
+        assert files is not None
+        one = len(groups) == 1
+        order = np.empty(0, np.int64) if one else np.argsort(place, kind="stable")
+        ends = [len(place)] if one else np.cumsum(np.bincount(place, minlength=len(groups))).tolist()
+        with writing(self._spools):
+            start = 0
+            for group, end in zip(groups.tolist(), ends, strict=True):
+                name = folder(group)
+                if name not in self._folders:
+                    # What can't be made, or not be written to, is found before anything is committed.
+                    make_folder(f"{self._root}/{name}", _FILE_NAME_BYTES)
+                    self._folders.add(name)
+                files.write(name, rows if one else take(rows, order[start:end]))
+                start = end
+
+    def _is_enough(self) -> bool:
+        """Whether so much is open that a kill would repeat a lot, or the files become too many."""
+        files = self._files
+        assert files is not None
+        aged = time.monotonic() - self._since >= self.max_file_age_s
+        return aged or files.bytes >= self._max_file_bytes or len(files) >= _MAX_FILES
+
+    def finish_bundle(self) -> None:
+        self._commit()
+
+    def _commit(self) -> None:
+        self._write_gathered()
+        assert self._files is not None
+        with writing(self._spools):
+            closed = self._files.finish()
+        if closed:
+            if self.topic:
+                self.topic.check()
+            held = Held(self._written if self._exact else self._written.spans(), self._seen_ids)
+            with writing(self._root):
+                files = [self._finished(file) for file in closed]
+                self._held = self._log.commit(self._bundle, files, held)
+            metrics.inc(metrics.ARCHIVED, sum(file.rows for file in files))
+            metrics.inc(metrics.ARCHIVED_FILES, len(files))
+        self._start()
+
+    def _new(self, block: Block) -> Block:
+        """Without the rows the archive has already; notes the positions of the others."""
+        topics, partitions, offsets = (block.column(SOURCE_PREFIX + name) for name in ("topic", "partition", "offset"))
+        names, offsets = [self._positions(name) for name in topics.dictionary.to_pylist()], offsets.to_numpy()
+        groups = partitions.to_numpy() + (topics.indices.to_numpy().astype(np.int64) << 32)
+        keep = np.ones(len(offsets), np.bool_)
+        for group in np.unique(groups).tolist():
+            partition = names[group >> 32], group & 0xFFFFFFFF
+            here = np.flatnonzero(groups == group)
+            mine = offsets[here]
+            known = self._held.holds(partition, mine)
+            if self.ids is not None:
+                known = self._note_ids(partition, mine, known, self.ids.unacknowledged_s)
+            elif self._exact:
+                known |= self._written.holds(partition, mine) | ~_firsts(mine)
+            keep[here] = ~known
+            if self.ids is None and not known.all():
+                made = Ranges.exactly if self._exact else Ranges.span
+                self._written |= made(partition, mine[~known])
+        if keep.all():
+            return block
+        metrics.inc(metrics.ALREADY_ARCHIVED, int((~keep).sum()))
+        return take(block, np.flatnonzero(keep))
+
+    def _positions(self, topic: str) -> str:
+        """What the archive remembers a topic's offsets under."""
+        return self.topic.positions() if self.topic and self.topic.address.topic == topic else topic
+
+    def _note_ids(
+        self, partition: tuple[str, int], ids: Longs, known: NDArray[np.bool_], keep_s: float
+    ) -> NDArray[np.bool_]:
+        """Which ids came before, in this bundle too; notes the others."""
+        noted = self._seen_ids.setdefault(partition, ExpiringIds())
+        known = known | noted.holds(ids) | ~_firsts(ids)
+        now = time.time()
+        noted.add(ids[~known], int(now + keep_s), now)
+        return known
+
+    def _partitioned(self, rows: Block) -> tuple[Longs, Longs, Callable[[int], str]]:
+        """The folders that rows of the archive belong to, by number; the place among them of each row; their names."""
+        times = rows.column(self._event_time)
+        millis = millis_of(times)
+        if times.null_count:  # raw events are not checked: the record's own time stands in
+            millis = np.where(times.is_null(), millis_of(rows.column("source_timestamp")), millis)
+        hours = hours_of(millis)
+        if self._route is None:
+            routes, names = np.zeros(len(hours), np.int64), [""]
+        else:
+            coded = rows.column(self._route).cast(pa.string()).fill_null("").dictionary_encode()
+            routes = coded.indices.to_numpy().astype(np.int64)
+            names = coded.dictionary.to_pylist()
+        groups, place = np.unique(hours * len(names) + routes, return_inverse=True)
+
+        def folder(group: int) -> str:
+            hour, route = divmod(group, len(names))
+            above = ""
+            if self._route is not None:
+                name = f"{self._route}={quote(names[route], safe='') or '__none__'}"
+                above = f"{bounded(name, self._name_bytes)}/"
+            return above + hour_folder(hour)
+
+        return groups, place, folder
+
+    def _spool(self, bundle: str, number: int) -> Path:
+        """Where a file is written."""
+        path = Path(self._log.temporary(bundle, number))
+        return path if self._scratch is None else self._scratch / path.name
+
+    def _finished(self, file: OpenFile) -> Finished:
+        """Brings a file to the archive's storage, where it is not there yet."""
+        temporary = self._log.temporary(self._bundle, file.number)
+        if self._scratch is not None:
+            patiently(partial(upload, file.path, temporary))
+            file.path.unlink()
+        final = f"{self._root}/{file.folder}/part-{self._bundle}-{file.number}.{self._format}"
+        return Finished(temporary, final, file.rows)
+
+
+def _firsts(values: Longs) -> NDArray[np.bool_]:
+    """Which of the values were not there before, bool [n]."""
+    first = np.zeros(len(values), np.bool_)
+    first[np.unique(values, return_index=True)[1]] = True
+    return first
+
+
+def hours_of(millis: Longs) -> Longs:
+    """The hour since the epoch of each time; that of one beyond the years 1 to 9999 is the first or last of them."""
+    return np.asarray(np.clip(millis // _HOUR_MS, _FIRST_HOUR, _LAST_HOUR))
+
+
+def hour_folder(hour: int) -> str:
+    """``date=…/hour=…`` of an hour since the epoch, UTC, as ``hours_of`` gives it."""
+    text = str(np.datetime64(hour, "h"))  # 2026-11-22T07
+    return f"date={text[:10]}/hour={text[11:13]}"
+
+
+class WriteToArchive(beam.PTransform):
+    """Writes events or features blocks to an archive; for the arguments see :class:`WriteFiles`.
+
+    Pub/Sub messages that Dataflow itself has read come in small bundles: they are gathered first.
+    """
+
+    def __init__(self, write: WriteFiles) -> None:
+        super().__init__()
+        self._write = write
+
+    def expand(self, blocks: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[Any]:
+        if self._write.ids is not None and on_dataflow(blocks.pipeline.options):
+            blocks = blocks | "Gather" >> GatherBlocks(self._write.max_file_age_s)
+        return blocks | "Write" >> beam.ParDo(self._write)

@@ -1,0 +1,1 @@
+"""Avro: whole blocks of binary values and container files, by a compiled machine."""

@@ -1,0 +1,192 @@
+"""Events of any encoding: a Pub/Sub attribute says which, or each value's first byte."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from cachetools import LRUCache
+from numpy.typing import NDArray
+
+from beam_jobs.codec.avro.decoder import AvroDecoder, binary_buffers
+from beam_jobs.codec.avro.encoder import AvroEncoder
+from beam_jobs.codec.avro.writers import WriterSchema
+from beam_jobs.codec.decoded import Decoded
+from beam_jobs.codec.json.avro_json import AvroJsonDecoder
+from beam_jobs.codec.json.decoder import JsonDecoder, JsonEncoder
+from beam_jobs.errors import Reason, RowErrors, UserError
+
+ENCODING, SCHEMA_NAME, REVISION = (  # attributes Pub/Sub adds to the messages of a topic with a schema
+    "googclient_schemaencoding",
+    "googclient_schemaname",
+    "googclient_schemarevisionid",
+)
+
+RevisionSchema = Callable[[str], Mapping[str, Any]]
+"""Gives the Avro schema of a Pub/Sub schema's revision, ``projects/P/schemas/S@R``; LookupError where there is none."""
+
+MAX_REVISIONS = 10_000  # whose numbers are remembered
+
+_JSON_STARTS = np.frombuffer(b"{ \t\r\n", np.uint8)
+_NONE, _AVRO, _JSON, _OTHER, _BARE_AVRO, _AVRO_JSON = range(6)
+
+
+class _Decoder(Protocol):
+    def decode(self, values: pa.BinaryArray) -> Decoded: ...
+
+
+class EventDecoder:
+    """Decodes blocks whose values are Confluent-framed Avro (first byte 0) or JSON objects, mixed in any order.
+
+    Where the header ``googclient_schemaencoding`` says BINARY or JSON, a value is Avro without a frame or Avro's JSON.
+
+    Args:
+      reader_schema, writer_schema, columns: as :class:`AvroDecoder`.
+      revision_schema: writer schemas of Avro without a frame; None, or no revision in the headers: the reader's.
+    """
+
+    def __init__(
+        self,
+        reader_schema: Mapping[str, Any],
+        writer_schema: WriterSchema,
+        columns: Sequence[str] | None = None,
+        revision_schema: RevisionSchema | None = None,
+    ) -> None:
+        self._reader_schema, self._columns = reader_schema, columns
+        self._avro = AvroDecoder(reader_schema, writer_schema, columns)
+        self._json = JsonDecoder(reader_schema, columns)
+        self._bare = _BareAvro(reader_schema, columns, revision_schema)
+        self._avro_json: _Decoder | None = None
+        self.schema: pa.Schema = self._avro.schema
+
+    def decode(self, values: pa.BinaryArray, headers: pa.ListArray | None = None) -> Decoded:
+        """Decodes a block of n values; bad rows are reported, never raised.
+
+        Args:
+          headers: of each row (``block.HEADERS_TYPE``); None: there are none.
+        """
+        data, offsets, valid = binary_buffers(values)
+        first = data[np.minimum(offsets[:-1], len(data) - 1)]
+        encodings = None if headers is None else header_values(headers, ENCODING)
+        if encodings is None and not first.any():
+            return self._avro.decode(values)  # it also knows what to say of null and empty values
+        kind = np.where(first == 0, _AVRO, np.where(np.isin(first, _JSON_STARTS), _JSON, _OTHER))
+        kind[offsets[1:] == offsets[:-1]] = _NONE
+        if len(valid):
+            kind[~valid] = _NONE
+        if encodings is not None:
+            for text, code in ((b"BINARY", _BARE_AVRO), (b"JSON", _AVRO_JSON)):
+                kind[pc.equal(encodings, text).fill_null(False).to_numpy(zero_copy_only=False) & (kind != _NONE)] = code
+        elif (kind != _JSON).all() and not (kind == _OTHER).any():
+            return self._avro.decode(values)
+        parts: list[pa.RecordBatch] = []
+        places = []
+        bad: list[tuple[int, Reason, str]] = []
+        for rows, decoded in self._parts(values, headers, kind):
+            parts.append(decoded.rows)
+            places.append(rows[decoded.errors.good_rows(len(rows))])
+            bad += zip(rows[decoded.errors.rows].tolist(), decoded.errors.reasons, decoded.errors.errors, strict=True)
+        for row in np.flatnonzero(kind == _OTHER).tolist():
+            found = f"the first byte is 0x{int(first[row]):02x}"
+            bad.append((row, "bad_magic_byte", f"{found}, expected 0x00 (Confluent-framed Avro) or {{ (JSON)"))
+        bad.sort()
+        errors = RowErrors(np.array([b[0] for b in bad], np.int64), [b[1] for b in bad], [b[2] for b in bad])
+        order = np.argsort(np.concatenate(places), kind="stable")
+        return Decoded(pa.concat_batches(parts).take(pa.array(order)), errors)
+
+    def _parts(
+        self, values: pa.BinaryArray, headers: pa.ListArray | None, kind: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], Decoded]]:
+        """(rows, what became of them) for each encoding; framed Avro and JSON even where no row has them."""
+        for codes, decoder in (((_NONE, _AVRO), self._avro), ((_JSON,), self._json)):
+            rows = np.flatnonzero(np.isin(kind, codes))
+            yield rows, decoder.decode(values.take(pa.array(rows)))
+        rows = np.flatnonzero(kind == _BARE_AVRO)
+        if len(rows) and headers is not None:
+            yield rows, self._bare.decode(values.take(pa.array(rows)), headers.take(pa.array(rows)))
+        rows = np.flatnonzero(kind == _AVRO_JSON)
+        if len(rows):
+            self._avro_json = self._avro_json or _avro_json(self._reader_schema, self._columns)
+            yield rows, self._avro_json.decode(values.take(pa.array(rows)))
+
+
+class _BareAvro:
+    """Avro without a frame; the headers name the schema and its revision."""
+
+    def __init__(
+        self, reader_schema: Mapping[str, Any], columns: Sequence[str] | None, revision_schema: RevisionSchema | None
+    ) -> None:
+        self._reader_schema = reader_schema
+        self._revision_schema = revision_schema
+        self._numbers: LRUCache[str, int] = LRUCache(MAX_REVISIONS)  # of revisions; "": none named
+        self._next = itertools.count()
+        self._names: dict[int, str] = {}  # of this block's numbers
+        self._decoder = AvroDecoder(reader_schema, self._schema, columns)
+
+    def _number(self, name: str) -> int:
+        if name not in self._numbers:
+            self._numbers[name] = next(self._next)
+        return self._numbers[name]
+
+    def _schema(self, number: int) -> Mapping[str, Any]:
+        name = self._names[number]
+        if not name or self._revision_schema is None:
+            return self._reader_schema
+        return self._revision_schema(name)
+
+    def decode(self, values: pa.BinaryArray, headers: pa.ListArray) -> Decoded:
+        names, revisions = header_values(headers, SCHEMA_NAME), header_values(headers, REVISION)
+        if names is None or revisions is None:
+            joined = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(values), np.int32)), pa.array([b""]))
+        else:
+            joined = pc.binary_join_element_wise(names, revisions, b"@").fill_null(b"").dictionary_encode()
+        known = [text.decode(errors="replace") for text in joined.dictionary.to_pylist()]
+        numbers = [self._number(text) for text in known]
+        self._names = dict(zip(numbers, known, strict=True))
+        return self._decoder.decode_bare(values, np.array(numbers, np.int64)[joined.indices.to_numpy()])
+
+
+class _Refuse:
+    """Stands in for a decoder that the schema does not allow."""
+
+    def __init__(self, schema: pa.Schema, error: str) -> None:
+        self._schema, self._error = schema, error
+
+    def decode(self, values: pa.BinaryArray) -> Decoded:
+        n = len(values)
+        rows = pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in self._schema], schema=self._schema)
+        return Decoded(rows, RowErrors(np.arange(n), ["unresolvable"] * n, [self._error] * n))
+
+
+def _avro_json(reader_schema: Mapping[str, Any], columns: Sequence[str] | None) -> _Decoder:
+    try:
+        return AvroJsonDecoder(reader_schema, columns)
+    except UserError as error:
+        return _Refuse(JsonDecoder(reader_schema, columns).schema, str(error))
+
+
+def header_values(headers: pa.ListArray, name: str) -> pa.Array | None:
+    """The value of header ``name`` of each of n rows, binary [n], null where a row has none; None: no row has it."""
+    if headers.null_count == len(headers):
+        return None
+    items = headers.flatten()
+    found = pc.equal(items.field("key"), name).to_numpy(zero_copy_only=False)
+    if not found.any():
+        return None
+    places = np.flatnonzero(found)
+    at = np.full(len(headers), -1, np.int64)
+    at[pc.list_parent_indices(headers).to_numpy()[places]] = places
+    return items.field("value").take(pa.array(at, mask=at < 0))
+
+
+def warm_up() -> None:
+    """Compiles the machines, or loads them from numba's cache, so that the first block does not wait: 0.1 to 10 s."""
+    schema = {"type": "record", "name": "WarmUp", "fields": [{"name": "text", "type": "string"}]}
+    rows = pa.record_batch({"text": ["a"]})
+    decoder = EventDecoder(schema, lambda _: schema)
+    for encoder in (AvroEncoder(schema, 0), JsonEncoder(schema)):
+        decoder.decode(encoder.encode(rows))

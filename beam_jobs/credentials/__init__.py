@@ -1,0 +1,1 @@
+"""Secrets, read where they are used, and Google's credentials."""

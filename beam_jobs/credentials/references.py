@@ -1,0 +1,61 @@
+"""Secrets by reference, read where they are used and never carried along.
+
+env:NAME                                      an environment variable of the worker
+file:/path                                    a file on the worker
+secret://projects/P/secrets/S/versions/V      a version in Google Secret Manager; V is a number or latest
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from beam_jobs.credentials import secret_manager
+from beam_jobs.errors import UnreachableError, UserError
+
+FORMS = "env:NAME, file:/path or secret://projects/P/secrets/S/versions/V"
+SCHEMES = ("env", "file", "secret")
+
+
+def is_reference(value: str) -> bool:
+    """Whether a value refers to a secret instead of being one."""
+    scheme, separator, target = value.partition(":")
+    return bool(separator and target) and scheme in SCHEMES
+
+
+def may_change(reference: str) -> bool:
+    """Whether the reference is to whatever version of a secret is the newest, or has an alias."""
+    scheme, _, target = reference.partition(":")
+    return scheme == "secret" and not secret_manager.is_pinned(target.removeprefix("//"))
+
+
+def read_secret(reference: str, what: str) -> str:
+    """The secret behind a reference, without the line break at its end.
+
+    Variables and files are read anew with each call; for Secret Manager see ``secret_manager.py``.
+
+    Args:
+      what: the setting that holds the reference, for the message: "Kafka setting sasl.password".
+
+    Raises:
+      UnreachableError: the variable or the file is not here, or Secret Manager does not answer.
+      UserError: the secret cannot be read, or the form is wrong.
+    """
+    scheme, _, target = reference.partition(":")
+    if scheme == "env":
+        value = os.environ.get(target)
+        if value is None:
+            raise UnreachableError(f"{what}: environment variable {target} is not set; export it on every worker")
+        return value
+    if scheme == "file":
+        path = target.removeprefix("//")
+        try:
+            return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise UnreachableError(f"{what}: cannot read {path} ({reason}); put it on every worker") from None
+    name = target.removeprefix("//")
+    if scheme != "secret" or not target.startswith("//") or not secret_manager.is_name(name):
+        # The value is not shown: it may be a secret that happens to begin like a reference.
+        raise UserError(f"{what}: not a reference to a secret; use {FORMS}")
+    return secret_manager.access(name, what).rstrip("\r\n")

@@ -1,0 +1,1 @@
+"""The part of Kafka's protocol that reading needs, spoken without a client library."""

@@ -1,0 +1,1 @@
+"""Pub/Sub: a source and a sink of whole blocks."""

@@ -1,0 +1,262 @@
+"""The functions with more to them: rounding, casts, times, text, personal data and windows."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+from sqlglot import exp
+
+from beam_jobs.preprocessing.fields import Field, Kind
+from beam_jobs.preprocessing.pii import MAX_CHARACTERS, MAX_DECIMALS
+from beam_jobs.preprocessing.query.compiler import (
+    Compiled,
+    Compiler,
+    Handler,
+    WindowFeature,
+    join,
+    pseudonym_column,
+    sql_of,
+)
+from beam_jobs.preprocessing.windows.history import FUNCTIONS
+
+
+def half_away(x: pl.Expr) -> pl.Expr:
+    # Polars' own rounding of halves differs between its versions.
+    size = x.abs()
+    floor = size.floor()
+    return x.sign() * (floor + ((size - floor) >= 0.5).cast(pl.Float64))
+
+
+def rounded(x: pl.Expr, decimals: int) -> pl.Expr:
+    scale = 10.0 ** abs(decimals)
+    if decimals == 0:
+        return half_away(x)
+    return half_away(x * scale) / scale if decimals > 0 else half_away(x / scale) * scale
+
+
+def cast(c: Compiler, node: exp.Cast) -> Compiled:
+    target = node.to.sql().upper()
+    if target.startswith("TIMESTAMP") and isinstance(node.this, exp.Literal):
+        return _timestamp(c, node)
+    operand = c.compile(node.this)
+    if target in ("DOUBLE", "FLOAT", "REAL") and operand.kind in ("number", "boolean", "string", "null"):
+        return join("cast:double", "number", operand.expr.cast(pl.Float64, strict=False), operand)
+    if target in ("INT", "BIGINT", "INTEGER") and operand.kind in ("number", "boolean", "null"):
+        # Halves go to the even neighbour, as in DuckDB; what does not fit is NULL.
+        number = operand.expr.cast(pl.Float64)
+        even = (number / 2).floor() * 2
+        rounded = pl.when((number - even).abs() == 0.5).then(even)
+        whole = rounded.when((number - even) == 1.5).then(even + 2).otherwise(half_away(number))
+        limit = 2.0**31 if target != "BIGINT" else 2.0**63
+        expr = pl.when((whole >= -limit) & (whole < limit)).then(whole)
+        return join(f"cast:{'bigint' if target == 'BIGINT' else 'int'}", "number", expr, operand)
+    if target in ("TEXT", "VARCHAR") and operand.kind in ("string", "null"):
+        return join("cast:text", "string", operand.expr.cast(pl.String), operand)
+    c.fail(
+        node,
+        f"{sql_of(node)}: a {operand.kind} can't be cast to {target}; use DOUBLE, INTEGER or BIGINT",
+    )
+
+
+def _timestamp(c: Compiler, node: exp.Cast) -> Compiled:
+    try:
+        moment = datetime.fromisoformat(node.this.name)
+    except ValueError:
+        c.fail(node, f"{sql_of(node)} is no timestamp; write it as TIMESTAMP '2025-01-31 12:00:00' (UTC)")
+    moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return Compiled(pl.lit(moment, pl.Datetime("us", "UTC")), "timestamp", f"timestamp:{moment.isoformat()}")
+
+
+_PARTS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
+    "second": lambda t: t.dt.second(),
+    "minute": lambda t: t.dt.minute(),
+    "hour": lambda t: t.dt.hour(),
+    "day": lambda t: t.dt.day(),
+    "month": lambda t: t.dt.month(),
+    "dow": lambda t: t.dt.weekday() % 7,  # Sunday 0
+    "isodow": lambda t: t.dt.weekday(),  # Monday 1, Sunday 7
+}
+
+
+def extract(c: Compiler, node: exp.Extract) -> Compiled:
+    part = node.this.name.lower()
+    if part not in _PARTS:
+        c.fail(node, f"EXTRACT({part.upper()} ...) is not supported; use one of {', '.join(_PARTS)}")
+    operand = c.compile(node.expression)
+    if operand.kind != "timestamp":
+        c.fail(node, f"{sql_of(node)}: {sql_of(node.expression)} is a {operand.kind}; EXTRACT needs a timestamp")
+    return join(f"extract:{part}", "number", _PARTS[part](operand.expr).cast(pl.Float64), operand)
+
+
+# Text.
+
+
+def text(name: str, kind: Kind, operation: Callable[[pl.Expr], pl.Expr]) -> Handler:
+    def handler(c: Compiler, node: Any) -> Compiled:
+        operand = c.string(node.this)
+        return join(name, kind, operation(operand.expr), operand)
+
+    return handler
+
+
+def substring(c: Compiler, node: exp.Substring) -> Compiled:
+    operand = c.string(node.this)
+    start = c.whole_number(node.args.get("start"), "SUBSTRING start", 1, 1_000_000)
+    length = c.whole_number(node.args.get("length"), "SUBSTRING length", 0, 1_000_000, default=1_000_000)
+    return join(f"substring:{start}:{length}", "string", operand.expr.str.slice(start - 1, length), operand)
+
+
+def concat(c: Compiler, node: Any) -> Compiled:
+    """CONCAT passes over nulls, || is null if one operand is."""
+    piped = isinstance(node, exp.DPipe)
+    operands = [c.string(part) for part in ([node.this, node.expression] if piped else node.expressions)]
+    expr = pl.concat_str([o.expr for o in operands], ignore_nulls=not piped)
+    return join("pipe" if piped else "concat", "string", expr, *operands)
+
+
+# Personal data.
+
+
+def own_function(c: Compiler, node: exp.Anonymous) -> Compiled:
+    name = node.name.lower()
+    if name == "pseudonymize":
+        return _pseudonymize(c, node)
+    if name == "generalize":
+        return _generalize(c, node)
+    c.refuse(node)
+
+
+def _plain_argument(c: Compiler, node: exp.Anonymous, count: int, example: str) -> Field:
+    if len(node.expressions) != count or not isinstance(node.expressions[0], exp.Column):
+        c.fail(node, f"{sql_of(node)}: write it as {example}, on a plain column")
+    return c.column(node.expressions[0])
+
+
+def _pseudonymize(c: Compiler, node: exp.Anonymous) -> Compiled:
+    field = _plain_argument(c, node, 1, "pseudonymize(column)")
+    if field.kind != "string":
+        c.fail(
+            node,
+            f"{sql_of(node)}: {field.name} is a {field.kind}; pseudonymize needs a text; use generalize",
+        )
+    c.pseudonyms.add(field.name)
+    return Compiled(
+        pl.col(pseudonym_column(field.name)),
+        "string",
+        f"(pseudonymize {json.dumps(field.name)})",
+        frozenset({field.name}),
+    )
+
+
+def _generalize(c: Compiler, node: exp.Anonymous) -> Compiled:
+    field = _plain_argument(c, node, 2, "generalize(column, 1)")
+    if field.pii == "direct":
+        c.fail(
+            node,
+            f"{sql_of(node)}: {field.name} identifies a person directly; pseudonymize or drop it",
+        )
+    if field.kind == "number":
+        digits = c.whole_number(node.expressions[1], f"generalize({field.name}, ...)", -9, MAX_DECIMALS)
+        expr = rounded(pl.col(field.name).cast(pl.Float64), digits)
+    elif field.kind == "string":
+        digits = c.whole_number(node.expressions[1], f"generalize({field.name}, ...)", 1, MAX_CHARACTERS)
+        expr = pl.col(field.name).str.slice(0, digits)
+    else:
+        c.fail(node, f"{sql_of(node)}: {field.name} is a {field.kind}; generalize needs a number or a text")
+    return Compiled(expr, field.kind, f"(generalize:{digits} {json.dumps(field.name)})", frozenset({field.name}))
+
+
+# Windows: the one form that says which other rows are meant.
+
+_WINDOW_FUNCTIONS: dict[type[exp.Expression], str] = {
+    exp.Avg: "avg",
+    exp.Sum: "sum",
+    exp.Count: "count",
+    exp.Min: "min",
+    exp.Max: "max",
+    exp.Stddev: "stddev_samp",
+    exp.StddevSamp: "stddev_samp",
+}
+_MILLISECONDS = {"SECOND": 1000, "MINUTE": 60_000, "HOUR": 3_600_000, "DAY": 86_400_000}
+_LONGEST_DAYS = 31  # every row of a window is held in memory
+
+
+def window(c: Compiler, node: exp.Window) -> Compiled:
+    """The value of a window: a column of the frame, filled before the expressions around it are computed."""
+    function = _WINDOW_FUNCTIONS.get(type(node.this))
+    if function is None:
+        names = ", ".join(FUNCTIONS)
+        c.fail(
+            node, f"{sql_of(node.this)} is not supported as a window; use one of {names} (CASE inside can choose rows)"
+        )
+    milliseconds = _length(c, node, _definition(c, node))
+    called = node.this
+    if called.args.get("expressions") or isinstance(called.this, exp.Distinct | exp.Order):
+        c.fail(node, f"{sql_of(called)} is not supported as a window; it takes one argument and nothing else")
+    if called.this.find(exp.Window):
+        c.fail(node, f"{sql_of(node)}: a window of a window is not supported; use the field itself")
+    if isinstance(called.this, exp.Star):
+        argument = Compiled(pl.lit(0.0), "number", "*")
+    elif function == "count":
+        counted = c.compile(called.this)
+        argument = join("known", "number", pl.when(counted.expr.is_not_null()).then(pl.lit(0.0)), counted)
+    else:
+        argument = c.number(called.this)
+    text = f"(over:{function}:{milliseconds} {argument.text})"
+    if text not in c.windows:
+        c.windows[text] = WindowFeature(function, argument, milliseconds, f"window:{len(c.windows)}")
+    column = pl.col(c.windows[text].column)
+    return Compiled(column, "number", text, argument.columns | {c.event_time}, argument.raw_pii)
+
+
+def _definition(c: Compiler, node: exp.Window) -> exp.Window:
+    """What stands in the parentheses behind OVER, or in the WINDOW clause under the name behind it."""
+    name = node.args.get("alias")
+    if name is None:
+        return node
+    definition = c.named_windows.get(name.name.lower())
+    if definition is None:
+        known = ", ".join(c.named_windows) or "none"
+        c.fail(node, f"{sql_of(node)}: no window is named {name.name}; the WINDOW clause defines {known}")
+    if node.args.get("partition_by") or node.args.get("order") or node.args.get("spec"):
+        c.fail(node, f"{sql_of(node)}: a named window can't be extended; write OVER {name.name}")
+    return definition
+
+
+def _length(c: Compiler, node: exp.Window, definition: exp.Window) -> int:
+    """Milliseconds of the one form of window there is."""
+    frame = "RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND CURRENT ROW"
+    form = f"OVER (PARTITION BY {c.key} ORDER BY {c.event_time} {frame})"
+    order = definition.args["order"].expressions if definition.args.get("order") else []
+    if not order:
+        c.fail(node, f"{sql_of(node)} has no ORDER BY, so it depends on how rows were cut into blocks; use {form}")
+    by = [
+        c.column(part).name if isinstance(part, exp.Column) else ""
+        for part in definition.args.get("partition_by") or []
+    ]
+    along = [c.column(o.this).name if isinstance(o.this, exp.Column) and not o.args.get("desc") else "" for o in order]
+    spec = definition.args.get("spec")
+    given = {name: value for name, value in spec.args.items() if value} if spec is not None else {}
+    start = given.pop("start", None)
+    if (
+        by != [c.key]
+        or along != [c.event_time]
+        or given.pop("kind", None) != "RANGE"
+        or given.pop("start_side", None) != "PRECEDING"
+        or given.pop("end", "CURRENT ROW") != "CURRENT ROW"
+        or given
+        or not isinstance(start, exp.Interval)
+    ):
+        c.fail(node, f"{sql_of(node)}: windows have the form {form}")
+    amount = start.this.name if isinstance(start.this, exp.Literal) else ""
+    unit = start.unit.name.upper().removesuffix("S") if isinstance(start.unit, exp.Var) else ""
+    longest = _LONGEST_DAYS * _MILLISECONDS["DAY"]
+    if not re.fullmatch(r"\d{1,9}", amount) or not 0 < int(amount) * _MILLISECONDS.get(unit, 0) <= longest:
+        units = ", ".join(_MILLISECONDS)
+        c.fail(node, f"{sql_of(start)}: a window is a whole number of {units}, at most {_LONGEST_DAYS} days")
+    return int(amount) * _MILLISECONDS[unit]

@@ -1,0 +1,312 @@
+"""Preprocessing as one SQL query, compiled once, applied to block after block.
+
+>>> import pyarrow as pa
+>>> schema = {"type": "record", "name": "Car", "fields": [
+...     {"name": "car_id", "type": "string"},
+...     {"name": "event_time", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+...     {"name": "speed", "type": "double", "unit": "m/s", "min": 0, "max": 100},
+...     {"name": "vibration", "type": "double"}]}
+>>> query = compile_sql('''SELECT car_id, event_time, speed, vibration / (speed + 1) AS vibration_per_speed
+...                        FROM events WHERE speed > 1''', schema, key="car_id", event_time="event_time")
+>>> query.features, query.units
+(('speed', 'vibration_per_speed'), {'speed': 'm/s', 'vibration_per_speed': None})
+>>> result = query.apply(pa.record_batch({
+...     "car_id": ["a", "b", "c"],
+...     "event_time": pa.array([0, 1, 2], pa.timestamp("ms", "UTC")),
+...     "speed": [0.5, 9.0, 250.0],
+...     "vibration": [1.0, 20.0, 3.0]}))
+>>> result.rows.column("vibration_per_speed").to_pylist(), result.kept.tolist(), result.filtered
+([2.0], [1], 1)
+>>> result.errors.rows.tolist(), result.errors.errors
+([2], ['speed is 250 m/s, expected 0 to 100'])
+
+The SQL is one ``SELECT ... FROM events [WHERE ...] [WINDOW ...]`` over the fields of the event schema, in DuckDB's
+dialect: standard SQL in which ``/`` divides to a fraction and the whole data set can be queried with the same file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NoReturn
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import ParseError, SqlglotError
+
+from beam_jobs.errors import UserError, one_line
+from beam_jobs.preprocessing.fields import Field, fields_of
+from beam_jobs.preprocessing.pii import PiiPolicy
+from beam_jobs.preprocessing.preprocessor import Output, Preprocessor
+from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, WindowFeature
+from beam_jobs.preprocessing.query.expressions import HANDLERS, SEMANTICS_VERSION, float32_literal
+
+__all__ = ["compile_sql", "compile_condition", "parse_query", "Query", "Preprocessor"]
+
+_DIALECT = "duckdb"
+_FORM = "the SQL is one SELECT ... FROM events [WHERE ...] [WINDOW ...]"
+_CONDITION_FORM = "it is what a WHERE may hold, such as speed = 0 AND current_draw < 1"
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query that was checked and can run, row by row."""
+
+    outputs: tuple[Output, ...]  # in the order of the SELECT
+    where: Compiled | None
+    windows: tuple[WindowFeature, ...]  # those the outputs use
+    pseudonyms: frozenset[str]  # fields the query reads through pseudonymize()
+
+
+def compile_sql(
+    sql: str,
+    schema: Mapping[str, Any],
+    pii: PiiPolicy | None = None,
+    *,
+    key: str,
+    event_time: str,
+    source: str = "SQL",
+) -> Preprocessor:
+    """Parses, checks and compiles the SQL of a use case.
+
+    Args:
+      sql: one SELECT over the table ``events``.
+      schema: the reader's Avro record schema of an event.
+      pii: how personal data is handled; None: no key, so nothing can be pseudonymised.
+      key: field and output column that names the device, account or whatever the events are about.
+      event_time: field and output column with the time of the event (timestamp-millis or -micros).
+      source: what errors call the SQL, such as its file name.
+
+    Raises:
+      UserError: one line with the place in the SQL, the reason and the remedy.
+    """
+    policy = pii or PiiPolicy()
+    fields = fields_of(schema)
+    for role, name in (("key", key), ("event_time", event_time)):
+        if name not in fields:
+            raise UserError(f"{role} is {name} but the schema has no such field; it has {', '.join(fields)}")
+    if fields[event_time].kind != "timestamp":
+        raise UserError(
+            f"event_time is {event_time}, a {fields[event_time].kind}; use a timestamp-millis or -micros field"
+        )
+    if fields[key].kind not in ("string", "number") or fields[key].floating:
+        raise UserError(f"key is {key} of type {json.dumps(fields[key].type)}; use a string, int or long field")
+    query = parse_query(sql, fields, key, event_time, source)
+    if query.pseudonyms and policy.key is None:
+        raise UserError(
+            f"{source}: pseudonymize({min(query.pseudonyms)}) needs a key; "
+            "add `pii: {key: env:HIGHBEAM_PII_KEY}` to use_case.yaml"
+        )
+    read = frozenset().union(
+        *(output.value.columns for output in query.outputs), query.where.columns if query.where else frozenset()
+    )
+    inputs = tuple(field for name, field in fields.items() if name in read)
+    return Preprocessor(
+        outputs=query.outputs,
+        where=query.where,
+        windows=query.windows,
+        inputs=inputs,
+        pseudonyms=query.pseudonyms,
+        policy=policy,
+        key=key,
+        event_time=event_time,
+        fingerprint=_fingerprint(query, inputs, key, event_time),
+        # Compiled anew where it is unpickled: expressions of one Polars version may not load in another.
+        recipe=partial(compile_sql, sql, dict(schema), policy, key=key, event_time=event_time, source=source),
+    )
+
+
+def compile_condition(sql: str, features: Sequence[str], source: str) -> Compiled:
+    """Parses, checks and compiles what a WHERE may hold, over features: float32 columns, not null.
+
+    Its numbers are rounded to float32, as the features are: ``ratio = 0.1`` holds for a feature that was 0.1.
+
+    Raises:
+      UserError: one line with the place in the SQL, the reason and the remedy.
+    """
+    fields = {name: Field(name, "number", "float", True, False, None, None, None, None, False) for name in features}
+    compiler = Compiler({**HANDLERS, exp.Literal: float32_literal}, fields, sql, source, key="", event_time="")
+    with _not_too_deep(source):
+        (condition,) = _parsed(sql, source, _CONDITION_FORM, exp.Condition)
+    if condition.find(exp.Window):
+        compiler.fail(condition, "a row is called normal by its own features, so no window is known here; remove it")
+    with _not_too_deep(source):
+        compiled = compiler.compile(condition)
+    if compiled.kind != "boolean":
+        compiler.fail(condition, f"it is a {compiled.kind}; it needs a comparison")
+    if not compiled.columns:
+        compiler.fail(condition, f"it is the same for every row; use one of {', '.join(features)}")
+    return compiled
+
+
+@contextmanager
+def _not_too_deep(source: str) -> Iterator[None]:
+    try:
+        yield
+    except RecursionError:
+        raise UserError(
+            f"{source}: an expression is nested too deep, or an operator other than AND and OR repeated too often "
+            "(some 200 times); divide it among several features"
+        ) from None
+
+
+def parse_query(sql: str, fields: Mapping[str, Field], key: str, event_time: str, source: str) -> Query:
+    """The checked query; UserError as in compile_sql."""
+    compiler = Compiler(HANDLERS, fields, sql, source, key, event_time)
+    with _not_too_deep(source):
+        select = _parse(sql, source, compiler)
+        outputs = [_output(compiler, item) for item in select.expressions]
+        where = _where(compiler, select.args.get("where"))
+    names: set[str] = set()
+    for item, output in zip(select.expressions, outputs, strict=True):
+        if output.name.lower() in names:
+            compiler.fail(item, f"two columns are named {output.name}; name one of them with AS")
+        names.add(output.name.lower())
+    for name in (key, event_time):
+        if name not in {output.name for output in outputs}:
+            compiler.fail(None, f"{name} is missing in the SELECT; add it, every row needs its key and its time")
+    if not any(output.is_feature for output in outputs):
+        compiler.fail(None, "the SELECT has no numeric column beside the key and the time; a model needs a feature")
+    return Query(tuple(outputs), where, tuple(compiler.windows.values()), frozenset(compiler.pseudonyms))
+
+
+def _parsed(sql: str, source: str, form: str, into: type[Any] | None = None) -> list[Any]:
+    """The syntax tree of the one statement, or ``into``, that the SQL is."""
+    dialect = sqlglot.Dialect.get_or_raise(_DIALECT)
+    try:
+        trees = dialect.parse(sql) if into is None else dialect.parse_into(into, sql)
+        statements = [tree for tree in trees if tree is not None]
+    except ParseError as error:
+        _syntax_error(source, error, form)
+    except SqlglotError as error:
+        raise UserError(f"{source}: {one_line(error)}; is a quote left open?") from error
+    if len(statements) != 1:
+        raise UserError(f"{source}: has {len(statements)} statements; {form}")
+    return statements
+
+
+def _parse(sql: str, source: str, compiler: Compiler) -> exp.Select:
+    (select,) = _parsed(sql, source, _FORM)
+    if isinstance(select, exp.SetOperation):
+        compiler.fail(select, f"{select.key.upper()} is not supported; {_FORM}")
+    if not isinstance(select, exp.Select):
+        compiler.fail(select, f"{select.key.upper()} is not supported; {_FORM}")
+    for name, value in select.args.items():
+        clause = name.rstrip("_")
+        if value and clause not in ("expressions", "from", "where", "windows", "kind"):
+            part = value[0] if isinstance(value, list) else value
+            node = part if isinstance(part, exp.Expression) else None
+            compiler.fail(node, _CLAUSES.get(clause, f"{clause.upper()} is not supported") + f"; {_FORM}")
+    if select.args.get("kind"):
+        compiler.fail(select, f"SELECT AS {select.args['kind']} is not supported; {_FORM}")
+    source_table = select.args.get("from_") or select.args.get("from")
+    table = source_table.this if source_table is not None else None
+    if not isinstance(table, exp.Table) or table.name.lower() != "events":
+        what = (
+            "a subquery" if isinstance(table, exp.Subquery) else (table.sql(dialect=_DIALECT) if table else "nothing")
+        )
+        compiler.fail(table, f"reads from {what}; the only table is events, and {_FORM}")
+    for name, value in table.args.items():
+        if value and name not in ("this", "alias"):
+            compiler.fail(table, f"{name.upper()} on the table is not supported; {_FORM}")
+    if table.alias:
+        compiler.tables = {table.alias.lower()}
+    compiler.named_windows = {named.name.lower(): named for named in select.args.get("windows") or []}
+    return select
+
+
+_CLAUSES = {
+    "with": "WITH is not supported",
+    "group": "GROUP BY depends on how rows were cut into blocks",
+    "having": "HAVING depends on how rows were cut into blocks",
+    "distinct": "DISTINCT depends on how rows were cut into blocks",
+    "limit": "LIMIT depends on how rows were cut into blocks; a stream has no first row",
+    "offset": "OFFSET depends on how rows were cut into blocks; a stream has no first row",
+    "order": "ORDER BY depends on how rows were cut into blocks; a stream has no end to sort up to",
+    "qualify": "QUALIFY depends on how rows were cut into blocks",
+    "sample": "a sample is another one on each replay",
+    "joins": "a join is not supported",
+    "laterals": "a join is not supported",
+}
+
+
+def _syntax_error(source: str, error: ParseError, form: str) -> NoReturn:
+    detail = error.errors[0] if error.errors else {}
+    highlight = str(detail.get("highlight") or "")
+    where = source
+    if detail.get("line"):
+        # sqlglot gives the column of the token's last character.
+        where = f"{source} line {detail['line']}, column {max(1, int(detail['col'] or 1) - len(highlight) + 1)}"
+    before = " ".join(str(detail.get("start_context") or "").split())[-40:]
+    raise UserError(f"{where}: the SQL can't be parsed near `{highlight}` (after `{before}`); {form}") from error
+
+
+def _output(compiler: Compiler, item: Any) -> Output:
+    node = item.this if isinstance(item, exp.Alias) else item
+    if not isinstance(item, exp.Alias | exp.Column) and not isinstance(node, exp.Star):
+        compiler.compile(node)  # what can't be used at all is said first
+        compiler.fail(item, f"{item.sql(dialect=_DIALECT)} has no name; name it with AS")
+    if isinstance(node, exp.Column) and isinstance(node.this, exp.Star):
+        compiler.fail(node, "* is not supported: name each feature, their order is the model's contract")
+    value = compiler.compile(node)
+    plain = compiler.column(node) if isinstance(node, exp.Column) else None
+    name = item.alias if isinstance(item, exp.Alias) else (plain.name if plain else item.name)
+    fields = compiler.fields
+    if name.startswith("_"):
+        compiler.fail(item, f"column {name}: a leading underscore is kept for the source position; choose another name")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        compiler.fail(item, f"column {name!r}: use letters, digits and underscores, so that Avro can name it too")
+    if value.raw_pii:
+        field = fields[min(value.raw_pii)]
+        remedy = f"pseudonymize({field.name})" if field.kind == "string" else f"generalize({field.name}, 1)"
+        compiler.fail(item, f"{name} shows {field.name}, personal data (pii: {field.pii}); use {remedy}, or drop it")
+    if not value.columns:
+        compiler.fail(item, f"{name} is the same in every row; a feature must use a field")
+    if name == compiler.event_time and (plain is None or plain.name != name):
+        compiler.fail(item, f"{name} is the event time; select the field itself")
+    if name == compiler.key and not (value.columns == {name} and (plain or value.text.startswith("(pseudonymize "))):
+        compiler.fail(item, f"{name} is the key; select the field itself or pseudonymize({name})")
+    if value.kind not in ("number", "boolean", "string") and name != compiler.event_time:
+        remedy = "use EXTRACT" if value.kind == "timestamp" else "drop it or bring it to a number"
+        compiler.fail(item, f"{name} is a {value.kind}, which is no feature; {remedy}")
+    feature = value.kind in ("number", "boolean") and name != compiler.key
+    return Output(name, value, plain, feature)
+
+
+def _where(compiler: Compiler, node: exp.Where | None) -> Compiled | None:
+    if node is None:
+        return None
+    if node.find(exp.Window):
+        compiler.fail(node.this, "the WHERE chooses the rows that windows are made of, so it can't use one; remove it")
+    where = compiler.compile(node.this)
+    text = node.this.sql(dialect=_DIALECT)
+    if where.kind != "boolean":
+        compiler.fail(node.this, f"WHERE {text} is a {where.kind}; it needs a comparison")
+    if not where.columns:
+        compiler.fail(node.this, f"WHERE {text} is the same for every row; use a field, or remove it")
+    direct = [name for name in sorted(where.raw_pii) if compiler.fields[name].pii == "direct"]
+    if direct:
+        # Filtering by one person's name singles the person out; a region or an age does not.
+        compiler.fail(
+            node.this,
+            f"WHERE uses {direct[0]}, personal data (pii: direct); use pseudonymize({direct[0]}), or remove it",
+        )
+    return where
+
+
+def _fingerprint(query: Query, inputs: tuple[Field, ...], key: str, event_time: str) -> str:
+    content = {
+        "semantics": SEMANTICS_VERSION,
+        "key": key,
+        "event_time": event_time,
+        "outputs": [[output.name, output.value.text, output.is_feature] for output in query.outputs],
+        "where": query.where.text if query.where else None,
+        "fields": [field.fingerprint() for field in inputs],
+    }
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""From a parsed command line to a running job: the runner, its processes, its end."""

@@ -1,0 +1,47 @@
+"""Events to features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import apache_beam as beam
+import pyarrow as pa
+
+from beam_jobs import dead_letters, metrics
+from beam_jobs.block import Block, source_of, take, with_source
+from beam_jobs.preprocessing.preprocessor import Preprocessor
+
+
+class Preprocess(beam.DoFn):
+    """Events blocks to features blocks by the compiled SQL; rows the WHERE removes are counted.
+
+    Args:
+      carry: fields of the events that come out as they went in, beside what the query selects.
+    """
+
+    def __init__(self, preprocessor: Preprocessor, job: str, carry: Sequence[str] = ()) -> None:
+        self._preprocessor = preprocessor
+        self._job = job
+        self._carry = tuple(carry)
+
+    def setup(self) -> None:
+        self._preprocessor.check_secrets()  # a key that is missing here is told before the first block
+        self._preprocessor.warm_up()
+
+    def process(self, events: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
+        columns = list(self._preprocessor.input_columns)
+        parts, bad = dead_letters.isolate(lambda part: self._preprocessor.apply(part.select(columns)), events)
+        if len(bad):
+            yield dead_letters.refused(source_of(events), bad, "preprocess", self._job)
+        for _, part, done in parts:
+            if len(done.errors):
+                yield dead_letters.refused(source_of(part), done.errors, "preprocess", self._job)
+            metrics.inc(metrics.RECORDS_FILTERED, done.filtered)
+            if done.rows.num_rows:
+                rows = done.rows
+                if self._carry:
+                    carried = take(part.select(list(self._carry)), done.kept)
+                    rows = pa.RecordBatch.from_arrays(
+                        [*rows.columns, *carried.columns], names=[*rows.schema.names, *self._carry]
+                    )
+                yield with_source(rows, source_of(part), done.kept)

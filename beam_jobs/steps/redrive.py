@@ -1,0 +1,83 @@
+"""Dead letters as the records they were, for their topic again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+
+import schemas
+from beam_jobs import metrics
+from beam_jobs.block import Block, raw_block
+from beam_jobs.codec.avro.decoder import AvroDecoder
+from beam_jobs.steps.write_dead_letters import left_out
+
+REDRIVES_HEADER = "highbeam.redrives"  # how often a record was put back, a decimal number
+
+
+class Redrive(beam.DoFn):
+    """Raw blocks of a dead-letter topic to the records they were, ready for a sink.
+
+    Args:
+      reasons: only dead letters with one of these reasons; all when empty.
+      writer_schema: schemas of the dead letters by id, whatever version wrote them.
+    """
+
+    def __init__(self, reasons: Sequence[str], writer_schema: Callable[[int], dict[str, Any]]) -> None:
+        self._reasons = tuple(reasons)
+        self._writer_schema = writer_schema
+
+    def setup(self) -> None:
+        self._decoder = AvroDecoder(schemas.load("dead_letter"), self._writer_schema)
+
+    def process(self, raw: Block) -> Iterator[Block]:
+        decoded = self._decoder.decode(raw.column("value"))
+        metrics.inc(metrics.UNREADABLE, len(decoded.errors))
+        letters = decoded.rows
+        if self._reasons:
+            wanted = pc.is_in(letters.column("reason"), pa.array(self._reasons, pa.string()))
+            letters = letters.filter(wanted)
+        metrics.inc(metrics.RECORDS_FILTERED, decoded.rows.num_rows - letters.num_rows)
+        cut = left_out(letters)
+        metrics.inc(metrics.WITHOUT_PAYLOAD, int(cut.sum()))
+        letters = letters.filter(pa.array(~cut))
+        yield original_records(letters)
+        for reason in pc.value_counts(letters.column("reason")).to_pylist():  # written by now: see WriteDeadLetters
+            metrics.inc(f"{metrics.REDRIVEN}.{reason['values']}", reason["counts"])
+        metrics.inc(metrics.REDRIVEN, letters.num_rows)
+
+
+def original_records(letters: Block) -> Block:
+    """The records as they were before they became dead letters, with one more redrive counted in their headers.
+
+    Args:
+      letters: a block of ``dead_letter.avsc`` rows.
+
+    Returns:
+      A block with key, value, headers and timestamp columns, ready for a sink.
+    """
+    headers = []
+    for old in letters.column("headers").to_pylist():
+        kept = [(h["key"], h["value"]) for h in old or [] if h["key"] != REDRIVES_HEADER]
+        before = [h["value"] for h in old or [] if h["key"] == REDRIVES_HEADER]
+        headers.append([*kept, (REDRIVES_HEADER, json.dumps(_number(before) + 1).encode())])
+    return raw_block(
+        "",
+        letters.column("partition"),
+        letters.column("offset"),
+        letters.column("timestamp").view(pa.int64()),
+        letters.column("key"),
+        letters.column("value"),
+        headers,
+    ).select(["key", "value", "headers", "timestamp"])
+
+
+def _number(values: list[bytes | None]) -> int:
+    try:
+        return max(int(value or b"0") for value in values)
+    except ValueError:  # none, or a header of somebody else's making
+        return 0

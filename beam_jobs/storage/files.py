@@ -1,0 +1,406 @@
+"""Files on this machine and in Cloud Storage (``gs://``): the one place that knows the difference.
+
+Every operation on ``gs://`` tries for a few seconds and raises ``StorageAwayError`` when storage stays away; jobs that
+run put ``patiently`` around it. What can be mended is a ``UserError`` on either.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import glob
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+from urllib.parse import unquote
+
+from beam_jobs.errors import UserError
+from beam_jobs.storage.patience import StorageAwayError, interrupt_waits, patiently, resume_waits
+
+__all__ = [
+    "FileInfo",
+    "StorageAwayError",
+    "bounded",
+    "check_access",
+    "configure",
+    "create",
+    "download",
+    "find_files",
+    "interrupt_waits",
+    "is_local",
+    "list_files",
+    "make_folder",
+    "move",
+    "name_bytes",
+    "open_file",
+    "patiently",
+    "read_bytes",
+    "remove",
+    "resume_waits",
+    "root_of",
+    "update",
+    "upload",
+    "write_bytes",
+    "writing",
+]
+
+
+_NAME_BYTES = 255  # of a file or folder, on every common file system
+_HASH_DIGITS = 32
+_LONGEST_SAID = 300  # characters of a path in a message
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_REMEDIES = {
+    errno.ENOSPC: "free space",
+    errno.EDQUOT: "free space, or raise the quota",
+    errno.EFBIG: "write smaller files, or raise the limit of a file's size",
+    errno.EACCES: "give this account the right to write there",
+    errno.EPERM: "give this account the right to write there",
+    errno.EROFS: "mount it for writing, or choose another folder",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the machine's limit of open files (fs.file-max)",
+    errno.ENAMETOOLONG: "choose a folder with a shorter path",
+    errno.ENOTDIR: "a file is where a folder should be: move it away, or choose another folder",
+    errno.EEXIST: "a file is where a folder should be: move it away, or choose another folder",
+    errno.ENOENT: "leave the archive's folders alone while a job writes them",
+}
+
+_WILDCARD = re.compile(r"(\*\*|/\*(?!\*)|\*|\?)")
+_WILDCARDS = {"**": ".*", "/*": r"/(?!\.)[^/]*", "*": "[^/]*", "?": "[^/]"}
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """One file."""
+
+    path: str
+    size: int  # bytes
+    version: int  # another one once the file is replaced: a bucket's generation, else when it was written
+
+
+class _Storage(Protocol):
+    """Where files are; paths are whole ones."""
+
+    def check_access(self, path: str) -> None: ...
+    def find(self, pattern: str, prefix: str) -> Iterable[tuple[str, int, int]]: ...
+    def open(self, path: str) -> BinaryIO: ...
+    def read(self, path: str) -> bytes: ...
+    def write(self, path: str, data: bytes) -> None: ...
+    def create(self, path: str, data: bytes) -> bool: ...
+    def make_folder(self, path: str, name_bytes: int) -> None: ...
+    def upload(self, source: Path, path: str) -> None: ...
+    def move(self, source: str, target: str) -> None: ...
+    def remove(self, paths: Iterable[str]) -> None: ...
+    def update(self, path: str, change: Callable[[bytes | None], bytes | None]) -> bytes | None: ...
+
+
+class _Local:
+    """This machine's files. Whole files appear in one step; folders are made as they are needed."""
+
+    def check_access(self, path: str) -> None:
+        """A folder that isn't there yet may be made; a file that isn't is said where it is read."""
+
+    def find(self, pattern: str, prefix: str) -> Iterator[tuple[str, int, int]]:
+        paths: Iterable[str]
+        if "**" in pattern:
+            walked = os.walk(os.path.dirname(prefix))
+            paths = (os.path.join(folder, name) for folder, _, names in walked for name in names)
+        else:
+            paths = glob.iglob(pattern.replace("[", "[[]"))
+        for path in paths:
+            try:
+                found = os.stat(path)
+            except FileNotFoundError:
+                continue  # gone since it was listed
+            if stat.S_ISREG(found.st_mode):
+                yield path, found.st_size, found.st_mtime_ns
+
+    def open(self, path: str) -> BinaryIO:
+        return Path(path).open("rb")
+
+    def read(self, path: str) -> bytes:
+        return Path(path).read_bytes()
+
+    def write(self, path: str, data: bytes) -> None:
+        with self._whole(path) as part:
+            part.write_bytes(data)
+
+    def upload(self, source: Path, path: str) -> None:
+        with self._whole(path) as part:
+            shutil.copyfile(source, part)
+
+    def create(self, path: str, data: bytes) -> bool:
+        with self._beside(path) as part:
+            part.write_bytes(data)
+            _to_disk(part)
+            try:
+                os.link(part, path)  # atomic on NFS as well
+            except FileExistsError:
+                return Path(path).read_bytes() == data
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return self.update(path, lambda old: data if old is None else None) in (None, data)
+        return True
+
+    def make_folder(self, path: str, name_bytes: int) -> None:
+        os.makedirs(path, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            code = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
+            raise OSError(code, os.strerror(code), path)
+        if len(os.fsencode(path)) + 1 + name_bytes >= os.pathconf(path, "PC_PATH_MAX"):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
+
+    def move(self, source: str, target: str) -> None:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        try:
+            os.replace(source, target)
+        except FileNotFoundError:
+            if not os.path.exists(target):
+                raise
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # a folder that is a mount or a link to another disk
+                raise
+            self.upload(Path(source), target)
+            os.unlink(source)
+
+    def remove(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            Path(path).unlink(missing_ok=True)
+
+    def update(self, path: str, change: Callable[[bytes | None], bytes | None]) -> bytes | None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.with_name(f".{target.name}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
+            old = target.read_bytes() if target.exists() else None
+            new = change(old)
+            if new is not None:
+                self.write(path, new)
+            return old
+
+    @contextmanager
+    def _whole(self, path: str) -> Iterator[Path]:
+        """A file to write beside the one meant, which it becomes when the block ends."""
+        with self._beside(path) as part:
+            yield part
+            _to_disk(part)
+            part.replace(path)
+
+    @contextmanager
+    def _beside(self, path: str) -> Iterator[Path]:
+        """A name beside a file, which is free again when the block ends."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
+        try:
+            yield part
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _storage(path: str) -> _Storage:
+    if is_local(path):
+        return _Local()
+    from beam_jobs.storage.gcs import Gcs  # Google's libraries take seconds to import
+
+    return Gcs()
+
+
+def root_of(uri: str) -> str:
+    """The path of a folder: ``file:///my%20data/x`` and ``/my data/x`` alike; no slash at the end.
+
+    Raises:
+      UserError: another scheme than file and gs, or no path.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        path = os.path.abspath(uri) if uri else ""
+    elif scheme == "file":
+        path = unquote(rest) if rest.startswith("/") else ""
+    elif scheme == "gs":
+        path = uri if rest.strip("/") else ""
+    else:
+        raise UserError(f"{uri!r}: expected gs://bucket/folder, file:///folder or a path")
+    if not path.strip("/"):
+        raise UserError(f"{uri!r} names no folder; expected gs://bucket/folder, file:///folder or a path")
+    return path.rstrip("/")
+
+
+def is_local(path: str) -> bool:
+    """Whether it is on this machine."""
+    return "://" not in path
+
+
+def check_access(path: str) -> None:
+    """Before anything is made or started: that the bucket of a ``gs://`` path answers. Says so within seconds.
+
+    Raises:
+      UserError: no credentials, no such bucket, no permission, or no connection; with the remedy.
+    """
+    _storage(path).check_access(path)
+
+
+def configure(gcs_anonymous: bool) -> None:
+    """For commands that make no pipeline: how buckets are reached. Jobs have it among their options."""
+    if gcs_anonymous:
+        from beam_jobs.storage.gcs import go_anonymous
+
+        go_anonymous()
+
+
+def find_files(pattern: str) -> list[FileInfo]:
+    """The files a pattern matches, sorted by path; [] where nothing is.
+
+    ``*`` stands for anything within a name, but for a dot at its beginning; ``**`` for anything through all folders
+    below, ``?`` for one character. A pattern without them is one file.
+    """
+    prefix = re.split(r"[*?]", pattern, maxsplit=1)[0]
+    found = _storage(pattern).find(pattern, prefix)
+    wanted = re.compile("".join(_WILDCARDS.get(part) or re.escape(part) for part in _WILDCARD.split(pattern)))
+    return sorted((FileInfo(*file) for file in found if wanted.fullmatch(file[0])), key=lambda file: file.path)
+
+
+def list_files(pattern: str) -> list[str]:
+    """The paths of :func:`find_files`."""
+    return [file.path for file in find_files(pattern)]
+
+
+def open_file(path: str) -> BinaryIO:
+    """A file to read, seekable; in a bucket it waits while storage is away, and stays the version that was opened.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    return _storage(path).open(path)
+
+
+def read_bytes(path: str) -> bytes:
+    """A whole file; FileNotFoundError where there is none."""
+    return _storage(path).read(path)
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """A whole file, in one step: nobody sees a part of it."""
+    _storage(path).write(path, data)
+
+
+def create(path: str, data: bytes) -> bool:
+    """A whole file, in one step, if there is none; of any number of callers one succeeds. May be repeated.
+
+    Args:
+      data: no other caller's are the same.
+
+    Returns:
+      whether it holds these data; False: another file was there before.
+    """
+    return _storage(path).create(path, data)
+
+
+def make_folder(path: str, name_bytes: int = 0) -> None:
+    """Makes a folder where files are moved to, or finds that they can't be: before it is promised that they will.
+
+    Args:
+      name_bytes: the most a file's name in it takes.
+
+    Raises:
+      OSError: no right, no space, a path that is too long; in a bucket the last alone.
+    """
+    _storage(path).make_folder(path, name_bytes)
+
+
+def name_bytes(root: str) -> int:
+    """How long the name of a file or folder below ``root`` may be; 255 on most file systems."""
+    if not is_local(root):
+        return _NAME_BYTES
+    while not os.path.exists(root):
+        root = os.path.dirname(root)
+    return min(_NAME_BYTES, os.pathconf(root, "PC_NAME_MAX"))
+
+
+def bounded(name: str, most: int = _NAME_BYTES) -> str:
+    """A name of a file or folder as it is, or where it is too long its beginning with a hash.
+
+    Args:
+      name: as ``quote`` makes it, without a ``+``: so no two names get the same.
+      most: bytes.
+    """
+    if len(name.encode()) <= most:
+        return name
+    hashed = hashlib.sha256(name.encode()).hexdigest()[:_HASH_DIGITS]
+    begin = name.encode()[: most - 1 - _HASH_DIGITS].decode(errors="ignore")
+    return f"{re.sub('%.?$', '', begin)}+{hashed}"
+
+
+def upload(source: Path, path: str) -> None:
+    """Copies a file of this machine; in one step, like ``write_bytes``."""
+    _storage(path).upload(source, path)
+
+
+def download(path: str, target: Path) -> None:
+    """Copies a file to this machine."""
+    with open_file(path) as file, target.open("wb") as out:
+        shutil.copyfileobj(file, out, 4 << 20)
+
+
+def move(source: str, target: str) -> None:
+    """Renames a file; done already is fine.
+
+    Raises:
+      FileNotFoundError: neither of the two is there.
+    """
+    _storage(source).move(source, target)
+
+
+def remove(paths: Iterable[str]) -> None:
+    """Removes files; gone already is fine."""
+    by_place: dict[bool, list[str]] = {}
+    for path in paths:
+        by_place.setdefault(is_local(path), []).append(path)
+    for group in by_place.values():
+        _storage(group[0]).remove(group)
+
+
+def update(path: str, change: Callable[[bytes | None], bytes | None]) -> bytes | None:
+    """Replaces a small file by what ``change`` makes of it; of two at once none is lost.
+
+    Args:
+      change: given what the file holds (None: there is none), returns what it shall hold (None: leave it). It may be
+        called again when somebody else was faster.
+
+    Returns:
+      what the file held.
+    """
+    return _storage(path).update(path, change)
+
+
+@contextmanager
+def writing(where: str) -> Iterator[None]:
+    """Says in one line that a folder can't be written, and what to do: each errno has a remedy of its own.
+
+    Raises:
+      UserError: for every OSError of the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, "mend that")
+        named = error.filename if isinstance(error.filename, str) else where
+        if len(named) > _LONGEST_SAID:
+            named = f"{named[:_LONGEST_SAID]}…"
+        what = "" if named == where else f"{named}: "
+        raise UserError(
+            f"{where}: can't be written ({what}{error.strerror or error}); {remedy} and start again"
+        ) from error

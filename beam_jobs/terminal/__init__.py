@@ -1,0 +1,1 @@
+"""The command line: options, errors a person can read, what a job reports."""

@@ -1,0 +1,210 @@
+"""A use case is a folder: an event schema, the preprocessing SQL and the settings of the model; no Python.
+
+    use_case.yaml    what is what; see SETTINGS
+    preprocess.sql   features and filter
+    *.avsc           the event schema, unless it is one that ships with Highbeam
+
+>>> car_sensors = load_use_case("car_sensors")
+>>> car_sensors.key, car_sensors.label, len(car_sensors.preprocessor().features)
+('car_id', 'failure_occurred', 19)
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import schemas
+import use_cases
+from beam_jobs.credentials.references import FORMS
+from beam_jobs.errors import UserError, one_line
+from beam_jobs.preprocessing import PiiPolicy, Preprocessor, compile_sql
+from beam_jobs.preprocessing.fields import fields_of
+from beam_jobs.storage import files
+from model.settings import ModelSettings
+
+SETTINGS = ("name", "schema", "sql", "key", "event_time", "pii", "normal", "model")
+"""Keys of use_case.yaml:
+name: what jobs and models are called; default: the folder's name.
+schema: a shipped schema (car_sensor) or an .avsc file in the folder.
+sql: SQL file in the folder; default: preprocess.sql.
+key, event_time: fields of the schema.
+pii: {key: REFERENCE}, needed by pseudonymize(): env:NAME, file:PATH or secret://projects/P/secrets/S/versions/NUMBER.
+normal: conditions over the features, such as [speed = 0 AND current_draw < 1]; training learns rows that meet one,
+  however rare they are.
+model: the fields of ModelSettings, and settings of its kind: by default those of the autoencoder, NetworkConfig.
+"""
+
+
+@dataclass(frozen=True)
+class UseCase:
+    """Everything the jobs know about one kind of event; picklable, holds no secret."""
+
+    name: str
+    schema: dict[str, Any]  # the reader's Avro record schema
+    sql: str
+    key: str  # field that names the device or account
+    event_time: str  # field with the time of the event
+    label: str | None  # field tagged "label" in the schema, None: there is none
+    pii: PiiPolicy = field(default_factory=PiiPolicy)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    normal: tuple[str, ...] = ()  # conditions over the features: rows that meet one are learnt, however rare
+    source: str = "SQL"  # what errors call the SQL
+
+    def preprocessor(self) -> Preprocessor:
+        """The compiled SQL, the same object on each call; UserError if it can't be compiled."""
+        return self._compiled
+
+    @cached_property
+    def _compiled(self) -> Preprocessor:
+        return compile_sql(
+            self.sql, self.schema, self.pii, key=self.key, event_time=self.event_time, source=self.source
+        )
+
+
+def shipped() -> list[str]:
+    """Names of the use cases that ship with Highbeam."""
+    return sorted(folder.name for folder in resources.files(use_cases).iterdir() if _is_use_case(folder))
+
+
+def load_use_case(name_or_folder: str) -> UseCase:
+    """A shipped use case by name, or one of your own by its folder: a path, or gs://.
+
+    Raises:
+      UserError: no such use case, or a setting that is missing, unknown or wrong. The SQL is compiled, and judged,
+        by ``preprocessor()``.
+    """
+    if name_or_folder in shipped():
+        return _load(resources.files(use_cases) / name_or_folder, name_or_folder)
+    if files.is_local(name_or_folder):
+        return _load(Path(name_or_folder), name_or_folder)
+    with tempfile.TemporaryDirectory() as copies:
+        return _load(_copied(name_or_folder, Path(copies)), name_or_folder)
+
+
+def _copied(uri: str, copies: Path) -> Path:
+    """The folder of a use case in a bucket, copied to this machine under its own name."""
+    root = files.root_of(uri)
+    files.check_access(root)
+    copy = copies / root.rpartition("/")[2]
+    copy.mkdir()
+    for path in files.list_files(f"{root}/*"):
+        files.download(path, copy / path.rpartition("/")[2])
+    return copy
+
+
+def _load(folder: Traversable, name_or_folder: str) -> UseCase:
+    if not _is_use_case(folder):
+        raise UserError(
+            f"use case {name_or_folder!r} is neither one that ships ({', '.join(shipped())}) "
+            "nor a folder with a use_case.yaml"
+        )
+    where = f"{name_or_folder}/use_case.yaml"
+    settings = _settings(_read(folder, "use_case.yaml", where), where)
+    schema = _schema(folder, settings, where)
+    fields = fields_of(schema)
+    for setting in ("key", "event_time"):
+        if settings[setting] not in fields:
+            raise UserError(
+                f"{where}: {setting} is {settings[setting]!r}, not a field of the schema; it has {', '.join(fields)}"
+            )
+    labels = [f.name for f in fields.values() if f.label]
+    if len(labels) > 1:
+        raise UserError(f"{where}: the schema has the labels {', '.join(labels)}; tag one field with label")
+    sql = settings.get("sql", "preprocess.sql")
+    return UseCase(
+        name=settings.get("name") or Path(folder.name or ".").resolve().name,
+        schema=schema,
+        sql=_read(folder, sql, f"{where}: sql"),
+        key=settings["key"],
+        event_time=settings["event_time"],
+        label=labels[0] if labels else None,
+        pii=_pii(settings.get("pii"), where),
+        model=_model(settings.get("model"), where),
+        normal=_normal(settings.get("normal"), where),
+        source=f"{name_or_folder}/{sql}",
+    )
+
+
+def _is_use_case(folder: Traversable) -> bool:
+    return folder.is_dir() and (folder / "use_case.yaml").is_file()
+
+
+def _read(folder: Traversable, name: str, what: str) -> str:
+    try:
+        return (folder / name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{what}: {name} can't be read ({error}); put the file into the use case's folder") from error
+
+
+def _settings(text: str, where: str) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: not YAML: {one_line(error)}") from error
+    settings = _mapping(settings, SETTINGS, where)
+    for name in ("schema", "key", "event_time"):
+        if name not in settings:
+            raise UserError(f"{where}: {name} is missing; it needs schema, key and event_time")
+    for name in ("name", "schema", "sql", "key", "event_time"):
+        if name in settings and not (isinstance(settings[name], str) and settings[name]):
+            raise UserError(f"{where}: {name} is {settings[name]!r}; use a text")
+    return settings
+
+
+def _mapping(value: Any, allowed: tuple[str, ...], where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: is {value!r}; use `key: value` lines with {', '.join(allowed)}")
+    for key in value:
+        if key not in allowed:
+            raise UserError(f"{where}: unknown key {key!r}; it is one of {', '.join(allowed)}")
+    return value
+
+
+def _schema(folder: Traversable, settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+    name = settings["schema"]
+    if not name.endswith(".avsc"):
+        try:
+            return schemas.load(name)
+        except UserError as error:
+            raise UserError(f"{where}: {error}, or name an .avsc file in the folder") from error
+    try:
+        schema: dict[str, Any] = json.loads(_read(folder, name, f"{where}: schema"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: schema {name} is not JSON: {error}") from error
+    return schema
+
+
+def _pii(section: Any, where: str) -> PiiPolicy:
+    if section is None:
+        return PiiPolicy()
+    key = _mapping(section, ("key",), f"{where}: pii").get("key")
+    if key is not None and not isinstance(key, str):
+        raise UserError(f"{where}: pii.key is not a reference; use {FORMS}")
+    try:
+        return PiiPolicy(key)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _normal(section: Any, where: str) -> tuple[str, ...]:
+    texts = [] if section is None else section if isinstance(section, list) else [section]
+    for text in texts:
+        if not (isinstance(text, str) and text.strip()):
+            raise UserError(f"{where}: normal has {text!r}; use a list of conditions, such as ['speed = 0']")
+    return tuple(texts)
+
+
+def _model(section: Any, where: str) -> ModelSettings:
+    if section is not None and not isinstance(section, dict):
+        raise UserError(f"{where}: model: is {section!r}; use `key: value` lines, such as kind: autoencoder")
+    return ModelSettings.of(section or {}, where)

@@ -1,0 +1,1 @@
+"""A Schema Registry for laptops and tests: Confluent's REST API over one folder."""

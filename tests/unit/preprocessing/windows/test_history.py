@@ -1,0 +1,200 @@
+"""History: what a row's windows hold, whatever comes before it, late or strange."""
+
+from __future__ import annotations
+
+import math
+import random
+from fractions import Fraction
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from beam_jobs.preprocessing.windows.history import FUNCTIONS, History, Window, in_time_order
+from beam_jobs.preprocessing.windows.kernel import STALE_ROWS
+
+SECOND = 1_000_000
+NAN, INF = math.nan, math.inf
+
+
+def past(*functions: str, seconds: int = 10) -> History:
+    return History([Window(function, 0, seconds * 1000) for function in functions])
+
+
+def take(
+    history: History, seconds: list[float], values: list[float | None], keys: list[str] | None = None
+) -> list[list[float | None]]:
+    """The features of new rows, a list a window."""
+    n = len(seconds)
+    found = history.advance(
+        pa.array(keys or ["car"] * n, pa.string()),
+        np.array([s * SECOND for s in seconds], np.float64).astype(np.int64),
+        np.array([[NAN if value is None else value for value in values]], np.float64),
+        np.array([[value is not None for value in values]]),
+    )
+    return [column.to_pylist() for column in found]
+
+
+def test_a_window_ends_at_the_row_and_holds_both_its_ends() -> None:
+    times: list[float] = [0, 5, 10, 10.000001, 30]
+    count, total = take(past("count", "sum"), times, [1, 2, 4, 8, 16])
+    assert count == [1, 2, 3, 3, 1]
+    assert total == [1, 3, 7, 14, 16]
+
+
+def test_every_function() -> None:
+    found = take(past(*FUNCTIONS), [0, 1, 2], [3, 1, 2])
+    assert dict(zip(FUNCTIONS, found, strict=True)) == {
+        "avg": [3, 2, 2],
+        "sum": [3, 4, 6],
+        "count": [1, 2, 3],
+        "min": [3, 1, 1],
+        "max": [3, 3, 3],
+        "stddev_samp": [None, math.sqrt(2), 1],
+    }
+
+
+def test_keys_know_nothing_of_each_other() -> None:
+    history = past("sum", "max")
+    assert take(history, [0, 0, 1, 1], [1, 10, 2, 20], ["a", "b", "a", "b"])[0] == [1, 10, 3, 30]
+    assert take(history, [2, 2], [0, 0], ["b", "a"]) == [[30, 3], [20, 2]]
+
+
+def test_of_rows_with_the_same_time_each_sees_the_ones_before_it() -> None:
+    assert take(past("count"), [5, 5, 5], [1, 1, 1]) == [[1, 2, 3]]
+
+
+def test_windows_of_several_lengths_and_arguments() -> None:
+    history = History([Window("sum", 0, 10_000), Window("sum", 0, 1000), Window("max", 1, 1000)])
+    values = np.array([[1.0, 2.0, 4.0], [9.0, 8.0, 7.0]])
+    found = history.advance(pa.array(["car"] * 3), np.array([0, 1, 10]) * SECOND, values, np.ones((2, 3), np.bool_))
+    assert [column.to_pylist() for column in found] == [[1, 3, 7], [1, 3, 4], [9, 9, 7]]
+
+
+def test_nulls_are_passed_over() -> None:
+    found = take(past("count", "sum", "avg", "min"), [0, 1, 2, 30], [None, 4, None, None])
+    assert found == [[0, 1, 1, 0], [None, 4, 4, None], [None, 4, 4, None], [None, 4, 4, None]]
+
+
+def test_what_is_no_number_counts_while_it_is_in_the_window() -> None:
+    values: list[float | None] = [1, NAN, INF, 2, -INF, 3, 4]
+    total, low, high, spread = take(
+        past("sum", "min", "max", "stddev_samp", seconds=2), [0, 1, 2, 3, 4, 10, 11], values
+    )
+    assert total == pytest.approx([1, NAN, NAN, NAN, NAN, 3, 7], nan_ok=True)
+    assert low == [1, 1, 1, 2, -INF, 3, 3]
+    assert high == pytest.approx([1, NAN, NAN, NAN, INF, 3, 4], nan_ok=True)  # NaN is above every number
+    assert spread == pytest.approx([None, NAN, NAN, NAN, NAN, None, math.sqrt(0.5)], nan_ok=True)
+    assert take(past("sum"), [0, 1], [INF, 1])[0] == [INF, INF]
+
+
+def test_a_late_row_sees_its_own_past_and_is_seen_later() -> None:
+    history = past("sum", "max")
+    assert take(history, [0, 5, 8], [1, 2, 4])[0] == [1, 3, 7]
+    assert take(history, [3], [100]) == [[101], [100]]
+    assert take(history, [9, 13, 14], [8, 16, 32]) == [[115, 130, 62], [100, 100, 32]]
+
+
+def test_a_late_row_sees_nothing_older_than_what_is_kept() -> None:
+    history = past("count")
+    assert take(history, [0, 5, 12, 6], [1] * 4) == [[1, 2, 2, 2]]  # the row of second 0 was out of reach at 12
+
+
+def test_a_row_older_than_the_window_sees_itself_and_is_not_seen() -> None:
+    history = past("count", "sum")
+    assert take(history, [100, 101, 3, 102], [1, 1, 7, 1]) == [[1, 2, 1, 3], [1, 2, 7, 3]]
+    assert history.rows == 3
+
+
+def test_a_wrong_clock_is_given_up_after_a_while() -> None:
+    history = past("count")
+    take(history, [0, 1e9], [1, 1])
+    counts = take(history, list(range(STALE_ROWS + 2)), [1] * (STALE_ROWS + 2))[0]
+    assert counts == [1] * STALE_ROWS + [2, 3]
+    # One good row in between: the clock is right, the others are old.
+    history = past("count")
+    take(history, [1000], [1])
+    for second in range(2 * STALE_ROWS):
+        assert take(history, [0, 1000 + second / 100], [1, 1]) == [[1, second + 2]]
+
+
+def test_kept_rows_are_those_in_reach() -> None:
+    history = past("count")
+    for second in range(0, 1000, 2):
+        take(history, [second, second], [1, 1], ["a", "b"])
+        assert history.rows <= 12
+    assert history.rows == 12
+
+
+def test_sums_are_those_of_the_rows_in_the_window_alone() -> None:
+    """What was added and taken away leaves no trace, where a running double would have lost all small values."""
+    total, mean = take(past("sum", "avg", seconds=1), [0, 1, 2.5, 3], [1e300, 1.0, 1e-300, 2.0])
+    assert total == [1e300, 1e300, 1e-300, 2.0]
+    assert mean == [1e300, 5e299, 1e-300, 1.0]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_sums_are_exact_and_rounded_once(seed: int) -> None:
+    rng = random.Random(seed)
+    kind = seed % 4
+    values = [
+        rng.choice([-1, 1])
+        * rng.random()
+        * 2.0 ** rng.randint(*[(-1080, -1000), (-1074, 900), (-60, 60), (-3, 3)][kind])
+        for _ in range(400)
+    ]
+    times = [float(i) for i in range(400)]
+    for value, row in zip(take(past("sum", seconds=50), times, values)[0], range(400), strict=True):  # type: ignore[arg-type]
+        assert value == math.fsum(values[max(0, row - 50) : row + 1])
+
+
+def test_a_sum_beyond_the_largest_double_is_infinite() -> None:
+    assert take(past("sum", seconds=1), [0, 1, 5], [1.5e308, 1.5e308, 1.0])[0] == [1.5e308, INF, 1.0]
+    assert take(past("sum", seconds=1), [0, 1], [5e-324, 5e-324])[0] == [5e-324, 1e-323]
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0, -1e6, 1e12])
+def test_a_deviation_does_not_drown_in_its_mean(mean: float) -> None:
+    values = [mean + x for x in (0.25, 0.5, 0.75, 0.5, 2.0)]
+    found = take(past("stddev_samp"), [0, 1, 2, 3, 4], values)[0]  # type: ignore[arg-type]
+    exact = [Fraction(value) for value in values]
+    for n in range(2, 6):
+        centre = sum(exact[:n]) / n
+        variance = sum((x - centre) ** 2 for x in exact[:n]) / (n - 1)
+        assert found[n - 1] == pytest.approx(math.sqrt(variance), rel=1e-15)
+    assert take(past("stddev_samp"), [0, 1, 2], [mean] * 3)[0] == [None, 0, 0]
+    assert take(past("stddev_samp"), [0, 1], [1e200, 2e200])[0] == pytest.approx([None, NAN], nan_ok=True)
+
+
+def test_many_keys_and_rows_find_room() -> None:
+    """Against a window computed the long way, while keys come and grow."""
+    rng = np.random.default_rng(4)
+    history, seen = past("sum", seconds=20), []
+    for second in range(60):
+        keys = rng.integers(0, 40 * (second + 1), 300)
+        values = rng.normal(size=300)
+        found = take(history, [second] * 300, values.tolist(), [str(key) for key in keys])[0]
+        for key, value, total in zip(keys, values, found, strict=True):
+            seen.append((key, second, value))
+            if rng.random() < 0.01:
+                assert total == math.fsum(v for k, s, v in seen if k == key and s >= second - 20)
+
+
+def test_no_rows() -> None:
+    history = past("sum")
+    assert take(history, [], []) == [[]]
+    assert history.rows == 0
+
+
+def test_blocks_in_time_order() -> None:
+    times = [[5, 1, 3], [], [None, 3, 2]]
+    names = iter("abcdef")
+    blocks = [
+        pa.record_batch({"at": pa.array(part, pa.timestamp("ms", "UTC")), "name": [next(names) for _ in part]})
+        for part in times
+    ]
+    blocks[1] = blocks[0].slice(0, 0)
+    ordered = list(in_time_order(blocks, "at", rows=4))
+    assert [block.num_rows for block in ordered] == [4, 2]
+    assert [name for block in ordered for name in block["name"].to_pylist()] == ["b", "f", "c", "e", "a", "d"]
+    assert list(in_time_order([], "at")) == []

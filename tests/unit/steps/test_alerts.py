@@ -1,0 +1,117 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import schemas
+from beam_jobs.block import Block, raw_block, with_source
+from beam_jobs.codec.avro.decoder import AvroDecoder
+from beam_jobs.codec.avro.encoder import AvroEncoder
+from beam_jobs.steps import alerts
+
+FEATURES = ("speed", "temp", "ratio")
+UNITS = {"speed": "m/s", "temp": "°C", "ratio": None}
+
+
+def scored(scores: list[float]) -> Block:
+    n = len(scores)
+    rows = pa.record_batch(
+        {
+            "car_id": pa.array([f"car-{i}" for i in range(n)]),
+            "event_time": pa.array(range(n), pa.timestamp("ms", "UTC")),
+            **{name: pa.array(np.full(n, i + 1, np.float32)) for i, name in enumerate(FEATURES)},
+            "score": pa.array(np.array(scores, np.float32)),
+            "threshold": pa.array(np.full(n, 5, np.float32)),
+            "percentile": pa.array(np.full(n, 99.9, np.float32)),
+            "model": pa.array(["m"] * n).dictionary_encode(),
+            "version": pa.array(["v1"] * n).dictionary_encode(),
+            "expected": pa.array([[10.0, 20.0, 30.0]] * n, pa.list_(pa.float32(), 3)),
+            "feature_error": pa.array([[1.0, 6.0, 3.0]] * n, pa.list_(pa.float32(), 3)),
+        }
+    )
+    raw = raw_block("events", [2] * n, [100 + i for i in range(n)], [0] * n, [None] * n, [b""] * n)
+    return with_source(rows, raw)
+
+
+def make(block: Block) -> Block:
+    return alerts.alert_rows(block, "car_id", "event_time", FEATURES, UNITS)
+
+
+def test_only_scores_above_the_threshold_are_alerts() -> None:
+    rows = make(scored([1.0, 9.0, 5.0, 6.0])).to_pylist()
+    assert [row["id"] for row in rows] == ["events-2-101", "events-2-103"]
+    assert [row["key"] for row in rows] == ["car-1", "car-3"]
+    assert rows[0]["source_topic"] == "events"
+    assert (rows[0]["source_partition"], rows[0]["source_offset"]) == (2, 101)
+
+
+def test_an_alert_names_its_features_by_share() -> None:
+    features = make(scored([9.0])).to_pylist()[0]["features"]
+    assert [f["name"] for f in features] == ["temp", "ratio", "speed"]
+    assert features[0]["observed"] == 2.0
+    assert features[0]["expected"] == 20.0
+    assert features[0]["unit"] == "°C"
+    assert [round(f["share"], 3) for f in features] == [0.6, 0.3, 0.1]
+    assert features[1]["unit"] is None
+
+
+def test_no_anomaly_is_no_row() -> None:
+    assert make(scored([1.0])).num_rows == 0
+
+
+def test_alerts_and_scores_fit_their_schemas() -> None:
+    for name, rows in (
+        ("alert", make(scored([9.0, 1.0]))),
+        ("score", alerts.score_rows(scored([9.0, 1.0]), "car_id", "event_time")),
+    ):
+        schema = schemas.load(name)
+        decoded = AvroDecoder(schema, lambda _, s=schema: s).decode(AvroEncoder(schema, 1).encode(rows))
+        assert decoded.rows.to_pylist() == rows.to_pylist()
+
+
+def test_score_rows_say_what_is_an_anomaly() -> None:
+    rows = alerts.score_rows(scored([9.0, 1.0]), "car_id", "event_time")
+    assert rows.column("is_anomaly").to_pylist() == [True, False]
+    assert rows.column("version").to_pylist() == ["v1", "v1"]
+
+
+def test_scores_that_are_no_numbers_and_keys_that_no_topic_takes_are_errors() -> None:
+    block = scored([1.0, float("nan"), float("inf"), 2.0, 3.0, float("nan")])
+    most = alerts.MAX_KEY_BYTES
+    keys = ["a" * most, "b", "c", "\u00e9" * (most // 2) + "d", "e", "f" * 5_000_000]
+    for kind in (pa.string(), pa.dictionary(pa.int32(), pa.string())):
+        bad = alerts.unwritable(block.set_column(0, "car_id", pa.array(keys).cast(kind)), "car_id")
+        assert bad.rows.tolist() == [1, 2, 3, 5]
+        assert bad.reasons == ("score_not_finite", "score_not_finite", "key_too_large", "score_not_finite")
+        assert "nan" in bad.errors[0]
+        assert bad.errors[2] == "car_id has 100,001 bytes, expected 100,000 at most"
+
+
+@pytest.mark.parametrize("name", ["alert", "score"])
+def test_the_largest_key_fits_a_topic_as_it_comes(name: str) -> None:
+    block = scored([9.0])
+    block = block.set_column(0, "car_id", pa.array(["k" * alerts.MAX_KEY_BYTES]))
+    rows = make(block) if name == "alert" else alerts.score_rows(block, "car_id", "event_time")
+    (value,) = AvroEncoder(schemas.load(name), 1).encode(rows).to_pylist()
+    assert len(value) + alerts.MAX_KEY_BYTES < 1_000_000  # Kafka's message.max.bytes is 1,048,588, Pub/Sub's 10 MB
+
+
+def test_the_largest_shares_are_picked_in_order() -> None:
+    rng = np.random.default_rng(2)
+    error = rng.integers(0, 4, (500, 9)).astype(np.float32)  # many ties
+    observed, expected = rng.normal(size=(2, 500, 9)).astype(np.float32)
+    order, found = np.empty((500, 4), np.int32), np.empty((3, 500, 4), np.float32)
+    alerts.largest(observed, expected, error, order, *found)
+    wanted = np.argsort(-error, axis=1, kind="stable")[:, :4]
+    np.testing.assert_array_equal(order, wanted)
+    np.testing.assert_array_equal(found[0], np.take_along_axis(observed, wanted, 1))
+    np.testing.assert_array_equal(found[1], np.take_along_axis(expected, wanted, 1))
+    share = np.take_along_axis(error, wanted, 1) / np.maximum(error.sum(1, keepdims=True), 1e-30)
+    np.testing.assert_allclose(found[2], share, rtol=1e-6)
+
+
+def test_a_row_without_any_error_has_no_shares() -> None:
+    zeros, found = np.zeros((1, 3), np.float32), np.full((3, 1, 2), np.nan, np.float32)
+    order = np.empty((1, 2), np.int32)
+    alerts.largest(zeros, zeros, zeros, order, *found)
+    assert order.tolist() == [[0, 1]]
+    assert found[2].tolist() == [[0.0, 0.0]]

@@ -1,0 +1,507 @@
+"""Files, the same on this machine and in Cloud Storage; what each error of storage means."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import quote, unquote
+
+import pytest
+import requests
+from google.api_core import exceptions as api
+from google.auth import exceptions as auth
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beam_jobs.errors import UserError
+from beam_jobs.storage import files, gcs, patience
+from tests.gcs_emulator import GcsEmulator
+
+
+@pytest.fixture(params=["local", "gs"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder that isn't there yet, of either kind."""
+    if request.param == "local":
+        return str(tmp_path / "folder")
+    return f"{request.getfixturevalue('bucket')}/folder"
+
+
+def test_what_is_written_is_read(root: str, tmp_path: Path) -> None:
+    data = os.urandom(20_000_000)  # more than one read, more than one piece of an upload
+    (tmp_path / "source").write_bytes(data)
+    files.upload(tmp_path / "source", f"{root}/a/b.bin")
+    files.write_bytes(f"{root}/a/c", b"small")
+    files.write_bytes(f"{root}/a/c", b"smaller")
+    assert files.read_bytes(f"{root}/a/b.bin") == data
+    assert files.read_bytes(f"{root}/a/c") == b"smaller"
+    with files.open_file(f"{root}/a/b.bin") as file:
+        assert file.read(10) == data[:10]
+        file.seek(-5, os.SEEK_END)
+        assert file.read() == data[-5:]
+        file.seek(5_000_000)
+        assert file.read(3_000_000) == data[5_000_000:8_000_000]
+        file.seek(0)
+        assert file.read() == data
+        assert file.read() == b""
+    files.download(f"{root}/a/b.bin", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == data
+
+
+def test_patterns(root: str) -> None:
+    for name in ("x.avro", "[1]y.avro", "a/x.avro", "a/b/x.avro", "a/b/x.txt", ".hidden.avro", "ax.avro"):
+        files.write_bytes(f"{root}/{name}", b"12345")
+
+    def found(pattern: str) -> list[str]:
+        return [path.removeprefix(f"{root}/") for path in files.list_files(f"{root}/{pattern}")]
+
+    assert found("*.avro") == ["[1]y.avro", "ax.avro", "x.avro"]
+    assert found("[1]*") == ["[1]y.avro"]
+    assert found("**/x.avro") == ["a/b/x.avro", "a/x.avro"]
+    assert found("**.avro") == sorted([".hidden.avro", "[1]y.avro", "a/b/x.avro", "a/x.avro", "ax.avro", "x.avro"])
+    assert found("a/*/x.*") == ["a/b/x.avro", "a/b/x.txt"]
+    assert found("a?.avro") == ["ax.avro"]
+    assert found("a?x.avro") == []
+    assert found("a") == []
+    assert found("x.avro") == ["x.avro"]
+    assert found("nothing/**") == []
+    assert [file.size for file in files.find_files(f"{root}/x.avro")] == [5]
+
+
+def test_moved_and_removed_can_be_repeated(root: str) -> None:
+    files.write_bytes(f"{root}/a", b"1")
+    for _ in range(2):
+        files.move(f"{root}/a", f"{root}/new folder/b%2F#?.x")
+    assert files.list_files(f"{root}/**") == [f"{root}/new folder/b%2F#?.x"]
+    files.write_bytes(f"{root}/c", b"1")
+    for _ in range(2):
+        files.remove([f"{root}/c", f"{root}/new folder/b%2F#?.x"])
+    assert files.list_files(f"{root}/**") == []
+    with pytest.raises(FileNotFoundError):
+        files.read_bytes(f"{root}/c")
+    with pytest.raises(FileNotFoundError):
+        files.open_file(f"{root}/c")
+
+
+def test_what_is_moved_and_is_nowhere_is_an_error(root: str) -> None:
+    files.write_bytes(f"{root}/other", b"")
+    with pytest.raises(FileNotFoundError):
+        files.move(f"{root}/a", f"{root}/b")
+
+
+def test_of_many_that_create_a_file_one_does(root: str) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        for n in range(5):
+            done = list(pool.map(lambda i, n=n: files.create(f"{root}/{n}", b"by %d" % i), range(6)))  # type: ignore[misc]
+            assert done.count(True) == 1
+            assert files.read_bytes(f"{root}/{n}") == b"by %d" % done.index(True)
+    assert files.create(f"{root}/0", files.read_bytes(f"{root}/0"))  # ours, and only the answer was lost
+    assert len(files.list_files(f"{root}/**")) == 5
+
+
+def test_a_file_is_created_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(source: object, target: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "link", refused)
+    assert [files.create(str(tmp_path / "a"), data) for data in (b"1", b"2", b"1")] == [True, False, True]
+    assert files.read_bytes(str(tmp_path / "a")) == b"1"
+
+
+def test_a_file_moves_to_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of the archive that is a link to one."""
+    rename = os.replace
+
+    def replace(source: str, target: str) -> None:
+        if "/disk/" in str(target) and "/disk/" not in str(source):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    files.write_bytes(f"{tmp_path}/a", b"1")
+    files.move(f"{tmp_path}/a", f"{tmp_path}/disk/a")
+    assert files.list_files(f"{tmp_path}/**") == [f"{tmp_path}/disk/a"]
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=400), unique=True, max_size=6))
+def test_names_made_of_data_are_bounded_and_differ(values: list[str]) -> None:
+    names = [files.bounded(f"fleet={quote(value, safe='')}") for value in values]
+    assert len(set(names)) == len(names)
+    for value, name in zip(values, names, strict=True):
+        whole = f"fleet={quote(value, safe='')}"
+        assert len(name.encode()) <= 255
+        assert name == files.bounded(whole)
+        assert (name == whole) == (len(whole) <= 255)
+        unquote(name.partition("+")[0], errors="strict")  # no half of a character
+    assert files.bounded("a" * 255) == "a" * 255
+    short = files.bounded("a" * 256)
+    assert len(short) == 255
+    assert files.bounded(short) == short != files.bounded("a" * 257)
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "free space"),
+        (errno.EDQUOT, "raise the quota"),
+        (errno.EACCES, "the right to write there"),
+        (errno.EPERM, "the right to write there"),
+        (errno.EROFS, "mount it for writing"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.ENFILE, "fs.file-max"),
+        (errno.ENAMETOOLONG, "a shorter path"),
+        (errno.ENOTDIR, "a file is where a folder should be"),
+        (errno.EFBIG, "write smaller files"),
+        (errno.EIO, "mend that"),
+    ],
+)
+def test_each_reason_has_its_remedy(number: int, remedy: str) -> None:
+    what = f"^/data: can't be written \\(/data/x: .*{re.escape(remedy)}.* and start again$"
+    with pytest.raises(UserError, match=what) as told, files.writing("/data"):
+        raise OSError(number, os.strerror(number), "/data/x")
+    assert os.strerror(number) in str(told.value)
+    with pytest.raises(UserError) as told, files.writing("/data"):
+        raise OSError(number, os.strerror(number), "/data/" + "x" * 5000)
+    assert len(str(told.value)) < 600
+
+
+def test_folders_that_nothing_can_be_moved_to_are_found_before(root: str) -> None:
+    files.make_folder(f"{root}/date=1", 60)
+    deep = "/".join([root, *["d" * 200] * 25])
+    with pytest.raises(OSError, match=os.strerror(errno.ENAMETOOLONG)):
+        files.make_folder(deep, 60)
+    if files.is_local(root):
+        with pytest.raises(OSError, match=os.strerror(errno.ENAMETOOLONG)):
+            files.make_folder(f"{root}/{'d' * 256}", 60)
+        Path(root, "date=2").write_text("a file")
+        with pytest.raises(FileExistsError):
+            files.make_folder(f"{root}/date=2", 60)
+        with pytest.raises(NotADirectoryError):
+            files.make_folder(f"{root}/date=2/hour=1", 60)
+
+
+def test_of_many_updates_at_once_none_is_lost(root: str) -> None:
+    files.write_bytes(f"{root}/other", b"")  # the folder
+
+    def add(i: int) -> bytes | None:
+        def change(old: bytes | None) -> bytes:
+            return json.dumps([*json.loads(old or b"[]"), i]).encode()
+
+        return files.update(f"{root}/list.json", change)
+
+    with ThreadPoolExecutor(6) as pool:
+        before = list(pool.map(add, range(24)))
+    assert sorted(json.loads(files.read_bytes(f"{root}/list.json"))) == list(range(24))
+    assert sorted(len(json.loads(b or b"[]")) for b in before) == list(range(24))  # each saw another state
+    assert files.update(f"{root}/list.json", lambda old: None) == files.read_bytes(f"{root}/list.json")
+
+
+def test_an_update_whose_answer_was_lost_is_not_made_twice(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = f"{bucket}/aliases.json"
+    files.write_bytes(path, b"old")
+    upload = gcs.storage.Blob.upload_from_string
+    lost = []
+
+    def once(self: object, *args: object, **settings: object) -> None:
+        upload(self, *args, **settings)
+        if not lost:
+            lost.append(True)
+            upload(self, *args, **settings)  # what the client does when the first answer never came
+
+    monkeypatch.setattr(gcs.storage.Blob, "upload_from_string", once)
+    assert files.update(path, lambda old: b"new" if old == b"old" else b"twice") == b"old"
+    assert files.read_bytes(path) == b"new"
+
+
+def test_a_bucket_that_is_not_there(bucket: str) -> None:
+    missing = f"{bucket}-x/folder"
+    for action in (
+        lambda: files.check_access(missing),
+        lambda: files.list_files(f"{missing}/*"),
+        lambda: files.write_bytes(f"{missing}/a", b""),
+        lambda: files.update(f"{missing}/a", lambda old: b""),
+    ):
+        with pytest.raises(UserError, match=rf"^{bucket}-x: no such bucket; create it"):
+            action()
+    files.check_access(f"{bucket}/folder")
+
+
+@pytest.mark.parametrize(
+    ("error", "away"),
+    [
+        (requests.ConnectionError(), True),
+        (requests.ReadTimeout(), True),
+        (requests.exceptions.ChunkedEncodingError(), True),
+        (ConnectionResetError(), True),
+        (api.ServiceUnavailable("503"), True),
+        (api.InternalServerError("500"), True),
+        (api.TooManyRequests("429"), True),
+        (api.RetryError("deadline", cause=None), True),
+        (auth.TransportError(requests.ConnectionError()), True),
+        (auth.RefreshError(auth.TransportError("metadata server")), True),
+        (auth.RefreshError(auth.TransportError(requests.ConnectionError())), True),
+        (auth.RefreshError("later", retryable=True), True),
+        (auth.RefreshError("invalid_grant"), False),
+        (api.Forbidden("403"), False),
+        (api.Unauthorized("401"), False),
+        (api.NotFound("404"), False),
+        (api.BadRequest("400"), False),
+        (api.PreconditionFailed("412"), False),
+        (PermissionError(), False),
+        (ValueError(), False),
+    ],
+)
+def test_what_is_waited_for_and_what_is_not(error: Exception, away: bool) -> None:
+    assert gcs.is_away(error) is away
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            api.Forbidden("x does not have storage.objects.create access"),
+            r"^gs://b: no permission \(x does.*objectUser",
+        ),
+        (auth.RefreshError("invalid_grant: Token has been revoked"), "refused .*revoked.*gcloud auth"),
+        (api.BadRequest("Invalid bucket name"), "storage refuses .*Invalid bucket name"),
+    ],
+)
+def test_what_can_be_mended_says_how(error: Exception, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(gcs.EMULATOR, raising=False)
+    with pytest.raises(UserError, match=said) as raised, gcs._errors("gs://b/x"):
+        raise error
+    assert not isinstance(raised.value, files.StorageAwayError)
+
+
+class _Refusing(ThreadingHTTPServer):
+    """Stands for Cloud Storage that answers every request with one status: no emulator does."""
+
+    def __init__(self, status: int) -> None:
+        self.asked: Counter[str] = Counter()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                server.asked[self.command + " " + self.path] += 1
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = json.dumps({"error": {"code": status, "message": "said by the service"}}).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+# The client leaves the sockets of refused downloads to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
+def test_what_the_service_answers(status: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(gcs._RETRY, "_timeout", 0.5)
+    (tmp_path / "large").write_bytes(bytes(9_000_000))  # another kind of upload
+    away = status not in (401, 403)
+    said = f"HTTP {status}" if away else "^gs://b: no permission .*not public"
+    with _Refusing(status) as server:
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+        monkeypatch.setenv(gcs.EMULATOR, f"http://127.0.0.1:{server.server_port}")
+        for action in (
+            lambda: files.check_access("gs://b/a"),
+            lambda: files.list_files("gs://b/*"),
+            lambda: files.read_bytes("gs://b/a"),
+            lambda: files.open_file("gs://b/a"),
+            lambda: files.write_bytes("gs://b/a", b""),
+            lambda: files.upload(tmp_path / "large", "gs://b/a"),
+            lambda: files.move("gs://b/a", "gs://b/b"),
+            lambda: files.remove(["gs://b/a"]),
+            lambda: files.update("gs://b/a", lambda old: b""),
+        ):
+            server.asked.clear()
+            with pytest.raises(UserError, match=said) as raised:
+                action()
+            assert isinstance(raised.value, files.StorageAwayError) == away
+            assert (server.asked.total() > 1) == away  # tried again, or not
+        for client in gcs._clients.values():
+            client.close()
+        server.shutdown()
+    del raised
+    gc.collect()  # here, where the warning is expected
+
+
+def test_storage_that_goes_away_is_waited_for(
+    bucket: str, gcs_emulator: GcsEmulator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gcs._RETRY, "_timeout", 0.1)
+    data = os.urandom(20_000_000)
+    files.write_bytes(f"{bucket}/a", data)
+    file = files.open_file(f"{bucket}/a")
+    assert file.read(100) == data[:100]
+    gcs_emulator.stop()
+    try:
+        for action in (
+            lambda: files.check_access(f"{bucket}/a"),
+            lambda: files.list_files(f"{bucket}/*"),
+            lambda: files.read_bytes(f"{bucket}/a"),
+            lambda: files.write_bytes(f"{bucket}/b", b""),
+            lambda: files.move(f"{bucket}/a", f"{bucket}/b"),
+            lambda: files.remove([f"{bucket}/a"]),
+            lambda: files.update(f"{bucket}/b", lambda old: b""),
+        ):
+            with pytest.raises(files.StorageAwayError, match=r"can't be reached \(Connection refused\)"):
+                action()
+        with ThreadPoolExecutor(2) as pool:
+            written = pool.submit(lambda: files.patiently(lambda: files.write_bytes(f"{bucket}/c", b"c")))
+            rest = pool.submit(file.read)  # in the middle of a file
+            deadline = time.monotonic() + 60
+            while sum("; waiting" in record.message for record in caplog.records) < 2:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            gcs_emulator.start()
+            written.result(60)
+            assert rest.result(60) == data[100:]
+    finally:
+        if gcs_emulator.away:
+            gcs_emulator.start()
+    said = [record.message for record in caplog.records if record.name == patience.__name__]
+    assert sum("waiting" in text for text in said) == 2  # once each, however often they tried
+    assert sum("is back after" in text for text in said) == 2
+    assert files.read_bytes(f"{bucket}/c") == b"c"
+
+
+def test_ctrl_c_ends_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "_LAST_TRIES_S", 0.3)
+    waiting = threading.Event()
+
+    def away() -> None:
+        waiting.set()
+        raise files.StorageAwayError("gs://b can't be reached")
+
+    with ThreadPoolExecutor(1) as pool:
+        wait = pool.submit(files.patiently, away)
+        assert waiting.wait(10)
+        files.interrupt_waits()
+        try:
+            with pytest.raises(UserError, match=r"ended while storage was away \(gs://b can't be reached\)"):
+                wait.result(10)
+        finally:
+            files.resume_waits()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (0, r"\(Permission denied\); give this account the right"),
+        (os.ST_RDONLY, r"\(Read-only file system\); mount it for writing"),
+    ],
+)
+def test_a_folder_that_takes_no_files_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: int, said: str
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=flags))
+    with pytest.raises(UserError, match=said), files.writing(str(tmp_path)):
+        files.make_folder(str(tmp_path), 10)
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    said = r"^archive: can't be written \(No space left on device\); free space"
+    with pytest.raises(UserError, match=said), files.writing("archive"), open("/dev/full", "wb") as file:
+        file.write(b"x" * 100_000)
+
+
+_NO_CREDENTIALS = (
+    "no Google credentials; run gcloud auth application-default login, or name a key file in "
+    "GOOGLE_APPLICATION_CREDENTIALS, or give --gcs_anonymous for public buckets"
+)
+
+
+def _without_credentials(tmp_path: Path, **more: str) -> dict[str, str]:
+    hidden = ("GOOGLE_APPLICATION_CREDENTIALS", gcs.EMULATOR)
+    kept = {name: value for name, value in os.environ.items() if name not in hidden}
+    return kept | {"CLOUDSDK_CONFIG": str(tmp_path), "HOME": str(tmp_path)} | more
+
+
+def _check(env: dict[str, str], call: str = "files.check_access('gs://some-bucket/x')") -> tuple[str, float]:
+    """The error of a check in a process of its own, and the seconds it took without the imports."""
+    script = f"""
+import time
+from beam_jobs.errors import UserError
+from beam_jobs.credentials import google_credentials
+from beam_jobs.storage import files, gcs  # gcs: so that its imports are not timed
+started = time.monotonic()
+try:
+    {call}
+    print("fine")
+except UserError as error:
+    print(error)
+print(time.monotonic() - started)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120, check=True
+    )
+    said, seconds = done.stdout.splitlines()
+    return said, float(seconds)
+
+
+def test_no_credentials_is_said_within_seconds(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and never answers
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        said, seconds = _check(_without_credentials(tmp_path, GCE_METADATA_IP=address))
+    assert said == f"gs://some-bucket/x: {_NO_CREDENTIALS}"
+    assert seconds < 2.5
+    assert _check(_without_credentials(tmp_path, NO_GCE_CHECK="true"))[0] == said
+
+
+def test_anonymous_access_needs_no_credentials(bucket: str, gcs_emulator: GcsEmulator, tmp_path: Path) -> None:
+    files.write_bytes(f"{bucket}/a", b"a")
+    env = _without_credentials(tmp_path, NO_GCE_CHECK="true", API_ENDPOINT_OVERRIDE=gcs_emulator.url)
+    read = f"assert files.read_bytes('{bucket}/a') == b'a'"
+    assert _check(env, f"files.configure(gcs_anonymous=True); files.check_access('{bucket}/a'); {read}")[0] == "fine"
+    assert _check(env, f"files.check_access('{bucket}/a')")[0] == f"{bucket}/a: {_NO_CREDENTIALS}"
+
+
+def test_a_broken_key_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "key.json").write_text("{")
+    said, _ = _check(_without_credentials(tmp_path, GOOGLE_APPLICATION_CREDENTIALS=str(tmp_path / "key.json")))
+    assert str(tmp_path / "key.json") in said
+    assert "gcloud auth application-default login" in said
+
+
+def test_the_metadata_server_of_a_google_machine_is_found(tmp_path: Path) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nMetadata-Flavor: Google\r\nContent-Length: 0\r\n\r\n"
+
+    def serve(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(10_000)
+            connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, args=[server], daemon=True)
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        env = _without_credentials(tmp_path, GCE_METADATA_IP=address)
+        assert _check(env, "assert google_credentials.on_google()")[0] == "fine"
+        thread.join(10)
+
+
+def test_a_file_uri_is_decoded(tmp_path: Path) -> None:
+    folder = tmp_path / "my data 100%"
+    assert files.root_of(folder.as_uri()) == files.root_of(str(folder)) == str(folder)
