@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TypeVar
 
 import apache_beam as beam
 import numpy as np
@@ -13,9 +11,7 @@ import pyarrow as pa
 import schemas
 from beam_jobs.block import RAW_SCHEMA, Block, take
 from beam_jobs.codec.schema import arrow_schema
-from beam_jobs.errors import RowErrors, UserError
-
-T = TypeVar("T")
+from beam_jobs.errors import RowErrors
 
 TAG = "dead_letters"  # the tagged output of every step that can refuse a record
 
@@ -47,34 +43,6 @@ def dead_letter_block(raw: Block, errors: RowErrors, stage: str, job: str) -> Bl
     }
     schema = arrow_schema(schemas.load("dead_letter"))
     return pa.RecordBatch.from_arrays([columns[f.name].cast(f.type) for f in schema], schema=schema)
-
-
-def isolate(function: Callable[[Block], T], block: Block) -> tuple[list[tuple[int, Block, T]], RowErrors]:
-    """Applies ``function`` to ``block``; where it raises, to its halves, down to the single rows that make it raise.
-
-    Returns:
-      The parts that went through as (first row, part, result), in order, and the rows that did not
-      (reason "unexpected_error"). A ``UserError`` is about the job, not about a row, and is raised.
-    """
-    try:
-        return [(0, block, function(block))], RowErrors.none()
-    except UserError:
-        raise
-    except Exception as error:  # whatever a bug or a bad row raises: the neighbours go on
-        if block.num_rows <= 1:
-            text = f"{type(error).__name__}: {error}"
-            return [], RowErrors(np.zeros(block.num_rows, np.int64), ("unexpected_error",), (text[:500],))
-    half = block.num_rows // 2
-    left, bad_left = isolate(function, block.slice(0, half))
-    right, bad_right = isolate(function, block.slice(half))
-    return (
-        [*left, *((half + start, part, result) for start, part, result in right)],
-        RowErrors(
-            np.concatenate([bad_left.rows, bad_right.rows + half]),
-            (*bad_left.reasons, *bad_right.reasons),
-            (*bad_left.errors, *bad_right.errors),
-        ),
-    )
 
 
 def step(name: str, fn: beam.DoFn, blocks: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:

@@ -27,6 +27,24 @@ class UnreachableError(UserError):
     """
 
 
+class RetryError(Exception):
+    """What failed may go well on another try, or on another worker: out of memory, a remote model that is away.
+
+    No record is to blame: none becomes a dead letter, and the runner tries the whole bundle again, or stops the job.
+    """
+
+
+class BadRowsError(Exception):
+    """Some rows of a block can't be handled; the others could be, and are tried again without them."""
+
+    def __init__(self, mask: NDArray[np.bool_], message: str) -> None:
+        """``mask``: bool [n], the bad ones of all rows, at least one; ``message``: a sentence for a person."""
+        if not mask.any():
+            raise ValueError("BadRowsError: no row is bad")
+        super().__init__(message)
+        self.mask = mask
+
+
 def one_line(text: object, most: int | None = None) -> str:
     """What an error says, for a message of one line: no line breaks, ``most`` characters at most (None: all)."""
     return " ".join(str(text).split())[:most]

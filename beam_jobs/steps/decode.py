@@ -11,6 +11,7 @@ from beam_jobs import dead_letters
 from beam_jobs.block import Block, with_source
 from beam_jobs.codec.decoded import Decoded
 from beam_jobs.codec.events import EventDecoder, RevisionSchema, warm_up
+from beam_jobs.isolate import Isolate
 
 Writers = Callable[[int], dict[str, Any]]
 
@@ -34,17 +35,20 @@ class DecodeEvents(beam.DoFn):
 
     def setup(self) -> None:
         warm_up()  # the first block must not wait for the compiler
-        self._decoder = EventDecoder(self._schema, self._writer_schema, self._columns, self._revision_schema)
+        decoder = EventDecoder(self._schema, self._writer_schema, self._columns, self._revision_schema)
 
-    def _decode(self, raw: Block) -> Decoded:
-        return self._decoder.decode(raw.column("value"), raw.column("headers"))
+        def decode(raw: Block) -> Decoded:
+            return decoder.decode(raw.column("value"), raw.column("headers"))
+
+        self._decode = Isolate(decode)
 
     def process(self, raw: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
-        parts, bad = dead_letters.isolate(self._decode, raw)
+        parts, bad = self._decode(raw)
         if len(bad):
             yield dead_letters.refused(raw, bad, "decode", self._job)
-        for _, part, decoded in parts:
+        for part in parts:
+            decoded = part.result
             if len(decoded.errors):
-                yield dead_letters.refused(part, decoded.errors, "decode", self._job)
+                yield dead_letters.refused(part.block, decoded.errors, "decode", self._job)
             if decoded.rows.num_rows:
-                yield with_source(decoded.rows, part, decoded.errors.good_rows(part.num_rows))
+                yield with_source(decoded.rows, part.block, decoded.errors.good_rows(part.block.num_rows))

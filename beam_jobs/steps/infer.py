@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from apache_beam.ml.inference.base import ModelHandler
 from numpy.typing import NDArray
 
 from beam_jobs.block import Block
-from beam_jobs.dead_letters import isolate
+from beam_jobs.isolate import Isolate
 from model.kinds.protocol import Scores
 from model.loaded import LoadedModel
 from model.registry import ModelVersion
@@ -104,30 +104,39 @@ def score_block(block: Block, model: LoadedModel, features: Sequence[str]) -> Bl
     """Adds score, threshold, percentile, model, version, expected and feature_error to a features block.
 
     Rows that make the model raise come back with NaN scores, which the next step turns into dead letters.
+
+    Raises:
+      RetryError, MemoryError, OSError: what befell the model has nothing to do with the rows.
     """
     n = block.num_rows
-    parts, failed = isolate(lambda part: _score(part, model, features), block)
+    parts, failed = Isolate(lambda part: _score(part, model, features), _zeros(tuple(features)))(block)
     if len(failed):
         _LOGGER.error("model %s failed on %d of %d rows: %s", model.manifest.version, len(failed), n, failed.errors[0])
     score, percentiles = np.full((2, n), np.nan, np.float32)
     anomaly = np.zeros(n, np.bool_)
-    for start, _, part in parts:
-        score[start : start + len(part.score)] = part.score
-        anomaly[start + part.anomalies] = True
+    for part in parts:
+        score[part.rows] = part.result.score
+        anomaly[part.rows[part.result.anomalies]] = True
     # Few: only alerts name their percentile and their reasons.
     percentiles[anomaly] = model.manifest.percentile(score[anomaly])
-    zeros = pa.array(np.zeros(n, np.int32))
+    first = pa.array(np.zeros(n, np.int32))
     listed = partial(_lists, anomaly=anomaly, width=len(features))
     added = {
         SCORE: pa.array(score),
         THRESHOLD: pa.array(np.full(n, model.manifest.threshold, np.float32)),
         PERCENTILE: pa.array(percentiles),
-        MODEL: pa.DictionaryArray.from_arrays(zeros, pa.array([model.manifest.name])),
-        VERSION: pa.DictionaryArray.from_arrays(zeros, pa.array([model.manifest.version])),
-        EXPECTED: listed([part.why.expected for _, _, part in parts]),
-        FEATURE_ERROR: listed([part.why.error for _, _, part in parts]),
+        MODEL: pa.DictionaryArray.from_arrays(first, pa.array([model.manifest.name])),
+        VERSION: pa.DictionaryArray.from_arrays(first, pa.array([model.manifest.version])),
+        EXPECTED: listed([part.result.why.expected for part in parts]),
+        FEATURE_ERROR: listed([part.result.why.error for part in parts]),
     }
     return pa.RecordBatch.from_arrays([*block.columns, *added.values()], names=[*block.schema.names, *added])
+
+
+@cache
+def _zeros(features: tuple[str, ...]) -> Block:
+    """A row that a model has scored when it was loaded."""
+    return pa.record_batch({name: np.zeros(1, np.float32) for name in features})
 
 
 def _lists(parts: Sequence[NDArray[np.float32] | None], anomaly: NDArray[np.bool_], width: int) -> pa.Array:

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from beam_jobs import dead_letters, metrics
 from beam_jobs.block import Block, source_of, take, with_source
+from beam_jobs.isolate import Isolate
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 
 
@@ -27,21 +28,23 @@ class Preprocess(beam.DoFn):
     def setup(self) -> None:
         self._preprocessor.check_secrets()  # a key that is missing here is told before the first block
         self._preprocessor.warm_up()
+        columns = list(self._preprocessor.input_columns)
+        self._apply = Isolate(lambda events: self._preprocessor.apply(events.select(columns)))
 
     def process(self, events: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
-        columns = list(self._preprocessor.input_columns)
-        parts, bad = dead_letters.isolate(lambda part: self._preprocessor.apply(part.select(columns)), events)
+        parts, bad = self._apply(events)
         if len(bad):
             yield dead_letters.refused(source_of(events), bad, "preprocess", self._job)
-        for _, part, done in parts:
+        for part in parts:
+            done = part.result
             if len(done.errors):
-                yield dead_letters.refused(source_of(part), done.errors, "preprocess", self._job)
+                yield dead_letters.refused(source_of(part.block), done.errors, "preprocess", self._job)
             metrics.inc(metrics.RECORDS_FILTERED, done.filtered)
             if done.rows.num_rows:
                 rows = done.rows
                 if self._carry:
-                    carried = take(part.select(list(self._carry)), done.kept)
+                    carried = take(part.block.select(list(self._carry)), done.kept)
                     rows = pa.RecordBatch.from_arrays(
                         [*rows.columns, *carried.columns], names=[*rows.schema.names, *self._carry]
                     )
-                yield with_source(rows, source_of(part), done.kept)
+                yield with_source(rows, source_of(part.block), done.kept)

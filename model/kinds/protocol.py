@@ -37,8 +37,8 @@ class Scores:
 class Scorer(Protocol):
     """A model in memory; several threads may call it. A row's score has the same bits in every block.
 
-    What it raises decides what becomes of a block (``beam_jobs.isolate``): ``BadRows`` names the rows to blame, and
-    ``Retry`` says that none is.
+    What it raises decides what becomes of a block (``beam_jobs.isolate``): ``BadRowsError`` names the rows to blame,
+    ``RetryError`` says that none is.
     """
 
     def score(self, x: Floats) -> Floats:

@@ -1,13 +1,11 @@
 import numpy as np
-import pyarrow as pa
-import pytest
 
 import schemas
 from beam_jobs import dead_letters
 from beam_jobs.block import Block, raw_block
 from beam_jobs.codec.avro.decoder import AvroDecoder
 from beam_jobs.codec.avro.encoder import AvroEncoder
-from beam_jobs.errors import RowErrors, UserError
+from beam_jobs.errors import RowErrors
 
 
 def raw() -> Block:
@@ -42,29 +40,3 @@ def test_dead_letters_survive_the_topic() -> None:
     decoded = AvroDecoder(schema, lambda _: schema).decode(AvroEncoder(schema, 3).encode(written))
     assert len(decoded.errors) == 0
     assert decoded.rows.to_pylist() == written.to_pylist()
-
-
-def test_isolate_finds_the_rows_that_raise() -> None:
-    numbers = pa.record_batch({"x": list(range(100))})
-
-    def fail_on_13_and_77(part: Block) -> int:
-        if {13, 77} & set(part.column("x").to_pylist()):
-            raise ValueError("unlucky")
-        return int(part.num_rows)
-
-    parts, bad = dead_letters.isolate(fail_on_13_and_77, numbers)
-    assert bad.rows.tolist() == [13, 77]
-    assert set(bad.reasons) == {"unexpected_error"}
-    assert bad.errors[0] == "ValueError: unlucky"
-    assert [x for _, part, _ in parts for x in part.column("x").to_pylist()] == [
-        x for x in range(100) if x not in (13, 77)
-    ]
-    assert all(part.column("x")[0].as_py() == start for start, part, _ in parts)
-
-
-def test_isolate_raises_what_concerns_the_job() -> None:
-    def refuse(part: Block) -> None:
-        raise UserError("no key for pseudonyms")
-
-    with pytest.raises(UserError, match="no key"):
-        dead_letters.isolate(refuse, raw())
