@@ -1,7 +1,7 @@
 """Writes docs/options.md, every option of every job, from the option classes.
 
-python -m beam_jobs.reference            rewrites the page
-python -m beam_jobs.reference --check    writes nothing; exit status 1 if the page is not up to date
+python -m beam_jobs.terminal.reference            rewrites the page
+python -m beam_jobs.terminal.reference --check    writes nothing; exit status 1 if the page is not up to date
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from beam_jobs.errors import UserError
 from beam_jobs.terminal.cli import Parser, run
 from beam_jobs.terminal.options import job_parser
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "options.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "options.md"
 JOBS = ("beam_jobs.score", "beam_jobs.archive", "beam_jobs.replay", "beam_jobs.redrive")
 OTHERS = ("model.train", "model.threshold")  # with a parser of their own
 
 _INTRO = """\
 # Options
 
-This page is made from the option classes by `python -m beam_jobs.reference`; `--help` of a command says the same.
+Made from the option classes by `python -m beam_jobs.terminal.reference`; `--help` of a command says the same.
 
 Jobs take every option of Beam as well, such as `--runner=PrismRunner` or `--direct_num_workers=2`; those for
 Dataflow are in [dataflow.md](dataflow.md#options). Exit codes, secrets and what happens when something is away are in
@@ -156,7 +156,7 @@ def _type(action: argparse.Action) -> str:
 def main(argv: Sequence[str]) -> int:
     """Parses, writes or compares."""
     parser = Parser(
-        prog="python -m beam_jobs.reference",
+        prog="python -m beam_jobs.terminal.reference",
         description=(__doc__ or "").strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -167,7 +167,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         current = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
         if args.check and wanted != current:
-            print(f"{PAGE} is not what the options say: run python -m beam_jobs.reference")
+            print(f"{PAGE} is not what the options say: run python -m beam_jobs.terminal.reference")
             return 1
         PAGE.write_text(wanted, encoding="utf-8")
     except OSError as error:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs import reference
-from beam_jobs.reference import JOBS, OTHERS, PAGE, example, main, options_of, page, parser_of
+from beam_jobs.terminal import reference
+from beam_jobs.terminal.reference import JOBS, OTHERS, PAGE, example, main, options_of, page, parser_of
 
 OPTIONS = [
     pytest.param(command, action, id=f"{command} {' '.join(action.option_strings) or action.dest}")
@@ -20,7 +20,7 @@ OPTIONS = [
 
 
 def test_the_page_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--check"]) == 0, "run python -m beam_jobs.reference"
+    assert main(["--check"]) == 0, "run python -m beam_jobs.terminal.reference"
 
 
 @pytest.mark.parametrize(("command", "action"), OPTIONS)
@@ -55,6 +55,6 @@ def test_a_page_that_is_behind_is_told_and_renewed(
     monkeypatch.setattr(reference, "PAGE", tmp_path / "options.md")
     (tmp_path / "options.md").write_text(PAGE.read_text().replace("--alerts URI", "--alarms URI"))
     assert main(["--check"]) == 1
-    assert "run python -m beam_jobs.reference" in capsys.readouterr().out
+    assert "run python -m beam_jobs.terminal.reference" in capsys.readouterr().out
     assert main([]) == 0
     assert (tmp_path / "options.md").read_text() == PAGE.read_text()
