@@ -27,19 +27,16 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 
-from beam_jobs import metrics
+from beam_jobs import metrics, stop
 from beam_jobs.errors import UserError
-from beam_jobs.io.reading import request_drain, reset_drain
 from beam_jobs.preflight.dataflow import check_target
 from beam_jobs.running import dataflow
 from beam_jobs.running.local_runner import LocalRunner
 from beam_jobs.running.workers import Workers
-from beam_jobs.storage import files
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import EXIT_INTERRUPTED, STOP_SIGNALS, say
 from beam_jobs.terminal.report import Progress, check_writable
 from beam_jobs.terminal.runners import IN_PROCESS, on_dataflow, runner_of
-from schemas.source import interrupt_waits, resume_waits
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -115,7 +112,7 @@ def run_job(
     metrics.TOTALS.reset()
     run = _prepare(parsed, wires[0], live)
     flags = parsed.get_all_options(drop_default=True)
-    workers.start([partial(_work, flags, wire, live) for wire in wires[1:]], drain)
+    workers.start([partial(_work, flags, wire, live) for wire in wires[1:]])
     started = time.time()
     finished, status = False, 0
     try:
@@ -149,9 +146,7 @@ def _prepare(parsed: PipelineOptions, wire: Wire, live: bool) -> Callable[[Calla
         outlast_job_server(parsed.view_as(PortableOptions))
         if prism.prism_log_level == "info" and not parsed.view_as(options.ReportOptions).verbose:
             prism.prism_log_level = "error"  # it tells of itself, and warns of steps that Beam has made
-    reset_drain()
-    resume_waits()
-    files.resume_waits()
+    stop.reset()
     pipeline = beam.Pipeline(runner=LocalRunner() if runner in IN_PROCESS else runner, options=parsed)
     wire(pipeline)
     keep_memory()
@@ -214,13 +209,6 @@ def outlast_job_server(portable: PortableOptions) -> None:
         portable.job_server_timeout = _DECADE_S
 
 
-def drain() -> None:
-    """Lets the pipeline of this process finish what it has read, commit, and end."""
-    request_drain()
-    interrupt_waits()
-    files.interrupt_waits()
-
-
 @contextmanager
 def drain_on_signal(workers: Workers) -> Iterator[Callable[[], None]]:
     """A stop signal lets the job finish what it has read and commit; a second Ctrl-C ends it at once.
@@ -228,10 +216,10 @@ def drain_on_signal(workers: Workers) -> Iterator[Callable[[], None]]:
     Yields a function that takes the signals again, after somebody else took them.
     """
 
-    def stop(signum: int, frame: FrameType | None) -> None:
+    def stop_in_order(signum: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, stop_at_once)
         say("stopping: finishing what was read (Ctrl-C again to stop at once)")
-        drain()
+        stop.request()
         workers.drain()
 
     def stop_at_once(signum: int, frame: FrameType | None) -> None:
@@ -240,7 +228,7 @@ def drain_on_signal(workers: Workers) -> Iterator[Callable[[], None]]:
 
     def arm() -> None:
         for number in before:
-            signal.signal(number, stop)
+            signal.signal(number, stop_in_order)
 
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     arm()

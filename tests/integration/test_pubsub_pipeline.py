@@ -22,7 +22,7 @@ from apache_beam.utils.timestamp import MAX_TIMESTAMP
 from google.iam.v1 import iam_policy_pb2 as iam
 
 import schemas
-from beam_jobs import metrics
+from beam_jobs import metrics, stop
 from beam_jobs.archive import CONCERNS
 from beam_jobs.block import RAW_SCHEMA, raw_block
 from beam_jobs.codec.avro.encoder import AvroEncoder
@@ -35,7 +35,6 @@ from beam_jobs.io.pubsub.pull import PULLERS, PullSettings
 from beam_jobs.io.pubsub.sink import PublishBlocks
 from beam_jobs.io.pubsub.source import SESSIONS, PubSubReader, PubSubSource
 from beam_jobs.io.pubsub.transforms import ReadFromPubSub, WriteToPubSub
-from beam_jobs.io.reading import request_drain, reset_drain
 from beam_jobs.preflight.archive import ArchiveJob, archive_job
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.subscription import pubsub_settings
@@ -54,10 +53,10 @@ def pub(pubsub: str) -> PubSubTopics:
 
 @pytest.fixture(autouse=True)
 def no_drain() -> Iterator[None]:
-    reset_drain()
+    stop.reset()
     metrics.TOTALS.reset()
     yield
-    reset_drain()
+    stop.reset()
     SESSIONS.close_all()
 
 
@@ -207,7 +206,7 @@ def test_ctrl_c_gives_back_what_was_not_handed_out(pub: PubSubTopics) -> None:
     pub.send("events", [b"%d" % i for i in range(100)])
     reader = source(pub, block_rows=30).create_reader(None, None)
     taken = read(reader, 30)
-    request_drain()
+    stop.request()
     assert not reader.advance()
     assert reader.get_watermark() == MAX_TIMESTAMP
     mark = reader.get_checkpoint_mark()
