@@ -22,8 +22,8 @@ from beam_jobs.preflight.addresses import (
     schema_source,
     stream_source,
 )
-from beam_jobs.preflight.dataflow import check_path, check_pii_key, warn_if_cleaned
 from beam_jobs.preflight.reach import Preflight
+from beam_jobs.preflight.workers import check_path, check_pii_key, warn_if_cleaned
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import say
