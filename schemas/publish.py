@@ -199,7 +199,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--kafka_config",
         metavar="FILE",
-        help="client.properties with schema.registry.* (docs/schema-registry.md); secrets as env:NAME, file:PATH or secret://…",
+        help="client.properties with schema.registry.* (docs/schemas.md); secrets as env:NAME, file:PATH or secret://…",
     )
     parser.add_argument(
         "--use_case",

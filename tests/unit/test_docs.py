@@ -78,8 +78,9 @@ def test_files_and_folders_a_page_names_exist() -> None:
 def test_make_targets_a_page_names_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in PAGES:
-        text = page.read_text()
-        spans = [*re.findall(r"`(make [^`\n]+)`", text), *re.findall(r"^(make [^\n]+)$", text, re.MULTILINE)]
+        prose, *fenced = re.split(r"^```", page.read_text(), flags=re.MULTILINE)
+        blocks, prose = fenced[::2], "".join([prose, *fenced[1::2]])
+        spans = re.findall(r"`(make [^`\n]+)`", prose) + re.findall(r"^(make .+)$", "\n".join(blocks), re.MULTILINE)
         for span in spans:
             for word in span.partition("#")[0].split()[1:]:
                 if not re.fullmatch(r"[a-z-]+", word):
