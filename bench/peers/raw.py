@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 START = time.time()
 BATCH = 1000
-# The default back-off of a full queue, 1 s, costs most of the rate.
+# The default back-off of a full queue, 1 s, costs most of the rate (docs/measurements.md).
 SETTINGS = {
     "fetch.queue.backoff.ms": "5",
     "queued.max.messages.kbytes": "65536",

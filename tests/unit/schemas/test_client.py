@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 import schemas
-from beam_jobs import stop
 from beam_jobs.codec.schema import SchemaTooLargeError
 from beam_jobs.errors import UnreachableError, UserError
 from demo.broker import free_port
@@ -30,7 +29,9 @@ from schemas.source import (
     SchemaSource,
     for_registry,
     id_of,
+    interrupt_waits,
     registry_settings,
+    resume_waits,
 )
 
 CAR = schemas.load("car_sensor")
@@ -253,11 +254,11 @@ def test_a_wait_can_be_interrupted() -> None:
     try:
         for waiter in waiters:
             waiter.start()
-        stop.request()
+        interrupt_waits()
         for waiter in waiters:
             waiter.join(30)
     finally:
-        stop.reset()
+        resume_waits()
     assert [type(error) for error in errors] == [InterruptedWaitError] * 3
     assert not isinstance(errors[0], LookupError)  # or the records would be dead letters
 
@@ -506,7 +507,7 @@ def test_the_end_of_the_job_does_not_wait_for_an_answer() -> None:
 
     def end() -> None:
         asked.wait(20)
-        stop.request()
+        interrupt_waits()
 
     with Fake(answer) as url:
         threading.Thread(target=end).start()
@@ -514,7 +515,7 @@ def test_the_end_of_the_job_does_not_wait_for_an_answer() -> None:
             with pytest.raises(InterruptedWaitError):
                 RegistrySchemas(url, {}).writer_schema(1)
         finally:
-            stop.reset()
+            resume_waits()
             released.set()
 
 

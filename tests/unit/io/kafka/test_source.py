@@ -8,7 +8,6 @@ import threading
 
 import pytest
 
-from beam_jobs import stop
 from beam_jobs.errors import UserError
 from beam_jobs.io.address import KafkaAddress
 from beam_jobs.io.kafka.client import KafkaTransport
@@ -16,7 +15,7 @@ from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.mark import KafkaMark, KafkaMarkCoder
 from beam_jobs.io.kafka.source import KafkaSource
 from beam_jobs.io.position import EARLIEST, LATEST, OffsetSpec
-from beam_jobs.io.reading import Pace, PartitionOutages
+from beam_jobs.io.reading import Pace, PartitionOutages, request_drain, reset_drain
 from tests.contract.cluster import Record
 from tests.contract.fake_kafka import FakeCluster
 from tests.contract.reads import opened, read, values
@@ -24,7 +23,7 @@ from tests.contract.reads import opened, read, values
 
 @pytest.fixture(autouse=True)
 def _no_drain() -> None:
-    stop.reset()
+    reset_drain()
 
 
 def test_marks_are_json_and_deterministic() -> None:
@@ -149,10 +148,10 @@ def test_a_drain_ends_the_wait_for_a_cluster() -> None:
     cluster = FakeCluster()
     topic = cluster.create()
     cluster.away = True
-    stop.request()
+    request_drain()
     with pytest.raises(UserError, match="ended before the cluster answered"):
         KafkaSource(cluster.transport(topic)).split(1)
-    stop.reset()
+    reset_drain()
 
 
 def test_closing_readers_closes_their_fetchers() -> None:
