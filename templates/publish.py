@@ -25,8 +25,8 @@ from typing import Any
 
 import beam_jobs
 from beam_jobs.errors import UserError, one_line
-from beam_jobs.preflight.dataflow import JOB_NAME
-from beam_jobs.running.dataflow import job_name, warn_of_name
+from beam_jobs.running.dataflow.checks import JOB_NAME, warn_of_name
+from beam_jobs.running.dataflow.target import job_name
 from beam_jobs.terminal.cli import EXIT_FAILED, EXIT_USAGE, Parser, run, say
 from templates.jobs import TEMPLATES, Template
 from templates.metadata import metadata
@@ -138,7 +138,7 @@ def check_parameters(template: Template, given: str) -> dict[str, str]:
         if value.strip():
             _check_value(known[name], value)
             found[name] = value
-    missing = [name for name in template.command.required if name not in found]
+    missing = [name for name in template.required if name not in found]
     if missing:
         raise UserError(f"PARAMETERS: template {template.job} needs {', '.join(missing)} as well")
     return found

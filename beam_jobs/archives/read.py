@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from apache_beam.transforms.window import TimestampedValue
 from numpy.typing import NDArray
 
-from beam_jobs import metrics
+from beam_jobs import metrics, stop
 from beam_jobs.archives.log import FOLDER
 from beam_jobs.archives.rows import PROPERTY, SOURCE_FIELDS, SOURCE_KEY, Content, archive_schema
 from beam_jobs.block import MAX_BLOCK_ROWS, RAW_SCHEMA, Block, millis_of, min_timestamp, take, with_source
@@ -23,7 +23,6 @@ from beam_jobs.codec.avro.container import BadContainerError, read_header
 from beam_jobs.codec.avro.file import read_avro
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError, one_line
-from beam_jobs.io.reading import drain_requested
 from beam_jobs.storage.files import list_files, open_file, patiently
 from beam_jobs.use_case import UseCase
 
@@ -205,7 +204,7 @@ class ReadFiles(beam.DoFn):
         schema = archive_schema(archive.use_case, archive.content)
         key = archive.key_of(path)
         for rows in read_rows(path, schema):
-            if drain_requested():
+            if stop.requested():
                 return
             keep = wanted_rows(archive, rows.column(archive.use_case.event_time))
             rows = rows if keep.all() else take(rows, np.flatnonzero(keep))

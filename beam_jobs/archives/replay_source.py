@@ -20,14 +20,13 @@ from apache_beam import coders
 from apache_beam.io.unbounded_source import CheckpointMark, UnboundedReader, UnboundedSource
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
 
-from beam_jobs import metrics
+from beam_jobs import metrics, stop
 from beam_jobs.archives.contents import NONE_YET, Contents
 from beam_jobs.archives.read import ArchiveInput, as_block
 from beam_jobs.archives.sweep import Part, Sweep
 from beam_jobs.block import MAX_BLOCK_ROWS, BlockCoder, min_timestamp
 from beam_jobs.io.block_reader import BlockReader, read_blocks
 from beam_jobs.io.idle import IdleCache
-from beam_jobs.io.reading import drain_requested
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ class SweepReader(BlockReader[_Session]):
 
     def _next_block(self) -> bool:
         self._block = None
-        if drain_requested() or self._mark.done:
+        if stop.requested() or self._mark.done:
             self._finish()
             return False
         session = self._open()

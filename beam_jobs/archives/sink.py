@@ -34,7 +34,7 @@ from beam_jobs.expiring_ids import ExpiringIds
 from beam_jobs.io.kafka.topic_id import KafkaTopic
 from beam_jobs.io.pubsub import acknowledged
 from beam_jobs.storage.files import bounded, is_local, make_folder, name_bytes, patiently, upload, writing
-from beam_jobs.terminal.runners import on_dataflow
+from beam_jobs.target import target_of
 
 _LOGGER = logging.getLogger(__name__)
 _OTHER_KEYS = "some records have another key than %s: the archive holds that field instead (--keep_keys keeps the keys)"
@@ -322,7 +322,7 @@ def hour_folder(hour: int) -> str:
 class WriteToArchive(beam.PTransform):
     """Writes events or features blocks to an archive; for the arguments see :class:`WriteFiles`.
 
-    Pub/Sub messages that Dataflow itself has read come in small bundles: they are gathered first.
+    Pub/Sub messages that the runner itself has read come in small bundles: they are gathered first.
     """
 
     def __init__(self, write: WriteFiles) -> None:
@@ -330,6 +330,6 @@ class WriteToArchive(beam.PTransform):
         self._write = write
 
     def expand(self, blocks: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[Any]:
-        if self._write.ids is not None and on_dataflow(blocks.pipeline.options):
+        if self._write.ids is not None and target_of(blocks.pipeline.options).describe().reads_pubsub:
             blocks = blocks | "Gather" >> GatherBlocks(self._write.max_file_age_s)
         return blocks | "Write" >> beam.ParDo(self._write)

@@ -13,7 +13,7 @@ from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
 from beam_jobs.block import Block
 from beam_jobs.io.idle import IdleCache
 
-# Bundle length decides between latency and overhead (docs/measurements.md).
+# Bundle length decides between latency and overhead.
 LIVE_BLOCKS_PER_BUNDLE = 1
 REPLAY_BLOCKS_PER_BUNDLE = 40
 

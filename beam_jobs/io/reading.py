@@ -1,9 +1,8 @@
-"""What the sources share: the end on request, what is said of an outage, how large the next block is."""
+"""What the sources share: what is said of an outage, how large the next block is."""
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 
@@ -11,28 +10,6 @@ _LOGGER = logging.getLogger(__name__)
 
 _SMALLEST_CUT = 1024  # rows; what a smaller block takes is overhead, cutting it would not help
 _PATIENCE_S = 1.0  # an election, a broker that restarts at once: not worth a line
-
-_DRAIN = threading.Event()
-
-
-def request_drain() -> None:
-    """Ends all reading in this process in good order: no new block, the last ones acknowledged, the job done."""
-    _DRAIN.set()
-
-
-def reset_drain() -> None:
-    """Takes ``request_drain`` back, for the next job of this process."""
-    _DRAIN.clear()
-
-
-def drain_requested() -> bool:
-    """Whether ``request_drain`` was called."""
-    return _DRAIN.is_set()
-
-
-def wait_for_drain(timeout_s: float) -> bool:
-    """Sleeps for ``timeout_s`` seconds, or until ``request_drain`` is called: then True."""
-    return _DRAIN.wait(timeout_s)
 
 
 class Outage:

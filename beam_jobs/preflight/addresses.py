@@ -18,10 +18,10 @@ from beam_jobs.io.address import Address, KafkaAddress, PubSubAddress, parse
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.transforms import check_group, check_topic
 from beam_jobs.io.position import OffsetKind, OffsetSpec
-from beam_jobs.preflight.dataflow import check_path, check_settings, warn_if_cleaned, warn_of_this_machine
 from beam_jobs.preflight.java import check_java
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.subscription import PUBSUB, pubsub_settings, topic_of
+from beam_jobs.preflight.workers import check_path, check_settings, warn_if_cleaned, warn_of_this_machine
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from beam_jobs.storage.files import check_access, is_local, root_of
 from beam_jobs.terminal import options

@@ -39,15 +39,14 @@ from beam_jobs.preflight.addresses import (
     schema_source,
     stream_source,
 )
-from beam_jobs.preflight.dataflow import check_path, check_pii_key, refuse_at_least_once, warn_if_cleaned
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.subscription import LONGEST_RETENTION_S, PUBSUB, retention_s, topic_of
+from beam_jobs.preflight.workers import check_path, check_pii_key, refuse_at_least_once, warn_if_cleaned
 from beam_jobs.steps.lookup import LookupFile, describe
 from beam_jobs.storage.files import bounded, check_access, is_local, make_folder, name_bytes, root_of, writing
+from beam_jobs.target import target_of
 from beam_jobs.terminal import options
-from beam_jobs.terminal.cli import STOP_SIGNALS, require, say
-from beam_jobs.terminal.commands import JOBS
-from beam_jobs.terminal.runners import on_dataflow
+from beam_jobs.terminal.cli import STOP_SIGNALS, say
 from beam_jobs.use_case import UseCase, load_use_case
 from schemas.source import SchemaId, SchemaSource
 
@@ -83,7 +82,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     Raises:
       UserError: the first thing that is wrong, with its remedy.
     """
-    require(parsed.get_all_options(), *JOBS["archive"].required)
+    options.require(parsed, "use_case", "input", "output", "dead_letters")
     wanted, bad = parsed.view_as(options.ArchiveOptions), parsed.view_as(options.DeadLetterOptions)
     refuse_at_least_once(parsed, "archive", "each record is to be in one row")
     for flag in ("max_file_age", "max_file_mb", "enrich_every"):
@@ -140,7 +139,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     if isinstance(read, KafkaAddress):
         find = partial(KafkaTopic.find, read, config)
         topic = preflight.ask(read.bootstrap_servers, f"the id of {read.topic}", find) or KafkaTopic(read, config, None)
-    owner = Owner(by_workers=on_dataflow(parsed), waits=not parsed.view_as(GoogleCloudOptions).update)
+    owner = Owner(by_workers=not target_of(parsed).describe().here, waits=not parsed.view_as(GoogleCloudOptions).update)
     with writing(root):
         check_alone(root, f"{use_case.name}-{content}")
         if isinstance(read, PubSubAddress):
@@ -344,9 +343,10 @@ def _exact_ids(preflight: Preflight, source: Mapping[str, Any]) -> ExactIds | No
     if not isinstance(address, PubSubAddress):
         return None
     acknowledged_s = source["settings"].dedupe_s
-    # Dataflow acknowledges before we see a message, and drops what comes again: only its own second tries are left.
+    # A runner that reads itself acknowledges before we see a message, and drops what comes again: only its own second
+    # tries are left.
     unacknowledged_s = acknowledged_s
-    if not on_dataflow(preflight.parsed):
+    if not target_of(preflight.parsed).describe().reads_pubsub:
         asked = preflight.ask(PUBSUB, f"how long {address} keeps messages", partial(retention_s, address))
         unacknowledged_s = asked or LONGEST_RETENTION_S
     return ExactIds(address.topic, source["name"], unacknowledged_s, acknowledged_s)

@@ -7,8 +7,8 @@ import shutil
 from apache_beam.options.pipeline_options import CrossLanguageOptions, PipelineOptions
 
 from beam_jobs.errors import UserError
+from beam_jobs.target import runner_of, target_of
 from beam_jobs.terminal import options
-from beam_jobs.terminal.runners import LOCAL, runner_of
 
 
 def check_java(parsed: PipelineOptions, name: str) -> None:
@@ -26,9 +26,10 @@ def check_java(parsed: PipelineOptions, name: str) -> None:
         raise UserError("--kafka_io java reads without an end; leave out --until, or --kafka_io")
     if given.fetch != "auto":
         raise UserError(f"--fetch {given.fetch} is of the native source; leave it or --kafka_io java out")
-    runner = runner_of(parsed)
-    if runner in LOCAL:
-        raise UserError(f"--kafka_io java needs a runner that runs Java workers, which {runner} is not; leave it out")
+    if not target_of(parsed).describe().java:
+        raise UserError(
+            f"--kafka_io java needs a runner that runs Java workers, which {runner_of(parsed)} is not; leave it out"
+        )
     if shutil.which("java") is None and not parsed.view_as(CrossLanguageOptions).beam_services:
         raise UserError(
             "--kafka_io java needs Java here as well, to describe the reader; install a Java runtime (11 or newer), "

@@ -8,9 +8,9 @@ from typing import TypeVar
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs.errors import UnreachableError
+from beam_jobs.target import target_of
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import say
-from beam_jobs.terminal.runners import on_dataflow
 
 _STRICT_S, _REACHABLE_S = 8.0, 4.0  # who needs longer than this to answer is as good as away
 
@@ -26,7 +26,7 @@ class Preflight:
 
     def __init__(self, parsed: PipelineOptions) -> None:
         self.parsed = parsed
-        default = "reachable" if on_dataflow(parsed) else "strict"
+        default = "strict" if target_of(parsed).describe().here else "reachable"
         self._level = parsed.view_as(options.ConnectionOptions).preflight or default
         self._silent: set[str] = set()
         self._said: set[str] = set()

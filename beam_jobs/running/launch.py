@@ -1,85 +1,44 @@
-"""From a parsed command line to a running job: the runner, Ctrl-C, the closing summary."""
+"""From a parsed command line to a running job: the target, Ctrl-C, the closing summary."""
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import logging
 import os
-import shutil
 import signal
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from types import FrameType
 from typing import Any
 
 import apache_beam as beam
-import grpc
-from apache_beam.options.pipeline_options import (
-    DirectOptions,
-    PipelineOptions,
-    PortableOptions,
-    PrismRunnerOptions,
-    StandardOptions,
-)
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from beam_jobs import metrics
-from beam_jobs.errors import UserError
-from beam_jobs.io.reading import request_drain, reset_drain
-from beam_jobs.preflight.dataflow import check_target
-from beam_jobs.running import dataflow
-from beam_jobs.running.local_runner import LocalRunner
+from beam_jobs import metrics, stop
+from beam_jobs.errors import UserError, one_line
+from beam_jobs.running.process import configure_logging, keep_memory
 from beam_jobs.running.workers import Workers
-from beam_jobs.storage import files
+from beam_jobs.target import Graph, Target, target_of
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import EXIT_INTERRUPTED, STOP_SIGNALS, say
 from beam_jobs.terminal.report import Progress, check_writable
-from beam_jobs.terminal.runners import IN_PROCESS, on_dataflow, runner_of
-from schemas.source import interrupt_waits, resume_waits
 
-_LOGGER = logging.getLogger(__name__)
-
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
-_KEPT_BYTES = 512 << 20
-_DECADE_S = 10 * 365 * 86_400
+_ANY_GRAPH = "PrismRunner"  # runs here what the runner in this process can't
 
 Wire = Callable[[beam.Pipeline], Any]
 
 
 def begin(parsed: PipelineOptions) -> Workers:
-    """Checks what the runner needs, and begins the processes that ``--direct_num_workers`` asks for (0: one a core).
-
-    On any other runner than ours it is one process.
+    """Checks what the target needs, and begins the processes that are to share the job here.
 
     Raises:
-      UserError: no such runner, a way of running several that loses records, or something that Dataflow needs.
+      UserError: no such runner, or something that its target needs.
     """
-    check_target(parsed)
-    direct = parsed.view_as(DirectOptions)
-    count = worker_count(direct) if runner_of(parsed) in IN_PROCESS else 1
-    direct.direct_num_workers, direct.direct_running_mode = 1, "in_memory"  # for Beam: each process runs its own
-    return Workers(count)
-
-
-def worker_count(direct: DirectOptions) -> int:
-    """How many processes are asked for.
-
-    Raises:
-      UserError: threads of Beam's own FnApiRunner: Beam 2.77 then drops the rest of an unbounded source, silently.
-    """
-    count, mode = direct.direct_num_workers, direct.direct_running_mode
-    if count < 0:
-        raise UserError(f"--direct_num_workers={count}: expected a number of processes, or 0 for one a core")
-    if mode == "multi_threading":
-        raise UserError(
-            f"--direct_running_mode={mode}: Beam's FnApiRunner loses records with it; leave it out, "
-            "--direct_num_workers=N alone starts N processes that share the input"
-        )
-    return count or os.cpu_count() or 1
+    target = target_of(parsed)
+    target.check()
+    return Workers(target.describe().processes)
 
 
 def run_job(
@@ -92,11 +51,8 @@ def run_job(
 ) -> int:
     """Runs the pipelines that ``wires`` build, one a process.
 
-    ``conclude(start time)`` then says what came of them, and the exit status of a job that has run to its end.
-
-    Locally, bounded and streaming jobs of one fused stateless stage run on the FnApiRunner, whatever
-    ``--runner=DirectRunner`` might pick (docs/decisions.md); ``--runner=PrismRunner`` runs them on Prism. On Dataflow
-    the job is submitted (``dataflow.run``), and the service tells what comes of it.
+    ``conclude(start time)`` then says what came of them, and the exit status of a job that has run to its end. A job
+    that runs elsewhere is handed over, and it is there that one sees what comes of it.
 
     Args:
       wires: what each process runs, this one the first; as many as there are ``workers``.
@@ -105,120 +61,90 @@ def run_job(
 
     Returns:
       The exit status.
+
+    Raises:
+      UserError: the target can't run the job.
     """
-    if on_dataflow(parsed):
-        _configure_logging(parsed)
-        return dataflow.run(parsed, wires[0], name, live)
+    if not target_of(parsed).describe().here:
+        return _prepare(parsed, wires[0], name, live)()
     reporting = parsed.view_as(options.ReportOptions)
     if reporting.report:
         check_writable(reporting.report)
     metrics.TOTALS.reset()
-    run = _prepare(parsed, wires[0], live)
+    run = _prepare_here(parsed, wires[0], name, live)
+    if run.graph.state and workers.count > 1:
+        raise UserError(
+            f"--direct_num_workers={workers.count}: a step keeps state by key, and each process would have its own; "
+            "leave it out"
+        )
     flags = parsed.get_all_options(drop_default=True)
-    workers.start([partial(_work, flags, wire, live) for wire in wires[1:]], drain)
+    workers.start([partial(_work, flags, wire, name, live) for wire in wires[1:]])
     started = time.time()
     finished, status = False, 0
     try:
         with Progress(reporting.progress, started), drain_on_signal(workers) as arm:
-            run(arm)
+            status = run(arm)
             workers.join()
         finished = True
     finally:
         if finished or metrics.TOTALS.snapshot()[0][metrics.RECORDS_READ]:
-            status = conclude(started)
+            status = conclude(started) or status
     return status
 
 
-def _work(flags: dict[str, Any], wire: Wire, live: bool) -> None:
+def _work(flags: dict[str, Any], wire: Wire, name: str, live: bool) -> None:
     """What a process runs beside the first one."""
-    _prepare(PipelineOptions(flags=[], **flags), wire, live)(lambda: None)
+    _prepare_here(PipelineOptions(flags=[], **flags), wire, name, live)()
 
 
-def _prepare(parsed: PipelineOptions, wire: Wire, live: bool) -> Callable[[Callable[[], None]], None]:
-    """Sets this process up and builds the pipeline.
+@dataclass(frozen=True)
+class _Run:
+    """A job that is ready to run."""
 
-    Returns:
-      Runs it to its end; calls its argument once the runner has set its own signal handlers.
-    """
-    _configure_logging(parsed)
-    parsed.view_as(StandardOptions).streaming = live
-    runner = runner_of(parsed)
-    prism = parsed.view_as(PrismRunnerOptions)
-    if runner == "PrismRunner":
-        prism.prism_location = prism.prism_location or shutil.which("prism")  # None: Beam downloads it
-        outlast_job_server(parsed.view_as(PortableOptions))
-        if prism.prism_log_level == "info" and not parsed.view_as(options.ReportOptions).verbose:
-            prism.prism_log_level = "error"  # it tells of itself, and warns of steps that Beam has made
-    reset_drain()
-    resume_waits()
-    files.resume_waits()
-    pipeline = beam.Pipeline(runner=LocalRunner() if runner in IN_PROCESS else runner, options=parsed)
-    wire(pipeline)
+    target: Target
+    pipeline: beam.Pipeline
+    graph: Graph
+
+    def __call__(self, submitted: Callable[[], None] = lambda: None) -> int:
+        """Runs it to its end, where that is to be waited for; the exit status.
+
+        Args:
+          submitted: called once the runner has set its own signal handlers.
+        """
+        result = self.target.submit(self.pipeline, self.graph)
+        submitted()
+        return self.target.wait(result)
+
+
+def _prepare_here(parsed: PipelineOptions, wire: Wire, name: str, live: bool) -> _Run:
+    """Sets this process up for a pipeline that runs in it, or beside it, and builds that."""
+    stop.reset()
+    run = _prepare(parsed, wire, name, live)
     keep_memory()
     gc.freeze()  # modules and graphs stay: a full collection that walks them stops the stream for 0.1 s
-
-    def run(running: Callable[[], None]) -> None:
-        if runner not in IN_PROCESS:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C must not end the runner before the job
-            threading.excepthook = partial(without_lost_runners, threading.excepthook)
-        with nullcontext() if runner in IN_PROCESS else runner_errors(runner):
-            result = pipeline.run()
-            running()
-            result.wait_until_finish()
-
     return run
 
 
-def without_lost_runners(otherwise: Callable[[Any], Any], raised: Any) -> None:
-    """A ``threading.excepthook`` for Beam's threads, which end with a stack trace each when their runner is gone."""
-    if isinstance(raised.exc_value, grpc.RpcError):
-        _LOGGER.info("a thread of Beam's has lost its runner", exc_info=raised.exc_value)
-    else:
-        otherwise(raised)
-
-
-@contextmanager
-def runner_errors(runner: str) -> Iterator[None]:
-    """Turns what gRPC says of a runner in another process, when that one is gone, into a ``UserError``."""
+def _prepare(parsed: PipelineOptions, wire: Wire, name: str, live: bool) -> _Run:
+    """Builds the pipeline for the runner that is named, or where none is for one that can run its graph."""
+    configure_logging(parsed)
+    standard = parsed.view_as(StandardOptions)
+    standard.streaming = live  # as Beam's checks want to know before there is a graph
+    target = target_of(parsed)
+    runner = target.prepare(name, live)
     try:
-        yield
-    except grpc.RpcError as error:
-        code = error.code().name if isinstance(error, grpc.Call) else "no answer"
-        raise UserError(
-            f"--runner {runner}: the runner's process does not answer any more ({code}); start the job again: what was "
-            "read and not committed is read again"
-        ) from error
-
-
-def _configure_logging(parsed: PipelineOptions) -> None:
-    verbose = parsed.view_as(options.ReportOptions).verbose
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s", force=True
-    )
-    # RunInference warns of it on every machine without its optional model manager.
-    logging.getLogger().addFilter(lambda record: "Resource module is not available" not in str(record.msg))
-    if not verbose:
-        # Runners log the stack trace of what a worker raised, and raise it again: the command says it in one line.
-        # gcsio is asked by Beam only, and warns where an account may not see a bucket's own settings.
-        for noisy in ("apache_beam.runners", "apache_beam.utils.subprocess_server", "apache_beam.io.gcp.gcsio"):
-            logging.getLogger(noisy).setLevel(logging.CRITICAL + 1)  # Dataflow's logs refusals as critical
-
-
-def outlast_job_server(portable: PortableOptions) -> None:
-    """Lets the job run longer than Beam's default for one answer of its job server.
-
-    Beam 2.77 takes ``--job_server_timeout`` (300 s) as the deadline of the streams that tell the job's state as well:
-    a job on Prism, live or bounded, would be ended after five minutes.
-    """
-    if portable.job_server_timeout == PortableOptions().job_server_timeout:
-        portable.job_server_timeout = _DECADE_S
-
-
-def drain() -> None:
-    """Lets the pipeline of this process finish what it has read, commit, and end."""
-    request_drain()
-    interrupt_waits()
-    files.interrupt_waits()
+        pipeline = beam.Pipeline(runner, parsed)
+    except ValueError as error:
+        raise UserError(one_line(str(error).removeprefix("Pipeline has validations errors:"))) from error
+    wire(pipeline)
+    graph = Graph.of(pipeline)
+    reason = target.cannot(graph)
+    if not reason:
+        return _Run(target, pipeline, graph)
+    if standard.runner:
+        raise UserError(f"--runner={standard.runner}: {reason}; leave it out, or take --runner={_ANY_GRAPH}")
+    standard.runner = _ANY_GRAPH
+    return _prepare(parsed, wire, name, live)
 
 
 @contextmanager
@@ -228,10 +154,10 @@ def drain_on_signal(workers: Workers) -> Iterator[Callable[[], None]]:
     Yields a function that takes the signals again, after somebody else took them.
     """
 
-    def stop(signum: int, frame: FrameType | None) -> None:
+    def stop_in_order(signum: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, stop_at_once)
         say("stopping: finishing what was read (Ctrl-C again to stop at once)")
-        drain()
+        stop.request()
         workers.drain()
 
     def stop_at_once(signum: int, frame: FrameType | None) -> None:
@@ -240,7 +166,7 @@ def drain_on_signal(workers: Workers) -> Iterator[Callable[[], None]]:
 
     def arm() -> None:
         for number in before:
-            signal.signal(number, stop)
+            signal.signal(number, stop_in_order)
 
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     arm()
@@ -249,12 +175,3 @@ def drain_on_signal(workers: Workers) -> Iterator[Callable[[], None]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def keep_memory() -> None:
-    """Lets glibc keep what blocks free: given back and asked for anew, each page costs a fault (10 % of a job)."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-        mallopt(_M_TOP_PAD, _KEPT_BYTES // 8)

@@ -22,7 +22,7 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
 
-from beam_jobs import metrics
+from beam_jobs import metrics, stop
 from beam_jobs.errors import one_line
 from beam_jobs.terminal.cli import EXIT_FAILED, STOP_SIGNALS, find_user_error
 
@@ -32,7 +32,6 @@ _TELL_S = 0.5  # how often a worker tells what it has counted
 _END_S = 5.0  # how long an ended worker's process may take to be gone
 
 Work = Callable[[], None]
-Drain = Callable[[], None]
 
 
 class Workers:
@@ -66,12 +65,11 @@ class Workers:
     ) -> None:
         self.kill()
 
-    def start(self, works: Sequence[Work], drain: Drain) -> None:
+    def start(self, works: Sequence[Work]) -> None:
         """Gives each process but this one its work, once all of them can begin.
 
         Args:
           works: picklable, ``count - 1``; run in their processes. What they count there is added to ``metrics.TOTALS``.
-          drain: picklable; called in their processes when they are to come to an end, and here when one of them fails.
 
         Raises:
           RuntimeError: a process ended before it could begin.
@@ -83,8 +81,8 @@ class Workers:
                 process.join(_END_S)
                 raise RuntimeError(f"{process.name} ended with status {process.exitcode} before it began") from None
         for (_, pipe), work in zip(self._workers, works, strict=True):
-            pipe.send((work, drain))
-        self._listener = threading.Thread(target=self._listen, args=(drain,), name="workers", daemon=True)
+            pipe.send(work)
+        self._listener = threading.Thread(target=self._listen, name="workers", daemon=True)
         self._listener.start()
 
     def drain(self) -> None:
@@ -117,8 +115,8 @@ class Workers:
         for process, _ in self._workers:
             process.join(_END_S)
 
-    def _listen(self, drain: Drain) -> None:
-        """Takes what the workers tell until the last has ended."""
+    def _listen(self) -> None:
+        """Takes what the workers tell until the last has ended; one that fails stops the job."""
         open_ = {pipe: (number, process) for number, (process, pipe) in enumerate(self._workers, 1)}
         while open_:
             for pipe in multiprocessing.connection.wait(list(open_)):
@@ -136,7 +134,7 @@ class Workers:
                 if what == "failed" and self._failure is None:
                     self._failure = value
                     _LOGGER.info("%s failed: %s", process.name, value)
-                    drain()
+                    stop.request()
                     self.drain()
 
 
@@ -147,7 +145,7 @@ def _serve(pipe: Connection, parents_end: Connection) -> None:
         signal.signal(number, signal.SIG_IGN)  # they reach the whole group; the first process passes them on
     try:
         pipe.send("ready")
-        work, drain = pipe.recv()
+        work = pipe.recv()
     except (EOFError, OSError):
         os._exit(EXIT_FAILED)
     lock, done = threading.Lock(), threading.Event()
@@ -160,7 +158,7 @@ def _serve(pipe: Connection, parents_end: Connection) -> None:
         try:
             while True:
                 pipe.recv()
-                drain()
+                stop.request()
         except (EOFError, OSError):
             if not done.is_set():
                 os._exit(EXIT_FAILED)

@@ -72,8 +72,10 @@ def alert_rows(
 
 
 def _features(anomalies: Block, features: Sequence[str], units: Mapping[str, str | None]) -> pa.Array:
-    """For each row the features with the largest share of the error: list<struct> [n]."""
+    """For each row the features with the largest share of the error, none if the model gives none: list<struct> [n]."""
     n, width = anomalies.num_rows, len(features)
+    if anomalies.column(h.FEATURE_ERROR).null_count:  # all: one model has scored the block
+        return pa.array([[]] * n, _schema("alert").field("features").type)
     top = min(MAX_FEATURES, width)
     observed = np.ascontiguousarray(h.feature_matrix(anomalies, features))
     expected, error = (

@@ -26,9 +26,9 @@ THRESHOLD = "threshold"  # float32, of the version that made the score
 PERCENTILE = "percentile"  # float32, per cent of normal scores below; NaN where the score is no anomaly
 MODEL = "model"  # dictionary<string>
 VERSION = "version"  # dictionary<string>
-EXPECTED = "expected"  # list<float32>[F], what the model expected, physical units, NaN where it can't say
+EXPECTED = "expected"  # list<float32>[F], what the model expected, physical units; NaN where it can't say
 FEATURE_ERROR = "feature_error"  # list<float32>[F], each feature's part of the score
-# Both are null where the score is no anomaly, and where the model gives no such reasons.
+# Both are null where the score is no anomaly, and where the model gives no reasons.
 
 
 class BlockModelHandler(ModelHandler[Block, Block, LoadedModel]):
@@ -127,10 +127,17 @@ def score_block(block: Block, model: LoadedModel, features: Sequence[str]) -> Bl
         PERCENTILE: pa.array(percentiles),
         MODEL: pa.DictionaryArray.from_arrays(first, pa.array([model.manifest.name])),
         VERSION: pa.DictionaryArray.from_arrays(first, pa.array([model.manifest.version])),
-        EXPECTED: listed([part.result.why.expected for part in parts]),
+        EXPECTED: listed([_expected(part.result.why) for part in parts]),
         FEATURE_ERROR: listed([part.result.why.error for part in parts]),
     }
     return pa.RecordBatch.from_arrays([*block.columns, *added.values()], names=[*block.schema.names, *added])
+
+
+def _expected(why: Scores) -> NDArray[np.float32] | None:
+    """[n, F]; None: the model gives no reasons."""
+    if why.error is None:
+        return None
+    return np.full_like(why.error, np.nan) if why.expected is None else why.expected
 
 
 @cache

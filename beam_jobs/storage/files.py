@@ -23,7 +23,7 @@ from typing import BinaryIO, Protocol
 from urllib.parse import unquote
 
 from beam_jobs.errors import UserError
-from beam_jobs.storage.patience import StorageAwayError, interrupt_waits, patiently, resume_waits
+from beam_jobs.storage.patience import StorageAwayError, patiently
 
 __all__ = [
     "FileInfo",
@@ -34,7 +34,6 @@ __all__ = [
     "create",
     "download",
     "find_files",
-    "interrupt_waits",
     "is_local",
     "list_files",
     "make_folder",
@@ -44,7 +43,6 @@ __all__ = [
     "patiently",
     "read_bytes",
     "remove",
-    "resume_waits",
     "root_of",
     "update",
     "upload",

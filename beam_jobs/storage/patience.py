@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from beam_jobs import stop
 from beam_jobs.errors import UnreachableError, UserError, one_line
 
 _LOGGER = logging.getLogger(__name__)
@@ -16,8 +16,6 @@ _PAUSE_S = (0.2, 5.0)  # between two tries: first, longest
 _LAST_TRIES_S = 10.0  # how long a job that is to end still tries
 
 T = TypeVar("T")
-
-_ending = threading.Event()
 
 
 class StorageAwayError(UnreachableError):
@@ -28,7 +26,7 @@ def patiently(action: Callable[[], T]) -> T:
     """Tries again while storage is away, and says so once; an action must bear being repeated.
 
     Raises:
-      UserError: :func:`interrupt_waits` was called and storage has stayed away for some seconds more.
+      UserError: the job is to stop, and storage has stayed away for some seconds more.
     """
     pause, longest = _PAUSE_S
     since = time.monotonic()
@@ -42,7 +40,7 @@ def patiently(action: Callable[[], T]) -> T:
             if not told:
                 told = True
                 _LOGGER.warning("storage: %s; waiting", one_line(error, 300))
-            if _ending.is_set():
+            if stop.requested():
                 tries_left_s = now + _LAST_TRIES_S if tries_left_s is None else tries_left_s
                 if now > tries_left_s:
                     raise UserError(
@@ -51,19 +49,9 @@ def patiently(action: Callable[[], T]) -> T:
                     ) from error
                 time.sleep(min(pause, 1.0))
             else:
-                _ending.wait(pause)
+                stop.wait(pause)
             pause = min(2 * pause, longest)
             continue
         if told:
             _LOGGER.warning("storage is back after %.1f s", time.monotonic() - since)
         return result
-
-
-def interrupt_waits() -> None:
-    """Lets every wait for storage in this process end after some last tries, for a job that is to stop."""
-    _ending.set()
-
-
-def resume_waits() -> None:
-    """Allows waits again, for the next job of this process."""
-    _ending.clear()

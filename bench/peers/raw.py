@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 START = time.time()
 BATCH = 1000
-# The default back-off of a full queue, 1 s, costs most of the rate (docs/measurements.md).
+# The default back-off of a full queue, 1 s, costs most of the rate.
 SETTINGS = {
     "fetch.queue.backoff.ms": "5",
     "queued.max.messages.kbytes": "65536",

@@ -7,13 +7,12 @@ import uuid
 
 import pytest
 
-from beam_jobs import metrics
+from beam_jobs import metrics, stop
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka import source as kafka_source
 from beam_jobs.io.kafka.fetch import Finished, Positions
 from beam_jobs.io.kafka.source import KafkaReader
 from beam_jobs.io.position import EARLIEST, LATEST, OffsetSpec
-from beam_jobs.io.reading import request_drain, reset_drain
 from tests.contract.cluster import Cluster, Record
 from tests.contract.reads import T0, Rows, SourceSuite, numbered, opened, read, values
 
@@ -25,14 +24,14 @@ def group() -> str:
 
 def finish(reader: KafkaReader) -> None:
     """The job ends as Ctrl-C ends it, its last commit made."""
-    request_drain()
+    stop.request()
     while reader.advance():
         pass
     mark = reader.get_checkpoint_mark()
     assert mark.final
     mark.finalize_checkpoint()
     reader.close()
-    reset_drain()
+    stop.reset()
 
 
 def offsets(rows: Rows) -> list[tuple[int, int]]:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from apache_beam.utils.timestamp import MAX_TIMESTAMP
 
+from beam_jobs import stop
 from beam_jobs.block import RAW_SCHEMA
 from beam_jobs.io.kafka.mark import KafkaMark
 from beam_jobs.io.kafka.source import SESSIONS, KafkaReader, KafkaSource
 from beam_jobs.io.position import EARLIEST, LATEST
-from beam_jobs.io.reading import reset_drain
 from tests.contract.cluster import Cluster, Record
 
 TIMEOUT_S = 30.0
@@ -80,7 +80,7 @@ class SourceSuite:
     @pytest.fixture(autouse=True)
     def _nothing_left_open(self) -> Iterator[None]:
         yield
-        reset_drain()
+        stop.reset()
         SESSIONS.close_all()
 
     def bounded(self, cluster: Cluster, topic: str, group_id: str | None = None, **settings: Any) -> KafkaSource:

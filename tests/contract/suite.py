@@ -12,11 +12,11 @@ import pytest
 from apache_beam import coders
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 
+from beam_jobs import stop
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka.mark import KafkaMark
 from beam_jobs.io.kafka.source import SESSIONS, KafkaSource
 from beam_jobs.io.position import EARLIEST, LATEST, OffsetSpec
-from beam_jobs.io.reading import request_drain, reset_drain
 from tests.contract.cluster import Cluster, Record
 from tests.contract.reads import T0, TIMEOUT_S, Rows, SourceSuite, numbered, opened, read, read_all, values
 
@@ -194,14 +194,14 @@ class KafkaContract(SourceSuite):
         source = self.live(cluster, topic, "group", block_rows=30)
         reader = opened(source)
         rows = read(reader, lambda rows: len(rows) >= 60)
-        request_drain()
+        stop.request()
         assert not reader.advance()
         assert reader.get_watermark() >= MAX_TIMESTAMP
         mark = reader.get_checkpoint_mark()
         assert mark.final
         mark.finalize_checkpoint()
         reader.close()
-        reset_drain()
+        stop.reset()
         resumed = opened(self.live(cluster, topic, "group"))
         rows += read(resumed, lambda more: len(more) + len(rows) >= 100)
         resumed.close()
@@ -247,7 +247,7 @@ class KafkaContract(SourceSuite):
         cluster.write(topic, numbered(5))
         reader = opened(self.live(cluster, topic))
         read(reader, lambda rows: len(rows) >= 5)
-        request_drain()
+        stop.request()
         cluster.write(topic, numbered(5))
         assert read(reader) == []
         assert reader.get_checkpoint_mark().positions == {0: 5}

@@ -28,7 +28,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from beam_jobs import metrics
+from beam_jobs import metrics, stop
 from beam_jobs.block import HEADERS_TYPE, Block
 from beam_jobs.errors import UserError
 from beam_jobs.io.address import KafkaAddress
@@ -37,7 +37,6 @@ from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.source import SESSIONS, KafkaSource
 from beam_jobs.io.kafka.transforms import ReadFromKafka, WriteToKafka, check_topic, ensure_topic
 from beam_jobs.io.position import EARLIEST, LATEST
-from beam_jobs.io.reading import request_drain, reset_drain
 from beam_jobs.terminal.cli import find_user_error
 from demo.broker import ApacheKafka
 from tests.kafka_broker import SASL_PASSWORD, SASL_USER, SharedBroker
@@ -50,9 +49,9 @@ TIMEOUT_S = 60.0
 
 @pytest.fixture(autouse=True)
 def _clean() -> Iterator[None]:
-    reset_drain()
+    stop.reset()
     yield
-    reset_drain()
+    stop.reset()
     SESSIONS.close_all()
 
 
@@ -165,7 +164,7 @@ class Running:
             self.error = error
 
     def drain(self) -> None:
-        request_drain()
+        stop.request()
         self._thread.join(TIMEOUT_S)
         assert not self._thread.is_alive()
         if self.error is not None:

@@ -22,7 +22,8 @@ from apache_beam.utils.timestamp import MAX_TIMESTAMP
 from google.iam.v1 import iam_policy_pb2 as iam
 
 import schemas
-from beam_jobs import metrics
+from beam_jobs import metrics, stop
+from beam_jobs.archive import CONCERNS
 from beam_jobs.block import RAW_SCHEMA, raw_block
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.dead_letters import dead_letter_block
@@ -34,13 +35,11 @@ from beam_jobs.io.pubsub.pull import PULLERS, PullSettings
 from beam_jobs.io.pubsub.sink import PublishBlocks
 from beam_jobs.io.pubsub.source import SESSIONS, PubSubReader, PubSubSource
 from beam_jobs.io.pubsub.transforms import ReadFromPubSub, WriteToPubSub
-from beam_jobs.io.reading import request_drain, reset_drain
 from beam_jobs.preflight.archive import ArchiveJob, archive_job
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.subscription import pubsub_settings
 from beam_jobs.steps.redrive import Redrive
 from beam_jobs.terminal import options
-from beam_jobs.terminal.commands import JOBS
 from tests.integration.pubsub_topics import PubSubTopics
 from tests.pubsub_emulator import EMULATOR, Server
 
@@ -54,10 +53,10 @@ def pub(pubsub: str) -> PubSubTopics:
 
 @pytest.fixture(autouse=True)
 def no_drain() -> Iterator[None]:
-    reset_drain()
+    stop.reset()
     metrics.TOTALS.reset()
     yield
-    reset_drain()
+    stop.reset()
     SESSIONS.close_all()
 
 
@@ -207,7 +206,7 @@ def test_ctrl_c_gives_back_what_was_not_handed_out(pub: PubSubTopics) -> None:
     pub.send("events", [b"%d" % i for i in range(100)])
     reader = source(pub, block_rows=30).create_reader(None, None)
     taken = read(reader, 30)
-    request_drain()
+    stop.request()
     assert not reader.advance()
     assert reader.get_watermark() == MAX_TIMESTAMP
     mark = reader.get_checkpoint_mark()
@@ -300,7 +299,7 @@ def test_what_is_too_large_to_be_put_back_is_counted_and_left(pub: PubSubTopics)
 
 def settings(text: str, address: str, **given: str) -> dict[str, Any]:
     words = [word for name, value in given.items() for word in (f"--{name}", value)]
-    parsed = options.parse(JOBS["score"].parser(), words)
+    parsed = options.parse("x", "x", words, options.InputOptions, options.PubSubOptions)
     project, name = address.removeprefix("pubsub://").split("/")
     return pubsub_settings(Preflight(parsed), PubSubAddress(project, name), text, True)
 
@@ -322,7 +321,7 @@ def test_a_second_subscription_of_a_topic_is_not_archived_into_its_folder(pub: P
 
     def checked(read: str, folder: str) -> ArchiveJob:
         given = ["--use_case", "car_sensors", "--input", pub.uri(read), "--dead_letters", pub.uri("dead")]
-        return archive_job(options.parse(JOBS["archive"].parser(), [*given, "--output", str(tmp_path / folder)]))
+        return archive_job(options.parse("archive", "", [*given, "--output", str(tmp_path / folder)], *CONCERNS))
 
     checked("events", "archive").write.log().recover()
     with pytest.raises(UserError) as refused:

@@ -65,6 +65,36 @@ def test_every_module_a_page_names_exists() -> None:
             assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), f"{page.name}: {module}"
 
 
+def test_files_and_folders_a_page_names_exist() -> None:
+    """Paths in backticks, but for placeholders (NAME), patterns and what only a build or a run makes."""
+    named = re.compile(r"`((?:beam_jobs|model|schemas|tests|docs|templates|demo|bench|chaos|use_cases)/[\w./-]*)`")
+    paths = [
+        (page.name, path) for page in PAGES if page.name != "CHANGELOG.md" for path in named.findall(page.read_text())
+    ]
+    assert len(paths) > 50
+    assert [(page, path) for page, path in paths if "NAME" not in path and not (ROOT / path).exists()] == []
+
+
+def test_make_targets_a_page_names_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        prose, *fenced = re.split(r"^```", page.read_text(), flags=re.MULTILINE)
+        blocks, prose = fenced[::2], "".join([prose, *fenced[1::2]])
+        spans = re.findall(r"`(make [^`\n]+)`", prose) + re.findall(r"^(make .+)$", "\n".join(blocks), re.MULTILINE)
+        for span in spans:
+            for word in span.partition("#")[0].split()[1:]:
+                if not re.fullmatch(r"[a-z-]+", word):
+                    break  # variables, and what belongs to them
+                assert word in targets, f"{page.name}: {span}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_shell_commands_are_shell(page: Path) -> None:
+    for block in re.findall(r"^```(?:ba)?sh\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
+        checked = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
+        assert (checked.returncode, checked.stderr) == (0, ""), block
+
+
 def test_make_help_names_every_target() -> None:
     makefile = (ROOT / "Makefile").read_text()
     phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from beam_jobs import stop
 from beam_jobs.errors import UserError
 from beam_jobs.io.address import KafkaAddress
 from beam_jobs.io.kafka.client import user_error
 from beam_jobs.io.kafka.control import NO_TOPIC
-from beam_jobs.io.reading import drain_requested
 from beam_jobs.io.writing import DRAIN_TIMEOUT_S
 
 _LOGGER = logging.getLogger(__name__)
@@ -115,10 +115,10 @@ class Waiting:
                 self._said = self._reason
                 ends = f"; the job ends in {GONE_TIMEOUT_S:.0f} s unless it is made anew" if gone else ""
                 _LOGGER.warning("%s: no records are taken (%s); waiting%s", self._address, self._reason, ends)
-        patience = 2 * _ASK_EVERY_S if drain_requested() else GONE_TIMEOUT_S  # one answer decides nothing
+        patience = 2 * _ASK_EVERY_S if stop.requested() else GONE_TIMEOUT_S  # one answer decides nothing
         if self._gone_since is not None and now - self._gone_since > patience:
             raise _gone(self._address)
-        if drain_requested() and waited > DRAIN_TIMEOUT_S:
+        if stop.requested() and waited > DRAIN_TIMEOUT_S:
             raise UserError(
                 f"{self._address}: ended while records waited ({self._reason}); their input is not committed and will "
                 "be read again"

@@ -34,7 +34,7 @@ _UNREADABLE = frozenset({KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION, Kafka
 
 NO_TIMESTAMP = -1  # Kafka's; any other 64 bits are a time, however far away
 
-# Measured (docs/measurements.md): the default back-off of a full queue, 1 s, costs most of the replay rate.
+# Measured: the default back-off of a full queue, 1 s, costs most of the replay rate.
 CONSUMER_DEFAULTS = {
     "fetch.queue.backoff.ms": "5",
     "queued.max.messages.kbytes": "65536",

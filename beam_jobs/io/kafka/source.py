@@ -23,7 +23,7 @@ from apache_beam.io.unbounded_source import UnboundedReader, UnboundedSource
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 from confluent_kafka import KafkaError, KafkaException
 
-from beam_jobs import metrics
+from beam_jobs import metrics, stop
 from beam_jobs.block import MAX_BLOCK_ROWS, Block, BlockCoder, beam_time, min_timestamp
 from beam_jobs.errors import UserError
 from beam_jobs.io.block_reader import BlockReader
@@ -33,7 +33,7 @@ from beam_jobs.io.kafka.fetch import Control, Fetched, Fetcher, Positions, Probl
 from beam_jobs.io.kafka.mark import KafkaMark, KafkaMarkCoder
 from beam_jobs.io.kafka.start import OnLost, Range, anew, begin, check_commits, patiently, resolve
 from beam_jobs.io.position import EARLIEST, OffsetKind, OffsetSpec
-from beam_jobs.io.reading import Pace, PartitionOutages, drain_requested
+from beam_jobs.io.reading import Pace, PartitionOutages
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ class KafkaReader(BlockReader[_Session]):
         self._mark = mark
 
     def _next_block(self) -> bool:
-        if drain_requested() or self._finished():
+        if stop.requested() or self._finished():
             self._watermark = MAX_TIMESTAMP
             return False
         session = self._open()

@@ -10,12 +10,13 @@ from typing import Literal, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
+from beam_jobs import stop
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka.client import user_error
 from beam_jobs.io.kafka.fetch import Control, Positions, Transport
 from beam_jobs.io.kafka.mark import KafkaMark
 from beam_jobs.io.position import OffsetKind, OffsetSpec
-from beam_jobs.io.reading import Outage, wait_for_drain
+from beam_jobs.io.reading import Outage
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def resolve(transport: Transport, wanted: Range, owns: Callable[[int], bool]) ->
             mark = patiently(
                 transport, lambda timeout: begin(transport, control, topic.id, partitions, wanted, timeout)
             )
-            if not mark.late or time.monotonic() >= until or wait_for_drain(_AGAIN_S):
+            if not mark.late or time.monotonic() >= until or stop.wait(_AGAIN_S):
                 break
         control.commit(None, _FIRST_COMMIT_S)
         check_commits(control, 0.0)
@@ -182,7 +183,7 @@ def patiently(transport: Transport, question: Callable[[float], T]) -> T:
             refusals = 0 if lasting is None else refusals + 1
             if lasting is not None and refusals >= _REFUSALS:
                 raise lasting from None
-            if wait_for_drain(_AGAIN_S):
+            if stop.wait(_AGAIN_S):
                 raise UserError(f"{transport}: ended before the cluster answered ({error.args[0].str()})") from None
             outage.seen(error.args[0].str())
             outage.tell()

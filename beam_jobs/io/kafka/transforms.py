@@ -20,11 +20,7 @@ from beam_jobs.io.kafka.source import KafkaSource
 from beam_jobs.io.kafka.start import OnLost
 from beam_jobs.io.position import EARLIEST, OffsetSpec
 from beam_jobs.io.writing import OnTooLarge
-from beam_jobs.terminal.runners import on_dataflow
-
-# How many readers share a topic on Dataflow, at most (a reader has one partition at least): it cannot split one later,
-# and each takes a thread and a connection. 32 read more than 30 million records/s (docs/performance.md).
-DATAFLOW_READERS = 32
+from beam_jobs.target import target_of
 
 __all__ = [
     "ReadFromKafka",
@@ -51,7 +47,7 @@ class ReadFromKafka(beam.PTransform):
         where it understands the settings).
       share: (i, n): only the partitions p with p % n == i; for a job of n processes.
       shards: readers that share the partitions, at most one a partition; more than one only where nothing downstream
-        needs windows. On Dataflow it is ``DATAFLOW_READERS``.
+        needs windows. On Dataflow it is 32.
       block_rows: rows of a block at most.
       max_blocks_per_bundle: None: 1 for a live read (latency), 40 for a bounded one (throughput), and on Dataflow.
       max_bundle_s: a bundle ends at the latest after this many seconds.
@@ -121,9 +117,10 @@ class ReadFromKafka(beam.PTransform):
         if self._java is not None:
             return pbegin | "Java" >> self._java
         source, (live, blocks, *rest) = self._source, self._bundles
-        if on_dataflow(pbegin.pipeline.options):
-            source = replace(source, shards=DATAFLOW_READERS)
-            # The service stores a checkpoint for each bundle: one for each block would cost more than the block.
+        traits = target_of(pbegin.pipeline.options).describe()
+        if traits.readers > 1:
+            source = replace(source, shards=traits.readers)
+        if traits.stores_bundles:
             blocks = blocks or REPLAY_BLOCKS_PER_BUNDLE
         return pbegin | "Read" >> read_blocks(source, live, blocks, *rest)
 

@@ -17,10 +17,10 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from google.pubsub_v1.services.schema_service.transports import SchemaServiceGrpcTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
+from beam_jobs import stop
 from beam_jobs.credentials import google_credentials
 from beam_jobs.errors import UnreachableError, UserError, one_line
 from beam_jobs.io.address import PubSubAddress
-from beam_jobs.io.reading import wait_for_drain
 
 EMULATOR = "PUBSUB_EMULATOR_HOST"  # Google's own name: host:port of an emulator, without TLS and credentials
 QUESTION_TIMEOUT_S = 10.0
@@ -212,7 +212,7 @@ def revision_schema(name: str) -> dict[str, Any]:
             schema = client.get_schema(request={"name": name, "view": types.SchemaView.FULL}, **_ONCE)
             return dict(json.loads(schema.definition))
         except exceptions.GoogleAPICallError as error:
-            if error.grpc_status_code not in REFUSED and not wait_for_drain(1.0):
+            if error.grpc_status_code not in REFUSED and not stop.wait(1.0):
                 continue
             raise LookupError(f"schema {name} is not to be had ({error.message})") from None
         except ValueError as error:

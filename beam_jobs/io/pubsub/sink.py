@@ -14,13 +14,12 @@ import numpy as np
 import pyarrow as pa
 from google.pubsub_v1 import types
 
-from beam_jobs import metrics
+from beam_jobs import metrics, stop
 from beam_jobs.block import Block, take
 from beam_jobs.errors import UserError
 from beam_jobs.io.address import PubSubAddress
 from beam_jobs.io.pubsub.client import Refusals, call
 from beam_jobs.io.pubsub.messages import MAX_MESSAGE_BYTES, PublishRequest, message_bytes, requests, to_messages
-from beam_jobs.io.reading import drain_requested
 from beam_jobs.io.writing import DRAIN_TIMEOUT_S, OnTooLarge
 
 _LOGGER = logging.getLogger(__name__)
@@ -112,7 +111,7 @@ class PublishBlocks(beam.DoFn):
                 refused = refusals.seen(error)
                 if refused is not None:
                     raise UserError(f"{refused}; what was read and is not acknowledged is read again") from None
-                if drain_requested() and waited > DRAIN_TIMEOUT_S:
+                if stop.requested() and waited > DRAIN_TIMEOUT_S:
                     raise UserError(
                         f"{self._address}: ended while records waited for the service ({reason}); "
                         "their input is not acknowledged and will be read again"

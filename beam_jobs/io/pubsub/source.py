@@ -19,14 +19,14 @@ from apache_beam import coders
 from apache_beam.io.unbounded_source import CheckpointMark, UnboundedReader, UnboundedSource
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 
-from beam_jobs import metrics
+from beam_jobs import metrics, stop
 from beam_jobs.block import MAX_BLOCK_ROWS, BlockCoder, beam_time, min_timestamp
 from beam_jobs.io.address import PubSubAddress
 from beam_jobs.io.block_reader import BlockReader
 from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.pubsub.messages import to_block
 from beam_jobs.io.pubsub.pull import PULLERS, Puller, PullSettings
-from beam_jobs.io.reading import Pace, drain_requested
+from beam_jobs.io.reading import Pace
 
 _FINAL_ACK_S = 10.0  # how long the end of a job waits for its last acknowledgement
 _ORDERED_GATHER_S = 1.0  # a key's next message may wait for the last one's acknowledgement
@@ -124,7 +124,7 @@ class PubSubReader(BlockReader[_Session]):
         return not (session.puller.full() or (session.puller.ordered and quiet > _ORDERED_GATHER_S))
 
     def _next_block(self) -> bool:
-        if drain_requested():
+        if stop.requested():
             self._watermark = MAX_TIMESTAMP
             return False
         session = self._open()

@@ -22,7 +22,7 @@ from beam_jobs.io.pubsub.pull import PullSettings
 from beam_jobs.io.pubsub.sink import PublishBlocks
 from beam_jobs.io.pubsub.source import PubSubSource
 from beam_jobs.io.writing import OnTooLarge
-from beam_jobs.terminal.runners import on_dataflow
+from beam_jobs.target import target_of
 
 
 class ReadFromPubSub(beam.PTransform):
@@ -84,7 +84,7 @@ class ReadFromPubSub(beam.PTransform):
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection[pa.RecordBatch]:
         source = self._source
-        if on_dataflow(pbegin.pipeline.options):
+        if target_of(pbegin.pipeline.options).describe().reads_pubsub:
             if source.until_ms is not None:
                 raise UserError(f"{source.subscription}: Dataflow reads Pub/Sub without an end; leave --until out")
             return (
@@ -132,7 +132,7 @@ class WriteToPubSub(beam.PTransform):
         self._write = PublishBlocks(address, on_too_large, record_latency, ordered)
 
     def expand(self, blocks: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[Any]:
-        if on_dataflow(blocks.pipeline.options):
+        if target_of(blocks.pipeline.options).describe().reads_pubsub:
             messages = blocks | "ToMessages" >> beam.ParDo(_ToMessages()).with_output_types(beam_pubsub.PubsubMessage)
             return messages | "Write" >> beam_pubsub.WriteToPubSub(self._address.topic_path, with_attributes=True)
         return blocks | "Write" >> beam.ParDo(self._write)

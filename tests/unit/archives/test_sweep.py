@@ -17,6 +17,7 @@ from apache_beam.utils.timestamp import MAX_TIMESTAMP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from beam_jobs import stop
 from beam_jobs.archives import replay_source as archive_source
 from beam_jobs.archives.contents import Contents, look_through
 from beam_jobs.archives.files import COMPRESSIONS, FileFormat
@@ -27,7 +28,6 @@ from beam_jobs.archives.sink import WriteFiles
 from beam_jobs.archives.sweep import Sweep
 from beam_jobs.block import raw_block, with_source
 from beam_jobs.errors import UserError
-from beam_jobs.io.reading import request_drain, reset_drain
 from beam_jobs.use_case import UseCase
 
 HOUR = 3_600_000
@@ -366,11 +366,11 @@ def test_a_job_that_is_to_end_reads_no_more(hours: Path) -> None:
     reader = ArchiveSource(*prepared(hours), None, block_rows=4).create_reader(None, None)
     assert reader.start()
     try:
-        request_drain()
+        stop.request()
         assert not reader.advance()
         assert reader.get_watermark() == MAX_TIMESTAMP
     finally:
-        reset_drain()
+        stop.reset()
 
 
 def test_blocks_have_the_keys_and_times_of_the_records(tmp_path: Path) -> None:

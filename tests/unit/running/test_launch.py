@@ -1,68 +1,133 @@
-"""What a job checks before it runs, and how it sets its process up."""
+"""From options to a job that has run: on a target of another distribution, and on the one that a graph needs."""
 
 from __future__ import annotations
 
-import os
-from types import SimpleNamespace
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
-import grpc
+import apache_beam as beam
 import pytest
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, PortableOptions
+from apache_beam.io.unbounded_source import ReadFromUnboundedSource, UnboundedCountingSource
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.transforms.window import FixedWindows
 
 from beam_jobs.errors import UserError
-from beam_jobs.running.launch import keep_memory, outlast_job_server, runner_errors, without_lost_runners, worker_count
+from beam_jobs.running import launch
+from beam_jobs.target import TARGETS, target_of
+from beam_jobs.terminal import options
+from tests.distribution import install
+
+ACME = '''
+import apache_beam as beam
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from beam_jobs.errors import UserError
+from beam_jobs.target import Traits
 
 
-def direct(*flags: str) -> DirectOptions:
-    return PipelineOptions(list(flags)).view_as(DirectOptions)
+class AcmeTarget:
+    """Runs a job by Beam's own runner, and says so."""
+
+    def __init__(self, parsed):
+        self._parsed = parsed
+
+    def check(self):
+        if not self._parsed.get_all_options()["job_name"]:
+            raise UserError("--job_name is missing; acme needs one")
+
+    def describe(self):
+        return Traits(here=False)
+
+    def prepare(self, name, live):
+        print("prepared", name)
+        return FnApiRunner()
+
+    def cannot(self, graph):
+        return "acme keeps no state" if graph.state else ""
+
+    def submit(self, pipeline, graph):
+        print("submitted")
+        return pipeline.run()
+
+    def wait(self, result):
+        print("ended", result.wait_until_finish())
+        return 7
+'''
 
 
-def test_threads_that_lose_records_are_refused() -> None:
-    with pytest.raises(UserError, match="--direct_num_workers=N"):
-        worker_count(direct("--direct_num_workers=2", "--direct_running_mode=multi_threading"))
+def run(parsed: PipelineOptions, wire: Callable[[beam.Pipeline], object], live: bool = False) -> int:
+    def conclude(started: float) -> int:
+        return 0
+
+    with launch.begin(parsed) as workers:
+        wires = [wire] * workers.count
+        return launch.run_job(parsed, wires, "score/cars", live, conclude, workers)
 
 
-@pytest.mark.parametrize(
-    ("flags", "count"),
-    [
-        ([], 1),
-        (["--direct_num_workers=3"], 3),
-        (["--direct_num_workers=2", "--direct_running_mode=multi_processing"], 2),
-        (["--direct_num_workers=0"], os.cpu_count()),
-    ],
-)
-def test_as_many_processes_as_asked_for(flags: list[str], count: int) -> None:
-    assert worker_count(direct(*flags)) == count
+def parse(*words: str) -> PipelineOptions:
+    return options.parse("job", "", words, options.ReportOptions)
 
 
-def test_a_number_of_processes_below_zero_is_refused() -> None:
-    with pytest.raises(UserError, match="--direct_num_workers=-1"):
-        worker_count(direct("--direct_num_workers=-1"))
+def write_lines(pipeline: beam.Pipeline, folder: Path) -> None:
+    pipeline | beam.Create(["a", "b"]) | beam.Map(lambda name: (folder / name).write_text(name))
 
 
-def test_a_job_on_prism_outlasts_one_answer_of_its_job_server() -> None:
-    options = PipelineOptions([]).view_as(PortableOptions)
-    outlast_job_server(options)
-    assert options.job_server_timeout > 10**8
-    asked = PipelineOptions(["--job_server_timeout=7"]).view_as(PortableOptions)
-    outlast_job_server(asked)
-    assert asked.job_server_timeout == 7
+def count_by_key(pipeline: beam.Pipeline) -> None:
+    pipeline | beam.Create([("a", 1), ("a", 2)]) | beam.GroupByKey()
 
 
-def test_the_allocator_can_be_told_twice() -> None:
-    keep_memory()
-    keep_memory()
+@pytest.fixture
+def _acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    targets = {"highbeam.targets": {"AcmeRunner": "acme_target:AcmeTarget"}}
+    monkeypatch.syspath_prepend(install(tmp_path / "site", "acme_target", ACME, targets))
 
 
-def test_a_runner_that_is_gone_is_one_line() -> None:
-    with grpc.insecure_channel("127.0.0.1:9") as channel, pytest.raises(UserError) as raised, runner_errors("Prism"):
-        channel.unary_unary("/job/GetState")(b"", timeout=5)
-    assert str(raised.value).startswith("--runner Prism: the runner's process does not answer any more (UNAVAILABLE); ")
-    assert "\n" not in str(raised.value)
+@pytest.mark.usefixtures("_acme")
+def test_a_target_of_another_distribution_runs_a_job(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "AcmeRunner" in TARGETS.names()
+    with pytest.raises(UserError, match="acme needs one"):
+        run(parse("--runner=acme"), count_by_key)
+    named = parse("--runner=acme", "--job_name=x")
+    assert not target_of(named).describe().here
+    assert run(named, partial(write_lines, folder=tmp_path)) == 7
+    assert capfd.readouterr().out.splitlines() == ["prepared score/cars", "submitted", "ended DONE"]
+    assert (tmp_path / "b").read_text() == "b"
+    with pytest.raises(UserError, match=r"^--runner=acme: acme keeps no state; leave it out, or take --runner=Prism"):
+        run(named, count_by_key)
+    with pytest.raises(UserError, match="AcmeRunner where it says"):
+        target_of(parse("--runner=nobody"))
 
 
-def test_threads_that_lose_their_runner_end_without_a_trace() -> None:
-    seen: list[str] = []
-    for error in (grpc.RpcError("gone"), ValueError("a bug")):
-        without_lost_runners(lambda raised: seen.append(str(raised.exc_value)), SimpleNamespace(exc_value=error))
-    assert seen == ["a bug"]
+def test_state_by_key_is_for_one_process() -> None:
+    with pytest.raises(UserError, match="--direct_num_workers=2: a step keeps state by key"):
+        run(parse("--direct_num_workers=2"), count_by_key)
+
+
+def windows(pipeline: beam.Pipeline, folder: Path) -> None:
+    """Windows of an input that Beam knows no end of."""
+    (
+        pipeline
+        | ReadFromUnboundedSource(UnboundedCountingSource(10))
+        | beam.Map(lambda n: ("a", n)).with_output_types(tuple[str, int])
+        | beam.WindowInto(FixedWindows(60))
+        | beam.GroupByKey()
+        | beam.Map(lambda group: (folder / "sum").write_text(str(sum(group[1]))))
+    )
+
+
+def test_a_live_job_with_windows_is_refused_where_they_never_fire(tmp_path: Path) -> None:
+    wanted = r"^--runner=direct: windows of an input without an end never fire there; leave it out, or take .*Prism"
+    with pytest.raises(UserError, match=wanted):
+        run(parse("--runner=direct"), partial(windows, folder=tmp_path), live=True)
+
+
+@pytest.mark.integration
+def test_and_runs_on_prism_where_no_runner_is_named(
+    tmp_path: Path, prism_binary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("threading.excepthook", threading.excepthook)  # put back afterwards
+    parsed = parse(f"--prism_location={prism_binary}")
+    assert run(parsed, partial(windows, folder=tmp_path), live=True) == 0
+    assert (tmp_path / "sum").read_text() == "45"
+    assert parsed.get_all_options()["runner"] == "PrismRunner"

@@ -5,21 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from functools import partial
 
 import pytest
 
-from beam_jobs import metrics
+from beam_jobs import metrics, stop
 from beam_jobs.errors import UserError
 from beam_jobs.running.workers import Workers
-
-_STOP = threading.Event()
-
-
-def drain() -> None:
-    _STOP.set()
 
 
 def read_some(n: int) -> None:
@@ -28,7 +21,7 @@ def read_some(n: int) -> None:
 
 def read_until_drained(n: int) -> None:
     metrics.inc(metrics.RECORDS_READ, n)
-    _STOP.wait()
+    stop.wait(60)
 
 
 def fail() -> None:
@@ -46,20 +39,21 @@ def die() -> None:
 @pytest.fixture(autouse=True)
 def counted() -> Iterator[None]:
     metrics.TOTALS.reset()
-    _STOP.clear()
+    stop.reset()
     yield
     metrics.TOTALS.reset()
+    stop.reset()
 
 
 def test_one_process_needs_no_other() -> None:
     with Workers(1) as workers:
-        workers.start([], drain)
+        workers.start([])
         workers.join()
 
 
 def test_what_all_processes_count_is_added_up() -> None:
     with Workers(3) as workers:
-        workers.start([partial(read_some, 10), partial(read_some, 5)], drain)
+        workers.start([partial(read_some, 10), partial(read_some, 5)])
         read_some(1)
         workers.join()
     counts, _ = metrics.TOTALS.snapshot()
@@ -70,7 +64,7 @@ def test_what_all_processes_count_is_added_up() -> None:
 
 def test_a_drain_reaches_all() -> None:
     with Workers(3) as workers:
-        workers.start([partial(read_until_drained, 2)] * 2, drain)
+        workers.start([partial(read_until_drained, 2)] * 2)
         workers.drain()
         workers.join()
     assert metrics.TOTALS.snapshot()[0][metrics.RECORDS_READ] == 4
@@ -82,8 +76,8 @@ def test_a_drain_reaches_all() -> None:
 )
 def test_one_that_fails_drains_the_others(work: object, error: type[Exception], text: str) -> None:
     with Workers(3) as workers:
-        workers.start([work, partial(read_until_drained, 2)], drain)  # type: ignore[list-item]
-        assert _STOP.wait(60)  # this process is told as well
+        workers.start([work, partial(read_until_drained, 2)])  # type: ignore[list-item]
+        assert stop.wait(60)  # this process is told as well
         with pytest.raises(error, match=text):
             workers.join()
     assert metrics.TOTALS.snapshot()[0][metrics.RECORDS_READ] == 2
@@ -91,6 +85,6 @@ def test_one_that_fails_drains_the_others(work: object, error: type[Exception], 
 
 def test_none_is_left_behind() -> None:
     with Workers(2) as workers:
-        workers.start([partial(read_until_drained, 1)], drain)
+        workers.start([partial(read_until_drained, 1)])
         assert multiprocessing.active_children()
     assert not multiprocessing.active_children()

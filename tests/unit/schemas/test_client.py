@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import schemas
+from beam_jobs import stop
 from beam_jobs.codec.schema import SchemaTooLargeError
 from beam_jobs.errors import UnreachableError, UserError
 from demo.broker import free_port
@@ -29,9 +30,7 @@ from schemas.source import (
     SchemaSource,
     for_registry,
     id_of,
-    interrupt_waits,
     registry_settings,
-    resume_waits,
 )
 
 CAR = schemas.load("car_sensor")
@@ -254,11 +253,11 @@ def test_a_wait_can_be_interrupted() -> None:
     try:
         for waiter in waiters:
             waiter.start()
-        interrupt_waits()
+        stop.request()
         for waiter in waiters:
             waiter.join(30)
     finally:
-        resume_waits()
+        stop.reset()
     assert [type(error) for error in errors] == [InterruptedWaitError] * 3
     assert not isinstance(errors[0], LookupError)  # or the records would be dead letters
 
@@ -507,7 +506,7 @@ def test_the_end_of_the_job_does_not_wait_for_an_answer() -> None:
 
     def end() -> None:
         asked.wait(20)
-        interrupt_waits()
+        stop.request()
 
     with Fake(answer) as url:
         threading.Thread(target=end).start()
@@ -515,7 +514,7 @@ def test_the_end_of_the_job_does_not_wait_for_an_answer() -> None:
             with pytest.raises(InterruptedWaitError):
                 RegistrySchemas(url, {}).writer_schema(1)
         finally:
-            resume_waits()
+            stop.reset()
             released.set()
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -52,6 +54,34 @@ def test_an_alert_names_its_features_by_share() -> None:
     assert features[0]["unit"] == "°C"
     assert [round(f["share"], 3) for f in features] == [0.6, 0.3, 0.1]
     assert features[1]["unit"] is None
+
+
+def rewritten(block: Block, **columns: pa.Array) -> Block:
+    for name, values in columns.items():
+        block = block.set_column(block.schema.get_field_index(name), name, values)
+    return block
+
+
+def test_a_model_without_reasons_makes_alerts_without_features() -> None:
+    none = pa.nulls(3, pa.list_(pa.float32()))
+    rows = make(rewritten(scored([9.0, 1.0, 8.0]), expected=none, feature_error=none))
+    assert rows.column("features").to_pylist() == [[], []]
+    assert decoded("alert", rows) == rows.to_pylist()
+
+
+def test_a_feature_without_an_expected_value_is_not_a_number() -> None:
+    expected = pa.array([[10.0, np.nan, 30.0]], pa.list_(pa.float32()))
+    rows = make(rewritten(scored([9.0]), expected=expected))
+    for features in (rows.to_pylist()[0]["features"], decoded("alert", rows)[0]["features"]):
+        assert [f["name"] for f in features] == ["temp", "ratio", "speed"]
+        assert np.isnan(features[0]["expected"])
+        assert [f["expected"] for f in features[1:]] == [30.0, 10.0]
+
+
+def decoded(name: str, rows: Block) -> list[dict[str, Any]]:
+    """As a reader of the topic finds them."""
+    schema = schemas.load(name)
+    return AvroDecoder(schema, lambda _: schema).decode(AvroEncoder(schema, 1).encode(rows)).rows.to_pylist()
 
 
 def test_no_anomaly_is_no_row() -> None:

@@ -54,11 +54,16 @@ def test_a_model_with_reasons() -> None:
     assert str(scored.column(h.EXPECTED).to_pylist()) == "[None, [nan, 0.0], None, [0.0, 0.0]]"
 
 
-@pytest.mark.parametrize(("error", "reasons"), [(False, [None, None]), (True, [None, [60, 3]])])
-def test_a_model_without_all_reasons(error: bool, reasons: list[object]) -> None:
-    scored = score(Sum(error=error), block((1, 2), (60, 3)))
-    assert scored.column(h.EXPECTED).to_pylist() == [None, None]
-    assert scored.column(h.FEATURE_ERROR).to_pylist() == reasons
+@pytest.mark.parametrize(
+    ("error", "expected", "reasons"),
+    [(False, None, None), (True, "[nan, nan]", "[60.0, 3.0]")],
+)
+@pytest.mark.parametrize("also", [False, True])
+def test_a_model_without_all_reasons(error: bool, expected: str | None, reasons: str | None, also: bool) -> None:
+    """What it expected is no reason without a feature's part of the score."""
+    scored = score(Sum(expected=also and not error, error=error), block((1, 2), (60, 3)))
+    assert str(scored.column(h.EXPECTED).to_pylist()) == f"[None, {expected}]"
+    assert str(scored.column(h.FEATURE_ERROR).to_pylist()) == f"[None, {reasons}]"
     assert scored.schema.field(h.EXPECTED).type == scored.schema.field(h.FEATURE_ERROR).type == pa.list_(pa.float32())
 
 

@@ -26,6 +26,7 @@ from google.auth import exceptions as auth
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beam_jobs import stop
 from beam_jobs.errors import UserError
 from beam_jobs.storage import files, gcs, patience
 from tests.gcs_emulator import GcsEmulator
@@ -396,12 +397,12 @@ def test_ctrl_c_ends_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     with ThreadPoolExecutor(1) as pool:
         wait = pool.submit(files.patiently, away)
         assert waiting.wait(10)
-        files.interrupt_waits()
+        stop.request()
         try:
             with pytest.raises(UserError, match=r"ended while storage was away \(gs://b can't be reached\)"):
                 wait.result(10)
         finally:
-            files.resume_waits()
+            stop.reset()
 
 
 @pytest.mark.parametrize(

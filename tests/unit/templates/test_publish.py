@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from beam_jobs.errors import UserError
-from beam_jobs.preflight.dataflow import JOB_NAME
-from beam_jobs.running import dataflow
+from beam_jobs.running.dataflow import target as dataflow
+from beam_jobs.running.dataflow.checks import JOB_NAME
 from templates import publish
 from templates.jobs import TEMPLATES
 from templates.metadata import metadata

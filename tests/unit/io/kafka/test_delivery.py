@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from confluent_kafka import KafkaError
 
+from beam_jobs import stop
 from beam_jobs.io.address import KafkaAddress
 from beam_jobs.io.kafka import delivery as kafka_delivery
 from beam_jobs.io.kafka.delivery import GONE_TIMEOUT_S, TOO_LARGE, Waiting, delivery_error
-from beam_jobs.io.reading import request_drain, reset_drain
 
 SINK = KafkaAddress("broker:9092", "scores")
 CODES = sorted({value for name, value in vars(KafkaError).items() if name.isupper() and isinstance(value, int)})
@@ -67,7 +67,7 @@ class Clock:
 @pytest.fixture
 def clock() -> Iterator[Clock]:
     yield Clock()
-    reset_drain()
+    stop.reset()
 
 
 Ask = Callable[[], tuple[str, bool]]
@@ -128,7 +128,7 @@ def test_progress_is_no_waiting(clock: Clock, caplog: pytest.LogCaptureFixture) 
 def test_an_ending_job_gives_up_with_a_reason(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     state = waiting(clock, lambda: ("", False))
-    request_drain()
+    stop.request()
     with pytest.raises(kafka_delivery.UserError, match=r"ended while records waited \(.{10,}\); their input is not"):
         wait(state, clock, 40)
     state = waiting(clock, lambda: ("gone", True))

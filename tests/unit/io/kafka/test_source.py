@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from beam_jobs import stop
 from beam_jobs.errors import UserError
 from beam_jobs.io.address import KafkaAddress
 from beam_jobs.io.kafka.client import KafkaTransport
@@ -15,7 +16,7 @@ from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.mark import KafkaMark, KafkaMarkCoder
 from beam_jobs.io.kafka.source import KafkaSource
 from beam_jobs.io.position import EARLIEST, LATEST, OffsetSpec
-from beam_jobs.io.reading import Pace, PartitionOutages, request_drain, reset_drain
+from beam_jobs.io.reading import Pace, PartitionOutages
 from tests.contract.cluster import Record
 from tests.contract.fake_kafka import FakeCluster
 from tests.contract.reads import opened, read, values
@@ -23,7 +24,7 @@ from tests.contract.reads import opened, read, values
 
 @pytest.fixture(autouse=True)
 def _no_drain() -> None:
-    reset_drain()
+    stop.reset()
 
 
 def test_marks_are_json_and_deterministic() -> None:
@@ -148,10 +149,10 @@ def test_a_drain_ends_the_wait_for_a_cluster() -> None:
     cluster = FakeCluster()
     topic = cluster.create()
     cluster.away = True
-    request_drain()
+    stop.request()
     with pytest.raises(UserError, match="ended before the cluster answered"):
         KafkaSource(cluster.transport(topic)).split(1)
-    reset_drain()
+    stop.reset()
 
 
 def test_closing_readers_closes_their_fetchers() -> None:

@@ -5,7 +5,7 @@ from apache_beam.io.unbounded_source import ReadFromUnboundedSource, UnboundedCo
 from apache_beam.metrics import Metrics
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
-from beam_jobs.running.local_runner import LocalRunner
+from beam_jobs.running.fn_api import LocalRunner
 
 
 def count(element: object) -> object:

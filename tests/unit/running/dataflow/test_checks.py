@@ -12,13 +12,9 @@ from google.cloud import storage
 
 from beam_jobs import archive, redrive, replay, score
 from beam_jobs.errors import UserError
-from beam_jobs.io.kafka.config import KafkaConfig
-from beam_jobs.preflight.addresses import client_settings
-from beam_jobs.preflight.dataflow import check_labels, check_settings, check_target, warn_if_cleaned
-from beam_jobs.storage import files
+from beam_jobs.running.dataflow.checks import check_labels, check_target
 from beam_jobs.storage.gcs import BucketInfo
 from beam_jobs.terminal import cli, options
-from beam_jobs.terminal.commands import JOBS
 from tests.dataflow_service import FakeDataflow
 from tests.google_mocks import TokenServer
 
@@ -137,42 +133,6 @@ def test_what_has_no_place_on_dataflow(fails: Fails) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "what"),
-    [
-        ("sasl.password=env:KAFKA_PASSWORD", "sasl.password needs the environment variable KAFKA_PASSWORD"),
-        ("sasl.password=file:/etc/kafka/password", "sasl.password needs the file /etc/kafka/password"),
-        ("sasl.password=hunter2", "client.properties, where it is written out, on every worker"),
-        ("ssl.ca.location=/home/me/ca.pem", "ssl.ca.location needs the file /home/me/ca.pem"),
-        ("schema.registry.basic.auth.user.info=me:env:PASS", "user.info needs the environment variable PASS"),
-        ("ssl.ca.location=/etc/ssl/certs/ca-certificates.crt", None),
-        ("sasl.password=secret://projects/p/secrets/s/versions/1", None),
-    ],
-)
-def test_settings_that_workers_cannot_follow(tmp_path: Path, text: str, what: str | None) -> None:
-    file = tmp_path / "client.properties"
-    file.write_text(text)
-    config = KafkaConfig.from_file(file)
-    parsed = options.PipelineOptions(["--runner=DataflowRunner"])
-    if what is None:
-        check_settings(parsed, config)
-    else:
-        with pytest.raises(UserError) as error:
-            check_settings(parsed, config)
-        assert what in str(error.value)
-        assert "hunter2" not in str(error.value)
-    check_settings(options.PipelineOptions(["--runner=DataflowRunner", "--sdk_container_image=own/image:1"]), config)
-    check_settings(options.PipelineOptions([]), config)
-
-
-def test_settings_in_a_bucket_are_read_there_by_workers(bucket: str, tmp_path: Path) -> None:
-    files.write_bytes(f"{bucket}/client.properties", b"sasl.password=hunter2\nclient.id=me\n")
-    config = KafkaConfig.from_file(f"{bucket}/client.properties")
-    assert "hunter2" not in repr(config)
-    assert config.resolved() == {"client.id": "me", "sasl.password": "hunter2"}
-    check_settings(options.PipelineOptions(["--runner=DataflowRunner"]), config)
-
-
-@pytest.mark.parametrize(
     "given",
     [
         [],
@@ -268,7 +228,7 @@ def target(
     def check(**given: str) -> tuple[dict[str, Any], str]:
         given = {"runner": "DataflowRunner", "project": "my-project", "region": "us-central1"} | given
         words = [f"--{name}={value}" for name, value in given.items()]
-        parsed = options.parse(JOBS["score"].parser(), [*words, f"--dataflow_endpoint={dataflow_service.url}"])
+        parsed = options.parse("job", "", [*words, f"--dataflow_endpoint={dataflow_service.url}"], *score.CONCERNS)
         with mock.patch.object(storage.Bucket, "lifecycle_rules", DOCUMENTED_RULES):
             check_target(parsed)
         return parsed.get_all_options(), capsys.readouterr().err
@@ -298,24 +258,6 @@ def test_a_folder_that_a_rule_cleans_is_said(target: Target, bucket: str) -> Non
     assert said == ""
 
 
-def test_so_is_whatever_else_a_live_job_reads_later(
-    target: Target, bucket: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A model, a lookup table, an archive's log, a properties file with a secret in it."""
-    parsed = options.parse(JOBS["score"].parser(), ["--runner=DataflowRunner"])
-    files.write_bytes(f"{bucket}/temp/client.properties", b"sasl.password=hunter2\n")
-    files.write_bytes(f"{bucket}/temp/plain.properties", b"client.id=me\n")
-    with mock.patch.object(storage.Bucket, "lifecycle_rules", DOCUMENTED_RULES):
-        warn_if_cleaned(parsed, "--model", f"{bucket}/temp/models/v1")
-        warn_if_cleaned(parsed, "--model", f"{bucket}/models/v1")
-        for name in ("client", "plain"):
-            parsed.view_as(options.ConnectionOptions).kafka_config = f"{bucket}/temp/{name}.properties"
-            client_settings(parsed)
-    said = capsys.readouterr().err.splitlines()
-    assert [line.split()[1] for line in said] == ["--model", "--kafka_config"]
-    assert "hunter2" not in "".join(said)
-
-
 def test_a_bucket_elsewhere_is_said(
     bucket: str, dataflow_service: FakeDataflow, tokens: TokenServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -324,14 +266,10 @@ def test_a_bucket_elsewhere_is_said(
     def said(region: str) -> str:
         words = ["--runner=DataflowRunner", "--project=my-project", f"--region={region}"]
         words += [f"--temp_location={bucket}", f"--dataflow_endpoint={dataflow_service.url}"]
-        parsed = options.parse(JOBS["score"].parser(), words)
+        parsed = options.parse("job", "", words, *score.CONCERNS)
         check_target(parsed)
         assert parsed.get_all_options()["temp_location"] == f"{bucket}/highbeam"
         return capsys.readouterr().err
 
     assert said("us-central1") == ""  # where the emulator says its buckets are
     assert f"warning: {bucket}/highbeam is in us-central1, the job in europe-west1" in said("europe-west1")
-
-
-def test_other_runners_need_nothing_of_it() -> None:
-    check_target(options.PipelineOptions(["--runner=PrismRunner"]))

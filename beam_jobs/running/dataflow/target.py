@@ -1,4 +1,4 @@
-"""A job on Dataflow: what workers are given, the submission, and waiting for the end of a bounded one.
+"""A job on Dataflow: what workers are given, the submission, and waiting for its end.
 
 The job runs on the service; this process ends when it is submitted. Nothing is counted here.
 """
@@ -9,12 +9,10 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.io.unbounded_source import ReadFromUnboundedSource
 from apache_beam.options.pipeline_options import (
     DebugOptions,
     GoogleCloudOptions,
@@ -23,12 +21,13 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
     WorkerOptions,
 )
-from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
+from apache_beam.runners.runner import PipelineResult, PipelineRunner
 
 import beam_jobs
 from beam_jobs.errors import UserError, one_line
-from beam_jobs.io.kafka.transforms import DATAFLOW_READERS
-from beam_jobs.running import packaging
+from beam_jobs.running.dataflow import packaging
+from beam_jobs.running.dataflow.checks import NAME_PREFIX, asked_at_least_once, check_target
+from beam_jobs.target import Graph, Traits, runner_of
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import EXIT_FAILED, EXIT_INTERRUPTED, say
 
@@ -37,65 +36,75 @@ _NO_INVENTORY = "disable_logging_submission_environment"
 # A reader hands its connection on within its process; with a process a vCPU the next bundle may be in another one.
 _ONE_PROCESS, _MANY_PROCESSES = "no_use_multiple_sdk_containers", "use_multiple_sdk_containers"
 
-# How jobs are called, but for those of Terraform, which have its variable "name" instead: alert policies watch both.
-NAME_PREFIX = "highbeam-"
+# How many readers share a topic, at most (a reader has one partition at least): the service cannot split one later, and
+# each takes a thread and a connection. 32 read more than 30 million records/s (docs/performance.md).
+READERS = 32
 _MAX_NAME = 60
 
 
-def run(parsed: PipelineOptions, wire: Callable[[beam.Pipeline], Any], name: str, live: bool) -> int:
-    """Submits the job that ``wire`` builds, or writes its template; waits for its end as ``--wait`` says.
+class Dataflow:
+    """Hands a job over to the service, or writes its template; waits for its end as ``--wait`` says."""
 
-    Args:
-      name: of the job, "score/car_sensors"; ``--job_name`` wins over it.
+    def __init__(self, parsed: PipelineOptions) -> None:
+        self._parsed = parsed
+        self._began = 0.0  # time.monotonic()
+        self._waits = False
 
-    Returns:
-      The exit status.
+    def check(self) -> None:
+        check_target(self._parsed)
 
-    Raises:
-      UserError: an option that Beam or the service refuses.
-    """
-    began = time.monotonic()
-    cloud = parsed.view_as(GoogleCloudOptions)
-    cloud.job_name = cloud.job_name or job_name(name)
-    setup = parsed.view_as(SetupOptions)
-    if setup.save_main_session is None:
-        setup.save_main_session = False  # nothing of a job is defined in __main__
-    parsed.view_as(DebugOptions).add_experiment(_NO_INVENTORY)
-    parsed.view_as(StandardOptions).streaming = live  # as Beam's checks want to know before there is a graph
-    with tempfile.TemporaryDirectory(prefix="highbeam-") as folder:
-        provide_code(parsed, Path(folder))
-        try:
-            pipeline = beam.Pipeline(options=parsed)
-        except ValueError as error:
-            raise UserError(one_line(str(error).removeprefix("Pipeline has validations errors:"))) from error
-        wire(pipeline)
-        fit(pipeline)
-        result = _submit(pipeline)
-    if cloud.template_location:
-        say(f"template written to {cloud.template_location}")
-        return 0
-    job = result.job_id()
-    here = f"--project={cloud.project} --region={cloud.region}"
-    print(f"job {job} ({cloud.job_name}) submitted in {time.monotonic() - began:.1f} s")
-    print(f"https://console.cloud.google.com/dataflow/jobs/{cloud.region}/{job}?project={cloud.project}", flush=True)
-    say(f"to end it: gcloud dataflow jobs drain {job} {here} (at once, leaving what is in hand: jobs cancel)")
-    wait = parsed.view_as(options.ReportOptions).wait
-    return watch(result) if wait == "yes" or (wait == "auto" and not live) else 0
+    def describe(self) -> Traits:
+        return Traits(
+            here=False,
+            java=True,
+            reads_pubsub=True,
+            readers=READERS,
+            stores_bundles=True,
+            own_image=bool(self._parsed.view_as(WorkerOptions).sdk_container_image),
+            at_least_once=asked_at_least_once(self._parsed),
+        )
+
+    def prepare(self, name: str, live: bool) -> str | PipelineRunner:
+        self._began = time.monotonic()
+        wait = self._parsed.view_as(options.ReportOptions).wait
+        self._waits = wait == "yes" or (wait == "auto" and not live)
+        cloud, setup = self._parsed.view_as(GoogleCloudOptions), self._parsed.view_as(SetupOptions)
+        cloud.job_name = cloud.job_name or job_name(name)
+        if setup.save_main_session is None:
+            setup.save_main_session = False  # nothing of a job is defined in __main__
+        self._parsed.view_as(DebugOptions).add_experiment(_NO_INVENTORY)
+        return runner_of(self._parsed)
+
+    def cannot(self, graph: Graph) -> str:
+        return ""
+
+    def submit(self, pipeline: beam.Pipeline, graph: Graph) -> PipelineResult:
+        fit(pipeline.options, graph)
+        with tempfile.TemporaryDirectory(prefix="highbeam-") as folder:
+            provide_code(pipeline.options, Path(folder))
+            result = _submit(pipeline)
+        cloud = self._parsed.view_as(GoogleCloudOptions)
+        if cloud.template_location:
+            say(f"template written to {cloud.template_location}")
+            self._waits = False
+            return result
+        job = result.job_id()
+        here = f"--project={cloud.project} --region={cloud.region}"
+        print(f"job {job} ({cloud.job_name}) submitted in {time.monotonic() - self._began:.1f} s")
+        print(
+            f"https://console.cloud.google.com/dataflow/jobs/{cloud.region}/{job}?project={cloud.project}", flush=True
+        )
+        say(f"to end it: gcloud dataflow jobs drain {job} {here} (at once, leaving what is in hand: jobs cancel)")
+        return result
+
+    def wait(self, result: PipelineResult) -> int:
+        return watch(result) if self._waits else 0
 
 
 def job_name(name: str) -> str:
     """A name nobody else has, as highbeam-score-cars-20261122-070000, for a job that was given none."""
     words = re.sub(r"[^a-z0-9]+", "-", f"{NAME_PREFIX}{name}".lower())[: _MAX_NAME - 16].strip("-")
     return f"{words}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
-
-
-def warn_of_name(flag: str, name: str) -> None:
-    """Says that nobody is told when a job of this name fails."""
-    if not name.startswith(NAME_PREFIX):
-        say(
-            f"warning: {flag} {name}: the alert policies of templates/terraform watch names that begin with "
-            f"{NAME_PREFIX} or with its variable name; they do not see another one"
-        )
 
 
 def provide_code(parsed: PipelineOptions, folder: Path) -> None:
@@ -116,30 +125,14 @@ def provide_code(parsed: PipelineOptions, folder: Path) -> None:
         say(f"workers install {package.name}, made of {packaging.HOME}")
 
 
-class _Look(PipelineVisitor):
-    """What of a pipeline decides how it is run."""
-
-    def __init__(self) -> None:
-        self.streams = False  # an input has no end that Beam knows of: a streaming job
-        self.own_source = False
-
-    def enter_composite_transform(self, node: AppliedPTransform) -> None:
-        self.own_source |= isinstance(node.transform, ReadFromUnboundedSource)
-
-    def visit_value(self, value: Any, producer_node: AppliedPTransform) -> None:
-        self.streams |= not getattr(value, "is_bounded", True)
-
-
-def fit(pipeline: beam.Pipeline) -> None:
-    """Sets what a wired pipeline asks of the service, where the command line leaves it open."""
-    look = _Look()
-    pipeline.visit(look)
-    pipeline.options.view_as(StandardOptions).streaming = look.streams
-    debug, worker = pipeline.options.view_as(DebugOptions), pipeline.options.view_as(WorkerOptions)
-    if look.own_source:
+def fit(parsed: PipelineOptions, graph: Graph) -> None:
+    """Sets what a graph asks of the service, where the command line leaves it open."""
+    parsed.view_as(StandardOptions).streaming = not graph.bounded
+    debug, worker = parsed.view_as(DebugOptions), parsed.view_as(WorkerOptions)
+    if graph.own_source:
         if not debug.lookup_experiment(_MANY_PROCESSES):
             debug.add_experiment(_ONE_PROCESS)
-        worker.max_num_workers = worker.max_num_workers or DATAFLOW_READERS  # more would have nothing to read
+        worker.max_num_workers = worker.max_num_workers or READERS  # more would have nothing to read
 
 
 def _submit(pipeline: beam.Pipeline) -> Any:

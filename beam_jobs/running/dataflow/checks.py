@@ -1,7 +1,4 @@
-"""What a job needs on Dataflow, checked before anything is staged: a project, a bucket, credentials; what workers see.
-
-Everything here passes for every other runner.
-"""
+"""What a job needs on Dataflow, checked before anything is staged: a project, a bucket, credentials, names."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import ast
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from apache_beam.options.pipeline_options import (
     DebugOptions,
@@ -20,21 +17,15 @@ from apache_beam.options.pipeline_options import (
 )
 
 from beam_jobs.credentials.google_credentials import application_default
-from beam_jobs.credentials.references import is_reference
 from beam_jobs.errors import UserError, one_line
-from beam_jobs.io.address import Address, KafkaAddress
-from beam_jobs.io.kafka.config import KafkaConfig
-from beam_jobs.preflight.reach import Preflight
-from beam_jobs.preprocessing.preprocessor import Preprocessor
-from beam_jobs.running.dataflow import warn_of_name
+from beam_jobs.preflight.workers import warn_if_cleaned
 from beam_jobs.storage import files
+from beam_jobs.target import runner_of
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import say
-from beam_jobs.terminal.runners import on_dataflow, runner_of
 
-if TYPE_CHECKING:
-    from beam_jobs.storage.gcs import BucketInfo
-
+# How jobs are called, but for those of Terraform, which have its variable "name" instead: alert policies watch both.
+NAME_PREFIX = "highbeam-"
 AT_LEAST_ONCE = "streaming_mode_at_least_once"
 
 _PROJECT = re.compile(r"([a-z0-9.-]+\.[a-z]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
@@ -42,7 +33,6 @@ _FOLDER = re.compile(r"gs://[a-z0-9][a-z0-9._-]+(/\S*)?")
 _REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
 JOB_NAME = re.compile(r"[a-z]([a-z0-9-]{0,1022}[a-z0-9])?")
 _BEAMS_IMAGE = re.compile(r"((docker\.io/)?apache|gcr\.io/cloud-dataflow/v1beta3)/beam_python")
-_THIS_MACHINE = re.compile(r"(localhost|127\.[0-9.]+|\[::1\]):[0-9]+")
 _CONTINENTS = {"us": "US", "europe": "EU", "asia": "ASIA"}  # a region's first word -> the multi-region of buckets
 _API_TIMEOUT_S = 10.0
 _MAX_LABELS = 64
@@ -55,8 +45,6 @@ def check_target(parsed: PipelineOptions) -> None:
     Raises:
       UserError: the first thing that is missing or wrong, with its remedy.
     """
-    if not on_dataflow(parsed):
-        return
     cloud = parsed.view_as(GoogleCloudOptions)
     # What workers need when they start lies apart from what a rule of the bucket may clean.
     cloud.temp_location = cloud.temp_location or _beside(cloud.staging_location, "temp")
@@ -85,6 +73,24 @@ def check_target(parsed: PipelineOptions) -> None:
     warn_if_cleaned(parsed, "--staging_location", cloud.staging_location)
     if not cloud.template_location:  # there the service makes the job, and the launcher's account can't list any
         _check_jobs(parsed)
+
+
+def warn_of_name(flag: str, name: str) -> None:
+    """Says that nobody is told when a job of this name fails."""
+    if not name.startswith(NAME_PREFIX):
+        say(
+            f"warning: {flag} {name}: the alert policies of templates/terraform watch names that begin with "
+            f"{NAME_PREFIX} or with its variable name; they do not see another one"
+        )
+
+
+def asked_at_least_once(parsed: PipelineOptions) -> str:
+    """The option that asks for the service's at-least-once mode, "" where none does."""
+    asked = [
+        *(parsed.view_as(GoogleCloudOptions).dataflow_service_options or []),
+        *(parsed.view_as(DebugOptions).experiments or []),
+    ]
+    return AT_LEAST_ONCE if AT_LEAST_ONCE in asked else ""
 
 
 def check_labels(given: Sequence[str]) -> None:
@@ -116,100 +122,6 @@ def _fits_label(part: Any) -> bool:
     kinds = ("Ll", "Lo", "Nd", "Nl", "No")
     is_short = isinstance(part, str) and 0 < len(part) <= 63 and len(part.encode()) <= 128
     return is_short and all(char in "_-" or unicodedata.category(char) in kinds for char in part)
-
-
-def warn_if_cleaned(parsed: PipelineOptions, flag: str, path: str) -> None:
-    """Says that a rule of the bucket deletes what a live job, or a worker that starts late, reads there."""
-    if not on_dataflow(parsed) or files.is_local(path):
-        return
-    folder = path.rstrip("/")
-    info = _bucket_info(folder)
-    when = info.deletes(folder) if info else None
-    if when:
-        say(
-            f"warning: {flag} {folder}: a lifecycle rule of the bucket deletes what lies there {when}, and a job that "
-            "runs longer needs it; name another folder, or mend the rule"
-        )
-
-
-def check_path(parsed: PipelineOptions, flag: str, path: str, in_image: bool = False) -> None:
-    """Refuses a path of this machine: workers do not see it.
-
-    Args:
-      in_image: it may be part of the workers' image, in which the launcher of a Flex Template runs as well.
-
-    Raises:
-      UserError: as said.
-    """
-    if not on_dataflow(parsed) or not files.is_local(path.removeprefix("file://")):
-        return
-    if in_image and parsed.view_as(GoogleCloudOptions).template_location:
-        return
-    raise UserError(
-        f"{flag} {path}: workers of Dataflow do not see the files of this machine; copy them to a bucket (gcloud "
-        f"storage cp --recursive … gs://my-bucket/) and name that"
-    )
-
-
-def check_settings(parsed: PipelineOptions, config: KafkaConfig) -> None:
-    """Refuses client settings that refer to something Beam's own image does not have.
-
-    Raises:
-      UserError: as said.
-    """
-    if not on_dataflow(parsed) or _own_image(parsed):
-        return
-    for name, what in config.needed_on_worker():
-        raise UserError(
-            f"--kafka_config: {name} needs {what} on every worker; for a secret write "
-            "secret://projects/P/secrets/S/versions/V, put client.properties into a bucket, or make an image that has "
-            "it (--sdk_container_image)"
-        )
-
-
-def check_pii_key(preflight: Preflight, preprocessor: Preprocessor) -> None:
-    """Reads the key of the pseudonyms, where the SQL makes any.
-
-    Raises:
-      UserError: it can't be read, here or on the workers.
-    """
-    parsed, reference = preflight.parsed, preprocessor.secret_reference
-    scheme = (reference or "").partition(":")[0]
-    if reference and is_reference(reference) and scheme != "secret" and on_dataflow(parsed) and not _own_image(parsed):
-        raise UserError(
-            f"pii.key {reference}: workers of Beam's image do not have it; refer to "
-            "secret://projects/P/secrets/S/versions/NUMBER, or make an image that has it (--sdk_container_image)"
-        )
-    preflight.ask(f"pii.key {reference}", "the key of the pseudonyms", preprocessor.check_secrets)
-
-
-def warn_of_this_machine(preflight: Preflight, address: Address) -> None:
-    """Says that workers will not reach a broker of this machine."""
-    if not on_dataflow(preflight.parsed) or not isinstance(address, KafkaAddress):
-        return
-    servers = address.bootstrap_servers
-    if _THIS_MACHINE.search(servers):
-        preflight.say_once(
-            f"warning: kafka://{servers} is this machine for this machine only; workers need an address they can reach"
-        )
-
-
-def refuse_at_least_once(parsed: PipelineOptions, job: str, reason: str) -> None:
-    """Refuses Dataflow's at-least-once mode for a job that it would break.
-
-    Raises:
-      UserError: as said.
-    """
-    asked = [
-        *(parsed.view_as(GoogleCloudOptions).dataflow_service_options or []),
-        *(parsed.view_as(DebugOptions).experiments or []),
-    ]
-    if on_dataflow(parsed) and AT_LEAST_ONCE in asked:
-        raise UserError(f"{AT_LEAST_ONCE} is not for {job}: {reason}; leave it out")
-
-
-def _own_image(parsed: PipelineOptions) -> bool:
-    return bool(parsed.view_as(WorkerOptions).sdk_container_image)
 
 
 def _check_forms(cloud: GoogleCloudOptions) -> None:
@@ -253,15 +165,11 @@ def _beside(location: str | None, folder: str) -> str | None:
     return f"{bucket[0]}/{folder}" if bucket else None
 
 
-def _bucket_info(path: str) -> BucketInfo | None:
-    from beam_jobs.storage.gcs import bucket_info  # Google's libraries take seconds to import
-
-    return bucket_info(path)
-
-
 def _check_region(path: str, region: str) -> None:
     """Says where a bucket is, if that is not where the job runs: it works, but bytes between regions cost."""
-    info = _bucket_info(path)
+    from beam_jobs.storage.gcs import bucket_info  # Google's libraries take seconds to import
+
+    info = bucket_info(path)
     where = info.location if info else None
     near = {region.upper(), _CONTINENTS.get(region.partition("-")[0], "")}
     if where and where not in near and ("-" in where or where in _CONTINENTS.values()):

@@ -14,8 +14,9 @@ from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationC
 from google.cloud import dataflow as api
 
 from beam_jobs.io.address import KafkaAddress
-from beam_jobs.io.kafka.transforms import DATAFLOW_READERS, ReadFromKafka
-from beam_jobs.running import dataflow
+from beam_jobs.io.kafka.transforms import ReadFromKafka
+from beam_jobs.running.dataflow import target as dataflow
+from beam_jobs.target import Graph
 from tests.dataflow_service import FakeDataflow
 
 Result = Callable[..., Any]
@@ -97,14 +98,14 @@ def test_a_name_is_one_that_dataflow_takes() -> None:
 
 def pipeline(*words: str) -> beam.Pipeline:
     made = beam.Pipeline("FnApiRunner", PipelineOptions(["--runner=DataflowRunner", *words]))
-    dataflow.fit(made)
+    dataflow.fit(made.options, Graph.of(made))
     return made
 
 
 def test_a_job_without_a_stream_is_a_batch_job() -> None:
     made = pipeline()
     made | beam.Create([1, 2])
-    dataflow.fit(made)
+    dataflow.fit(made.options, Graph.of(made))
     assert made.options.view_as(StandardOptions).streaming is False
     assert made.options.view_as(WorkerOptions).max_num_workers is None
 
@@ -113,8 +114,8 @@ def test_a_job_without_a_stream_is_a_batch_job() -> None:
 def test_what_reads_by_our_source_is_given_bounds(words: list[str]) -> None:
     made = pipeline(*words)
     made | ReadFromKafka(KafkaAddress("h:1", "t"))
-    dataflow.fit(made)
+    dataflow.fit(made.options, Graph.of(made))
     assert made.options.view_as(StandardOptions).streaming is True
-    assert made.options.view_as(WorkerOptions).max_num_workers == (3 if words else DATAFLOW_READERS)
+    assert made.options.view_as(WorkerOptions).max_num_workers == (3 if words else dataflow.READERS)
     debug = made.options.view_as(DebugOptions)
     assert bool(debug.lookup_experiment("no_use_multiple_sdk_containers")) is not bool(words)

@@ -8,32 +8,31 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs import reference
-from beam_jobs.reference import COMMANDS, PAGE, example, main, options_of, page
-from beam_jobs.terminal.commands import Command
+from beam_jobs.terminal import reference
+from beam_jobs.terminal.reference import JOBS, OTHERS, PAGE, example, main, options_of, page, parser_of
 
 OPTIONS = [
-    pytest.param(command, action, id=f"{command.name} {' '.join(action.option_strings) or action.dest}")
-    for command in COMMANDS
-    for _, actions in options_of(command.parser())
+    pytest.param(command, action, id=f"{command} {' '.join(action.option_strings) or action.dest}")
+    for command in (*JOBS, *OTHERS)
+    for _, actions in options_of(parser_of(command))
     for action in actions
 ]
 
 
 def test_the_page_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--check"]) == 0, "run python -m beam_jobs.reference"
+    assert main(["--check"]) == 0, "run python -m beam_jobs.terminal.reference"
 
 
 @pytest.mark.parametrize(("command", "action"), OPTIONS)
-def test_every_example_is_taken(command: Command, action: argparse.Action) -> None:
+def test_every_example_is_taken(command: str, action: argparse.Action) -> None:
     """Its option gets another value than its default."""
-    parser = command.parser()
+    parser = parser_of(command)
     for other in parser._actions:
         other.required = False
     if not action.option_strings:
         return
     shown = example(command, action)
-    parsed = vars(parser.parse_args([*shlex.split(shown), *(["MODEL"] if command.name == "threshold" else [])]))
+    parsed = vars(parser.parse_args([*shlex.split(shown), *(["MODEL"] if command == "model.threshold" else [])]))
     assert parsed[action.dest] not in (action.default, None)
     assert f"`{shown}`" in page()
 
@@ -56,6 +55,6 @@ def test_a_page_that_is_behind_is_told_and_renewed(
     monkeypatch.setattr(reference, "PAGE", tmp_path / "options.md")
     (tmp_path / "options.md").write_text(PAGE.read_text().replace("--alerts URI", "--alarms URI"))
     assert main(["--check"]) == 1
-    assert "run python -m beam_jobs.reference" in capsys.readouterr().out
+    assert "run python -m beam_jobs.terminal.reference" in capsys.readouterr().out
     assert main([]) == 0
     assert (tmp_path / "options.md").read_text() == PAGE.read_text()
