@@ -16,6 +16,7 @@ CORE = [
     "confluent-kafka[schemaregistry]>=2.10,<2.17",
     "google-cloud-pubsub>=2.30,<3",
     "google-cloud-storage>=3,<4",  # storage/gcs.py
+    "argcomplete>=3.5,<4",  # of the command highbeam
     "fastavro>=1.11,<2",
     "google-crc32c>=1.7,<2",  # CRC32C in hardware; google-cloud-storage brings it along
     "isal>=1.7,<2",
@@ -67,5 +68,6 @@ setup(
         "use_cases": ["*/use_case.yaml", "*/*.sql", "*/*.avsc", "py.typed"],
     },
     install_requires=CORE,
+    entry_points={"console_scripts": ["highbeam = beam_jobs.__main__:console"]},
     extras_require=EXTRAS,
 )

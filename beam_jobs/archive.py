@@ -1,8 +1,4 @@
-"""Archives events as training data: Kafka -> decode -> preprocess -> files by event time, each row in exactly one.
-
-    python -m beam_jobs.archive --use_case car_sensors --input kafka://localhost:9092/sensor-data \\
-        --output gs://bucket/car_sensors --dead_letters kafka://localhost:9092/dead-letters
-"""
+"""Archives events as training data: Kafka -> decode -> preprocess -> files by event time, each row in exactly one."""
 
 from __future__ import annotations
 
@@ -22,20 +18,9 @@ from beam_jobs.steps.enrich import Enrich
 from beam_jobs.steps.preprocess import Preprocess
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import run
+from beam_jobs.terminal.commands import JOBS
 from beam_jobs.terminal.report import conclude
 from beam_jobs.wiring import read_events, write_dead_letters
-
-CONCERNS = (
-    options.UseCaseOptions,
-    options.OutputOptions,
-    options.ArchiveOptions,
-    options.InputOptions,
-    options.PubSubOptions,
-    options.ConnectionOptions,
-    options.StorageOptions,
-    options.DeadLetterOptions,
-    options.ReportOptions,
-)
 
 
 def build(pipeline: beam.Pipeline, job: ArchiveJob) -> None:
@@ -53,7 +38,7 @@ def build(pipeline: beam.Pipeline, job: ArchiveJob) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Parses, checks everything that can be checked before the start, runs, sums up."""
-    parsed = options.parse("python -m beam_jobs.archive", (__doc__ or "").splitlines()[0], argv, *CONCERNS)
+    parsed = options.parse(JOBS["archive"].parser(), argv)
     with launch.begin(parsed) as workers:
         job = archive_job(parsed)
         check_processes(job, workers.count)

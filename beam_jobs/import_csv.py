@@ -27,7 +27,8 @@ from beam_jobs.block import MAX_BLOCK_ROWS
 from beam_jobs.codec.avro.file import write_avro
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError, one_line
-from beam_jobs.terminal.cli import Parser, run
+from beam_jobs.terminal.cli import run
+from beam_jobs.terminal.commands import DATA
 from beam_jobs.use_case import UseCase, load_use_case
 
 _MILLIS = {"type": "long", "logicalType": "timestamp-millis"}
@@ -229,13 +230,9 @@ def _write_events(path: Path, table: pa.Table, use_case: UseCase) -> None:
     write_avro(path, schema, rows.combine_chunks().to_batches(MAX_BLOCK_ROWS))
 
 
-def main(argv: Sequence[str]) -> int:
-    """Parses, imports, says what came of it and what to do next."""
-    parser = Parser(
-        prog="python -m beam_jobs.import_csv",
-        description=(__doc__ or "").strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command line's to a parser."""
+    parser.description = (__doc__ or "").strip()
     add = parser.add_argument
     add("file", type=Path, metavar="FILE", help="the CSV file, with a header; it is read into memory")
     add("--event_time", required=True, metavar="COLUMN", help="the column with the time of the event")
@@ -249,7 +246,11 @@ def main(argv: Sequence[str]) -> int:
         help="of the times, such as '%%d.%%m.%%Y %%H:%%M'; default: ISO 8601 or epoch",
     )
     add("--verbose", action="store_true", help="show stack traces")
-    given = parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses, imports, says what came of it and what to do next."""
+    given = DATA["import-csv"].parser().parse_args(argv)
     if len(given.delimiter) != 1:
         raise UserError(f"--delimiter {given.delimiter!r}: expected one character")
     columns = Columns(given.event_time, given.key, given.label, given.delimiter, given.time_format)

@@ -1,8 +1,4 @@
-"""Puts dead letters back on a topic as the records they were, with their keys, bytes and headers.
-
-    python -m beam_jobs.redrive --input kafka://localhost:9092/dead-letters \\
-        --output kafka://localhost:9092/sensor-data --reason unknown_schema_id
-"""
+"""Puts dead letters back on a topic as the records they were, with their keys, bytes and headers."""
 
 from __future__ import annotations
 
@@ -19,16 +15,8 @@ from beam_jobs.running import launch
 from beam_jobs.steps.redrive import Redrive
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import run
+from beam_jobs.terminal.commands import JOBS
 from beam_jobs.terminal.report import conclude_redrive
-
-CONCERNS = (
-    options.OutputOptions,
-    options.RedriveOptions,
-    options.InputOptions,
-    options.PubSubOptions,
-    options.ConnectionOptions,
-    options.ReportOptions,
-)
 
 
 def build(pipeline: beam.Pipeline, job: RedriveJob) -> None:
@@ -45,7 +33,7 @@ def build(pipeline: beam.Pipeline, job: RedriveJob) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Parses, checks, puts back what is there now, and says how much that was."""
-    parsed = options.parse("python -m beam_jobs.redrive", (__doc__ or "").splitlines()[0], argv, *CONCERNS)
+    parsed = options.parse(JOBS["redrive"].parser(), argv)
     with launch.begin(parsed) as workers:
         job = redrive_job(parsed)
         done = partial(

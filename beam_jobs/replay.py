@@ -1,8 +1,4 @@
-"""Puts an archive of events back on a topic, with its keys, timestamps and order; as fast as it goes, or paced.
-
-    python -m beam_jobs.replay --use_case car_sensors --input archive/car_sensors \\
-        --output kafka://localhost:9092/sensor-data-again --speed 10x
-"""
+"""Puts an archive of events back on a topic, with its keys, timestamps and order; as fast as it goes, or paced."""
 
 from __future__ import annotations
 
@@ -19,17 +15,8 @@ from beam_jobs.running import launch
 from beam_jobs.steps.replay_records import ToOriginalRecords
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import run
+from beam_jobs.terminal.commands import JOBS
 from beam_jobs.terminal.report import conclude_replay
-
-CONCERNS = (
-    options.UseCaseOptions,
-    options.OutputOptions,
-    options.ReplayOptions,
-    options.InputOptions,
-    options.ConnectionOptions,
-    options.StorageOptions,
-    options.ReportOptions,
-)
 
 
 def build(pipeline: beam.Pipeline, job: ReplayJob) -> None:
@@ -45,7 +32,7 @@ def build(pipeline: beam.Pipeline, job: ReplayJob) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Parses, checks everything that can be checked before the start, runs, says how far it came."""
-    parsed = options.parse("python -m beam_jobs.replay", (__doc__ or "").splitlines()[0], argv, *CONCERNS)
+    parsed = options.parse(JOBS["replay"].parser(), argv)
     with launch.begin(parsed) as workers:
         job = replay_job(parsed, workers.count)
         report = parsed.view_as(options.ReportOptions).report

@@ -1,8 +1,4 @@
-"""Scores events and raises alerts: Kafka -> decode -> preprocess -> RunInference -> alerts.
-
-    python -m beam_jobs.score --use_case car_sensors --input kafka://localhost:9092/sensor-data \\
-        --model models --alerts kafka://localhost:9092/alerts --dead_letters kafka://localhost:9092/dead-letters
-"""
+"""Scores events and raises alerts: Kafka -> decode -> preprocess -> RunInference -> alerts."""
 
 from __future__ import annotations
 
@@ -23,19 +19,9 @@ from beam_jobs.steps.preprocess import Preprocess
 from beam_jobs.steps.score_records import CheckScores, to_alerts, to_scores
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import run
+from beam_jobs.terminal.commands import JOBS
 from beam_jobs.terminal.report import conclude
 from beam_jobs.wiring import read_events, write_dead_letters
-
-CONCERNS = (
-    options.UseCaseOptions,
-    options.ScoreOptions,
-    options.InputOptions,
-    options.PubSubOptions,
-    options.ConnectionOptions,
-    options.StorageOptions,
-    options.DeadLetterOptions,
-    options.ReportOptions,
-)
 
 
 def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
@@ -67,7 +53,7 @@ def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Parses, checks everything that can be checked before the start, runs, sums up."""
-    parsed = options.parse("python -m beam_jobs.score", (__doc__ or "").splitlines()[0], argv, *CONCERNS)
+    parsed = options.parse(JOBS["score"].parser(), argv)
     with launch.begin(parsed) as workers:
         job = score_job(parsed)
         report = parsed.view_as(options.ReportOptions).report

@@ -13,6 +13,7 @@ outlive the process that started it.
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import os
 import shutil
@@ -34,7 +35,8 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from beam_jobs.errors import UserError
-from beam_jobs.terminal.cli import Parser, run
+from beam_jobs.terminal.cli import run
+from beam_jobs.terminal.commands import DEMO
 from demo import guard
 
 START_TIMEOUT_S = 60.0
@@ -393,12 +395,15 @@ class ApacheKafka(_Process):
         return self._java("kafka.Kafka", str(config))
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the embedded broker until Ctrl-C."""
-    parser = Parser(prog="python -m demo.broker", description="The embedded broker, in memory, until Ctrl-C.")
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command line's to a parser."""
     parser.add_argument("--port", type=int, default=9092, help="of 127.0.0.1; default: %(default)s")
     parser.add_argument("--verbose", action="store_true", help="show stack traces")
-    args = parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the embedded broker until Ctrl-C."""
+    args = DEMO["demo broker"].parser().parse_args(argv)
     if _listens(args.port):
         raise UserError(f"--port {args.port}: something listens there already; name another one")
     with Tansu(args.port) as broker:

@@ -5,13 +5,15 @@ python -m demo.history --rows 120000 --output history.parquet
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from beam_jobs.errors import UserError
-from beam_jobs.terminal.cli import Parser, run
+from beam_jobs.terminal.cli import run
+from beam_jobs.terminal.commands import DEMO
 from demo.fleet import history
 
 
@@ -33,14 +35,17 @@ def write_history(path: Path, rows: int, seed: int) -> None:
         raise UserError(f"{path}: {error}; name a file in a folder you may write to") from error
 
 
-def main(argv: Sequence[str]) -> int:
-    """Parses the command line and writes the file."""
-    parser = Parser(prog="python -m demo.history", description=(__doc__ or "").splitlines()[0])
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command line's to a parser."""
     parser.add_argument("--rows", type=int, default=120_000, help="number of events")
     parser.add_argument("--seed", type=int, default=2, help="of everything random")
     parser.add_argument("--output", type=Path, required=True, help="the Parquet file")
     parser.add_argument("--verbose", action="store_true", help="show stack traces")
-    args = parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses the command line and writes the file."""
+    args = DEMO["demo history"].parser().parse_args(argv)
     if args.rows <= 0:
         raise UserError(f"--rows {args.rows}: expected a number above 0")
     write_history(args.output, args.rows, args.seed)

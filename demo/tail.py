@@ -22,7 +22,8 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 import schemas
 from beam_jobs.errors import UserError
 from beam_jobs.io.address import KafkaAddress, parse_kafka
-from beam_jobs.terminal.cli import Parser, run
+from beam_jobs.terminal.cli import run
+from beam_jobs.terminal.commands import DEMO
 from schemas.source import SHIPPED_IDS, SchemaSource, for_registry
 
 _FRAME = 5  # bytes before a value: 0 and the id of its schema
@@ -86,18 +87,18 @@ def _text(value: Any) -> str:
         return base64.b64encode(value).decode()
 
 
-def main(argv: Sequence[str]) -> int:
-    """Parses and prints."""
-    parser = Parser(
-        prog="python -m demo.tail",
-        description=(__doc__ or "").strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command line's to a parser."""
+    parser.description = (__doc__ or "").strip()
     parser.add_argument("topic", type=parse_kafka, metavar="URI", help="kafka://host:9092/topic")
     parser.add_argument("--count", type=int, metavar="N", help="end after so many; default: until Ctrl-C")
     parser.add_argument("--schema_registry", metavar="URL", help="the registry that the job was given")
     parser.add_argument("--verbose", action="store_true", help="show stack traces")
-    args = parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses and prints."""
+    args = DEMO["demo tail"].parser().parse_args(argv)
     writers = for_registry(args.schema_registry, {}) if args.schema_registry else None
     for value in islice(records(args.topic), args.count):
         print(as_json(value, writers), flush=True)

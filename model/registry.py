@@ -14,6 +14,7 @@ time. An alias is what moves; a change replaces the file in one step, and of two
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -32,6 +33,7 @@ from pathlib import Path
 from beam_jobs.errors import UserError
 from beam_jobs.storage import files
 from beam_jobs.terminal import cli
+from beam_jobs.terminal.commands import MODELS
 from model import manifest
 from model.local_copy import local_copy
 from model.manifest import Manifest
@@ -275,9 +277,8 @@ def _writing(model: str) -> Iterator[None]:
         ) from error
 
 
-def main(argv: Sequence[str]) -> None:
-    """``list``, ``show`` and ``promote``."""
-    parser = cli.Parser(prog="python -m model.registry", description="Model versions and their aliases.")
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command line's to a parser: ``list``, ``show`` and ``promote``."""
     commands = parser.add_subparsers(dest="command", required=True)
     for command, text in (
         ("list", "versions, oldest first, with their aliases"),
@@ -295,7 +296,11 @@ def main(argv: Sequence[str]) -> None:
             sub.add_argument("--json", action="store_true", help="the whole manifest")
         if command == "promote":
             sub.add_argument("--alias", default=CHAMPION, help="default: %(default)s")
-    args = parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Does what the sub-command says."""
+    args = MODELS["models"].parser().parse_args(argv)
     files.configure(args.gcs_anonymous)
     if args.command == "list":
         _list(args.dir, args.use_case)

@@ -19,6 +19,7 @@ import numpy as np
 
 from beam_jobs.errors import UserError, one_line
 from beam_jobs.terminal import cli
+from beam_jobs.terminal.commands import MODELS
 from model import manifest, registry
 from model.alert_rate import ThresholdFit
 from model.loaded import LoadedModel
@@ -90,22 +91,19 @@ def _without_alerts(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {**metrics, **counted, "recall_by_kind": {}, "keys_caught_by_kind": {}}
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    text = "Make a version of a model with another threshold, without training."
-    result = cli.Parser(prog="python -m model.threshold", description=text)
-    add = result.add_argument
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command line's to a parser."""
+    add = parser.add_argument
     add("model", metavar="MODEL", help="registry or model folder, with @alias or @version; without: the champion")
     add("--alert_budget", type=float, required=True, help="share of normal rows that may be alerts, such as 0.001")
     add("--alias", help="alias to point at the new version; default: none moves")
     add("--use_case", help="which model, when MODEL is a registry with several")
     add("--verbose", action="store_true", help="stack traces with errors")
-    return result
 
 
 def main(argv: Sequence[str]) -> None:
     """Makes the version, and prints what its threshold is expected to do."""
-    args = parser().parse_args(argv)
+    args = MODELS["threshold"].parser().parse_args(argv)
     made = change(args.model, args.alert_budget, args.alias, args.use_case)
     print(f"version    {made.version}" + (f" ({args.alias})" if args.alias else "") + f", made from {made.made_from}")
     print(f"threshold  {made.threshold:.4g}, {made.threshold_fit}")

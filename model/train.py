@@ -1,11 +1,7 @@
-"""Trains a model and puts it into the registry.
-
-python -m model.train --use_case car_sensors --data history/ --registry models
-"""
+"""Trains a model and puts it into the registry."""
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from collections.abc import Sequence
 
@@ -15,6 +11,7 @@ from rich.text import Text
 
 from beam_jobs.storage import files
 from beam_jobs.terminal import cli
+from beam_jobs.terminal.commands import MODELS
 from model import registry
 from model.training import peers
 from model.training.plan import Settings
@@ -66,62 +63,9 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    result = cli.Parser(prog="python -m model.train", description="Train a model and register it.")
-    add = result.add_argument
-    add("--use_case", required=True, help="a use case that ships (car_sensors), or the folder of one")
-    add(
-        "--data",
-        required=True,
-        metavar="PATH",
-        help="Avro or Parquet, an archive or other files: a file, a folder or a glob; gs://bucket/folder",
-    )
-    add("--from", dest="start", metavar="TIME", help="event time of the first rows: 2026-11-22T07:00:00Z, or epoch ms")
-    add("--until", metavar="TIME", help="event time of the first rows not wanted any more")
-    add(
-        "--registry",
-        required=True,
-        metavar="DIR",
-        help="folder of model versions, a path or gs://; made if missing",
-    )
-    add("--epochs", type=int, help="at most; default: the use case's")
-    add("--alert_budget", type=float, help="share of normal rows that may be alerts; default: the use case's")
-    add("--seed", type=int, help="of the split, the weights and the order; default: the use case's")
-    add("--limit", type=int, help="rows to read at most")
-    add(
-        "--validation_fraction",
-        type=float,
-        default=0.2,
-        help="for validation, and again for test; default: %(default)s",
-    )
-    add("--split", choices=("auto", "key", "time"), default="auto", help="how rows are held out; default: by key")
-    add(
-        "--on_outlier",
-        choices=("leave_out", "refuse"),
-        default="leave_out",
-        help="with rows that hold what looks like a sentinel, such as 65535: train without them, or not at all; "
-        "default: %(default)s",
-    )
-    add(
-        "--normal",
-        action="append",
-        default=[],
-        metavar="CONDITION",
-        help="rows that are normal however rare they are: a condition over the features, such as 'speed = 0', or a "
-        "group of the latest version's report, such as g2; may be given several times",
-    )
-    add("--alias", help="alias to point at the new version; default: champion, if there is none yet")
-    add("--logdir", help="folder for TensorBoard logs; default: logs in the version's folder")
-    add("--baseline", action=argparse.BooleanOptionalAction, default=True, help="train the reference net as well")
-    add("--gcs_anonymous", action="store_true", help="read public gs:// buckets without Google credentials")
-    add("--verbose", action="store_true", help="stack traces with errors")
-    return result
-
-
 def main(argv: Sequence[str]) -> None:
     """Trains, and prints what came out."""
-    given = vars(parser().parse_args(argv))
+    given = vars(MODELS["train"].parser().parse_args(argv))
     given.pop("verbose")
     files.configure(given.pop("gcs_anonymous"))
     settings = Settings(**given)

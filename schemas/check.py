@@ -21,7 +21,8 @@ from typing import Any
 
 from beam_jobs.codec.schema import parse_record
 from beam_jobs.errors import UserError
-from beam_jobs.terminal.cli import Parser, run
+from beam_jobs.terminal.cli import run
+from beam_jobs.terminal.commands import SCHEMAS
 from schemas import contract, files, golden
 from schemas.contract import OLD_DATA, OLD_READERS, Finding
 
@@ -160,13 +161,9 @@ def _record_foreign(given: Sequence[Path], writer: Path, name: str) -> Path:
     return golden.record(homes[0], name, files.read(writer), writer.stem, nulls=False)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Parses, checks or records, reports."""
-    parser = Parser(
-        prog="python -m schemas.check",
-        description=(__doc__ or "").strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command line's to a parser."""
+    parser.description = (__doc__ or "").strip()
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="folders with .avsc files; see above")
     parser.add_argument("--base", metavar="REF", help="compare with this commit, branch or tag, not the newest release")
     parser.add_argument(
@@ -182,7 +179,11 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--of", metavar="NAME", help="with --writer: the schema that has to read it, as car_sensor")
     parser.add_argument("--verbose", action="store_true", help="show stack traces")
-    args = parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses, checks or records, reports."""
+    args = SCHEMAS["schemas check"].parser().parse_args(argv)
     if (args.writer is None) != (args.of is None) or (args.writer and not args.record):
         raise UserError("--writer and --of go together, and with --record")
     folders = files.folders(args.folders)

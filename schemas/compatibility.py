@@ -21,13 +21,15 @@ So it may refuse what a registry built on Java's checker lets in, never the othe
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from beam_jobs.codec.schema import NO_DEFAULT, AvroField, AvroType, parse_schema
 from beam_jobs.errors import UserError
-from beam_jobs.terminal.cli import Parser, run
+from beam_jobs.terminal.cli import run
+from beam_jobs.terminal.commands import SCHEMAS
 
 LEVELS = ("BACKWARD", "BACKWARD_TRANSITIVE", "FORWARD", "FORWARD_TRANSITIVE", "FULL", "FULL_TRANSITIVE", "NONE")
 
@@ -203,15 +205,15 @@ def _logical(avro: AvroType) -> str | None:
     return f"decimal({avro.precision}, {avro.scale})" if avro.logical == "decimal" else avro.logical
 
 
-def main(argv: Sequence[str]) -> int:
-    parser = Parser(
-        prog="python -m schemas.compatibility",
-        description="Checks whether an Avro schema may follow others; exit status 1 and one line a reason if not.",
-    )
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command line's to a parser."""
     parser.add_argument("new", type=Path, metavar="NEW.avsc")
     parser.add_argument("earlier", type=Path, nargs="+", metavar="EARLIER.avsc", help="oldest first")
     parser.add_argument("--level", choices=LEVELS, default="BACKWARD")
-    args = parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    args = SCHEMAS["schemas compatibility"].parser().parse_args(argv)
     texts = []
     for path in (args.new, *args.earlier):
         try:

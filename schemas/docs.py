@@ -16,7 +16,8 @@ from typing import Any
 import schemas
 from beam_jobs.codec.schema import AvroType, parse_record
 from beam_jobs.errors import UserError
-from beam_jobs.terminal.cli import Parser, run
+from beam_jobs.terminal.cli import run
+from beam_jobs.terminal.commands import SCHEMAS
 from schemas import files
 
 PAGE = files.ROOT / "docs" / "schemas.md"
@@ -110,20 +111,20 @@ def renewed(page: str, content: str) -> str:
     return f"{before}{begin}\n\n{content}\n{end}{after}"
 
 
-def main(argv: Sequence[str]) -> int:
-    """Parses, writes or compares."""
-    parser = Parser(
-        prog="python -m schemas.docs",
-        description=(__doc__ or "").strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command line's to a parser."""
+    parser.description = (__doc__ or "").strip()
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="print the tables of these folders")
     parser.add_argument("--page", type=Path, default=PAGE, metavar="FILE", help=f"default {PAGE.name} of the checkout")
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit status 1 if the page is not up to date"
     )
     parser.add_argument("--verbose", action="store_true", help="show stack traces")
-    args = parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses, writes or compares."""
+    args = SCHEMAS["schemas docs"].parser().parse_args(argv)
     content = tables(files.folders(args.folders))
     if args.folders:
         print(content)

@@ -22,7 +22,8 @@ from confluent_kafka.schema_registry.error import SchemaRegistryError
 import schemas
 from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.kafka.config import KafkaConfig
-from beam_jobs.terminal.cli import Parser, run
+from beam_jobs.terminal.cli import run
+from beam_jobs.terminal.commands import SCHEMAS
 from beam_jobs.use_case import load_use_case
 from schemas.client import FAILURES, RegistrySchemas
 from schemas.compatibility import LEVELS, check
@@ -186,13 +187,9 @@ def _publish_all(client: SchemaRegistryClient, items: Sequence[Publication], lev
         print("dry run: nothing was written")
 
 
-def main(argv: Sequence[str]) -> int:
-    """Parses, connects, publishes."""
-    parser = Parser(
-        prog="python -m schemas.publish",
-        description=(__doc__ or "").strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command line's to a parser."""
+    parser.description = (__doc__ or "").strip()
     parser.add_argument(
         "--registry", "--schema_registry", metavar="URL", help="default: schema.registry.url of --kafka_config"
     )
@@ -219,7 +216,11 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--dry_run", action="store_true", help="ask the registry, write nothing")
     parser.add_argument("--verbose", action="store_true", help="show stack traces")
-    args = parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses, connects, publishes."""
+    args = SCHEMAS["schemas publish"].parser().parse_args(argv)
     items = publications(args.use_case, args.subject)
     registry = for_registry(args.registry, {}, dict(KafkaConfig.from_file(args.kafka_config).settings))
     if not isinstance(registry, RegistrySchemas):

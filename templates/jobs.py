@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from apache_beam.options.pipeline_options import PipelineOptions
+from beam_jobs.terminal.commands import JOBS, Command
 
 
 @dataclass(frozen=True)
@@ -17,15 +16,14 @@ class Template:
     job: str  # module beam_jobs.JOB, launcher templates/JOB.py, metadata templates/JOB.json
     title: str  # as the console lists it
     description: str
-    required: tuple[str, ...]  # options without which the job refuses to start
     streaming: bool
     at_least_once: bool = False  # may run in Dataflow's at-least-once mode: what it writes twice has the same id
     special: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # metadata of a parameter, by its name
 
-    def concerns(self) -> tuple[type[PipelineOptions], ...]:
-        """The option classes of the job."""
-        concerns: tuple[type[PipelineOptions], ...] = importlib.import_module(f"beam_jobs.{self.job}").CONCERNS
-        return concerns
+    @property
+    def command(self) -> Command:
+        """The job's."""
+        return JOBS[self.job]
 
 
 _FOLDER = r"^gs://[a-z0-9][a-z0-9._-]+(/\S*)?$"
@@ -39,7 +37,6 @@ TEMPLATES = {
             title="Highbeam: score events, raise alerts",
             description="Reads events, preprocesses them with the use case's SQL, scores them by the model in the job "
             "and writes alerts. Without 'until' it runs until it is drained.",
-            required=("use_case", "input", "model", "alerts", "dead_letters"),
             streaming=True,
             at_least_once=True,
         ),
@@ -48,7 +45,6 @@ TEMPLATES = {
             title="Highbeam: archive events as training data",
             description="Reads events and writes them, or the features made of them, to Cloud Storage by event time, "
             "each record in exactly one row. Without 'until' it runs until it is drained.",
-            required=("use_case", "input", "output", "dead_letters"),
             streaming=True,
             special={
                 "output": {
@@ -67,7 +63,6 @@ TEMPLATES = {
             title="Highbeam: put an archive back on a topic",
             description="Reads an archive of events and writes them to a topic, with their keys, timestamps and order, "
             "as fast as it goes or paced by event time.",
-            required=("use_case", "input", "output"),
             streaming=False,
             special={
                 "input": {

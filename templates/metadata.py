@@ -61,7 +61,7 @@ def text(template: Template) -> str:
 
 def _parameters(template: Template) -> Iterator[dict[str, Any]]:
     found = []
-    for concern in template.concerns():
+    for concern in template.command.flags:
         parser = argparse.ArgumentParser(add_help=False)
         concern._add_argparse_args(parser)
         group = (concern.__doc__ or "").strip().splitlines()[0].rstrip(".")
@@ -81,7 +81,7 @@ def _parameter(name: str, action: argparse.Action, group: str, template: Templat
         "name": name,
         "label": _LABELS.get(name) or _label(name),
         "helpText": help_text + "." + (_BY_REFERENCE if name in _MAY_NEED_SECRETS else ""),
-        "isOptional": name not in template.required,
+        "isOptional": name not in template.command.required,
     }
     if action.nargs == 0:
         parameter |= {"paramType": "BOOLEAN", "defaultValue": str(action.default).lower()}

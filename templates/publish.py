@@ -138,7 +138,7 @@ def check_parameters(template: Template, given: str) -> dict[str, str]:
         if value.strip():
             _check_value(known[name], value)
             found[name] = value
-    missing = [name for name in template.required if name not in found]
+    missing = [name for name in template.command.required if name not in found]
     if missing:
         raise UserError(f"PARAMETERS: template {template.job} needs {', '.join(missing)} as well")
     return found

@@ -46,7 +46,8 @@ from beam_jobs.steps.lookup import LookupFile, describe
 from beam_jobs.storage.files import bounded, check_access, is_local, make_folder, name_bytes, root_of, writing
 from beam_jobs.target import target_of
 from beam_jobs.terminal import options
-from beam_jobs.terminal.cli import STOP_SIGNALS, say
+from beam_jobs.terminal.cli import STOP_SIGNALS, require, say
+from beam_jobs.terminal.commands import JOBS
 from beam_jobs.use_case import UseCase, load_use_case
 from schemas.source import SchemaId, SchemaSource
 
@@ -82,7 +83,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     Raises:
       UserError: the first thing that is wrong, with its remedy.
     """
-    options.require(parsed, "use_case", "input", "output", "dead_letters")
+    require(parsed.get_all_options(), *JOBS["archive"].required)
     wanted, bad = parsed.view_as(options.ArchiveOptions), parsed.view_as(options.DeadLetterOptions)
     refuse_at_least_once(parsed, "archive", "each record is to be in one row")
     for flag in ("max_file_age", "max_file_mb", "enrich_every"):

@@ -17,6 +17,8 @@ from beam_jobs.preflight.addresses import client_settings, prepare_outputs, sche
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.subscription import check_reasons
 from beam_jobs.terminal import options
+from beam_jobs.terminal.cli import require
+from beam_jobs.terminal.commands import JOBS
 from schemas.source import SchemaSource
 
 
@@ -54,7 +56,7 @@ def redrive_job(parsed: PipelineOptions) -> RedriveJob:
       UserError: the first thing that is wrong, with its remedy.
     """
     wanted = parsed.view_as(options.RedriveOptions)
-    options.require(parsed, "input", *([] if wanted.count_only else ["output"]))
+    require(parsed.get_all_options(), *JOBS["redrive"].required, *([] if wanted.count_only else ["output"]))
     _check_known(wanted.reason or ())
     given = parsed.view_as(options.InputOptions)
     given.until = given.until or "latest"  # what is put back may fail again: never chase it

@@ -19,7 +19,8 @@ from beam_jobs.preflight.addresses import archive_input, client_settings, output
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.steps.replay_records import value_schema
 from beam_jobs.terminal import options
-from beam_jobs.terminal.cli import say
+from beam_jobs.terminal.cli import require, say
+from beam_jobs.terminal.commands import JOBS
 from beam_jobs.terminal.report import time_text
 from beam_jobs.use_case import load_use_case
 from schemas.source import SchemaId, ShippedSchemas
@@ -50,7 +51,7 @@ def replay_job(parsed: PipelineOptions, workers: int = 1) -> ReplayJob:
     Raises:
       UserError: the first thing that is wrong, with its remedy.
     """
-    options.require(parsed, "use_case", "input", "output")
+    require(parsed.get_all_options(), *JOBS["replay"].required)
     if workers != 1:
         raise UserError(f"--direct_num_workers={workers}: one process keeps the order of a replay; leave it out")
     speed = parse_speed(parsed.view_as(options.ReplayOptions).speed)

@@ -26,7 +26,8 @@ from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.workers import check_path, check_pii_key, warn_if_cleaned
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from beam_jobs.terminal import options
-from beam_jobs.terminal.cli import say
+from beam_jobs.terminal.cli import require, say
+from beam_jobs.terminal.commands import JOBS
 from beam_jobs.use_case import UseCase, load_use_case
 from model.manifest import Manifest
 from model.registry import ModelVersion, resolve
@@ -59,7 +60,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     Raises:
       UserError: the first thing that is wrong, with its remedy.
     """
-    options.require(parsed, "use_case", "input", "model", "alerts", "dead_letters")
+    require(parsed.get_all_options(), *JOBS["score"].required)
     wanted = parsed.view_as(options.ScoreOptions)
     bad = parsed.view_as(options.DeadLetterOptions)
     if not 0 <= bad.max_dead_letter_rate <= 1:

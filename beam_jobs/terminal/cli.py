@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import gc
 import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from beam_jobs.errors import UserError, one_line
@@ -18,6 +19,7 @@ EXIT_USAGE = 2  # the user can mend it: the message says how
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, the shell's convention
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a supervisor, a closed terminal
 
+_SWITCH = re.compile(r"(--\w+)=(true|false)", re.IGNORECASE)
 _TOLD = re.compile(r"beam_jobs\.errors\.UserError: ([^\n]+)")
 _WHILE_RUNNING = re.compile(r" \[while running '[^']*'\]")  # Beam's addition, of use with --verbose only
 
@@ -26,6 +28,9 @@ class Parser(argparse.ArgumentParser):
     """Takes no abbreviations; an option without a value is not given; ``UserError``, one line, for what is wrong."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
+        started = sys.argv[0]
+        if started.startswith("highbeam ") and str(settings.get("prog")).startswith("python -m "):
+            settings["prog"] = started  # beam_jobs/__main__.py: as it was typed
         super().__init__(*args, **{"allow_abbrev": False, **settings})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -52,6 +57,53 @@ def without_empty(argv: Sequence[str], known: Mapping[str, argparse.Action]) -> 
             continue
         words.append(word)
     return words
+
+
+def as_flags(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """Empty options left out, ``--raw=true`` as ``--raw``, ``--raw=false`` as its opposite or not at all.
+
+    Templates give each flag a value.
+    """
+    actions = parser._option_string_actions
+    words = []
+    for word in without_empty(argv, actions):
+        value = _SWITCH.fullmatch(word)
+        action = actions.get(value[1]) if value else None
+        if value is None or action is None or action.nargs != 0:
+            words.append(word)
+            continue
+        stored = action.const == (value[2].lower() == "true")
+        same = (f for f, other in actions.items() if other.dest == action.dest and other.const is stored)
+        words += [value[1]] if stored == action.const else list(same)[:1]
+    return words
+
+
+def refuse_unknown(rest: Sequence[str], parser: argparse.ArgumentParser, known: Iterable[str]) -> None:
+    """``UserError`` for the words that ``parser`` has left over, unless they are ``known`` options and their values."""
+    flags = [word.split("=", 1)[0] for word in rest if word.startswith("-")]
+    if not flags:
+        if rest:
+            raise UserError(f"{rest[0]!r} is not an option; options start with --, as in --use_case car_sensors")
+        return
+    known = {*parser._option_string_actions, *known}
+    for flag in flags:
+        if flag not in known and "--template_location" in flags:
+            say(f"unknown option {flag} left out")  # the Flex Template launcher's own, newer than this Beam
+        elif flag not in known:
+            near = difflib.get_close_matches(flag, [*parser._option_string_actions, *known], 1)
+            hint = f"did you mean {near[0]}?" if near else "--help lists the options"
+            raise UserError(f"unknown option {flag}; {hint}")
+
+
+def require(values: Mapping[str, Any], *names: str) -> None:
+    """Checks that each of the named options has a value.
+
+    Raises:
+      UserError: naming every missing flag.
+    """
+    missing = [f"--{name}" for name in names if values.get(name) in (None, "")]
+    if missing:
+        raise UserError(f"missing {', '.join(missing)}; --help explains {'it' if len(missing) == 1 else 'them'}")
 
 
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:

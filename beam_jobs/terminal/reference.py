@@ -7,18 +7,16 @@ python -m beam_jobs.terminal.reference --check    writes nothing; exit status 1 
 from __future__ import annotations
 
 import argparse
-import importlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from beam_jobs.errors import UserError
 from beam_jobs.terminal.cli import Parser, run
-from beam_jobs.terminal.options import job_parser
+from beam_jobs.terminal.commands import JOBS, MODELS, Command
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "options.md"
-JOBS = ("beam_jobs.score", "beam_jobs.archive", "beam_jobs.replay", "beam_jobs.redrive")
-OTHERS = ("model.train", "model.threshold")  # with a parser of their own
+COMMANDS = (*JOBS.values(), MODELS["train"], MODELS["threshold"])
 
 _INTRO = """\
 # Options
@@ -30,97 +28,39 @@ Dataflow are in [dataflow.md](dataflow.md#options). Exit codes, secrets and what
 [operations.md](operations.md), the settings that `--kafka_config` takes in [kafka.md](kafka.md#connecting).
 """
 
-EXAMPLES = {  # a value for each option that takes one of its own; choices and switches are examples themselves
-    "input": "kafka://localhost:9092/sensor-data",
-    "from": "2026-11-22T07:00:00Z",
-    "until": "latest",
-    "group_id": "team-a.scores",
-    "max_latency_ms": "250",
-    "block_rows": "8192",
-    "kafka_config": "client.properties",
-    "schema_registry": "http://localhost:8081",
-    "timestamp_attribute": "sent_at",
-    "quiet_seconds": "60",
-    "dedupe_seconds": "1200",
-    "pull_streams": "4",
-    "use_case": "car_sensors",
-    "model": "models@champion",
-    "alerts": "kafka://localhost:9092/alerts",
-    "scores": "kafka://localhost:9092/scores",
-    "enrich": "gs://bucket/cars.csv",
-    "enrich_on": "car_id",
-    "enrich_every": "300",
-    "route_by": "fleet",
-    "max_file_age": "600",
-    "max_file_mb": "64",
-    "speed": "10x",
-    "dead_letters": "kafka://localhost:9092/dead-letters",
-    "max_dead_letter_rate": "0.2",
-    "report": "report.json",
-    "reason": "unknown_schema_id",
-    "data": "archive/car_sensors",
-    "registry": "models",
-    "epochs": "40",
-    "alert_budget": "0.001",
-    "seed": "11",
-    "limit": "100000",
-    "validation_fraction": "0.1",
-    "normal": "'speed = 0'",
-    "alias": "challenger",
-    "logdir": "runs/logs",
-    "output": "kafka://localhost:9092/sensor-data",
-}
-OWN_EXAMPLES = {  # where an option of several commands means something else
-    ("beam_jobs.archive", "output"): "gs://bucket/car_sensors",
-    ("beam_jobs.replay", "input"): "archive/events",
-    ("beam_jobs.redrive", "input"): "kafka://localhost:9092/dead-letters",
-}
-
 
 def page() -> str:
     """The text of docs/options.md."""
-    return "\n".join([_INTRO, *(_section(command) for command in (*JOBS, *OTHERS))])
+    return "\n".join([_INTRO, *(_section(command) for command in COMMANDS)])
 
 
-def parser_of(command: str) -> argparse.ArgumentParser:
-    """The parser of a command's own options."""
-    module = importlib.import_module(command)
-    if command in OTHERS:
-        own: argparse.ArgumentParser = module.parser()
-        return own
-    return job_parser(f"python -m {command}", (module.__doc__ or "").splitlines()[0], module.CONCERNS)
-
-
-def example(command: str, action: argparse.Action) -> str:
+def example(command: Command, action: argparse.Action) -> str:
     """An option with a value that it takes, as it is typed."""
+    value = command.example_of(action)
     if not action.option_strings:
-        return EXAMPLES[action.dest]
-    flag = action.option_strings[0]
+        return value or ""
     if action.nargs == 0:
         return action.option_strings[-1]  # --no-… of what is on by default
     if action.choices:
-        return f"{flag} {next(choice for choice in action.choices if choice != action.default)}"
-    name = flag.removeprefix("--")
-    return f"{flag} {OWN_EXAMPLES.get((command, name), EXAMPLES[name])}"
+        value = next(choice for choice in action.choices if choice != action.default)
+    return f"{action.option_strings[0]} {value}"
 
 
 def options_of(parser: argparse.ArgumentParser) -> Iterator[tuple[str, list[argparse.Action]]]:
-    """The options of a parser by their groups, without --help; what stands without a flag as well."""
+    """The options of a parser that --help shows, by their groups, without it; what stands without a flag as well."""
     for group in parser._action_groups:
-        actions = [action for action in group._group_actions if action.dest != "help"]
+        actions = [a for a in group._group_actions if a.dest != "help" and a.help != argparse.SUPPRESS]
         if actions:
             yield group.title or "", actions
 
 
-def _section(command: str) -> str:
-    parser = parser_of(command)
-    name = command.removeprefix("beam_jobs.")
-    lines = [f"## {name}", f"`python -m {command}`: {parser.description}", ""]
-    typed = [line for line in (importlib.import_module(command).__doc__ or "").splitlines() if line.startswith("    ")]
-    if typed:
-        lines += ["```bash", *(line.removeprefix("    ") for line in typed), "```", ""]
+def _section(command: Command) -> str:
+    parser = command.parser()
+    lines = [f"## {command.module.removeprefix('beam_jobs.')}"]
+    lines += [f"`highbeam {command.name}` or `python -m {command.module}`: {parser.description}", ""]
+    lines += ["```bash", command.typed(f"python -m {command.module}"), "```", ""]
     for title, actions in options_of(parser):
-        if command in JOBS:
+        if command.flags:
             lines += [f"**{title}**", ""]
         lines += ["| Option | Type | Default | Example | |", "|---|---|---|---|---|"]
         lines += [_row(command, action) for action in actions]
@@ -128,7 +68,7 @@ def _section(command: str) -> str:
     return "\n".join(lines)
 
 
-def _row(command: str, action: argparse.Action) -> str:
+def _row(command: Command, action: argparse.Action) -> str:
     flag = f"{', '.join(action.option_strings)} {action.metavar or ''}".strip()
     text, default = (action.help or "").replace("%(default)s", _text(action.default)).replace("%%", "%"), ""
     if action.required:

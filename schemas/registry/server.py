@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from beam_jobs.errors import UserError
-from beam_jobs.terminal.cli import Parser
+from beam_jobs.terminal.commands import SCHEMAS
 from schemas.registry.store import RegistryError, SchemaStore, Version
 
 CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
@@ -450,17 +450,20 @@ def _port(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r}: expected 0 to 65535")
 
 
-def main(argv: Sequence[str]) -> int:
-    parser = Parser(
-        prog="python -m schemas.registry",
-        description="A Schema Registry for laptops and tests (Confluent's REST API, Avro). No authentication: keep it "
-        "on this machine. Ctrl-C stops it.",
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command line's to a parser."""
+    parser.description = (
+        "A Schema Registry for laptops and tests (Confluent's REST API, Avro). No authentication: keep it on this "
+        "machine. Ctrl-C stops it."
     )
     parser.add_argument("--port", type=_port, default=8081, help="default 8081; 0 takes a free one")
     parser.add_argument("--dir", type=Path, required=True, help="folder that keeps the schemas; made if missing")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on, default 127.0.0.1")
     parser.add_argument("--verbose", action="store_true", help="log each request; show stack traces")
-    args = parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    args = SCHEMAS["schemas registry"].parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(asctime)s %(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -23,7 +23,6 @@ from google.iam.v1 import iam_policy_pb2 as iam
 
 import schemas
 from beam_jobs import metrics, stop
-from beam_jobs.archive import CONCERNS
 from beam_jobs.block import RAW_SCHEMA, raw_block
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.dead_letters import dead_letter_block
@@ -40,6 +39,7 @@ from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.subscription import pubsub_settings
 from beam_jobs.steps.redrive import Redrive
 from beam_jobs.terminal import options
+from beam_jobs.terminal.commands import JOBS
 from tests.integration.pubsub_topics import PubSubTopics
 from tests.pubsub_emulator import EMULATOR, Server
 
@@ -299,7 +299,7 @@ def test_what_is_too_large_to_be_put_back_is_counted_and_left(pub: PubSubTopics)
 
 def settings(text: str, address: str, **given: str) -> dict[str, Any]:
     words = [word for name, value in given.items() for word in (f"--{name}", value)]
-    parsed = options.parse("x", "x", words, options.InputOptions, options.PubSubOptions)
+    parsed = options.parse(JOBS["score"].parser(), words)
     project, name = address.removeprefix("pubsub://").split("/")
     return pubsub_settings(Preflight(parsed), PubSubAddress(project, name), text, True)
 
@@ -321,7 +321,7 @@ def test_a_second_subscription_of_a_topic_is_not_archived_into_its_folder(pub: P
 
     def checked(read: str, folder: str) -> ArchiveJob:
         given = ["--use_case", "car_sensors", "--input", pub.uri(read), "--dead_letters", pub.uri("dead")]
-        return archive_job(options.parse("archive", "", [*given, "--output", str(tmp_path / folder)], *CONCERNS))
+        return archive_job(options.parse(JOBS["archive"].parser(), [*given, "--output", str(tmp_path / folder)]))
 
     checked("events", "archive").write.log().recover()
     with pytest.raises(UserError) as refused:

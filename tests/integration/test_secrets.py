@@ -22,7 +22,7 @@ from beam_jobs import archive, redrive, score
 from beam_jobs.preflight.archive import archive_job
 from beam_jobs.preflight.redrive import redrive_job
 from beam_jobs.preflight.score import score_job
-from beam_jobs.terminal import cli, options
+from beam_jobs.terminal import cli, commands, options
 from schemas.registry.server import RegistryServer
 from tests.google_mocks import SecretManager
 from tests.integration.topics import Topics, events, framed
@@ -116,7 +116,7 @@ def test_nothing_secret_travels(
                 shutil.rmtree(tmp_path / "cars", ignore_errors=True)
                 given.append(f"--use_case={pseudonymizing(tmp_path / 'cars')}")
             module, check = JOBS[job]
-            parsed = options.parse("job", "", given, *module.CONCERNS)
+            parsed = options.parse(commands.JOBS[job].parser(), given)
             made = check(parsed)
             parts = [
                 json.dumps(parsed.get_all_options(), default=str).encode(),

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs.archive import CONCERNS
 from beam_jobs.errors import UserError
 from beam_jobs.preflight.archive import archive_job
 from beam_jobs.terminal import options
+from beam_jobs.terminal.commands import JOBS
 
 
 def refused(folder: Path, *more: str) -> str:
     nowhere = "kafka://127.0.0.1:1"
     given = ["--use_case", "car_sensors", "--input", f"{nowhere}/events", "--dead_letters", f"{nowhere}/dead"]
-    parsed = options.parse("archive", "", [*given, "--output", str(folder / "archive"), *more], *CONCERNS)
+    parsed = options.parse(JOBS["archive"].parser(), [*given, "--output", str(folder / "archive"), *more])
     with pytest.raises(UserError) as error:
         archive_job(parsed)
     assert "\n" not in str(error.value)

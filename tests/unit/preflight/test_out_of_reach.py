@@ -17,7 +17,7 @@ from beam_jobs.preflight.archive import archive_job
 from beam_jobs.preflight.score import ScoreJob, score_job
 from beam_jobs.steps.score_records import to_alerts
 from beam_jobs.storage import files
-from beam_jobs.terminal import cli, options
+from beam_jobs.terminal import cli, commands, options
 from beam_jobs.use_case import load_use_case
 from demo.broker import Tansu
 from model.manifest import FILE_NAME, DataSummary, Manifest
@@ -215,11 +215,11 @@ def test_secrets_and_certificates_that_only_the_workers_image_has(
 def test_workers_ask_for_what_the_launcher_could_not(
     words: Callable[..., list[str]], refusing: str, tmp_path: Path
 ) -> None:
-    def checked(job: str, check: Callable[[options.PipelineOptions], Any], concerns: Any) -> Any:
+    def checked(job: str, check: Callable[[options.PipelineOptions], Any]) -> Any:
         given = words(job, f"kafka://{refusing}", schema_registry=f"http://{refusing}")
-        return check(options.parse("job", "", given, *concerns))
+        return check(options.parse(commands.JOBS[job].parser(), given))
 
-    job: ScoreJob = checked("score", score_job, score.CONCERNS)
+    job: ScoreJob = checked("score", score_job)
     waiting = job.schema_ids["alert"]
     assert isinstance(waiting, Registration)
     with RegistryServer(tmp_path / "registry") as registry:
@@ -227,5 +227,5 @@ def test_workers_ask_for_what_the_launcher_could_not(
         step = to_alerts(CARS, CARS.preprocessor(), there)
         step.setup()
         assert for_registry(registry.url, {}).writer_schema(1) == schemas.load("alert")
-    kept = checked("archive", archive_job, archive.CONCERNS).write.topic
+    kept = checked("archive", archive_job).write.topic
     assert kept.id is None

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_jobs import score
 from beam_jobs.errors import UnreachableError, UserError
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.terminal import options
+from beam_jobs.terminal.commands import JOBS
 
 DATAFLOW = "--runner=DataflowRunner"
 
 
 def preflight(*words: str) -> Preflight:
-    return Preflight(options.parse("job", "", words, *score.CONCERNS))
+    return Preflight(options.parse(JOBS["score"].parser(), words))
 
 
 def nobody() -> int:

@@ -6,12 +6,13 @@ import re
 
 import pytest
 
-from beam_jobs import metrics, redrive
+from beam_jobs import metrics
 from beam_jobs.errors import REASONS, UserError
 from beam_jobs.io.address import parse
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.preflight.redrive import RedriveJob, redrive_job
 from beam_jobs.terminal import options, report
+from beam_jobs.terminal.commands import JOBS
 from schemas.source import ShippedSchemas
 
 NOWHERE = ["--input", "kafka://127.0.0.1:9/dead", "--output", "kafka://127.0.0.1:9/events"]
@@ -28,7 +29,7 @@ KNOWN = [reason for step in REASONS.values() for reason in step]
     ],
 )
 def test_an_unknown_reason_is_refused_with_the_nearest(given: str, near: str | None) -> None:
-    parsed = options.parse("redrive", "", [*NOWHERE, "--reason", KNOWN[0], "--reason", given], *redrive.CONCERNS)
+    parsed = options.parse(JOBS["redrive"].parser(), [*NOWHERE, "--reason", KNOWN[0], "--reason", given])
     with pytest.raises(UserError) as raised:
         redrive_job(parsed)
     text = str(raised.value)
@@ -40,7 +41,7 @@ def test_an_unknown_reason_is_refused_with_the_nearest(given: str, near: str | N
 
 @pytest.mark.parametrize("reason", KNOWN)
 def test_every_reason_of_a_step_is_taken(reason: str) -> None:
-    parsed = options.parse("redrive", "", [*NOWHERE, "--reason", reason], *redrive.CONCERNS)
+    parsed = options.parse(JOBS["redrive"].parser(), [*NOWHERE, "--reason", reason])
     with pytest.raises(UserError, match=r"no broker answers|cannot be reached|not reach"):
         redrive_job(parsed)
 

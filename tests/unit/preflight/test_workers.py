@@ -8,13 +8,13 @@ from unittest import mock
 import pytest
 from google.cloud import storage
 
-from beam_jobs import score
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.preflight.addresses import client_settings
 from beam_jobs.preflight.workers import check_path, check_settings, refuse_at_least_once, warn_if_cleaned
 from beam_jobs.storage import files
 from beam_jobs.terminal import options
+from beam_jobs.terminal.commands import JOBS
 
 DOCUMENTED_RULES = [{"action": {"type": "Delete"}, "condition": {"age": 7, "matchesPrefix": ["temp/", "build/"]}}]
 
@@ -59,7 +59,7 @@ def test_what_a_live_job_reads_later_and_a_rule_deletes_is_said(
     bucket: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A model, a lookup table, an archive's log, a properties file with a secret in it."""
-    parsed = options.parse("job", "", ["--runner=DataflowRunner"], *score.CONCERNS)
+    parsed = options.parse(JOBS["score"].parser(), ["--runner=DataflowRunner"])
     files.write_bytes(f"{bucket}/temp/client.properties", b"sasl.password=hunter2\n")
     files.write_bytes(f"{bucket}/temp/plain.properties", b"client.id=me\n")
     with mock.patch.object(storage.Bucket, "lifecycle_rules", DOCUMENTED_RULES):

@@ -17,6 +17,7 @@ from beam_jobs.errors import UserError
 from beam_jobs.running import launch
 from beam_jobs.target import TARGETS, target_of
 from beam_jobs.terminal import options
+from beam_jobs.terminal.commands import JOBS
 from tests.distribution import install
 
 ACME = '''
@@ -66,7 +67,7 @@ def run(parsed: PipelineOptions, wire: Callable[[beam.Pipeline], object], live: 
 
 
 def parse(*words: str) -> PipelineOptions:
-    return options.parse("job", "", words, options.ReportOptions)
+    return options.parse(JOBS["score"].parser(), words)
 
 
 def write_lines(pipeline: beam.Pipeline, folder: Path) -> None:

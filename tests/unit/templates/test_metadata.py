@@ -103,14 +103,14 @@ def test_required_parameters_are_those_the_job_asks_for(template: Template) -> N
     main_of_job = importlib.import_module(f"beam_jobs.{template.job}").main
     with pytest.raises(UserError, match="missing") as error:
         main_of_job([])
-    assert set(re.findall(r"--(\w+)", str(error.value))) - {"help"} == set(template.required)
+    assert set(re.findall(r"--(\w+)", str(error.value))) - {"help"} == set(template.command.required)
 
 
 @every_template
 def test_every_parameter_reaches_the_job_as_the_launcher_passes_it(template: Template) -> None:
     values = {parameter["name"]: example(parameter) for parameter in parameters(template)}
     argv = [*LAUNCHER, *(f"--{name}={value}" for name, value in values.items())]
-    parsed = options.parse("python -m job", "A job.", argv, *template.concerns()).get_all_options()
+    parsed = options.parse(template.command.parser(), argv).get_all_options()
     for name, value in values.items():
         got = parsed["start_from" if name == "from" else name]
         assert (
@@ -124,8 +124,8 @@ def test_every_parameter_reaches_the_job_as_the_launcher_passes_it(template: Tem
 def test_the_defaults_change_nothing(template: Template) -> None:
     defaults = {p["name"]: p["defaultValue"] for p in parameters(template) if "defaultValue" in p}
     assert defaults
-    given = options.parse("x", "x", [f"--{n}={v}" for n, v in defaults.items()], *template.concerns())
-    left_out = options.parse("x", "x", [], *template.concerns())
+    given = options.parse(template.command.parser(), [f"--{n}={v}" for n, v in defaults.items()])
+    left_out = options.parse(template.command.parser(), [])
     assert given.get_all_options() == left_out.get_all_options()
 
 

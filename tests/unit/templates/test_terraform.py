@@ -52,7 +52,7 @@ def test_a_job_gets_parameters_of_its_template(job: str) -> None:
     known = {parameter["name"] for parameter in metadata(TEMPLATES[job])["parameters"]}
     given = set(body["parameters"])
     assert given <= known
-    assert set(TEMPLATES[job].required) <= given
+    assert set(TEMPLATES[job].command.required) <= given
     assert f"/templates/{job}${{local.suffix}}.json" in body["container_spec_gcs_path"]
     assert body["service_account_email"] == "${google_service_account.worker.email}"
 

@@ -1,19 +1,19 @@
 import argparse
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from beam_jobs import archive, redrive, replay, score
 from beam_jobs.errors import UserError
-from beam_jobs.terminal import options
+from beam_jobs.terminal import flags, options
+from beam_jobs.terminal.cli import require
+from beam_jobs.terminal.commands import JOBS, Command
 
-CONCERNS = (options.InputOptions, options.ScoreOptions)
+JOB = Command("job", "job", "A job", flags=(flags.Input, flags.Score, flags.Archive), required=("input", "model"))
 
 
 def parse(*argv: str) -> options.PipelineOptions:
-    return options.parse("python -m job", "A job.", argv, *CONCERNS)
+    return options.parse(JOB.parser(), argv)
 
 
 def test_values_reach_their_class() -> None:
@@ -50,7 +50,7 @@ def test_a_value_that_beam_refuses_is_a_user_error(word: str, capsys: pytest.Cap
 
 def test_require_names_every_missing_flag() -> None:
     with pytest.raises(UserError, match="missing --use_case, --model"):
-        options.require(parse("--input", "kafka://h:1/t"), "input", "use_case", "model")
+        require(parse("--input", "kafka://h:1/t").get_all_options(), "input", "use_case", "model")
 
 
 def test_help_shows_the_jobs_own_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +73,7 @@ def test_help_shows_the_jobs_own_options(capsys: pytest.CaptureFixture[str]) -> 
     ],
 )
 def test_switches_take_a_value_as_templates_give_one(words: list[str], raw: bool, public_ips: bool | None) -> None:
-    parsed = options.parse("python -m job", "A job.", words, options.ArchiveOptions).get_all_options()
+    parsed = options.parse(JOB.parser(), words).get_all_options()
     assert parsed["raw"] is raw
     assert parsed["use_public_ips"] is public_ips
 
@@ -86,40 +86,34 @@ def test_beam_reads_the_same_from_the_command_line(monkeypatch: pytest.MonkeyPat
     assert options.PipelineOptions().get_all_options()["enable_streaming_engine"] is True
 
 
-JOBS = (score, archive, replay, redrive)
-
-
-def options_of(job: ModuleType) -> Iterator[argparse.Action]:
-    for concern in job.CONCERNS:
-        parser = argparse.ArgumentParser(add_help=False)
-        concern._add_argparse_args(parser)
-        yield from parser._actions
+def options_of(job: Command) -> Iterator[argparse.Action]:
+    yield from (action for action in job.parser()._actions if action.dest != "help")
 
 
 @pytest.mark.parametrize(
     ("job", "flag", "takes_value"),
     [
-        pytest.param(job, action.option_strings[0], action.nargs != 0, id=f"{job.__name__} {action.option_strings[0]}")
-        for job in JOBS
+        pytest.param(job, action.option_strings[0], action.nargs != 0, id=f"{job.name} {action.option_strings[0]}")
+        for job in JOBS.values()
         for action in options_of(job)
     ],
 )
-def test_an_empty_option_is_not_given(job: ModuleType, flag: str, takes_value: bool) -> None:
+def test_an_empty_option_is_not_given(job: Command, flag: str, takes_value: bool) -> None:
     def read(*words: str) -> dict[str, Any]:
-        return dict(options.parse("job", "", words, *job.CONCERNS).get_all_options())
+        return dict(options.parse(job.parser(), words).get_all_options())
 
     assert read(f"{flag}=") == read(f"{flag}= ") == read()
     if takes_value:
         assert read(flag, "") == read(flag, "", "--use_case=x", "--use_case=") | {"use_case": None} == read()
 
 
-@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.__name__)
-def test_so_is_an_empty_option_of_beams(job: ModuleType) -> None:
+@pytest.mark.parametrize("job", JOBS.values(), ids=lambda job: job.name)
+def test_so_is_an_empty_option_of_beams(job: Command) -> None:
     every = options._every_option()._option_string_actions
     assert {"--direct_num_workers", "--labels", "--job_name", "--experiments", "--no_auth"} <= set(every)
     for words in ([f"{flag}=" for flag in every], [w for f, a in every.items() if a.nargs != 0 for w in (f, "")]):
-        read = options.parse("job", "", words, *job.CONCERNS)
-        assert read.get_all_options() == options.parse("job", "", [], *job.CONCERNS).get_all_options()
+        read = options.parse(job.parser(), words)
+        assert read.get_all_options() == options.parse(job.parser(), []).get_all_options()
 
 
 def test_an_empty_option_that_nobody_knows_is_unknown() -> None:
@@ -137,7 +131,7 @@ def test_true_stays_the_value_of_an_option_that_takes_one() -> None:
 
 def test_a_switch_takes_no_other_value() -> None:
     with pytest.raises(UserError, match="--raw"):
-        options.parse("python -m job", "A job.", ["--raw=yes"], options.ArchiveOptions)
+        parse("--raw=yes")
 
 
 def test_a_template_launcher_may_pass_what_this_beam_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:

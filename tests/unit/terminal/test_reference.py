@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from beam_jobs.terminal import reference
-from beam_jobs.terminal.reference import JOBS, OTHERS, PAGE, example, main, options_of, page, parser_of
+from beam_jobs.terminal.commands import Command
+from beam_jobs.terminal.reference import COMMANDS, PAGE, example, main, options_of, page
 
 OPTIONS = [
-    pytest.param(command, action, id=f"{command} {' '.join(action.option_strings) or action.dest}")
-    for command in (*JOBS, *OTHERS)
-    for _, actions in options_of(parser_of(command))
+    pytest.param(command, action, id=f"{command.name} {' '.join(action.option_strings) or action.dest}")
+    for command in COMMANDS
+    for _, actions in options_of(command.parser())
     for action in actions
 ]
 
@@ -24,15 +25,15 @@ def test_the_page_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(("command", "action"), OPTIONS)
-def test_every_example_is_taken(command: str, action: argparse.Action) -> None:
+def test_every_example_is_taken(command: Command, action: argparse.Action) -> None:
     """Its option gets another value than its default."""
-    parser = parser_of(command)
+    parser = command.parser()
     for other in parser._actions:
         other.required = False
     if not action.option_strings:
         return
     shown = example(command, action)
-    parsed = vars(parser.parse_args([*shlex.split(shown), *(["MODEL"] if command == "model.threshold" else [])]))
+    parsed = vars(parser.parse_args([*shlex.split(shown), *(["MODEL"] if command.name == "threshold" else [])]))
     assert parsed[action.dest] not in (action.default, None)
     assert f"`{shown}`" in page()
 

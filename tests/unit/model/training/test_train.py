@@ -17,6 +17,7 @@ from rich.console import Console
 
 from beam_jobs.codec.schema import fingerprint
 from beam_jobs.errors import UserError
+from beam_jobs.terminal.commands import MODELS
 from beam_jobs.use_case import load_use_case
 from model import registry
 from model.kinds.autoencoder import keras_network as autoencoder
@@ -24,7 +25,7 @@ from model.kinds.autoencoder.keras_network import ResidualModel, Selected, batch
 from model.kinds.autoencoder.scaling import Scaling
 from model.manifest import file_hashes, sha256
 from model.registry import resolve, versions
-from model.train import parser, print_summary
+from model.train import print_summary
 from model.training import train as training
 from model.training.data import LIST_FILE
 from model.training.plan import Settings, command
@@ -112,7 +113,7 @@ def test_the_command_line_of_settings_makes_them_again() -> None:
     )
     line = command(given)
     assert line.startswith("python -m model.train --use_case cars --data 'my data' --registry m --from 2026-11-22")
-    read = vars(parser().parse_args(shlex.split(line)[3:]))
+    read = vars(MODELS["train"].parser().parse_args(shlex.split(line)[3:]))
     assert Settings(**{name: value for name, value in read.items() if name in vars(given)}) == given
 
 
@@ -175,7 +176,7 @@ def test_missing_libraries_are_named(quick: Settings, monkeypatch: pytest.Monkey
 
 def test_help_does_not_wait_for_tensorflow() -> None:
     code = (
-        "import sys, model.train; model.train.parser()\n"
+        "import sys, model.train; model.train.MODELS['train'].parser()\n"
         "sys.exit(bool({'tensorflow', 'keras', 'sklearn'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

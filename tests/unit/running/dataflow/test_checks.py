@@ -15,6 +15,7 @@ from beam_jobs.errors import UserError
 from beam_jobs.running.dataflow.checks import check_labels, check_target
 from beam_jobs.storage.gcs import BucketInfo
 from beam_jobs.terminal import cli, options
+from beam_jobs.terminal.commands import JOBS
 from tests.dataflow_service import FakeDataflow
 from tests.google_mocks import TokenServer
 
@@ -228,7 +229,7 @@ def target(
     def check(**given: str) -> tuple[dict[str, Any], str]:
         given = {"runner": "DataflowRunner", "project": "my-project", "region": "us-central1"} | given
         words = [f"--{name}={value}" for name, value in given.items()]
-        parsed = options.parse("job", "", [*words, f"--dataflow_endpoint={dataflow_service.url}"], *score.CONCERNS)
+        parsed = options.parse(JOBS["score"].parser(), [*words, f"--dataflow_endpoint={dataflow_service.url}"])
         with mock.patch.object(storage.Bucket, "lifecycle_rules", DOCUMENTED_RULES):
             check_target(parsed)
         return parsed.get_all_options(), capsys.readouterr().err
@@ -266,7 +267,7 @@ def test_a_bucket_elsewhere_is_said(
     def said(region: str) -> str:
         words = ["--runner=DataflowRunner", "--project=my-project", f"--region={region}"]
         words += [f"--temp_location={bucket}", f"--dataflow_endpoint={dataflow_service.url}"]
-        parsed = options.parse("job", "", words, *score.CONCERNS)
+        parsed = options.parse(JOBS["score"].parser(), words)
         check_target(parsed)
         assert parsed.get_all_options()["temp_location"] == f"{bucket}/highbeam"
         return capsys.readouterr().err
