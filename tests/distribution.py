@@ -16,6 +16,7 @@ def install(folder: Path, name: str, code: str, groups: Mapping[str, Mapping[str
     about.mkdir(parents=True)
     (folder / f"{name}.py").write_text(code, encoding="utf-8")
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
+    (about / "RECORD").write_text(f"{name}.py,,\n", encoding="utf-8")
     lines = [
         line
         for group, points in groups.items()

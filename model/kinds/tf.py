@@ -7,6 +7,8 @@ import os
 import warnings
 from typing import Any
 
+from beam_jobs.errors import UserError
+
 _loaded: dict[str, Any] = {}
 
 
@@ -36,7 +38,13 @@ def _load(threads: int) -> dict[str, Any]:
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its rounding differs from machine to machine
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of TensorFlow's own imports
-            import tensorflow as module
+            try:
+                import tensorflow as module
+            except ModuleNotFoundError as error:
+                raise UserError(
+                    f"this needs TensorFlow, which is not installed ({error}): it trains, and scores versions that "
+                    "have no network.npz; run pip install 'highbeam[train]', or train such a version again"
+                ) from error
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
         try:
             module.config.threading.set_intra_op_parallelism_threads(threads)

@@ -1,4 +1,4 @@
-"""Two detectors that need no network, judged on the same rows: is the autoencoder worth its trouble on this data?
+"""Two detectors that need no network, judged on the same rows: is the model worth its trouble on this data?
 
 Isolation forest (Liu, Ting and Zhou 2008) and the Mahalanobis distance by a robust covariance (minimum covariance
 determinant, Rousseeuw and Van Driessen 1999), both scikit-learn's with its defaults. They learn from training rows as
@@ -40,7 +40,7 @@ class Peer:
 
     name: str
     evaluation: Evaluation | None  # on the test rows, SCORED_ROWS of them at most; None: it could not be fitted
-    agreement: float | None  # share of the autoencoder's alerts among these that are its alerts too; None: no alerts
+    agreement: float | None  # share of the model's alerts among these that are its alerts too; None: no alerts
     reason: str  # why there is no evaluation, else ""
 
 
@@ -48,7 +48,7 @@ def judge(parts: Parts, scores: Floats, threshold: float, budget: float, seed: i
     """Fits the peers to training rows, sets their thresholds by validation rows, and judges them by test rows.
 
     Args:
-      scores, threshold: the autoencoder's, of all test rows.
+      scores, threshold: the model's, of all test rows.
       budget: share of normal rows that may be alerts.
     """
     return tuple(_judge(name, parts, scores > threshold, budget, seed) for name in FITS)

@@ -24,7 +24,7 @@ def draw(
     deviation: Mapping[bool, NDArray[np.float64]],
     features: Sequence[str],
 ) -> None:
-    """Writes a PNG.
+    """Writes a PNG with what there is: a model may have no epochs, or give no reasons.
 
     Args:
       loss, validation_loss: per epoch.
@@ -38,12 +38,16 @@ def draw(
 
     figure = Figure(figsize=(14, 10), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplot_mosaic([["loss", "histogram"], ["features", "features"]])
+    above = ["loss", "histogram"] if loss else ["histogram", "histogram"]
+    layout: list[Any] = [above, ["features", "features"]] if deviation else [above]
+    panels = figure.subplot_mosaic(layout)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of letters the font does not have
-        _loss(panels["loss"], loss, validation_loss)
+        if loss:
+            _loss(panels["loss"], loss, validation_loss)
         _histogram(panels["histogram"], scores, failed, lines)
-        _deviation(panels["features"], deviation, features)
+        if deviation:
+            _deviation(panels["features"], deviation, features)
         figure.savefig(path, dpi=90)
 
 

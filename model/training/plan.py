@@ -91,9 +91,11 @@ def _check(settings: Settings, budget: float) -> None:
 
 
 def _check_modules(kind: ModelKind[Any]) -> None:
+    ours = type(kind).__module__.startswith("model.")
     for module in ("matplotlib", "sklearn", *kind.modules):
         if importlib.util.find_spec(module) is None:
-            raise UserError(f"training needs {module}, which is not installed; run pip install 'highbeam[train]'")
+            remedy = "run pip install 'highbeam[train]'" if ours or module not in kind.modules else "install it"
+            raise UserError(f"training needs {module}, which is not installed; {remedy}")
 
 
 def _own(settings: Settings, use_case: UseCase) -> Any:

@@ -77,7 +77,7 @@ def write_report(folder: Path, manifest: Manifest, data: ReportData) -> Path:
 def metrics_table(evaluations: Mapping[str, Evaluation], peers: Sequence[Peer]) -> list[list[str]]:
     """Rows of text, the header first: one metric a row, one detector a column.
 
-    Without labels there are alerts to count, and how far the others agree with the autoencoder.
+    Without labels there are alerts to count, and how far the others agree with the model, the first column.
     """
     columns = {**evaluations, **{peer.name: peer.evaluation for peer in peers}}
     judged = [e for e in columns.values() if e is not None]
@@ -97,7 +97,12 @@ def metrics_table(evaluations: Mapping[str, Evaluation], peers: Sequence[Peer]) 
     rows.append(row("false alerts among normal rows" if labels else "share of alerts", "false_alert_share", 6))
     agreement = {peer.name: peer.agreement for peer in peers}
     if peers:
-        rows.append(["the autoencoder's alerts it raises too", *(_figure(agreement.get(name)) for name in columns)])
+        rows.append(
+            [
+                f"the {next(iter(evaluations))}'s alerts it raises too",
+                *(_figure(agreement.get(name)) for name in columns),
+            ]
+        )
     for kind in judged[0].recall_by_kind:
         for what, field in (("recall", "recall_by_kind"), ("failed keys caught", "keys_caught_by_kind")):
             shares = [None if e is None else getattr(e, field)[kind] for e in columns.values()]

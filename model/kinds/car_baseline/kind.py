@@ -14,11 +14,10 @@ from beam_jobs.errors import UserError
 from model.kinds import tf
 from model.kinds.car_baseline import network
 from model.kinds.protocol import FittedModel, Judged, ModelKind, Scorer, Training
-from model.rows import Floats, Matrix, slices
+from model.rows import Floats
 
 FILE_NAME = "baseline.npz"
 _TANH = (True, False, True, False)  # activation of each layer: tanh, else relu
-_CHUNK = 1 << 18  # rows in memory at a time
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,8 @@ class CarBaseline:
         return FittedModel(
             scorer=scorer,
             save=scorer.save,
-            train=Judged.kept(_score(scorer, training.train.x)),
-            validation=Judged.kept(_score(scorer, training.validation.x)),
+            train=Judged.kept(scorer, training.train),
+            validation=Judged.kept(scorer, training.validation),
         )
 
     def load(self, folder: Path) -> Scorer:
@@ -98,7 +97,3 @@ class _Layers(Scorer):
             hidden = np.tanh(sums) if tanh else np.maximum(sums, 0)
         score: Floats = np.mean((inputs - hidden) ** 2, axis=1)
         return score
-
-
-def _score(scorer: Scorer, rows: Matrix) -> Floats:
-    return np.concatenate([scorer.score(chunk) for chunk in slices(rows, _CHUNK)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,8 @@ from model.kinds.autoencoder.network import FILE_NAME as NETWORK_FILE
 from model.kinds.autoencoder.network import Network
 from model.loaded import GOLDEN_FILE, LoadedModel, read_golden, write_golden
 from model.training.train import Trained
+
+TRAINING = {"tensorflow", "keras", "sklearn", "matplotlib", "tensorboard"}
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +53,32 @@ def test_scores_have_the_shapes_they_promise(model: LoadedModel, rows: np.ndarra
     assert {a.dtype for a in (scores.score, scores.expected, scores.error)} == {np.dtype(np.float32)}
     assert (scores.error >= 0).all()
     np.testing.assert_allclose(scores.score, np.sqrt((scores.error**2).mean(axis=1)), rtol=1e-4)
+
+
+def test_scoring_needs_nothing_that_only_training_does(trained: Trained) -> None:
+    """Loading and scoring work where nothing of it can be imported, and import nothing of it where it can."""
+    code = f"""
+import sys
+from pathlib import Path
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {TRAINING!r}:
+            raise ModuleNotFoundError(name)
+
+if sys.argv[1] == "absent":
+    sys.meta_path.insert(0, Absent())
+import numpy as np
+import beam_jobs.score
+from model.loaded import LoadedModel
+model = LoadedModel.load(Path({str(trained.path)!r}))
+assert model.explain(np.zeros((3, 19), np.float32)).error.shape == (3, 19)
+there = {TRAINING!r} & {{name.partition(".")[0] for name in sys.modules}}
+assert not there, there
+"""
+    for what in ("absent", "present"):
+        run = subprocess.run([sys.executable, "-c", code, what], capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
 
 
 def test_scores_do_not_depend_on_the_block(model: LoadedModel, rows: np.ndarray) -> None:
@@ -112,6 +142,17 @@ def test_without_the_compiled_network_tensorflow_scores_the_saved_model(
     graph = LoadedModel.load(version)
     np.testing.assert_allclose(graph.score(rows), model.score(rows), rtol=1e-3)
     np.testing.assert_allclose(graph.explain(rows).expected, model.explain(rows).expected, rtol=1e-3, atol=1e-2)
+
+
+def test_without_the_compiled_network_and_tensorflow_the_remedy_is_told(
+    version: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (version / NETWORK_FILE).unlink()
+    rehash(version)
+    monkeypatch.setattr(tf, "_loaded", {})
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(UserError, match=r"needs TensorFlow, .* run pip install 'highbeam\[train\]'"):
+        LoadedModel.load(version)
 
 
 def test_a_missing_reading_has_no_score(model: LoadedModel, rows: np.ndarray) -> None:
