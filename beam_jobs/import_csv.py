@@ -32,6 +32,7 @@ from beam_jobs.terminal.commands import DATA
 from beam_jobs.use_case import UseCase, load_use_case
 
 _MILLIS = {"type": "long", "logicalType": "timestamp-millis"}
+_YEAR_FIRST = (pa.csv.ISO8601, "%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y/%m/%d", "%Y-%m-%d %H:%M")  # with no doubt
 _SECONDS_BELOW = 10**11  # an epoch number below it counts seconds, one above it milliseconds
 
 
@@ -120,7 +121,9 @@ def _read(path: Path, columns: Columns) -> pa.Table:
             path,
             parse_options=pa.csv.ParseOptions(delimiter=columns.delimiter),
             convert_options=pa.csv.ConvertOptions(
-                column_types={name: pa.string() for name in texts if name}, strings_can_be_null=True
+                column_types={name: pa.string() for name in texts if name},
+                strings_can_be_null=True,
+                timestamp_parsers=_YEAR_FIRST,
             ),
         )
     except (OSError, pa.ArrowException) as error:
@@ -143,6 +146,8 @@ def _named(table: pa.Table) -> tuple[pa.Table, dict[str, str]]:
     for column in table.columns:
         if pa.types.is_integer(column.type):
             columns.append(column.cast(pa.int64()))
+        elif pa.types.is_date(column.type):
+            columns.append(column.cast(pa.timestamp("ms")))
         else:
             columns.append(column if any(is_kind(column.type) for is_kind in kept) else column.cast(pa.string()))
     return pa.table(columns, names=list(names.values())), names

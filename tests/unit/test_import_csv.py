@@ -75,6 +75,7 @@ def test_its_rows_are_an_archive_in_the_order_of_their_times(tmp_path: Path) -> 
     [
         ("2026-11-22 07:00:00", None),
         ("2026-11-22T08:00:00+01:00", None),
+        ("2026/11/22 07:00", None),
         ("1795330800", None),
         ("1795330800000", None),
         ("1795330800.0", None),
@@ -85,6 +86,14 @@ def test_times_are_read(tmp_path: Path, first: str, time_format: str | None) -> 
     text = "at,flow\n" + "".join(f"{first},{flow}\n" for flow in (1, 2, 3))
     folder, _ = made(tmp_path, text, Columns("at", time_format=time_format))
     assert times(folder) == [datetime(2026, 11, 22, 7, 0, tzinfo=UTC)] * 3
+
+
+@pytest.mark.parametrize(
+    ("day", "time_format"), [("2026-11-22", None), ("2026/11/22", None), ("Nov 22 2026", "%b %d %Y")]
+)
+def test_a_day_is_its_first_moment(tmp_path: Path, day: str, time_format: str | None) -> None:
+    folder, _ = made(tmp_path, f"at,flow\n{day},1\n{day},2\n{day},3\n", Columns("at", time_format=time_format))
+    assert times(folder) == [datetime(2026, 11, 22, tzinfo=UTC)] * 3
 
 
 def test_without_a_key_all_rows_are_of_one_device(tmp_path: Path) -> None:
