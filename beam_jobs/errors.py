@@ -21,14 +21,14 @@ class UserError(Exception):
 
 
 class UnreachableError(UserError):
-    """Nobody answers, or what is needed to ask is not on this machine: another machine, or a later try, may have it.
+    """No answer, or what is needed to ask is not on this machine: another machine, or a later try, may have it.
 
     Whoever answers and refuses (credentials, rights, no such topic) is a plain ``UserError``.
     """
 
 
 class RetryError(Exception):
-    """What failed may go well on another try, or on another worker: out of memory, a remote model that is away.
+    """What failed may go well on another try, or on another worker: out of memory, a remote model that is unavailable.
 
     No record is to blame: none becomes a dead letter, and the runner tries the whole bundle again, or stops the job.
     """

@@ -60,7 +60,7 @@ class ExpiringIds:
         return any(bool(self.holds(segment.ids).any()) for segment in other._segments)
 
     def until(self, ids: Longs, time: int) -> None:
-        """Sets the time at which these ids are forgotten; those that are not in the set are passed over."""
+        """Sets the time at which these ids are forgotten; those that are not in the set are skipped."""
         for segment in self._segments:
             found, place = _places(segment, ids)
             segment.until[place[found]] = time

@@ -254,7 +254,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Parses, imports, says what came of it and what to do next."""
+    """Parses, imports, says what happened to it and what to do next."""
     given = DATA["import-csv"].parser().parse_args(argv)
     if len(given.delimiter) != 1:
         raise UserError(f"--delimiter {given.delimiter!r}: expected one character")

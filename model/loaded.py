@@ -90,7 +90,7 @@ def _difference(got: Floats | None, wanted: Floats | None, unit: Floats | None) 
 
 
 def write_golden(path: Path, x: Floats, scores: Scores) -> None:
-    """Rows and what the model said of them when it was trained."""
+    """Rows and the model's outputs for them when it was trained."""
     matrices = {"x": x, "expected": scores.expected, "error": scores.error}
     rows = {
         name: pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])

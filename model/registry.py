@@ -38,7 +38,7 @@ from model import manifest
 from model.local_copy import local_copy
 from model.manifest import Manifest
 
-CHAMPION = "champion"  # what jobs score with unless they are told otherwise
+CHAMPION = "champion"  # what jobs score with unless told otherwise
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 Folder = str | os.PathLike[str]  # of a model: a local path, or gs://

@@ -89,7 +89,7 @@ def check_folder(folder: Path, release: Release | None) -> dict[tuple[str, Findi
     """What the changes in a folder do to others: (schema, finding), each with the versions it is found against."""
     today = {path.stem: files.read(path) for path in files.schema_files(folder)}
     for schema in today.values():
-        parse_record(schema)  # a wrong one is told before anything is compared
+        parse_record(schema)  # a wrong one is reported before anything is compared
     found: dict[tuple[str, Finding], list[str]] = {}
     for name, earlier in release.schemas(folder).items() if release else ():
         for finding in _against(today.get(name), earlier):

@@ -1,4 +1,4 @@
-"""Schemas of a Confluent Schema Registry, by its client: asked for once, waited for while it is away.
+"""Schemas of a Confluent Schema Registry, by its client: asked for once, waited for while it is unavailable.
 
 A source travels to the workers inside a pickled function, so it holds settings only: secrets are references
 (``beam_jobs.credentials.references``) that are resolved where a connection is made.
@@ -35,7 +35,7 @@ UNKNOWN_SECONDS = 30.0  # an id the registry does not know is asked for again af
 MAX_UNKNOWN = 10_000  # ids remembered as unknown: garbage must not fill the memory
 FLOOD = 20  # unknown ids within UNKNOWN_SECONDS, after which ids far above the registry's largest are not asked for
 HEADROOM = 1_000  # ids above the largest that may have been registered since it was read
-BACKOFF_SECONDS = (0.2, 10.0)  # first and longest pause while the registry is away
+BACKOFF_SECONDS = (0.2, 10.0)  # first and longest pause while the registry is unavailable
 ANSWER_SECONDS = 30.0  # an answer that has not arrived whole by then has failed, however steadily it drips
 MAX_TRIES = 3  # to get one id's schema from a registry that answers other questions well
 MAX_KEPT = 8 << 20  # characters of the schemas remembered; ten times the bytes as Python's objects
@@ -245,7 +245,7 @@ class RegistrySchemas(SchemaSource):
         """The registry's answer, however long it takes.
 
         Args:
-          named: what is asked for, where one of many may fail by itself: it must not hold up the others.
+          named: what is asked for, where one of many may fail by itself: it must not block the others.
 
         Raises:
           LookupError: as ``ask``, or ``MAX_TRIES`` failed to get what is named from a registry that is well.

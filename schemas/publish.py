@@ -95,7 +95,7 @@ def publications(use_case: str | None, subjects: Sequence[str]) -> list[Publicat
 
 
 def judge(client: SchemaRegistryClient, item: Publication, level: str | None) -> Verdict:
-    """What would become of a publication; writes nothing.
+    """What would happen to a publication; writes nothing.
 
     Args:
       level: the compatibility level the subject is to have; None: it keeps its own.

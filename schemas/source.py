@@ -69,7 +69,7 @@ class SchemaSource(ABC):
 
     @abstractmethod
     def await_id(self, subject: str, schema: Mapping[str, Any]) -> int:
-        """As :meth:`register`, but waits while the registry is away: for workers.
+        """As :meth:`register`, but waits while the registry is unavailable: for workers.
 
         Raises:
           UserError: the registry refuses the schema.

@@ -32,7 +32,7 @@ _FILE_BITS, _LAST_MS = 20, 1 << 42  # of a position by time; the year 2109
 
 @dataclass(frozen=True)
 class FileRange:
-    """What a file holds, by partition; arrays are int64 unless it is said otherwise, partitions ascending."""
+    """What a file holds, by partition; arrays are int64 unless noted otherwise, partitions ascending."""
 
     path: str
     rows: int  # wanted or not

@@ -15,7 +15,7 @@ MAX_BLOCKS = 200  # of a key, held as state; a bundle of Pub/Sub messages has ab
 
 
 class GatherBlocks(beam.PTransform):
-    """Hands blocks on together that came within ``seconds``. They go through state: what is behind it is a stage anew.
+    """Hands blocks on together that came within ``seconds``. They go through state: what is behind it is a new stage.
 
     For runners whose own source has accepted the records already: elsewhere this would part commit and output.
 

@@ -1,6 +1,6 @@
 """The log of an archive: the one place that decides whether a file counts and a record is there already.
 
-Beside the data, under ``_archive/NAME/`` (readers of data pass over names that begin with an underscore)::
+Beside the data, under ``_archive/NAME/`` (readers of data skip names that begin with an underscore)::
 
     unfinished/OWNER-BUNDLE-0.part    data that is being written
     commits/000000000042.json         the log's entries, numbered without a gap
@@ -19,7 +19,7 @@ the renames are finished; without one, the files in ``unfinished/`` are removed 
 whose offset a commit holds is never written twice.
 
 A commit says a span where its bundle has read everything between its ends, as a topic is read; where rows come in any
-order, it says the exact offsets. Both are held for ever. Pub/Sub's message ids have no order: each is held until the
+order, it says the exact offsets. Both are held forever. Pub/Sub's message ids have no order: each is held until the
 service could no longer deliver it again, and no longer than a short while once it has taken the acknowledgement.
 """
 
@@ -188,7 +188,7 @@ class ArchiveLog:
         """Takes the log over: finishes what an owner that is gone has committed, removes what it has not.
 
         Folds all entries into one, so that their number does not grow from run to run. A file that can't be put in
-        place stays where it is, is said, and is tried again by the next one that takes the log over.
+        place stays where it is, is reported, and retried by the next one that takes the log over.
 
         Args:
           replaces: whose place is taken; None: whoever's it is.

@@ -30,7 +30,7 @@ from beam_jobs.storage.files import patiently, read_bytes, update
 _LOGGER = logging.getLogger(__name__)
 
 BEAT_S = 4.0
-LEASE_S = 12.0  # without a beat; then the owner is taken for gone
+LEASE_S = 12.0  # without a beat; then the owner is considered gone
 _LOOK_S = 0.3  # between two looks of one who waits
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 
@@ -66,7 +66,7 @@ class Lease:
         """Waits until the lease is free or its owner gone, and takes it.
 
         Args:
-          tell: told in a line that there is somebody to wait for, and in another what became of them.
+          tell: told in a line that there is somebody to wait for, and in another what happened to them.
           lease_s: how long an owner may give no sign of life (None: LEASE_S); 0: it is known to be gone.
           take: False: waits only.
         """

@@ -101,7 +101,7 @@ class EventDecoder:
     def _parts(
         self, values: pa.BinaryArray, headers: pa.ListArray | None, kind: NDArray[np.int64]
     ) -> Iterator[tuple[NDArray[np.int64], Decoded]]:
-        """(rows, what became of them) for each encoding; framed Avro and JSON even where no row has them."""
+        """(rows, what happened to them) for each encoding; framed Avro and JSON even where no row has them."""
         for codes, decoder in (((_NONE, _AVRO), self._avro), ((_JSON,), self._json)):
             rows = np.flatnonzero(np.isin(kind, codes))
             yield rows, decoder.decode(values.take(pa.array(rows)))

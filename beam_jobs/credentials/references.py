@@ -32,7 +32,7 @@ def may_change(reference: str) -> bool:
 def read_secret(reference: str, what: str) -> str:
     """The secret behind a reference, without the line break at its end.
 
-    Variables and files are read anew with each call; for Secret Manager see ``secret_manager.py``.
+    Variables and files are read again with each call; for Secret Manager see ``secret_manager.py``.
 
     Args:
       what: the setting that holds the reference, for the message: "Kafka setting sasl.password".

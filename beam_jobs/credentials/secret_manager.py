@@ -19,7 +19,7 @@ _LOGGER = logging.getLogger(__name__)
 
 ALIAS_S = 60.0  # how long the value of an alias counts
 _CALL_TIMEOUT_S = 5.0
-_RETRY_S = 10.0  # a service that is away for longer fails the bundle, and the runner tries that again
+_RETRY_S = 10.0  # a service that is unavailable for longer fails the bundle, and the runner retries it
 
 _NAME = re.compile(r"projects/[a-z0-9.:-]+/secrets/[A-Za-z0-9_-]{1,255}/versions/(?P<version>[A-Za-z0-9_-]{1,63})")
 

@@ -33,7 +33,7 @@ class BlockReader(UnboundedReader, Generic[SessionT]):
     """Reads blocks. Beam drives it: one ``start``, then ``advance`` until a checkpoint.
 
     It owns no session between bundles: at each checkpoint it parks the live one under its key, and whichever reader
-    resumes from that mark, the same one or one the runner has built anew, takes it from there.
+    resumes from that mark, the same one or one the runner has built again, takes it from there.
 
     A subclass says where a session is parked (:meth:`_key`), how one begins (:meth:`_begin`), and reads
     (:meth:`_next_block`); its ``get_checkpoint_mark`` calls :meth:`_park`.

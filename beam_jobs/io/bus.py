@@ -57,7 +57,7 @@ def write(
 
 
 def leave_out(address: Address, rows: Block) -> None:
-    """An ``on_too_large`` for records that are kept elsewhere: they are counted and said, and not written."""
+    """An ``on_too_large`` for records that are kept elsewhere: they are counted, reported, and not written."""
     metrics.inc(metrics.TOO_LARGE, rows.num_rows)
     _LOGGER.warning("%s: %d records are larger than the topic takes, and not written", address, rows.num_rows)
 

@@ -1,4 +1,4 @@
-"""What the sources share: what is said of an outage, how large the next block is."""
+"""What the sources share: how an outage is reported, how large the next block is."""
 
 from __future__ import annotations
 

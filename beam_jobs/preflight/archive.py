@@ -149,7 +149,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
             make_folder(root, _LONGEST_BELOW)
         ArchiveLog(root, log).check_writable()
         if "start" in source and live and not given.start_from and log in log_names(root):
-            # Where the group has no offset any more (expired, the topic made anew), the end would leave a gap.
+            # Where the group has no offset any more (expired, the topic recreated), the end would leave a gap.
             source["start"] = EARLIEST
         if owner.by_workers:
             owner = replace(owner, replaces=ArchiveLog(root, log).current_owner())
@@ -205,7 +205,7 @@ def check_alone(root: str, stream: str) -> None:
     """Refuses a folder that holds anything but ``stream``, "car_sensors-features": training would take it all for one.
 
     Raises:
-      UserError: as said.
+      UserError: as above.
     """
     others = sorted(log for log in log_names(root) if not log.startswith((f"{stream}-", f"{stream}@")))
     if others:
@@ -219,7 +219,7 @@ def check_one_subscription(preflight: Preflight, root: str, prefix: str, read: P
       prefix: of the names of logs, before the subscription's.
 
     Raises:
-      UserError: as said.
+      UserError: as above.
     """
     names = {log.removeprefix(prefix) for log in log_names(root) if log.startswith(prefix)}
     others = [PubSubAddress(read.project, name) for name in sorted(names - {read.topic})]
@@ -332,7 +332,7 @@ def check_processes(job: ArchiveJob, count: int) -> None:
     """Refuses several processes where a message may come to any of them: two could write one that comes again.
 
     Raises:
-      UserError: as said.
+      UserError: as above.
     """
     if count > 1 and isinstance(job.source.get("address"), PubSubAddress):
         raise UserError(f"--direct_num_workers={count}: one process writes an archive from Pub/Sub; leave it out")

@@ -12,7 +12,7 @@ from beam_jobs.target import target_of
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import say
 
-_STRICT_S, _REACHABLE_S = 8.0, 4.0  # who needs longer than this to answer is as good as away
+_STRICT_S, _REACHABLE_S = 8.0, 4.0  # who needs longer than this to answer is considered unavailable
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 class Preflight:
     """How much is asked before the start: ``--preflight``.
 
-    Only questions may be passed over. What a job has to know (its model, its SQL), and what was asked to be done (a
+    Only questions may be skipped. What a job has to know (its model, its SQL), and what was asked to be done (a
     topic created, a subscription set to a time), is never put to :meth:`ask`.
     """
 
@@ -49,7 +49,7 @@ class Preflight:
         return place in self._silent
 
     def ask(self, place: str, what: str, question: Callable[[], T]) -> T | None:
-        """The answer; None where none is to be had from here, which is said, a line each.
+        """The answer; None where none is to be had from here, which is reported, a line each.
 
         Args:
           place: who is asked: bootstrap servers, a URL. Who did not answer is not asked again.

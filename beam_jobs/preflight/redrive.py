@@ -73,7 +73,7 @@ def redrive_job(parsed: PipelineOptions) -> RedriveJob:
 
 
 def _check_known(reasons: Sequence[str]) -> None:
-    """Refuses a reason that no step gives: all dead letters would be passed over, and the group be past them."""
+    """Refuses a reason that no step gives: all dead letters would be skipped, and the group be past them."""
     known = [reason for step in REASONS.values() for reason in step]
     for reason in reasons:
         if reason not in known:

@@ -130,7 +130,7 @@ def check_reasons(source: Mapping[str, Any], reasons: Sequence[str]) -> None:
     """Refuses to put back some of a subscription's dead letters: it would hand out the others and lose them.
 
     Raises:
-      UserError: as said.
+      UserError: as above.
     """
     address = source["address"]
     if not reasons or not isinstance(address, PubSubAddress) or not source["settings"].acknowledge:

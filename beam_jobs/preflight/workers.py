@@ -44,7 +44,7 @@ def check_path(parsed: PipelineOptions, flag: str, path: str, in_image: bool = F
       in_image: it may be part of the workers' image, in which the launcher of a Flex Template runs as well.
 
     Raises:
-      UserError: as said.
+      UserError: as above.
     """
     if target_of(parsed).describe().here or not files.is_local(path.removeprefix("file://")):
         return
@@ -61,7 +61,7 @@ def check_settings(parsed: PipelineOptions, config: KafkaConfig) -> None:
     """Refuses client settings that refer to something Beam's own image does not have.
 
     Raises:
-      UserError: as said.
+      UserError: as above.
     """
     traits = target_of(parsed).describe()
     if traits.here or traits.own_image:
@@ -106,7 +106,7 @@ def refuse_at_least_once(parsed: PipelineOptions, job: str, reason: str) -> None
     """Refuses an option by which the runner may repeat what it has done, for a job that it would break.
 
     Raises:
-      UserError: as said.
+      UserError: as above.
     """
     asked = target_of(parsed).describe().at_least_once
     if asked:

@@ -40,7 +40,7 @@ def check_ranges(events: pa.RecordBatch, fields: Sequence[Field]) -> RowErrors:
 
     Args:
       events: the columns of ``fields``, at least one row.
-      fields: fields to check, in the order in which a row with several bad values is told of them.
+      fields: fields to check, in the order in which the errors of a row with several bad values are listed.
     """
     findings = []
     for field in fields:

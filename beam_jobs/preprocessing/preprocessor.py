@@ -35,7 +35,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Preprocessed:
-    """What became of the n rows of a block; ``len(kept) + filtered + len(errors) == n``."""
+    """What happened to the n rows of a block; ``len(kept) + filtered + len(errors) == n``."""
 
     rows: pa.RecordBatch  # Preprocessor.output_schema
     kept: NDArray[np.int64]  # input row of each output row, ascending, int64 [rows.num_rows]

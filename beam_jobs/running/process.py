@@ -31,7 +31,7 @@ def configure_logging(parsed: PipelineOptions) -> None:
 
 
 def keep_memory() -> None:
-    """Lets glibc keep what blocks free: given back and asked for anew, each page costs a fault (10 % of a job)."""
+    """Lets glibc keep what blocks free: given back and asked for again, each page costs a fault (10 % of a job)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)

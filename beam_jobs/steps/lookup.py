@@ -227,9 +227,9 @@ def _unique_hashes(keys: pa.Array) -> tuple[int, NDArray[np.uint64]]:
 
 
 class Lookup:
-    """A table that follows its file: looked at now and then, loaded anew when it changed.
+    """A table that follows its file: looked at now and then, reloaded when it changed.
 
-    A version that can't be used, and a file that can't be reached, leave the table of before in use, and say so once.
+    A version that can't be used, and a file that can't be reached, leave the previous table in use, and say so once.
 
     Args:
       every_s: seconds between two looks at the file, at least.

@@ -26,7 +26,7 @@ class Preprocess(beam.DoFn):
         self._carry = tuple(carry)
 
     def setup(self) -> None:
-        self._preprocessor.check_secrets()  # a key that is missing here is told before the first block
+        self._preprocessor.check_secrets()  # a key that is missing here is reported before the first block
         self._preprocessor.warm_up()
         columns = list(self._preprocessor.input_columns)
         self._apply = Isolate(lambda events: self._preprocessor.apply(events.select(columns)))

@@ -1,7 +1,7 @@
 """Files on this machine and in Cloud Storage (``gs://``): the one place that knows the difference.
 
 Every operation on ``gs://`` tries for a few seconds and raises ``StorageAwayError`` when storage stays away; jobs that
-run put ``patiently`` around it. What can be mended is a ``UserError`` on either.
+run put ``patiently`` around it. What can be fixed is a ``UserError`` on either.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files in Google Cloud Storage: one short try a call, and errors that say whether to wait or what to mend.
+"""Files in Google Cloud Storage: one short try a call, and errors that say whether to wait or what to fix.
 
 The calls are google-cloud-storage's, with the client that Beam makes (credentials, impersonation, audit headers).
 Beam's own file system is not used: see docs/decisions.md.
@@ -211,7 +211,7 @@ class Gcs:
 
 
 class _Reader(io.RawIOBase):
-    """One object's bytes, of the generation that was opened; waits while storage is away."""
+    """One object's bytes, of the generation that was opened; waits while storage is unavailable."""
 
     def __init__(self, path: str, blob: Any) -> None:
         super().__init__()
@@ -337,7 +337,7 @@ def _blob(path: str) -> storage.Blob:
 
 @contextmanager
 def _errors(path: str, bucket_missing: bool = False) -> Iterator[None]:
-    """Turns the client's errors into FileNotFoundError, StorageAwayError or a UserError that says what to mend.
+    """Turns the client's errors into FileNotFoundError, StorageAwayError or a UserError that says what to fix.
 
     Args:
       bucket_missing: what "not found" means: the bucket, not the object.

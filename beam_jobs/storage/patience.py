@@ -1,4 +1,4 @@
-"""Waiting while storage is away: said once, ended by Ctrl-C."""
+"""Waiting while storage is unavailable: logged once, ended by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class StorageAwayError(UnreachableError):
 
 
 def patiently(action: Callable[[], T]) -> T:
-    """Tries again while storage is away, and says so once; an action must bear being repeated.
+    """Retries while storage is unavailable, and says so once; an action must bear being repeated.
 
     Raises:
-      UserError: the job is to stop, and storage has stayed away for some seconds more.
+      UserError: the job is to stop, and storage has stayed unavailable for some seconds more.
     """
     pause, longest = _PAUSE_S
     since = time.monotonic()

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from beam_jobs.errors import UserError, one_line
 
 EXIT_FAILED = 1  # the command ran and failed: a bug, or a runner that gave up
-EXIT_USAGE = 2  # the user can mend it: the message says how
+EXIT_USAGE = 2  # the user can fix it: the message says how
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, the shell's convention
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a supervisor, a closed terminal
 

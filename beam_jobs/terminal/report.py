@@ -25,7 +25,7 @@ _REASON_PREFIX = metrics.DEAD_LETTERS + "."
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of every record; the counts of one process or of the runner's committed metrics."""
+    """What happened to every record; the counts of one process or of the runner's committed metrics."""
 
     read: int  # records handed out by the source
     scored: int
@@ -108,7 +108,7 @@ def _read_again(records: int) -> str:
 
 
 def conclude_redrive(started: float, dry_run: bool, keeps_position: bool, nothing_read: str) -> int:
-    """Prints what became of the dead letters; returns the exit status, as :func:`conclude`.
+    """Prints what happened to the dead letters; returns the exit status, as :func:`conclude`.
 
     Args:
       nothing_read: what to say where there were none.

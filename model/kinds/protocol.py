@@ -39,7 +39,7 @@ class Scores:
 class Scorer(Protocol):
     """A model in memory; several threads may call it. A row's score has the same bits in every block.
 
-    What it raises decides what becomes of a block (``beam_jobs.isolate``): ``BadRowsError`` names the rows to blame,
+    What it raises decides what happens to a block (``beam_jobs.isolate``): ``BadRowsError`` names the rows to blame,
     ``RetryError`` says that none is.
     """
 
@@ -98,7 +98,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class FittedModel:
-    """A model, and what it made of the rows it was fitted to."""
+    """A model, and its scores of the rows it was fitted to."""
 
     scorer: Scorer  # the model as it was trained: what it says of some rows becomes the golden vectors
     save: Callable[[Path], None]  # writes what ``ModelKind.load`` reads into a version's folder

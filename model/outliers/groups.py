@@ -1,7 +1,7 @@
 """Which rows were left out of a training: groups of rows that look alike, for a person to decide about.
 
 From scores alone a rare state and a fault are the same. What tells a person is which features differ, in how many rows,
-of how many keys. So rows are put together whose deviations point the same way, parted where a value has a gap, and each
+of how many keys. So rows are put together whose deviations point the same way, split where a value has a gap, and each
 group is described by a condition: ranges of its features. A row belongs to the first group whose condition holds for
 it, so what a person calls normal by that condition is what was counted.
 """

@@ -62,7 +62,7 @@ class TrainingFile:
 
 @dataclass
 class Counts:
-    """What became of the rows; grows while they are read."""
+    """What happened to the rows; grows while they are read."""
 
     read: int = 0  # rows within the time asked for
     filtered: int = 0  # rows the WHERE removed
@@ -77,7 +77,7 @@ class Counts:
             self.examples[reason] = errors.errors[errors.reasons.index(reason)]
 
     def losses(self) -> list[str]:
-        """What became of the rows that can't be used, a phrase each."""
+        """What happened to the rows that can't be used, a phrase each."""
         filtered = [f"{self.filtered:,} filtered by the WHERE"] if self.filtered else []
         named = ((n, reason, self.examples.get(reason)) for reason, n in self.refused.most_common())
         return filtered + [f"{n:,} refused: {reason}" + (f" ({first})" if first else "") for n, reason, first in named]

@@ -90,7 +90,7 @@ def check_rows(parts: Parts, spool: Spool, counts: Counts, found: Sequence[Senti
 
 
 def whereabouts(spool: Spool, counts: Counts, found: Sequence[Sentinel]) -> str:
-    """What became of the rows that were read."""
+    """What happened to the rows that were read."""
     held = [f"{one.left_out:,} left out for {one.where}" for one in found if one.left_out]
     parts = [f"{counts.read:,} rows read", *counts.losses()]
     parts += [f"{spool.failures:,} labelled as failures"] if spool.failures else []

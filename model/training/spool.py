@@ -1,6 +1,6 @@
 """Training rows on disk: however many there are, shuffled by a seed, in parts, in little memory.
 
-Rows go through two stages. Each is first thrown into one of BUCKETS files by chance; then one bucket at a time is read,
+Rows go through two stages. Each is first thrown into one of BUCKETS files at random; then one bucket at a time is read,
 shuffled and appended to the files of the parts. Every order of the rows is equally likely, no more than a bucket is in
 memory, and each row is written twice. Up to HELD_ROWS rows never leave memory on their way to the parts.
 """

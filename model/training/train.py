@@ -50,7 +50,7 @@ class Trained:
     manifest: Manifest
     folder: str  # of the version: a local path, or gs://
     evaluations: dict[str, Evaluation]  # of the model, by its kind, and "baseline" where one was trained
-    counts: Counts  # what became of the rows
+    counts: Counts  # what happened to the rows
     failures: int  # usable rows labelled as failures
     split: str  # "key" or "time"
     training_seconds: float

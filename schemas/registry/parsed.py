@@ -111,7 +111,7 @@ def _check(avro: AvroType, seen: set[str]) -> None:
 
 
 class _Fits:
-    """Whether a JSON default is a value of a type; each pair is looked at once, or unions of unions take for ever."""
+    """Whether a JSON default is a value of a type; each pair is looked at once, or unions of unions take forever."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, int], bool] = {}

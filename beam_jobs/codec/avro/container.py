@@ -40,7 +40,7 @@ def read_header(file: IO[bytes]) -> Header:
     """Reads a file's header and no byte more.
 
     Raises:
-      BadContainerError: as said.
+      BadContainerError: as above.
     """
     if file.read(len(MAGIC)) != MAGIC:
         raise BadContainerError("it does not begin as one")

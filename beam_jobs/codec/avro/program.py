@@ -5,7 +5,7 @@ by unqualified name or alias; defaults for fields the writer lacks; promotions i
 string ⇄ bytes; unions on either side. Beyond it, timestamps of different units are converted. What can only fail for
 some values (a union branch or an enum symbol the reader has no place for) fails for those rows alone.
 
-What a program costs is bounded while it is made: a schema of a few hundred bytes may take for ever without that.
+What a program costs is bounded while it is made: a schema of a few hundred bytes may take forever without that.
 """
 
 from __future__ import annotations

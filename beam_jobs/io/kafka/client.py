@@ -83,7 +83,7 @@ def _control_lock(key: object) -> threading.RLock:
 
 
 def user_error(address: KafkaAddress | str, error: KafkaError) -> UserError | None:
-    """The ``UserError`` for what only the user can mend; None for what may pass (the network, a leader election)."""
+    """The ``UserError`` for what only the user can fix; None for what may pass (the network, a leader election)."""
     code = error.code()
     if code in NO_TOPIC:
         return UserError(f"{address}: the topic does not exist; create it, or check its name")

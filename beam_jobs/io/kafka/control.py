@@ -1,6 +1,6 @@
 """The control connection to a Kafka cluster: what a topic is, where it begins and ends, a group's committed offsets.
 
-An offset belongs to one topic *id*: a topic that is deleted and made anew counts from 0 again. It belongs to one
+An offset belongs to one topic *id*: a topic that is deleted and recreated counts from 0 again. It belongs to one
 history of the log, too: an unclean election cuts records off, and others get their offsets. Each committed offset
 carries both in the metadata string that Kafka keeps with it: the id, and the leader epoch of the record before it.
 """
@@ -38,7 +38,7 @@ _LOGGER = logging.getLogger(__name__)
 _NO_GROUP = "highbeam-no-group"  # librdkafka wants a group name; without commits nobody ever sees it
 _METADATA = re.compile(r"topic-id=(\S+) leader-epoch=(-?[0-9]{1,10})")
 _ATTEMPT_S = 1.0
-_PARTITIONS_S = 3.0  # one broker that does not answer holds up the answers of the others
+_PARTITIONS_S = 3.0  # one broker that does not answer delays the answers of the others
 
 REFUSED = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED})
 NO_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})

@@ -1,6 +1,6 @@
-"""What becomes of records that a Kafka broker does not take: waited for, written otherwise, or the end of the job.
+"""What happens to records that a Kafka broker does not take: waited for, written otherwise, or the end of the job.
 
-librdkafka tries again by itself, for ever, what may pass: a network, an election, too few replicas in sync. That is
+librdkafka retries by itself, forever, what is transient: a network, an election, too few replicas in sync. That is
 waited for, and said when nothing moves. What reaches a delivery report is final.
 """
 
@@ -24,7 +24,7 @@ _LOGGER = logging.getLogger(__name__)
 TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_MSG_SIZE})
 _TOPIC_GONE = NO_TOPIC - {KafkaError._UNKNOWN_PARTITION}
 
-GONE_TIMEOUT_S = 30.0  # how long a topic that was deleted may be made anew
+GONE_TIMEOUT_S = 30.0  # how long a topic that was deleted may be recreated
 _SAY_AFTER_S = 2.0  # a broker that is merely slow is not reported
 _SAY_UNKNOWN_AFTER_S = 10.0  # where no reason is known
 _ASK_EVERY_S = 2.0
@@ -97,7 +97,7 @@ class Waiting:
         """Called again and again while ``left`` rows wait.
 
         Raises:
-          UserError: the topic is gone for good, or the job is to end and the cluster is still away.
+          UserError: the topic is gone for good, or the job is to end and the cluster is still unavailable.
         """
         now = self._now()
         if not 0 <= self._least <= left:

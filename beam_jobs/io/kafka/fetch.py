@@ -75,7 +75,7 @@ _FAILING_S = 2.0  # the client repeats an error every half second
 
 @dataclass(frozen=True)
 class Problem:
-    """What the source is to decide of a partition; it is not asked for until it is assigned anew."""
+    """What the source is to decide of a partition; it is not asked for until it is assigned again."""
 
     partition: int
     code: int  # librdkafka's error code (``KafkaError.code()``)
@@ -121,7 +121,7 @@ class Fetcher(Protocol):
 class Topic:
     """What a cluster says of a topic."""
 
-    id: str  # another one once the topic is deleted and made anew; "": brokers before 2.8 give none
+    id: str  # another one once the topic is deleted and recreated; "": brokers before 2.8 give none
     partitions: list[int]  # ascending
 
 

@@ -64,7 +64,7 @@ class GoogleTokens:
         return token
 
     def forget(self) -> None:
-        """Looks for credentials anew with the next token."""
+        """Looks for credentials again with the next token."""
         with self._lock:
             self._credentials = None
 

@@ -37,7 +37,7 @@ PRODUCER_DEFAULTS = {
     "linger.ms": "5",
     "queue.buffering.max.messages": "500000",
     "message.max.bytes": "100000000",  # the topic's own limit decides, not the client's
-    "message.timeout.ms": "0",  # a cluster that is away is waited for: a timeout would only fail the bundle
+    "message.timeout.ms": "0",  # a cluster that is unavailable is waited for: a timeout would only fail the bundle
     "reconnect.backoff.max.ms": "1000",
     "client.id": "highbeam",
 }

@@ -2,7 +2,7 @@
 
 A reader owns no connection between bundles: at each checkpoint it parks its live *session* (fetcher, positions,
 watermark) in this process under its checkpoint mark, and whichever reader resumes from that mark, the same one or one
-the runner has built anew, takes it from there. A session nobody takes is closed after half a minute.
+the runner has built again, takes it from there. A session nobody takes is closed after half a minute.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class _Session:
         self.next_look = time.monotonic() + source.discover_s  # at the topic
         self.outages = PartitionOutages(source.transport)
         self.denials: dict[int, int] = {}  # partition -> answers in a row that deny access
-        self.again_at: float | None = None  # the fetcher is to ask anew then, monotonic clock
+        self.again_at: float | None = None  # the fetcher is to ask again then, monotonic clock
         self.unreadable: dict[int, str] = {}  # partition -> why it can't be read at the moment
         self.unanswered: dict[int, str] = {}  # of them, when the fetcher was told its positions: until it has read one
         self.short: dict[int, int] = {}  # partition -> looks in a row that found its log to end before the read's end
@@ -280,7 +280,7 @@ class KafkaReader(BlockReader[_Session]):
             _LOGGER.error("%s: partition %d: %s", self._source.transport, problem.partition, problem.text)
 
     def _out_of_range(self, session: _Session, partition: int) -> None:
-        """The records at our position are gone: retention was faster, the log was cut, or the topic was made anew."""
+        """The records at our position are gone: retention was faster, the log was cut, or the topic was recreated."""
         transport, position = self._source.transport, session.positions[partition]
         with transport.control() as control:
             if self._is_anew(session, control, patiently(transport, control.topic)):

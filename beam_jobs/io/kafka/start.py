@@ -22,7 +22,7 @@ _LOGGER = logging.getLogger(__name__)
 
 OnLost = Literal["earliest", "latest", "fail"]
 
-QUESTION_TIMEOUT_S = 10.0  # one question to the cluster; asked again while it is away
+QUESTION_TIMEOUT_S = 10.0  # one question to the cluster; asked again while it is unavailable
 _ELECTION_S = 3.0  # how long a start waits for partitions that nobody leads
 _REFUSALS = 3  # answers in a row: a single one decides nothing
 _AGAIN_S = 0.2  # until a question is asked again
@@ -36,18 +36,18 @@ class Range:
     """What is to be read of a topic."""
 
     start: OffsetSpec  # where the group has no offset
-    until: OffsetSpec | None  # the first record not read; None: for ever
+    until: OffsetSpec | None  # the first record not read; None: forever
     on_lost: OnLost  # where reading goes on when our position means nothing any more
 
 
 def resolve(transport: Transport, wanted: Range, owns: Callable[[int], bool]) -> KafkaMark:
-    """Asks the cluster where reading starts and ends; waits for a cluster that is away.
+    """Asks the cluster where reading starts and ends; waits for a cluster that is unavailable.
 
     A live read does not wait for partitions whose leader does not answer: they are ``late``.
 
     Raises:
       UserError: the topic or a named partition does not exist, access is denied, offsets can't be committed, the topic
-        was made anew and ``on_lost`` is "fail", or the job was ended meanwhile.
+        was recreated and ``on_lost`` is "fail", or the job was ended meanwhile.
     """
     with transport.control() as control:
         topic = patiently(transport, control.topic)
@@ -81,7 +81,7 @@ def begin(
 
     Raises:
       KafkaException: no answer; from a bounded read, also where one of the partitions has none.
-      UserError: the topic was made anew and ``on_lost`` is "fail".
+      UserError: the topic was recreated and ``on_lost`` is "fail".
     """
     bounds = control.bounds(partitions, timeout_s)
     start, until = wanted.start, wanted.until
@@ -134,7 +134,7 @@ def _tell_passed(transport: Transport, bounds: Mapping[int, tuple[int, int]]) ->
 def anew(
     transport: Transport, on_lost: OnLost, old: str, new: str, bounds: Mapping[int, tuple[int, int]]
 ) -> dict[int, int]:
-    """Where reading goes on in a topic that was deleted and made anew; says so in one line."""
+    """Where reading goes on in a topic that was deleted and recreated; says so in one line."""
     what = f"{transport}: the topic was deleted and made anew (its id was {old}, it is {new} now)"
     if on_lost == "fail":
         raise UserError(f"{what}; choose another --group_id to read it from --from on")
@@ -144,7 +144,7 @@ def anew(
 
 
 def check_commits(control: Control, patience_s: float) -> None:
-    """Raises UserError once commits have been refused, for good as it looks, for ``patience_s`` seconds."""
+    """Raises UserError once commits have been refused, permanently as it looks, for ``patience_s`` seconds."""
     refused = control.refused(patience_s)
     if refused is not None:
         raise UserError(refused)
@@ -166,10 +166,10 @@ def _named(transport: Transport, spec: OffsetSpec, partitions: list[int]) -> lis
 
 
 def patiently(transport: Transport, question: Callable[[float], T]) -> T:
-    """The answer to ``question(timeout in seconds)``, asked again while the cluster is away.
+    """The answer to ``question(timeout in seconds)``, asked again while the cluster is unavailable.
 
     Raises:
-      UserError: for what only the user can mend, or the job was ended meanwhile.
+      UserError: for what only the user can fix, or the job was ended meanwhile.
     """
     outage = Outage(transport)
     refusals = 0

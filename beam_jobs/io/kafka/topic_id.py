@@ -1,4 +1,4 @@
-"""Which topic a name stands for: one that was deleted and made anew counts its offsets from 0 again."""
+"""Which topic a name stands for: one that was deleted and recreated counts its offsets from 0 again."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class KafkaTopic:
         """Refuses to go on once the topic is another one; a cluster that doesn't answer is asked the next time.
 
         Raises:
-          UserError: the topic was deleted and made anew.
+          UserError: the topic was deleted and recreated.
         """
         try:
             now = _id_now(self.address, self.config)

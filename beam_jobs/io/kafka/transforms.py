@@ -42,7 +42,7 @@ class ReadFromKafka(beam.PTransform):
       address, config: the topic and the client's settings.
       group_id: where offsets are committed, and looked up first at a new start; None: neither.
       start: where to start where the group has no offset.
-      until: the first record not read; None: read for ever.
+      until: the first record not read; None: read forever.
       fetch: "wire" (Kafka's protocol read by the source), "client" (confluent-kafka's public API) or "auto" ("wire"
         where it understands the settings).
       share: (i, n): only the partitions p with p % n == i; for a job of n processes.

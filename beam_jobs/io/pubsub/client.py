@@ -201,7 +201,7 @@ def topic_exists(address: PubSubAddress) -> bool:
 
 
 def revision_schema(name: str) -> dict[str, Any]:
-    """The Avro schema of a revision, ``projects/P/schemas/S@R``; waits while the service is away.
+    """The Avro schema of a revision, ``projects/P/schemas/S@R``; waits while the service is unavailable.
 
     Raises:
       LookupError: there is none, or this account may not see it.

@@ -99,7 +99,7 @@ class PublishBlocks(beam.DoFn):
             self._patiently(partial(self._publish_once, request, timeout=_TIMEOUT_S))
 
     def _patiently(self, publish: Any) -> None:
-        """Tries again while the service is away; what it refuses for good is raised and fails the bundle."""
+        """Retries while the service is unavailable; what it refuses for good is raised and fails the bundle."""
         since, said, pause = time.monotonic(), False, _FIRST_PAUSE_S
         refusals = Refusals(self._address)
         while True:

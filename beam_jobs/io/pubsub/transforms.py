@@ -38,7 +38,7 @@ class ReadFromPubSub(beam.PTransform):
       name: of the stream, in the topic column; None: the subscription's.
       timestamp_attribute: attribute with a record's time (epoch milliseconds or RFC 3339); None: the publish time.
       until_ms: messages published at or after this time (ms since the epoch) are left; the read ends when it is past
-        and ``quiet_s`` seconds brought no other. None: read for ever.
+        and ``quiet_s`` seconds brought no other. None: read forever.
       settings: of the pull.
       share: (number, count) of the processes that read this subscription; the service divides it by itself.
       block_rows, max_blocks_per_bundle, max_bundle_s, max_latency_s, poll_interval_s, out_of_order_s, idle_s, gather_s:
@@ -108,7 +108,7 @@ class WriteToPubSub(beam.PTransform):
 
     Blocks have the columns ``key`` and ``value`` (binary, nullable) and may have ``headers`` (``block.HEADERS_TYPE``)
     and ``timestamp`` (timestamp[ms]); what a message can't say plainly goes into attributes (``messages.py``). A
-    service that is away is waited for; any other failure fails the bundle.
+    service that is unavailable is waited for; any other failure fails the bundle.
 
     Args:
       address: the topic.

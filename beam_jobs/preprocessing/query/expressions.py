@@ -229,7 +229,7 @@ def _nullif(c: Compiler, node: exp.Nullif) -> Compiled:
 
 
 def _extreme(name: str, wins: Callable[[pl.Expr, pl.Expr], pl.Expr]) -> Handler:
-    """LEAST and GREATEST: nulls are passed over (DuckDB, PostgreSQL)."""
+    """LEAST and GREATEST: nulls are skipped (DuckDB, PostgreSQL)."""
 
     def pick(a: pl.Expr, b: pl.Expr) -> pl.Expr:
         return pl.when(a.is_null() | wins(b, a)).then(b).otherwise(a)

@@ -112,7 +112,7 @@ def substring(c: Compiler, node: exp.Substring) -> Compiled:
 
 
 def concat(c: Compiler, node: Any) -> Compiled:
-    """CONCAT passes over nulls, || is null if one operand is."""
+    """CONCAT skips nulls, || is null if one operand is."""
     piped = isinstance(node, exp.DPipe)
     operands = [c.string(part) for part in ([node.this, node.expression] if piped else node.expressions)]
     expr = pl.concat_str([o.expr for o in operands], ignore_nulls=not piped)

@@ -116,7 +116,7 @@ def compile_sql(
         key=key,
         event_time=event_time,
         fingerprint=_fingerprint(query, inputs, key, event_time),
-        # Compiled anew where it is unpickled: expressions of one Polars version may not load in another.
+        # Compiled again where it is unpickled: expressions of one Polars version may not load in another.
         recipe=partial(compile_sql, sql, dict(schema), policy, key=key, event_time=event_time, source=source),
     )
 

@@ -20,7 +20,7 @@ its own and not after it. In a stream no other rows are known. So
 * a late row sees its own past, as far as it is kept: back to the longest window before the newest time of its key. Rows
   that come later see it too. A row older than that sees itself alone, and nobody sees it;
 * one wrong clock does no lasting harm: when 16 rows in a row are that old, the newest time was wrong, and the key
-  starts anew.
+  starts again.
 
 The same rows in the same order give the same bits, however they were cut into blocks: sums are exact and rounded once
 (exact_sum.py), so nothing drifts.

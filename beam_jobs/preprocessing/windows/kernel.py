@@ -28,7 +28,7 @@ SUM, EXTREMES, VARIANCE = 1, 2, 4
 # Rows of ``found``.
 FOUND_SUM, FOUND_MIN, FOUND_MAX, FOUND_VARIANCE = range(4)
 
-# After so many rows in a row that are older than the window, the newest time is taken for a wrong clock.
+# After so many rows in a row that are older than the window, the newest time is considered a wrong clock.
 STALE_ROWS = 16
 
 

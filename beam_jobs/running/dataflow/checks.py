@@ -197,7 +197,7 @@ def _check_jobs(parsed: PipelineOptions) -> None:
             "account roles/dataflow.developer, or mend --project and --region"
         ) from error
     if cloud.update and not running:
-        # Beam itself would look for it for ever.
+        # Beam itself would look for it forever.
         raise UserError(
             f"--update: no job {cloud.job_name} runs in {cloud.region}; leave out --update, or mend --job_name"
         )

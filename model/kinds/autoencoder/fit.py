@@ -3,7 +3,7 @@
 1. Scaling that a tenth of wrong values can't move, and a first network that leaves out the rows it rebuilds worst.
 2. How residuals spread, the scores of all rows, and a cut in them: the rows beyond it, and those of keys that are
    strange as a whole, are outliers. A state that most keys show goes back in, and what a person has called normal.
-3. Scaling, network and residuals fitted to the rows kept, and the cut found anew.
+3. Scaling, network and residuals fitted to the rows kept, and the cut found again.
 
 docs/model.md says what each step is worth.
 """
@@ -41,7 +41,7 @@ FIRST_KEYS, LAST_KEYS = Limits(median=10, upper=14), Limits(median=7, upper=9, d
 
 @dataclass(frozen=True)
 class Fitted:
-    """A detector, and what it made of the rows it was fitted to."""
+    """A detector, and its scores of the rows it was fitted to."""
 
     network: Any  # keras.Model: float32 [n, F] in physical units to {"score", "expected", "error"}
     compiled: Network  # the same numbers for the compiled loop

@@ -46,7 +46,7 @@ class Network:
     deviation_spread: Floats  # [F], residual spreads
     clip: float
     limit: float
-    bend: float = 0.0  # of ``scaling.compress``; 0: values are not compressed (models of before)
+    bend: float = 0.0  # of ``scaling.compress``; 0: values are not compressed (earlier models)
 
     def score(self, x: Floats) -> Floats:
         """Scores rows, float32 [n, F] in physical units, to float32 [n]; quickest for Fortran order (columns).

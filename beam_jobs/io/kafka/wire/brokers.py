@@ -1,7 +1,7 @@
 """The brokers as one fetcher sees them: who leads what, a connection to each leader, and what is wrong with which.
 
 Whatever waits for a broker (connecting, logging in, asking who leads) is done by short-lived threads; the fetcher's own
-thread takes what they bring. So one broker that does not answer holds up nobody but itself.
+thread takes what they bring. So one broker that does not answer delays nobody but itself.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ class Brokers:
         self._nodes[node_id].trouble = None
 
     def failed(self, node_id: int, error: Exception, code: int | None = None) -> None:
-        """Something is wrong with one broker: its connection is made anew, later; an error ``code`` keeps it."""
+        """Something is wrong with one broker: its connection is recreated, later; an error ``code`` keeps it."""
         node = self._nodes[node_id]
         if code is None:
             self._hang_up(node)

@@ -63,7 +63,7 @@ class WireFetcher:
         self._lock = threading.Condition()
         # Under the lock.
         self._positions: dict[int, int] = {}  # partition -> next offset to ask for
-        self._undecided: set[int] = set()  # of them: the source was told of a problem, and has not assigned anew
+        self._undecided: set[int] = set()  # of them: the source was told of a problem, and has not assigned again
         self._generation = 0  # of the assignment: responses to an older one are dropped
         self._ready: deque[_Ready] = deque()
         self._ready_bytes = 0
