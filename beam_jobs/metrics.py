@@ -1,15 +1,18 @@
-"""Every metric of every job, declared once.
+"""Every metric of every job, declared once: what it counts, and where it is shown.
 
-``inc`` and ``observe`` report to Beam (``Metrics``, namespace "highbeam", for the runner's own UI) and add to totals
-of this process, which the progress line and the closing summary read while the job runs.
+``inc`` and ``observe`` report to Beam (``Metrics``, namespace "highbeam", for the runner's own UI) and add to the state
+of this process, from which progress and closing summary are made. A metric is there once it is declared, in whatever
+module; summaries show them in the order of their declarations.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import Counter as TallyCounter
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from apache_beam.metrics import Metrics
@@ -17,118 +20,307 @@ from numpy.typing import NDArray
 
 NAMESPACE = "highbeam"
 
-RECORDS_READ = "records_read"  # records handed out by a source
-RECORDS_SCORED = "records_scored"  # records with a finite score
-RECORDS_FILTERED = "records_filtered"  # records removed by the WHERE of the preprocessing
-ALERTS = "alerts"  # scored records above the threshold
-DEAD_LETTERS = "dead_letters"  # records no step could handle; by reason as "dead_letters.<reason>"
-WITHOUT_PAYLOAD = "dead_letters_without_payload"  # dead letters of records larger than their topic takes
-TOO_LARGE = "too_large_for_the_output"  # records put back that are larger than the topic takes, and not written
-REDRIVEN = "redriven"  # dead letters put back; by reason as "redriven.<reason>"
-UNREADABLE = "unreadable_dead_letters"  # records of a dead-letter topic that are no dead letters; left where they are
-ARCHIVED = "archived"  # rows in files that count
-ALREADY_ARCHIVED = "already_archived"  # records whose position the archive held before: not written again
-ARCHIVED_FILES = "archived_files"  # files that count
-NOT_IN_LOOKUP = "not_in_lookup"  # rows whose key the lookup table does not have: its columns are null
-FILES_READ = "files_read"  # files of an archive read to their end
-RECORDS_WRITTEN = "records_written"  # records acknowledged by a sink; by topic as "records_written.<topic>"
-RECORDS_COMMITTED = "records_committed"  # finished records whose offsets are committed; on Pub/Sub, acknowledged ones
-OFFSETS_COMMITTED = "offset_commits"  # successful offset commits; on Pub/Sub, bundles acknowledged
-COMMIT_FAILURES = "offset_commit_failures"  # offset commits refused or timed out (retried with the next bundle)
-REDELIVERED = "redelivered"  # Pub/Sub messages that came again and were dropped; not among the records read
-READERS_CREATED = "readers_created"  # consumers opened by a source
-LATENCY_MS = "latency_ms"  # record timestamp of a block's oldest record to its output acknowledged; one a block
-
-_LONGEST_MS = 10**12  # 30 years; Beam sums latencies in 64 bits, and a record may be of any time
-_LATENCY_EDGES_MS = np.logspace(-1, 7, 401)  # 0.1 ms to 10,000 s, 50 buckets a decade: 4.7 % resolution
+_DECLARED: dict[str, Metric] = {}
 
 
 @dataclass(frozen=True)
-class TotalsState:
-    """What one process has counted since the start of the job."""
+class Metric:
+    """One metric.
 
-    counts: TallyCounter[str]
-    latency: NDArray[np.int64]  # histogram
-    first_read: float  # time.time(); 0: none
-    last_output: float  # time.time(); 0: none
+    Raises:
+      ValueError: another one has its name.
+    """
+
+    name: str  # as runners show it
+    help: str  # what it counts or measures
+    unit: str = "records"
+    kind: Literal["counter", "distribution"] = "counter"
+    by: str = ""  # it is counted by this as well, as NAME.VALUE: "reason"
+    outcome: str = ""  # a record read becomes one of these, and is accounted for by it: the word for it in the account
+    report: str = ""  # key in the JSON report
+    report_by: str = ""  # key there of the counts by value
+    progress: str = ""  # key in the JSON progress
+    line: int = 0  # place in the status line, under its name in the progress; 0: not in it
+    row: str | Mapping[str, str] = ""  # label in the closing summary; by job: {"score": "read"}
+    rows_by: bool = False  # the counts by value have rows of their own, below
+    optional: bool = False  # no row while it is 0
+
+    def __post_init__(self) -> None:
+        if _DECLARED.setdefault(self.name, self) != self:
+            raise ValueError(f"metric {self.name!r} is declared already, as something else")
+
+    def name_of(self, value: str) -> str:
+        """What is counted by ``value``, or with "" the metric itself, as runners show it."""
+        return f"{self.name}.{value}" if value else self.name
+
+    def row_of(self, job: str) -> str:
+        """The label in the summary of ``job`` ("score"), "" where it has none; it may hold ``{names}`` of metrics."""
+        return self.row if isinstance(self.row, str) else self.row.get(job, "")
 
 
-class _Totals:
-    """What this process has counted since the start of the job; safe to read while workers add."""
+def declared() -> list[Metric]:
+    """All metrics, in the order of their declarations."""
+    return list(_DECLARED.values())
+
+
+RECORDS_READ = Metric(
+    "records_read",
+    "records handed out by a source",
+    report="read",
+    progress="read",
+    line=1,
+    row={"score": "read", "archive": "read", "redrive": "dead letters read"},
+)
+RECORDS_SCORED = Metric(
+    "records_scored",
+    "records with a finite score",
+    outcome="scored",
+    report="scored",
+    progress="scored",
+    row={"score": "scored"},
+)
+ARCHIVED = Metric(
+    "archived",
+    "rows in files that count",
+    outcome="archived",
+    report="archived",
+    progress="archived",
+    line=2,
+    row={"archive": "archived, in {archived_files:,} files"},
+)
+ARCHIVED_FILES = Metric("archived_files", "files of an archive that count", "files", report="files")
+ALREADY_ARCHIVED = Metric(
+    "already_archived",
+    "records whose position the archive held before: not written again",
+    outcome="in the archive before",
+    report="already_archived",
+    row={"archive": "in the archive before"},
+)
+NOT_IN_LOOKUP = Metric(
+    "not_in_lookup",
+    "rows whose key the lookup table does not have: its columns are null",
+    report="not_in_lookup",
+    row={"archive": "key not in the lookup table"},
+    optional=True,
+)
+REDRIVEN = Metric(
+    "redriven",
+    "dead letters put back",
+    by="reason",
+    row={"redrive": "{put_back}"},
+    rows_by=True,
+)
+RECORDS_FILTERED = Metric(
+    "records_filtered",
+    "records removed by the WHERE of the preprocessing; by a redrive, dead letters of another reason",
+    outcome="filtered",
+    report="filtered",
+    progress="filtered",
+    line=4,
+    row={"score": "filtered", "archive": "filtered", "redrive": "left: another reason"},
+)
+DEAD_LETTERS = Metric(
+    "dead_letters",
+    "records no step could handle",
+    by="reason",
+    outcome="dead letters",
+    report="dead_letters",
+    report_by="reasons",
+    progress="dead_letters",
+    line=5,
+    row={"score": "dead letters", "archive": "dead letters"},
+    rows_by=True,
+)
+UNREADABLE = Metric(
+    "unreadable_dead_letters",
+    "records of a dead-letter topic that are no dead letters; left where they are",
+    row={"redrive": "left: not a dead letter"},
+)
+WITHOUT_PAYLOAD = Metric(
+    "dead_letters_without_payload",
+    "dead letters of records larger than their topic takes",
+    report="without_payload",
+    row={
+        "score": "of these without the record, too large for their topic",
+        "archive": "of these without the record, too large for their topic",
+        "redrive": "left: without its record, which was too large",
+    },
+    optional=True,
+)
+TOO_LARGE = Metric(
+    "too_large_for_the_output",
+    "records put back that are larger than the topic takes, and not written",
+    row={"redrive": "not written: larger than the output takes"},
+    optional=True,
+)
+ALERTS = Metric(
+    "alerts",
+    "scored records above the threshold",
+    report="alerts",
+    progress="alerts",
+    line=3,
+    row={"score": "alerts (of the scored)"},
+)
+RECORDS_WRITTEN = Metric(
+    "records_written",
+    "records acknowledged by a sink",
+    by="topic",
+    progress="written",
+    row={"replay": "written and acknowledged"},
+)
+FILES_READ = Metric("files_read", "files of an archive read to their end", "files")
+RECORDS_COMMITTED = Metric(
+    "records_committed", "finished records whose offsets are committed; on Pub/Sub, acknowledged ones"
+)
+OFFSETS_COMMITTED = Metric("offset_commits", "successful offset commits; on Pub/Sub, bundles acknowledged", "commits")
+COMMIT_FAILURES = Metric(
+    "offset_commit_failures", "offset commits refused or timed out (retried with the next bundle)", "commits"
+)
+REDELIVERED = Metric(
+    "redelivered", "Pub/Sub messages that came again and were dropped; not among the records read", "messages"
+)
+READERS_CREATED = Metric("readers_created", "consumers opened by a source", "readers", progress="readers")
+LATENCY_MS = Metric(
+    "latency_ms",
+    "record timestamp of a block's oldest record to its output acknowledged; one a block",
+    "ms",
+    "distribution",
+)
+
+_LARGEST = 10**12  # Beam sums a distribution in 64 bits, and the timestamp of a record may be of any time
+_EDGES = np.logspace(-1, 7, 401)  # of distributions: 50 buckets a decade, 4.7 % resolution; in ms 0.1 ms to 10,000 s
+
+
+def _no_values() -> NDArray[np.int64]:
+    return np.zeros(len(_EDGES) + 1, np.int64)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a job, or one process of it, has counted since its start."""
+
+    counts: Counter[str] = field(default_factory=Counter)  # by name, and by NAME.VALUE
+    distributions: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)  # histograms by name
+    first_read: float = 0.0  # time.time(); 0: none
+    last_output: float = 0.0  # time.time(); 0: none
+    reached_ms: int | None = None  # event time, a replay's: of the newest row it has handed out
+
+    def __getitem__(self, metric: Metric) -> int:
+        return self.counts[metric.name]
+
+    def by_value(self, metric: Metric) -> dict[str, int]:
+        """The counts of a metric by value, the largest first."""
+        start = f"{metric.name}."
+        found = {name.removeprefix(start): n for name, n in self.counts.items() if name.startswith(start)}
+        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+    def values(self, metric: Metric) -> NDArray[np.int64]:
+        """The histogram of a distribution."""
+        return self.distributions.get(metric.name, _no_values())
+
+    @property
+    def active_s(self) -> float:
+        """Seconds from the first record read to the last output; 0 where there was none."""
+        return max(0.0, self.last_output - self.first_read) if self.first_read else 0.0
+
+
+def together(parts: list[Counted]) -> Counted:
+    """What several processes have counted, as one."""
+    return Counted(
+        sum((part.counts for part in parts), Counter()),
+        {
+            name: np.sum([part.distributions.get(name, _no_values()) for part in parts], axis=0)
+            for name in dict.fromkeys(name for part in parts for name in part.distributions)
+        },
+        min((part.first_read for part in parts if part.first_read), default=0.0),
+        max((part.last_output for part in parts), default=0.0),
+        max((part.reached_ms for part in parts if part.reached_ms is not None), default=None),
+    )
+
+
+class JobState:
+    """What the job of this process has counted; safe to read while its threads add."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.reset()
 
     def reset(self) -> None:
-        self.counts: TallyCounter[str] = TallyCounter()
-        self.first_read = self.last_output = 0.0  # time.time()
-        self.reached_ms: int | None = None  # event time, a replay's: of the newest row it has handed out
-        self.latency = np.zeros(len(_LATENCY_EDGES_MS) + 1, np.int64)
-        self._workers: dict[int, TotalsState] = {}  # what the job's other processes have counted so far
-
-    def add(self, name: str, n: int) -> None:
+        """Begins anew, for the next job of this process."""
         with self._lock:
-            self.counts[name] += n
-            if name == RECORDS_READ and not self.first_read:
-                self.first_read = time.time()
-            if name in (ARCHIVED, RECORDS_WRITTEN):
-                self.last_output = time.time()
+            self.started = time.time()
+            self._counts: Counter[str] = Counter()
+            self._distributions: dict[str, NDArray[np.int64]] = {}
+            self._first_read = self._last_output = 0.0
+            self._reached_ms: int | None = None
+            self._workers: dict[int, Counted] = {}  # what the job's other processes have counted so far
 
-    def observe(self, values_ms: NDArray[np.float64]) -> None:
-        buckets = np.bincount(np.searchsorted(_LATENCY_EDGES_MS, values_ms), minlength=len(_LATENCY_EDGES_MS) + 1)
+    def add(self, metric: Metric, n: int, value: str = "") -> None:
         with self._lock:
-            self.latency += buckets
-            self.last_output = time.time()
+            self._counts[metric.name_of(value)] += n
+            if metric == RECORDS_READ and not self._first_read:
+                self._first_read = time.time()
+            if metric in (ARCHIVED, RECORDS_WRITTEN):
+                self._last_output = time.time()
 
-    def state(self) -> TotalsState:
-        """What this process has counted, to be told to another one."""
+    def observe(self, metric: Metric, values: NDArray[np.float64]) -> None:
+        buckets = np.bincount(np.searchsorted(_EDGES, values), minlength=len(_EDGES) + 1)
         with self._lock:
-            return TotalsState(TallyCounter(self.counts), self.latency.copy(), self.first_read, self.last_output)
+            before = self._distributions.get(metric.name, _no_values())
+            self._distributions[metric.name] = before + buckets
+            if metric == LATENCY_MS:
+                self._last_output = time.time()
 
-    def of_worker(self, number: int, state: TotalsState) -> None:
+    def reached(self, millis: int) -> None:
+        """The event time that a replay has come to."""
+        with self._lock:
+            self._reached_ms = millis
+
+    def of_worker(self, number: int, counted: Counted) -> None:
         """Takes what another process of the job has counted so far, instead of what it told before."""
         with self._lock:
-            self._workers[number] = state
+            self._workers[number] = counted
 
-    def snapshot(self) -> tuple[TallyCounter[str], NDArray[np.int64]]:
-        """A consistent copy: (counts by name, latency histogram), of all processes of the job."""
-        states = [self.state(), *self._others()]
-        return sum((s.counts for s in states), TallyCounter()), np.sum([s.latency for s in states], axis=0)
-
-    def active_span(self) -> tuple[float, float]:
-        """``time.time()`` of the first record read and of the last block's output; equal when there was none."""
-        states = [state for state in (self.state(), *self._others()) if state.first_read]
-        first = min((state.first_read for state in states), default=0.0)
-        return first, max([first, *(state.last_output for state in states)])
-
-    def _others(self) -> list[TotalsState]:
+    def own(self) -> Counted:
+        """What this process has counted."""
         with self._lock:
-            return list(self._workers.values())
+            return Counted(
+                Counter(self._counts),
+                dict(self._distributions),
+                self._first_read,
+                self._last_output,
+                self._reached_ms,
+            )
+
+    def snapshot(self) -> Counted:
+        """What all processes of the job have counted."""
+        own = self.own()
+        with self._lock:
+            return together([own, *self._workers.values()])
 
 
-TOTALS = _Totals()
+STATE = JobState()
 
 
-def inc(name: str, n: int = 1) -> None:
-    """Adds ``n`` to the counter ``name``."""
+def inc(metric: Metric, n: int = 1, value: str = "") -> None:
+    """Adds ``n`` to a counter; with ``value``, to what it counts by value, and not to the counter itself."""
     if n:
-        Metrics.counter(NAMESPACE, name).inc(n)
-        TOTALS.add(name, n)
+        Metrics.counter(NAMESPACE, metric.name_of(value)).inc(n)
+        STATE.add(metric, n, value)
 
 
-def observe_latency(values_ms: NDArray[np.float64]) -> None:
-    """Adds latencies in milliseconds, one a block, to the distribution."""
-    distribution = Metrics.distribution(NAMESPACE, LATENCY_MS)
-    for value in np.clip(values_ms, 0, _LONGEST_MS).tolist():
+def observe(metric: Metric, values: NDArray[np.float64]) -> None:
+    """Adds values to a distribution."""
+    distribution = Metrics.distribution(NAMESPACE, metric.name)
+    for value in np.clip(values, 0, _LARGEST).tolist():
         distribution.update(int(value))
-    TOTALS.observe(values_ms)
+    STATE.observe(metric, values)
 
 
-def latency_quantile(histogram: NDArray[np.int64], q: float) -> float | None:
-    """The q-quantile (0..1) in milliseconds of a latency histogram, None when it is empty; upper edge of its bucket."""
+def quantile(histogram: NDArray[np.int64], q: float) -> float | None:
+    """The q-quantile (0..1) of a histogram, in its metric's unit, None when it is empty; upper edge of its bucket."""
     total = int(histogram.sum())
     if total == 0:
         return None
     bucket = int(np.searchsorted(np.cumsum(histogram), q * total))
-    return float(_LATENCY_EDGES_MS[min(bucket, len(_LATENCY_EDGES_MS) - 1)])
+    return float(_EDGES[min(bucket, len(_EDGES) - 1)])

@@ -149,7 +149,7 @@ class SweepReader(BlockReader[_Session]):
             self._block = as_block(handed.rows, None)
             self._timestamp = min_timestamp(self._block)
             metrics.inc(metrics.RECORDS_READ, rows)
-            metrics.TOTALS.reached_ms = int(handed.due_ms[-1])
+            metrics.STATE.reached(int(handed.due_ms[-1]))
         reached = int(handed.due_ms[-1]) if rows else self._mark.reached_ms
         self._mark = SweepMark(tuple(session.after.tolist()), tuple(session.again.tolist()), reached, began)
         return rows > 0

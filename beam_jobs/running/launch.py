@@ -46,12 +46,12 @@ def run_job(
     wires: Sequence[Wire],
     name: str,
     live: bool,
-    conclude: Callable[[float], int],
+    conclude: Callable[[], int],
     workers: Workers,
 ) -> int:
     """Runs the pipelines that ``wires`` build, one a process.
 
-    ``conclude(start time)`` then says what came of them, and the exit status of a job that has run to its end. A job
+    ``conclude()`` then says what came of them, and the exit status of a job that has run to its end. A job
     that runs elsewhere is handed over, and it is there that one sees what comes of it.
 
     Args:
@@ -70,7 +70,7 @@ def run_job(
     reporting = parsed.view_as(options.ReportOptions)
     if reporting.report:
         check_writable(reporting.report)
-    metrics.TOTALS.reset()
+    metrics.STATE.reset()
     run = _prepare_here(parsed, wires[0], name, live)
     if run.graph.state and workers.count > 1:
         raise UserError(
@@ -79,16 +79,16 @@ def run_job(
         )
     flags = parsed.get_all_options(drop_default=True)
     workers.start([partial(_work, flags, wire, name, live) for wire in wires[1:]])
-    started = time.time()
+    metrics.STATE.started = time.time()
     finished, status = False, 0
     try:
-        with Progress(reporting.progress, started), drain_on_signal(workers) as arm:
+        with Progress(reporting.progress, name.partition("/")[0]), drain_on_signal(workers) as arm:
             status = run(arm)
             workers.join()
         finished = True
     finally:
-        if finished or metrics.TOTALS.snapshot()[0][metrics.RECORDS_READ]:
-            status = conclude(started) or status
+        if finished or metrics.STATE.snapshot()[metrics.RECORDS_READ]:
+            status = conclude() or status
     return status
 
 

@@ -69,7 +69,7 @@ class Workers:
         """Gives each process but this one its work, once all of them can begin.
 
         Args:
-          works: picklable, ``count - 1``; run in their processes. What they count there is added to ``metrics.TOTALS``.
+          works: picklable, ``count - 1``; run in their processes. What they count there is added to ``metrics.STATE``.
 
         Raises:
           RuntimeError: a process ended before it could begin.
@@ -128,7 +128,7 @@ class Workers:
                     process.join(_END_S)
                     what, value = "failed", RuntimeError(f"{process.name} ended with status {process.exitcode}")
                 if what == "counted":
-                    metrics.TOTALS.of_worker(number, value)
+                    metrics.STATE.of_worker(number, value)
                     continue
                 del open_[pipe]
                 if what == "failed" and self._failure is None:
@@ -165,7 +165,7 @@ def _serve(pipe: Connection, parents_end: Connection) -> None:
 
     def count() -> None:
         while not done.wait(_TELL_S):
-            tell("counted", metrics.TOTALS.state())
+            tell("counted", metrics.STATE.own())
 
     for target in (obey, count):
         threading.Thread(target=target, daemon=True).start()
@@ -176,6 +176,6 @@ def _serve(pipe: Connection, parents_end: Connection) -> None:
         _LOGGER.info("failed", exc_info=True)
         failure = find_user_error(error) or RuntimeError(f"{type(error).__name__}: {one_line(error, 500)}")
     done.set()
-    tell("counted", metrics.TOTALS.state())
+    tell("counted", metrics.STATE.own())
     tell("ended" if failure is None else "failed", failure)
     os._exit(0)  # nothing is left to do, and idle connections need not be closed one by one

@@ -47,7 +47,7 @@ class Redrive(beam.DoFn):
         letters = letters.filter(pa.array(~cut))
         yield original_records(letters)
         for reason in pc.value_counts(letters.column("reason")).to_pylist():  # written by now: see WriteDeadLetters
-            metrics.inc(f"{metrics.REDRIVEN}.{reason['values']}", reason["counts"])
+            metrics.inc(metrics.REDRIVEN, reason["counts"], reason["values"])
         metrics.inc(metrics.REDRIVEN, letters.num_rows)
 
 

@@ -47,7 +47,11 @@ class ToRecords(beam.DoFn):
     """
 
     def __init__(
-        self, rows: Callable[[Block], Block], schema: dict[str, Any], schema_id: SchemaId, count_as: str | None = None
+        self,
+        rows: Callable[[Block], Block],
+        schema: dict[str, Any],
+        schema_id: SchemaId,
+        count_as: metrics.Metric | None = None,
     ) -> None:
         self._rows = rows
         self._schema = schema

@@ -33,7 +33,7 @@ def _count(letters: Block) -> None:
     """Adds dead letters to the metrics, in all and by reason."""
     metrics.inc(metrics.DEAD_LETTERS, letters.num_rows)
     for reason in pc.value_counts(letters.column("reason")).to_pylist():
-        metrics.inc(f"{metrics.DEAD_LETTERS}.{reason['values']}", reason["counts"])
+        metrics.inc(metrics.DEAD_LETTERS, reason["counts"], reason["values"])
 
 
 class DeadLetterLimit:
@@ -45,7 +45,7 @@ class DeadLetterLimit:
 
     @staticmethod
     def _totals() -> tuple[int, int]:
-        counts, _ = metrics.TOTALS.snapshot()
+        counts = metrics.STATE.snapshot()
         return counts[metrics.RECORDS_READ], counts[metrics.DEAD_LETTERS]
 
     def check(self, example: str) -> None:

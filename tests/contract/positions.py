@@ -89,13 +89,13 @@ class PositionsContract(SourceSuite):
     def test_what_is_committed_is_counted_once(self, cluster: Cluster) -> None:
         topic, g = cluster.create(2), group()
         cluster.write(topic, numbered(500, 2))
-        before = metrics.TOTALS.snapshot()[0][metrics.RECORDS_COMMITTED]
+        before = metrics.STATE.snapshot()[metrics.RECORDS_COMMITTED]
         reader = opened(self.live(cluster, topic, g, block_rows=100))
         read(reader, lambda rows: len(rows) >= 200)
         reader.get_checkpoint_mark().finalize_checkpoint()
         read(reader, lambda rows: len(rows) >= 300)
         finish(reader)
-        assert metrics.TOTALS.snapshot()[0][metrics.RECORDS_COMMITTED] == before + 500
+        assert metrics.STATE.snapshot()[metrics.RECORDS_COMMITTED] == before + 500
 
     def test_commits_never_go_back(self, cluster: Cluster) -> None:
         topic, g = cluster.create(), group()

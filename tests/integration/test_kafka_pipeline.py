@@ -134,7 +134,7 @@ def test_prism_copies_every_record(apache_kafka: SharedBroker, prism_binary: Pat
     options = PipelineOptions(
         ["--runner=PrismRunner", f"--prism_location={prism_binary}", "--environment_type=LOOPBACK"]
     )
-    before = metrics.TOTALS.snapshot()[0][metrics.READERS_CREATED]
+    before = metrics.STATE.snapshot()[metrics.READERS_CREATED]
     with beam.Pipeline(options=options) as pipeline:
         copy(
             pipeline,
@@ -145,7 +145,7 @@ def test_prism_copies_every_record(apache_kafka: SharedBroker, prism_binary: Pat
     assert Counter(message.value() for message in found) == Counter(b"%d" % i for i in range(20_000))
     assert committed(source, "copy", 4) == [5000] * 4
     # Prism rebuilds readers; the live consumer is handed on.
-    assert metrics.TOTALS.snapshot()[0][metrics.READERS_CREATED] - before <= 2
+    assert metrics.STATE.snapshot()[metrics.READERS_CREATED] - before <= 2
 
 
 class Running:
@@ -228,13 +228,13 @@ def test_a_source_says_that_its_broker_is_away(
 
 def test_latency_at_two_thousand_a_second(apache_kafka: SharedBroker) -> None:
     source, sink = topic(apache_kafka.bootstrap_servers, 4), topic(apache_kafka.bootstrap_servers)
-    metrics.TOTALS.reset()
+    metrics.STATE.reset()
     running = Running(ReadFromKafka(source, CONFIG, "latency"), WriteToKafka(sink, CONFIG, record_latency=True))
     producer = Producer({"bootstrap.servers": source.bootstrap_servers, "linger.ms": 5})
     watcher = Watcher(sink)
     producer.produce(source.topic, b"warm up", b"0")
     watcher.wait(lambda found: len(found) >= 1)
-    metrics.TOTALS.reset()
+    metrics.STATE.reset()
     started = time.monotonic()
     for i in itertools.count():
         due = int((time.monotonic() - started) * 2000)
@@ -247,7 +247,7 @@ def test_latency_at_two_thousand_a_second(apache_kafka: SharedBroker) -> None:
     watcher.wait(lambda found: len(found) >= 8000)
     watcher.close()
     running.drain()
-    p99 = metrics.latency_quantile(metrics.TOTALS.snapshot()[1], 0.99)
+    p99 = metrics.quantile(metrics.STATE.snapshot().values(metrics.LATENCY_MS), 0.99)
     assert p99 is not None
     assert p99 < 1000
 

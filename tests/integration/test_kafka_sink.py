@@ -46,9 +46,9 @@ NOW_MS = int(time.time() * 1000)
 
 
 @pytest.fixture(autouse=True)
-def totals(monkeypatch: pytest.MonkeyPatch) -> metrics._Totals:
-    fresh = metrics._Totals()
-    monkeypatch.setattr(metrics, "TOTALS", fresh)
+def totals(monkeypatch: pytest.MonkeyPatch) -> metrics.JobState:
+    fresh = metrics.JobState()
+    monkeypatch.setattr(metrics, "STATE", fresh)
     return fresh
 
 
@@ -268,13 +268,13 @@ def run(address: KafkaAddress, limit: float) -> None:
     ("limit", "said"), [(0.5, "stopped: 20,000 of the last 20,000 records"), (1.0, "another output is gone")]
 )
 def test_however_a_job_ends_the_dead_letters_it_counts_are_on_the_topic(
-    servers: str, totals: metrics._Totals, limit: float, said: str
+    servers: str, totals: metrics.JobState, limit: float, said: str
 ) -> None:
     """The first block stops the job; or another step of the same bundle fails."""
     address = topic(servers)
     with pytest.raises(Exception, match=said) as raised:
         run(address, limit)
     assert str(find_user_error(raised.value)).startswith(said)
-    counts, on_topic = totals.counts, len(messages(address))
-    assert counts[metrics.DEAD_LETTERS] == counts[f"{metrics.DEAD_LETTERS}.bad_magic_byte"] == on_topic
+    counted, on_topic = totals.snapshot(), len(messages(address))
+    assert counted[metrics.DEAD_LETTERS] == counted.by_value(metrics.DEAD_LETTERS)["bad_magic_byte"] == on_topic
     assert limit == 1.0 or on_topic == 20_000

@@ -54,7 +54,7 @@ def pub(pubsub: str) -> PubSubTopics:
 @pytest.fixture(autouse=True)
 def no_drain() -> Iterator[None]:
     stop.reset()
-    metrics.TOTALS.reset()
+    metrics.STATE.reset()
     yield
     stop.reset()
     SESSIONS.close_all()
@@ -132,7 +132,7 @@ def test_a_message_that_comes_again_is_dropped(pub: PubSubTopics) -> None:
         leased = [ack_id for batch in puller._batches.values() for ack_id in batch.ack_ids]
     puller._modify(leased, 0)  # as if the leases had run out while the bundle is open
     resumed = ready.create_reader(None, reader._mark)
-    until(lambda: not resumed.advance() and metrics.TOTALS.counts[metrics.REDELIVERED] == 50)
+    until(lambda: not resumed.advance() and metrics.STATE.snapshot()[metrics.REDELIVERED] == 50)
     pub.send("events", [b"new"])
     assert [row["value"] for row in read(resumed, 1)] == [b"new"]
     resumed.get_checkpoint_mark().finalize_checkpoint()
@@ -150,7 +150,7 @@ def test_leases_are_kept_while_a_bundle_is_open(pub: PubSubTopics) -> None:
     while time.monotonic() - opened < 5:  # more than two leases
         assert not reader.advance()
         assert pub.left("events") == 0  # nobody else gets one
-    assert metrics.TOTALS.counts[metrics.REDELIVERED] == 0
+    assert metrics.STATE.snapshot()[metrics.REDELIVERED] == 0
     reader.close()
 
 
@@ -293,8 +293,8 @@ def test_what_is_too_large_to_be_put_back_is_counted_and_left(pub: PubSubTopics)
     sink = PublishBlocks(address, partial(bus.leave_out, address), False, ordered=True)
     write(sink, records.select(["key", "value", "headers", "timestamp"]))
     assert [message.data for message in pub.messages("events")] == [b"small"]
-    assert metrics.TOTALS.counts[metrics.TOO_LARGE] == 1
-    assert metrics.TOTALS.counts[metrics.RECORDS_WRITTEN] == 1
+    assert metrics.STATE.snapshot()[metrics.TOO_LARGE] == 1
+    assert metrics.STATE.snapshot()[metrics.RECORDS_WRITTEN] == 1
 
 
 def settings(text: str, address: str, **given: str) -> dict[str, Any]:
@@ -414,7 +414,7 @@ def test_what_is_deleted_under_a_live_job_ends_it(pub: PubSubTopics, monkeypatch
         until(source(pub).create_reader(None, None).advance)
     with pytest.raises(UserError, match="does not exist, or no more"):
         until(PubSubReader(reader._source, mark).advance)
-    assert metrics.TOTALS.counts[metrics.RECORDS_COMMITTED] == 0
+    assert metrics.STATE.snapshot()[metrics.RECORDS_COMMITTED] == 0
     address = PubSubAddress(pub.project, pub.name("alerts"))
     pub.publisher.delete_topic(topic=address.topic_path)
     with pytest.raises(UserError, match=f"{address}: does not exist, or no more"):

@@ -123,7 +123,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
         monkeypatch.setattr(module, "_LONGEST_PAUSE_S", 0.02)
     monkeypatch.setattr(pubsub_pull, "_SAY_AFTER_S", 0.1)
     monkeypatch.setattr(pubsub_sink, "_SAY_AWAY_AFTER_S", 0.1)
-    metrics.TOTALS.reset()
+    metrics.STATE.reset()
     server = grpc.server(ThreadPoolExecutor(12))
     handler = Service()
     server.add_generic_rpc_handlers((handler,))
@@ -191,8 +191,8 @@ def test_any_code_is_overcome_if_it_passes(service: Service, method: str, bounde
         assert reader.get_watermark() < MAX_TIMESTAMP
         del service.codes[method]
         until(all_acknowledged)
-    counts = metrics.TOTALS.counts
-    until(lambda: counts[metrics.RECORDS_COMMITTED] == counts[metrics.RECORDS_READ] == sent)
+    until(lambda: metrics.STATE.snapshot()[metrics.RECORDS_COMMITTED] == sent)
+    assert metrics.STATE.snapshot()[metrics.RECORDS_READ] == sent
     reader.close()
 
 
@@ -240,14 +240,14 @@ def test_acknowledging_that_fails_for_good(
     if code in MENDED_BY_HAND:
         with pytest.raises(UserError, match=f"{MENDED_BY_HAND[code]}.*; 3 messages are finished and not acknowledged"):
             until(reader.advance)
-        assert metrics.TOTALS.counts[metrics.RECORDS_COMMITTED] == 0
+        assert metrics.STATE.snapshot()[metrics.RECORDS_COMMITTED] == 0
     else:
         until(lambda: reader.advance() or "takes no acknowledgements" in caplog.text)
         assert f"({code.name}: as told); 3 messages are finished and wait" in caplog.text
         assert caplog.text.count("takes no acknowledgements") == 1
         del service.codes["Acknowledge"]
         until(lambda: "takes acknowledgements again" in caplog.text)
-        assert metrics.TOTALS.counts[metrics.RECORDS_COMMITTED] == 3
+        assert metrics.STATE.snapshot()[metrics.RECORDS_COMMITTED] == 3
     reader.close()
 
 
@@ -284,13 +284,12 @@ def test_acknowledgements_of_exactly_once_delivery(service: Service, verdict: st
     service.hand_out(3)
     until(reader.advance)
     reader = finish(reader)
-    committed = metrics.TOTALS.counts
     if verdict.startswith("PERMANENT"):
-        until(lambda: committed[metrics.RECORDS_COMMITTED] == 2)
+        until(lambda: metrics.STATE.snapshot()[metrics.RECORDS_COMMITTED] == 2)
         service.hand_out(1, 1)
-        until(lambda: reader.advance() or committed[metrics.REDELIVERED] == 1)
+        until(lambda: reader.advance() or metrics.STATE.snapshot()[metrics.REDELIVERED] == 1)
         reader = finish(reader)
-    until(lambda: committed[metrics.RECORDS_COMMITTED] == 3)
+    until(lambda: metrics.STATE.snapshot()[metrics.RECORDS_COMMITTED] == 3)
     assert sorted(service.acknowledged) == ["a0", "a1", "a2"]
     reader.close()
 

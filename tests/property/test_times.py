@@ -156,5 +156,5 @@ def test_dead_letters_and_their_way_back(times: list[int]) -> None:
 @given(INT64)
 def test_figures(millis: int) -> None:
     assert time_text(millis)
-    metrics.observe_latency(np.array([float(millis)] * 3))
-    metrics.TOTALS.reset()
+    metrics.observe(metrics.LATENCY_MS, np.array([float(millis)] * 3))
+    metrics.STATE.reset()

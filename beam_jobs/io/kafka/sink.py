@@ -104,9 +104,9 @@ class WriteBlocks(beam.DoFn):
     def finish_bundle(self) -> None:
         self._settle()
         metrics.inc(metrics.RECORDS_WRITTEN, self._rows)
-        metrics.inc(f"{metrics.RECORDS_WRITTEN}.{self._address.topic}", self._rows)
+        metrics.inc(metrics.RECORDS_WRITTEN, self._rows, self._address.topic)
         if self._timestamps_ms:
-            metrics.observe_latency(time.time() * 1000 - np.asarray(self._timestamps_ms))
+            metrics.observe(metrics.LATENCY_MS, time.time() * 1000 - np.asarray(self._timestamps_ms))
 
     def teardown(self) -> None:
         producer, self._producer = self._producer, None

@@ -60,9 +60,9 @@ class PublishBlocks(beam.DoFn):
 
     def finish_bundle(self) -> None:
         metrics.inc(metrics.RECORDS_WRITTEN, self._rows)
-        metrics.inc(f"{metrics.RECORDS_WRITTEN}.{self._address.topic}", self._rows)
+        metrics.inc(metrics.RECORDS_WRITTEN, self._rows, self._address.topic)
         if self._timestamps_ms:
-            metrics.observe_latency(time.time() * 1000 - np.asarray(self._timestamps_ms))
+            metrics.observe(metrics.LATENCY_MS, time.time() * 1000 - np.asarray(self._timestamps_ms))
 
     def _write(self, block: Block) -> int:
         """Publishes the rows, or what stands in for those that are too large; how many that were."""

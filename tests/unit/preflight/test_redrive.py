@@ -61,12 +61,12 @@ def test_every_reason_of_a_step_is_taken(reason: str) -> None:
 def test_reading_nothing_says_how_to_come_back(
     address: str, dry_run: bool, part: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(metrics, "TOTALS", metrics._Totals())
+    monkeypatch.setattr(metrics, "STATE", metrics.JobState())
     source = {"address": parse(address), "group_id": "g"}
     output = None if dry_run else parse("kafka://b:9092/events")
     job = RedriveJob(source, KafkaConfig(), ShippedSchemas({}), output, ())
-    report.conclude_redrive(0.0, dry_run, False, job.nothing_read)
+    report.conclude_redrive(dry_run, False, job.nothing_read)
     assert re.search(part, capsys.readouterr().err)
-    metrics.TOTALS.add(metrics.RECORDS_READ, 1)
-    report.conclude_redrive(0.0, dry_run, False, job.nothing_read)
+    metrics.STATE.add(metrics.RECORDS_READ, 1)
+    report.conclude_redrive(dry_run, False, job.nothing_read)
     assert capsys.readouterr().err == ""

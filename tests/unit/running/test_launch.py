@@ -58,7 +58,7 @@ class AcmeTarget:
 
 
 def run(parsed: PipelineOptions, wire: Callable[[beam.Pipeline], object], live: bool = False) -> int:
-    def conclude(started: float) -> int:
+    def conclude() -> int:
         return 0
 
     with launch.begin(parsed) as workers:

@@ -32,9 +32,9 @@ def letters() -> Block:
 
 
 @pytest.fixture
-def totals(monkeypatch: pytest.MonkeyPatch) -> metrics._Totals:
-    fresh = metrics._Totals()
-    monkeypatch.setattr(metrics, "TOTALS", fresh)
+def totals(monkeypatch: pytest.MonkeyPatch) -> metrics.JobState:
+    fresh = metrics.JobState()
+    monkeypatch.setattr(metrics, "STATE", fresh)
     return fresh
 
 
@@ -67,7 +67,7 @@ def test_what_stands_in_is_small_and_is_not_put_back(
     key: bytes | None,
     headers: list[tuple[str, bytes | None]] | None,
     said: str,
-    totals: metrics._Totals,
+    totals: metrics.JobState,
 ) -> None:
     """Put back it would be a tombstone."""
     raw = raw_block("t", [0, 0], [7, 8], [5, 5], [key, b"k"], [b"\xffvalues"[:7], None], [headers, None])
@@ -80,18 +80,18 @@ def test_what_stands_in_is_small_and_is_not_put_back(
     (letter,) = AvroDecoder(schema, lambda _: schema).decode(short.column("value")).rows.to_pylist()
     assert letter["value"] is None
     assert said in letter["error"]
-    assert totals.counts[metrics.WITHOUT_PAYLOAD] == 1
+    assert totals.snapshot()[metrics.WITHOUT_PAYLOAD] == 1
     redrive = Redrive((), lambda _: schema)
     redrive.setup()
     topic = raw_block("dead", [0, 0], [0, 1], [0, 0], [None] * 2, [short["value"][0].as_py(), values[1].as_py()])
     (back,) = redrive.process(topic)
     assert back.column("value").to_pylist() == [None]
     assert back.column("key").to_pylist() == [b"k"]
-    assert totals.counts[metrics.REDRIVEN] == 1
-    assert totals.counts[metrics.WITHOUT_PAYLOAD] == 2
+    assert totals.snapshot()[metrics.REDRIVEN] == 1
+    assert totals.snapshot()[metrics.WITHOUT_PAYLOAD] == 2
 
 
-def test_limit_stops_when_nearly_everything_is_bad(totals: metrics._Totals) -> None:
+def test_limit_stops_when_nearly_everything_is_bad(totals: metrics.JobState) -> None:
     limit = DeadLetterLimit(0.9)
     totals.add(metrics.RECORDS_READ, 2000)
     totals.add(metrics.DEAD_LETTERS, 1900)
@@ -99,7 +99,7 @@ def test_limit_stops_when_nearly_everything_is_bad(totals: metrics._Totals) -> N
         limit.check("unknown schema id 7")
 
 
-def test_limit_waits_for_a_sample_and_allows_its_rate(totals: metrics._Totals) -> None:
+def test_limit_waits_for_a_sample_and_allows_its_rate(totals: metrics.JobState) -> None:
     limit = DeadLetterLimit(0.9)
     totals.add(metrics.RECORDS_READ, 999)
     totals.add(metrics.DEAD_LETTERS, 999)
@@ -108,7 +108,7 @@ def test_limit_waits_for_a_sample_and_allows_its_rate(totals: metrics._Totals) -
     limit.check("10 %")
 
 
-def test_a_good_past_does_not_hide_a_bad_present(totals: metrics._Totals) -> None:
+def test_a_good_past_does_not_hide_a_bad_present(totals: metrics.JobState) -> None:
     limit = DeadLetterLimit(0.5)
     totals.add(metrics.RECORDS_READ, 1_000_000)
     limit.check("all good: the window starts afresh")

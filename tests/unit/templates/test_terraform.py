@@ -120,7 +120,10 @@ def test_what_pubsub_gives_up_goes_to_a_topic_that_somebody_reads() -> None:
 
 def test_alerts_ask_for_counters_that_the_jobs_have() -> None:
     text = (FOLDER / "alerts.tf").read_text(encoding="utf-8")
-    assert set(re.findall(r'format\(local\.counter, "(\w+)"\)', text)) == {metrics.DEAD_LETTERS, metrics.RECORDS_READ}
+    assert set(re.findall(r'format\(local\.counter, "(\w+)"\)', text)) == {
+        metrics.DEAD_LETTERS.name,
+        metrics.RECORDS_READ.name,
+    }
     policies = resources("google_monitoring_alert_policy")
     assert set(policies) == {"system_lag", "dead_letters", "undelivered", "job_failed", "no_data"}
     for name, body in policies.items():

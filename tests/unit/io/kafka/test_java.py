@@ -108,7 +108,7 @@ def test_the_graph_hands_the_settings_to_java_and_makes_blocks_of_its_rows(
 ) -> None:
     settings = config(tmp_path, "security.protocol=ssl\nssl.ca.location=/etc/ca.pem\nschema.registry.url=http://r\n")
     out = tmp_path / "out"
-    metrics.TOTALS.reset()
+    metrics.STATE.reset()
     # As the jobs do it: not in a with statement.
     pipeline = beam.Pipeline("FnApiRunner", options=expansion.options)
     _ = pipeline | "Read" >> ReadFromKafka(ADDRESS, settings, "group", LATEST, io="java") | beam.Map(save, str(out))
@@ -137,7 +137,7 @@ def test_the_graph_hands_the_settings_to_java_and_makes_blocks_of_its_rows(
     assert [by_offset[i]["value"] for i in range(3)] == [b"a", None, b"c"]
     assert by_offset[0]["headers"] == [{"key": "h", "value": b"1"}, {"key": "h", "value": None}]
     assert by_offset[2]["headers"] is None
-    assert metrics.TOTALS.snapshot()[0][metrics.RECORDS_READ] == 3
+    assert metrics.STATE.snapshot()[metrics.RECORDS_READ] == 3
 
 
 def save(block: pa.RecordBatch, path: str) -> None:

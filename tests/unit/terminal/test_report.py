@@ -1,0 +1,278 @@
+"""The closing summaries, the JSON report and the status line, of jobs that counted what they might."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from beam_jobs import metrics
+from beam_jobs.errors import UserError
+from beam_jobs.metrics import Metric
+from beam_jobs.terminal import report
+from beam_jobs.terminal.cli import EXIT_FAILED
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "STATE", metrics.JobState())
+
+
+def count(counts: list[tuple[Metric, int]], **reasons: int) -> None:
+    for metric, n in counts:
+        metrics.inc(metric, n)
+    for reason, n in reasons.items():
+        metrics.inc(metrics.DEAD_LETTERS, n, reason)
+
+
+def rows(printed: str) -> list[tuple[str, str]]:
+    """The rows of the table, and what stands below it with "" for a label."""
+    found = []
+    for line in printed.splitlines()[1:]:
+        cells = re.split(r"[│|]", line)
+        if len(cells) == 4:
+            found.append((cells[1][1:].rstrip(), cells[2].strip()))
+        elif not set(line) <= set("┌─┬┐└┴┘╭╮╰╯"):
+            found.append(("", line))
+    return [row for row in found if row[0] not in ("time", "rate")]
+
+
+def scored() -> None:
+    count(
+        [
+            (metrics.RECORDS_READ, 1_000_000),
+            (metrics.RECORDS_SCORED, 999_000),
+            (metrics.RECORDS_FILTERED, 900),
+            (metrics.DEAD_LETTERS, 100),
+            (metrics.ALERTS, 7),
+        ],
+        truncated=60,
+        null_value=40,
+    )
+
+
+SCORED = [
+    ("read", "1,000,000"),
+    ("scored", "999,000"),
+    ("filtered", "900"),
+    ("dead letters", "100"),
+    ("  truncated", "60"),
+    ("  null_value", "40"),
+    ("alerts (of the scored)", "7"),
+]
+ALL_THERE = ("", "read = scored + filtered + dead letters: every record is accounted for")
+
+
+def test_a_scoring_job(tmp_path: Path, capsys: Capture) -> None:
+    scored()
+    metrics.observe(metrics.LATENCY_MS, np.array([10.0, 20.0]))
+    assert report.conclude(True, str(tmp_path / "report.json"), keeps_position=False) == 0
+    *table, latency, last = rows(capsys.readouterr().out)
+    assert [*table, last] == [*SCORED, ALL_THERE]
+    assert latency[0] == "latency of a block's slowest record, p50 / p99"
+    found = json.loads((tmp_path / "report.json").read_text())
+    figures = {
+        "read": 1_000_000,
+        "scored": 999_000,
+        "filtered": 900,
+        "alerts": 7,
+        "dead_letters": 100,
+        "without_payload": 0,
+        "archived": 0,
+        "already_archived": 0,
+        "files": 0,
+        "uncommitted": None,
+        "not_in_lookup": 0,
+        "files_not_read": 0,
+        "reasons": {"truncated": 60, "null_value": 40},
+        "unaccounted": 0,
+    }
+    assert found == figures | {
+        name: found[name] for name in ("seconds", "reading_seconds", "latency_ms", "events_per_second")
+    }
+    assert {name: round(value) for name, value in found["latency_ms"].items()} == {"p50": 10, "p99": 21, "p99.9": 21}
+
+
+def test_a_bounded_job_has_no_latency(tmp_path: Path, capsys: Capture) -> None:
+    scored()
+    metrics.observe(metrics.LATENCY_MS, np.array([10.0, 20.0]))
+    report.conclude(False, str(tmp_path / "report.json"), keeps_position=False)
+    assert "latency" not in capsys.readouterr().out
+    latency = json.loads((tmp_path / "report.json").read_text())["latency_ms"]
+    assert latency == {"p50": None, "p99": None, "p99.9": None}
+
+
+@pytest.mark.parametrize(("committed", "left"), [(999_990, 10), (1_000_000, 0), (2_000_000, 0)])
+def test_what_is_not_committed_is_said_and_fails(committed: int, left: int, capsys: Capture) -> None:
+    scored()
+    metrics.inc(metrics.RECORDS_COMMITTED, committed)
+    assert report.conclude(True, None, keeps_position=True) == (EXIT_FAILED if left else 0)
+    *table, last = rows(capsys.readouterr().out)
+    assert table == [*SCORED, ("finished but not committed", str(left))]
+    if left:
+        assert last[1].startswith("10 records are finished, but their offsets are not committed: a restart reads them")
+    else:
+        assert last == ALL_THERE
+
+
+def test_what_is_not_accounted_for_is_said(capsys: Capture) -> None:
+    scored()
+    metrics.inc(metrics.RECORDS_READ, 5)
+    report.conclude(True, None, keeps_position=False)
+    out = capsys.readouterr().out
+    assert "5 records are not accounted for: they were read but the job ended before their bundle was done" in out
+    assert "every record" not in out
+
+
+def test_an_archiving_job(capsys: Capture) -> None:
+    count(
+        [
+            (metrics.RECORDS_READ, 20),
+            (metrics.ARCHIVED, 12),
+            (metrics.ARCHIVED_FILES, 1234),
+            (metrics.ALREADY_ARCHIVED, 3),
+            (metrics.NOT_IN_LOOKUP, 2),
+            (metrics.RECORDS_FILTERED, 1),
+            (metrics.DEAD_LETTERS, 4),
+            (metrics.WITHOUT_PAYLOAD, 1),
+        ],
+        truncated=4,
+    )
+    assert report.conclude(True, None, keeps_position=False, archive=True, input_files=2) == 0
+    assert rows(capsys.readouterr().out) == [
+        ("read", "20"),
+        ("archived, in 1,234 files", "12"),
+        ("in the archive before", "3"),
+        ("key not in the lookup table", "2"),
+        ("filtered", "1"),
+        ("dead letters", "4"),
+        ("  truncated", "4"),
+        ("of these without the record, too large for their topic", "1"),
+        ("", "ended before 2 files of the input were read to their end"),
+        ("", "read = archived + in the archive before + filtered + dead letters: every record is accounted for"),
+    ]
+
+
+@pytest.mark.parametrize(("dry_run", "title"), [(False, "Redrive"), (True, "Dry run: nothing was written")])
+def test_a_redrive(dry_run: bool, title: str, capsys: Capture) -> None:
+    count([(metrics.RECORDS_READ, 10), (metrics.REDRIVEN, 5), (metrics.RECORDS_FILTERED, 3), (metrics.UNREADABLE, 1)])
+    metrics.inc(metrics.REDRIVEN, 5, "truncated")
+    assert report.conclude_redrive(dry_run, False, "nothing") == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0].strip() == title
+    assert rows(out) == [
+        ("dead letters read", "10"),
+        ("would be put back" if dry_run else "put back", "5"),
+        ("  truncated", "5"),
+        ("left: another reason", "3"),
+        ("left: not a dead letter", "1"),
+    ]
+    assert err == ("" if dry_run else "what was left with another reason is read again with another --group_id\n")
+
+
+def test_a_redrive_that_left_something(capsys: Capture) -> None:
+    count([(metrics.RECORDS_READ, 10), (metrics.WITHOUT_PAYLOAD, 2), (metrics.TOO_LARGE, 1)])
+    assert report.conclude_redrive(False, True, "nothing") == EXIT_FAILED
+    *_, without, too_large, uncommitted, text = rows(capsys.readouterr().out)
+    assert without == ("left: without its record, which was too large", "2")
+    assert too_large == ("not written: larger than the output takes", "1")
+    assert uncommitted == ("finished but not committed", "10")
+    assert text[1].startswith("10 records are finished")
+
+
+@pytest.mark.parametrize(
+    ("written", "too_large", "text"),
+    [
+        (10, 0, ["the whole of it is on the topic"]),
+        (9, 1, ["1 records are larger than the topic takes and stay in the archive alone"]),
+        (7, 0, ["3 records are not on the topic yet: started again it begins anew, and what then comes twice has the"]),
+    ],
+)
+def test_a_replay(written: int, too_large: int, text: list[str], tmp_path: Path, capsys: Capture) -> None:
+    count([(metrics.RECORDS_READ, 10), (metrics.RECORDS_WRITTEN, written), (metrics.TOO_LARGE, too_large)])
+    metrics.STATE.reached(1_763_794_800_000)
+    metrics.inc(metrics.RECORDS_WRITTEN, written, "events")
+    assert report.conclude_replay(str(tmp_path / "report.json"), 10) == 0
+    wanted, was_written, reached, *said = rows(capsys.readouterr().out)
+    assert wanted == ("records in the archive, of that time", "10")
+    assert was_written == ("written and acknowledged", str(written))
+    assert reached == ("event time reached", "2025-11-22T07:00:00.000Z")
+    assert [line.startswith(start) for (_, line), start in zip(said, text, strict=True)] == [True] * len(text)
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found == {
+        "wanted": 10,
+        "written": written,
+        "complete": written == 10,
+        "reached": "2025-11-22T07:00:00.000Z",
+        "seconds": found["seconds"],
+        "records_per_second": found["records_per_second"],
+    }
+
+
+def test_the_status_line_shows_what_the_job_does() -> None:
+    scored()
+    metrics.inc(metrics.ARCHIVED, 5)
+    counted = metrics.STATE.snapshot()
+    line = report.status_line("score", counted, 1200, 35.4)
+    assert line == "read 1,000,000 (1,200/s)  alerts 7  filtered 900  dead letters 100  latency p99 35 ms"
+    line = report.status_line("archive", counted, 0, None)
+    assert line == "read 1,000,000 (0/s)  archived 5  filtered 900  dead letters 100"
+    metrics.STATE.reached(0)
+    line = report.status_line("replay", metrics.STATE.snapshot(), 8, None)
+    assert line == "replayed 0 (8/s)  at 1970-01-01T00:00:00.000Z"
+
+
+def progress(how: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What is printed in the first second, which is over at once."""
+    waits = iter([False, True])
+    with report.Progress(how, "score") as shown:
+        pass
+    capsys.readouterr()
+    shown = report.Progress(how, "score")
+    monkeypatch.setattr(shown._stop, "wait", lambda seconds: next(waits))
+    shown._run()
+    return capsys.readouterr().err
+
+
+def test_progress_in_json_and_as_a_line(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored()
+    metrics.STATE.started = time.time() - 60
+    state: dict[str, Any] = json.loads(progress("json", capsys, monkeypatch))
+    assert state.pop("seconds") == pytest.approx(60, abs=5)
+    counts = {"read": 1_000_000, "scored": 999_000, "archived": 0, "filtered": 900, "dead_letters": 100, "alerts": 7}
+    others = {"written": 0, "readers": 0, "events_per_second": 0}
+    assert state == counts | others | dict.fromkeys(["reached", "latency_ms_p50", "latency_ms_p99"])
+    assert progress("line", capsys, monkeypatch).endswith(
+        "read 1,000,000 (0/s)  alerts 7  filtered 900  dead letters 100"
+    )
+
+
+def test_no_progress_unless_somebody_looks(capsys: Capture) -> None:
+    with report.Progress("auto", "score") as shown:
+        assert not shown._thread.is_alive()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_report_is_tried_before_the_job(tmp_path: Path) -> None:
+    report.check_writable(str(tmp_path / "new.json"))
+    assert not (tmp_path / "new.json").exists()
+    (tmp_path / "old.json").write_text("{}")
+    report.check_writable(str(tmp_path / "old.json"))
+    assert (tmp_path / "old.json").read_text() == "{}"
+    with pytest.raises(UserError, match=r"--report .*none/x.json: No such file or directory; name a file in a folder"):
+        report.check_writable(str(tmp_path / "none" / "x.json"))
+
+
+@pytest.mark.parametrize(
+    ("millis", "text"),
+    [(None, None), (0, "1970-01-01T00:00:00.000Z"), (253_402_300_800_000, "253402300800000 ms"), (-(10**17), "-1")],
+)
+def test_times_of_any_year(millis: int | None, text: str | None) -> None:
+    assert (report.time_text(millis) or "").startswith(text or "")
