@@ -57,6 +57,12 @@ EXAMPLES = {  # a value for each option that takes one of its own; choices and s
     "alias": "challenger",
     "logdir": "runs/logs",
     "output": "kafka://localhost:9092/sensor-data",
+    "file": "readings.csv",
+    "event_time": "time",
+    "key": "room",
+    "label": "failure",
+    "delimiter": "';'",
+    "time_format": "'%d.%m.%Y %H:%M'",
 }
 
 
@@ -150,7 +156,9 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         example = self._command.example_of(action) if action.option_strings else None
-        return action.help if example is None else f"{action.help or ''} (e.g. {example})".lstrip()
+        if example is None:
+            return action.help
+        return f"{action.help or ''} (e.g. {example.replace('%', '%%')})".lstrip()
 
 
 def _beam_flags() -> set[str]:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from beam_jobs.errors import UserError
 from beam_jobs.terminal.cli import Parser, run
-from beam_jobs.terminal.commands import JOBS, MODELS, Command
+from beam_jobs.terminal.commands import DATA, JOBS, MODELS, Command
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "options.md"
-COMMANDS = (*JOBS.values(), MODELS["train"], MODELS["threshold"])
+COMMANDS = (*JOBS.values(), *DATA.values(), MODELS["train"], MODELS["threshold"])
 
 _INTRO = """\
 # Options
@@ -24,7 +24,7 @@ _INTRO = """\
 Made from the option classes by `python -m beam_jobs.terminal.reference`; `--help` of a command says the same.
 
 Jobs take every option of Beam as well, such as `--runner=PrismRunner` or `--direct_num_workers=2`; those for
-Dataflow are in [dataflow.md](dataflow.md#options). Exit codes, secrets and what happens when something is away are in
+Dataflow are in [dataflow.md](dataflow.md#options). Exit codes, secrets and failures of services are in
 [operations.md](operations.md), the settings that `--kafka_config` takes in [kafka.md](kafka.md#connecting).
 """
 
@@ -57,7 +57,10 @@ def options_of(parser: argparse.ArgumentParser) -> Iterator[tuple[str, list[argp
 def _section(command: Command) -> str:
     parser = command.parser()
     lines = [f"## {command.module.removeprefix('beam_jobs.')}"]
-    lines += [f"`highbeam {command.name}` or `python -m {command.module}`: {parser.description}", ""]
+    lines += [
+        f"`highbeam {command.name}` or `python -m {command.module}`: {(parser.description or '').splitlines()[0]}",
+        "",
+    ]
     lines += ["```bash", command.typed(f"python -m {command.module}"), "```", ""]
     for title, actions in options_of(parser):
         if command.flags:

@@ -41,7 +41,7 @@ def test_every_example_is_taken(command: Command, action: argparse.Action) -> No
 def test_what_a_row_says() -> None:
     lines = page().splitlines()
     sections = {line.removeprefix("## "): n for n, line in enumerate(lines) if line.startswith("## ")}
-    assert list(sections) == ["score", "archive", "replay", "redrive", "model.train", "model.threshold"]
+    assert list(sections) == ["score", "archive", "replay", "redrive", "import_csv", "model.train", "model.threshold"]
     score, archive = "\n".join(lines[: sections["archive"]]), "\n".join(lines[sections["archive"] : sections["replay"]])
     assert "| `--alerts URI` | text |  | `--alerts kafka://localhost:9092/alerts` | topic for alerts |" in score
     assert "--alerts" not in archive
