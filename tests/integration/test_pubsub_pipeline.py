@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import grpc
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -19,7 +17,6 @@ from apache_beam.io.unbounded_source import ReadFromUnboundedSource
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pipeline import PipelineVisitor
 from apache_beam.utils.timestamp import MAX_TIMESTAMP
-from google.iam.v1 import iam_policy_pb2 as iam
 
 import schemas
 from beam_jobs import metrics, stop
@@ -421,41 +418,6 @@ def test_what_is_deleted_under_a_live_job_ends_it(pub: PubSubTopics, monkeypatch
         write(PublishBlocks(address, None, False, ordered=True), raw_block("t", [0], [0], [0], [None], [b"x"]))
 
 
-class _Denied(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """A mock: the fake knows no rights. Every method is denied, but for the one that asks which rights there are."""
-
-    def __init__(self, granted: list[str]) -> None:
-        self._granted = granted
-
-    def service(self, details: Any) -> Any:
-        if details.method.endswith("TestIamPermissions"):
-            return grpc.unary_unary_rpc_method_handler(
-                lambda request, _: iam.TestIamPermissionsResponse(permissions=self._granted),
-                iam.TestIamPermissionsRequest.FromString,
-                iam.TestIamPermissionsResponse.SerializeToString,
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            lambda _, context: context.abort(grpc.StatusCode.PERMISSION_DENIED, "not you")
-        )
-
-
-@pytest.mark.parametrize("granted", [[], ["pubsub.topics.publish"]])
-def test_a_publisher_need_not_be_a_viewer(monkeypatch: pytest.MonkeyPatch, granted: list[str]) -> None:
-    server = grpc.server(ThreadPoolExecutor(2))
-    server.add_generic_rpc_handlers((_Denied(granted),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    monkeypatch.setenv(EMULATOR, f"127.0.0.1:{port}")
-    try:
-        if granted:
-            client.check_topic(PubSubAddress("lab-project", "events"))
-        else:
-            with pytest.raises(UserError, match=r"access denied .*roles/pubsub.publisher"):
-                client.check_topic(PubSubAddress("lab-project", "events"))
-    finally:
-        server.stop(None).wait()
-
-
 class _Transforms(PipelineVisitor):  # type: ignore[misc]
     def __init__(self) -> None:
         self.kinds: set[type] = set()
@@ -482,20 +444,3 @@ def test_dataflow_gets_beams_own_io() -> None:
     assert not {ReadFromUnboundedSource} & found.kinds
     with pytest.raises(UserError, match="leave --until out"):
         _ = pipeline | "Bounded" >> ReadFromPubSub(address, until_ms=5)
-
-
-@pytest.mark.parametrize(
-    ("key_file", "said"),
-    [("/no/such/key.json", "can't be read .*no/such/key.json"), ("", "no Google credentials;")],
-)
-def test_without_credentials_it_is_told_at_once(
-    key_file: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.delenv(EMULATOR, raising=False)
-    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
-    monkeypatch.setenv("NO_GCE_CHECK", "true")
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", key_file)
-    started = time.monotonic()
-    with pytest.raises(UserError, match=said):
-        client.check_topic(PubSubAddress("lab-project", "events"))
-    assert time.monotonic() - started < 5

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pyarrow as pa
 import pytest
 from apache_beam.utils.timestamp import MAX_TIMESTAMP
+from google.iam.v1 import iam_policy_pb2 as iam
 from google.protobuf import any_pb2
 from google.protobuf.empty_pb2 import Empty
 from google.pubsub_v1 import types
@@ -326,3 +328,55 @@ def test_a_refusal_long_ago_says_nothing_of_one_now(monkeypatch: pytest.MonkeyPa
     refusals.none()
     monkeypatch.setattr(pubsub_client, "REFUSED_FOR_S", 0.0)
     assert refusals.seen(RefusedError()) is not None
+
+
+class _Denied(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """A mock: the fake knows no rights. Every method is denied, but for the one that asks which rights there are."""
+
+    def __init__(self, granted: list[str]) -> None:
+        self._granted = granted
+
+    def service(self, details: Any) -> Any:
+        if details.method.endswith("TestIamPermissions"):
+            return grpc.unary_unary_rpc_method_handler(
+                lambda request, _: iam.TestIamPermissionsResponse(permissions=self._granted),
+                iam.TestIamPermissionsRequest.FromString,
+                iam.TestIamPermissionsResponse.SerializeToString,
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            lambda _, context: context.abort(grpc.StatusCode.PERMISSION_DENIED, "not you")
+        )
+
+
+@pytest.mark.parametrize("granted", [[], ["pubsub.topics.publish"]])
+def test_a_publisher_need_not_be_a_viewer(monkeypatch: pytest.MonkeyPatch, granted: list[str]) -> None:
+    server = grpc.server(ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers((_Denied(granted),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    monkeypatch.setenv(EMULATOR, f"127.0.0.1:{port}")
+    try:
+        if granted:
+            pubsub_client.check_topic(PubSubAddress("lab-project", "events"))
+        else:
+            with pytest.raises(UserError, match=r"access denied .*roles/pubsub.publisher"):
+                pubsub_client.check_topic(PubSubAddress("lab-project", "events"))
+    finally:
+        server.stop(None).wait()
+
+
+@pytest.mark.parametrize(
+    ("key_file", "said"),
+    [("/no/such/key.json", "can't be read .*no/such/key.json"), ("", "no Google credentials;")],
+)
+def test_without_credentials_it_is_told_at_once(
+    key_file: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv(EMULATOR, raising=False)
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", key_file)
+    started = time.monotonic()
+    with pytest.raises(UserError, match=said):
+        pubsub_client.check_topic(PubSubAddress("lab-project", "events"))
+    assert time.monotonic() - started < 5

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import pickle
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +22,9 @@ from schemas import client as client_module
 from schemas import http
 from schemas.client import RegistrySchemas
 from schemas.registry.server import RegistryServer
-from schemas.source import (
-    InterruptedWaitError,
-    Registration,
-    SchemaSource,
-    for_registry,
-    id_of,
-    registry_settings,
-)
+from schemas.source import InterruptedWaitError, Registration, SchemaSource, id_of
+from schemas.writers import for_registry
+from tests.unit.schemas.fake_registry import Fake
 
 CAR = schemas.load("car_sensor")
 OTHER = {"type": "record", "name": "Other", "fields": []}
@@ -61,38 +54,6 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr("schemas.registry.server.respond", record)
     return paths
-
-
-class Fake:
-    """A server that answers as ``answer(headers)`` says: (status, body)."""
-
-    def __init__(self, answer: Callable[[Any], tuple[int, bytes]], more: Mapping[str, str] | None = None) -> None:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.headers.path = self.path  # type: ignore[attr-defined]
-                status, body = answer(self.headers)
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                for name, value in (more or {}).items():
-                    self.send_header(name, value)
-                self.end_headers()
-                with contextlib.suppress(ConnectionError):  # who has had enough closes
-                    self.wfile.write(body)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
-
-    def __enter__(self) -> str:
-        self.thread.start()
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def __exit__(self, *_: Any) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
 
 
 def test_schemas_by_id(source: SchemaSource, requests: list[str]) -> None:
@@ -316,99 +277,6 @@ def test_register_says_why_a_schema_is_refused(source: SchemaSource) -> None:
         for_registry(CLOSED, CAR).register("s-value", OTHER)
 
 
-def test_basic_and_bearer_auth_by_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
-
-    def answer(headers: Any) -> tuple[int, bytes]:
-        seen.append(headers["Authorization"])
-        return 200, b'["AVRO"]'
-
-    token = tmp_path / "token"
-    token.write_text("t0ken\n")
-    monkeypatch.setenv("REGISTRY_LOGIN", "user:pa:ss")
-    monkeypatch.setenv("REGISTRY_PASSWORD", "pa:ss")
-    with Fake(answer) as url:
-        for config in (
-            {"schema.registry.basic.auth.user.info": "env:REGISTRY_LOGIN"},
-            {"basic.auth.user.info": "user:env:REGISTRY_PASSWORD", "basic.auth.credentials.source": "USER_INFO"},
-            {"bearer.auth.token": f"file:{token}"},
-        ):
-            made = for_registry(url, CAR, config)
-            made.check()
-            travelled = pickle.dumps(made)
-            assert b"pa:ss" not in travelled + repr(made).encode() + made.describe().encode()
-            assert b"t0ken" not in travelled
-            pickle.loads(travelled).check()
-    assert seen == ["Basic dXNlcjpwYTpzcw=="] * 4 + ["Bearer t0ken"] * 2
-
-
-def test_a_rotated_secret_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    secret = tmp_path / "secret"
-    secret.write_text("user:old")
-
-    def answer(headers: Any) -> tuple[int, bytes]:
-        if headers["Authorization"] == "Basic dXNlcjpuZXc=":  # user:new
-            return 200, json.dumps({"schema": json.dumps(OTHER)}).encode()
-        return 401, b"{}"
-
-    monkeypatch.setattr(client_module, "_pause", lambda seconds: secret.write_text("user:new"))
-    with Fake(answer) as url:
-        source = for_registry(url, CAR, {"basic.auth.user.info": f"file:{secret}"})
-        assert source.writer_schema(3) == OTHER
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"basic.auth.user.info": "user:pass"}, "in clear"),
-        ({"schema.registry.ssl.key.password": "pass"}, "in clear"),
-        ({"bearer.auth.token": "abc"}, "in clear"),
-        ({"basic.auth.credentials.source": "SASL_INHERIT"}, "USER_INFO"),
-        ({"schema.registry.ssl.truststore.location": "x.jks"}, "PEM"),
-        ({"schema.registry.sll.ca.location": "x"}, "not a property"),
-    ],
-)
-def test_wrong_properties(config: dict[str, str], message: str) -> None:
-    with pytest.raises(UserError, match=message) as caught:
-        for_registry(CLOSED, CAR, config)
-    assert "pass" not in str(caught.value).replace("ssl.key.password", "")
-
-
-def test_passwords_in_the_url_are_refused() -> None:
-    with pytest.raises(UserError, match="password in its URL") as caught:
-        for_registry("http://user:hunter2@host:8081", CAR)
-    assert "hunter2" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"basic.auth.user.info": "env:NO_SUCH_VARIABLE"}, "NO_SUCH_VARIABLE is not set"),
-        ({"basic.auth.user.info": "file:/no/such/file"}, "cannot read /no/such/file"),
-        ({"schema.registry.ssl.ca.location": "/no/such/ca.pem"}, "mend the schema.registry"),
-    ],
-)
-def test_what_is_missing_on_a_worker_is_said_there(config: dict[str, str], message: str) -> None:
-    source = for_registry(CLOSED, CAR, config)  # the machine that launches a job need not have it
-    with pytest.raises(UserError, match=message):
-        source.check()
-    with pytest.raises(UserError, match=message):
-        source.writer_schema(1)
-
-
-def test_kafkas_properties_are_left_alone() -> None:
-    config = {
-        "bootstrap.servers": "b:9092",
-        "ssl.ca.location": "kafka.pem",
-        "sasl.password": "x",
-        "schema.registry.url": "http://r:8081",
-        "schema.registry.ssl.ca.location": "registry.pem",
-    }
-    assert registry_settings(config) == {"url": "http://r:8081", "ssl.ca.location": "registry.pem"}
-    assert for_registry(None, CAR, config).describe() == "schemas of http://r:8081"
-    assert for_registry("http://other", CAR, config).describe() == "schemas of http://other"
-
-
 def test_without_a_registry_the_shipped_schema_stands_for_every_id() -> None:
     source = for_registry(None, CAR)
     source.check()
@@ -426,106 +294,3 @@ def test_a_pickle_starts_anew(registry: RegistryServer, source: SchemaSource) ->
     again = pickle.loads(pickle.dumps(source))
     assert isinstance(again, RegistrySchemas)
     assert again.writer_schema(schema_id) == CAR
-
-
-GARBAGE: list[tuple[int, bytes]] = [
-    (200, b"<html>"),
-    (200, b"[]"),
-    (200, b'"x"'),
-    (200, b"null"),
-    (200, b""),
-    (204, b""),
-    (200, b"[" * 100_000),
-    (200, b"\xff\xfe"),
-    (200, b'{"schema": "{}", "references": [1]}'),
-    (403, b'{"error_code": 40301, "message": "not this one"}'),
-    (404, b"{}"),
-    (404, b'{"error_code": "x", "message": [1]}'),
-    (500, b"x"),
-    (500, b'{"error_code": 50001, "message": "backend"}'),
-]
-
-
-@pytest.fixture
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "BACKOFF_SECONDS", (0.001, 0.002))
-
-
-@pytest.mark.parametrize("answer", GARBAGE, ids=range(len(GARBAGE)))
-@pytest.mark.usefixtures("soon")
-def test_one_id_that_fails_by_itself_holds_nobody_up(answer: tuple[int, bytes]) -> None:
-    """The registry answers the other ids well."""
-    good = json.dumps({"schema": json.dumps(CAR)}).encode()
-    with Fake(lambda headers: answer if headers.path.endswith("/2") else (200, good)) as url:
-        source = RegistrySchemas(url, {})
-        assert source.writer_schema(1) == CAR
-        for _ in range(2):
-            with pytest.raises(LookupError, match=r"schema.* id 2|id 2 is"):
-                source.writer_schema(2)
-        assert source.writer_schema(3) == CAR
-
-
-@pytest.mark.parametrize("answer", GARBAGE, ids=range(len(GARBAGE)))
-@pytest.mark.usefixtures("soon")
-def test_a_registry_that_answers_nothing_but_garbage_is_waited_for(
-    answer: tuple[int, bytes], caplog: pytest.LogCaptureFixture
-) -> None:
-    good = (200, json.dumps({"schema": json.dumps(CAR)}).encode())
-    left = iter([answer] * 3)
-    with Fake(lambda _: next(left, good)) as url:
-        assert RegistrySchemas(url, {}).writer_schema(1) == CAR
-    assert ["The job waits" in line for line in caplog.messages] == [True, False]
-
-
-def test_an_answer_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "ANSWER_SECONDS", 0.3)
-    monkeypatch.setattr(client_module, "BACKOFF_SECONDS", (0.001, 0.002))
-    good = json.dumps({"schema": json.dumps(CAR)}).encode()
-    released = threading.Event()
-
-    def answer(headers: Any) -> tuple[int, bytes]:
-        if headers.path.endswith("/2"):
-            released.wait(20)
-        return 200, good
-
-    with Fake(answer) as url:
-        source = RegistrySchemas(url, {})
-        source.writer_schema(1)
-        with pytest.raises(LookupError, match="gives no schema for id 2"):
-            source.writer_schema(2)
-        released.set()
-
-
-def test_the_end_of_the_job_does_not_wait_for_an_answer() -> None:
-    asked, released = threading.Event(), threading.Event()
-
-    def answer(_: Any) -> tuple[int, bytes]:
-        asked.set()
-        released.wait(20)
-        return 200, b"{}"
-
-    def end() -> None:
-        asked.wait(20)
-        stop.request()
-
-    with Fake(answer) as url:
-        threading.Thread(target=end).start()
-        try:
-            with pytest.raises(InterruptedWaitError):
-                RegistrySchemas(url, {}).writer_schema(1)
-        finally:
-            stop.reset()
-            released.set()
-
-
-def test_a_schema_of_megabytes_is_refused_and_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    big = json.dumps({**OTHER, "doc": "x" * (1 << 20)})
-    with Fake(lambda _: (200, json.dumps({"schema": big}).encode())) as url, pytest.raises(SchemaTooLargeError):
-        RegistrySchemas(url, {}).writer_schema(1)
-    small = json.dumps({"schema": json.dumps(CAR)}).encode()
-    monkeypatch.setattr(client_module, "MAX_KEPT", 10 * len(json.dumps(CAR)))
-    with Fake(lambda _: (200, small)) as url:
-        source = RegistrySchemas(url, {})
-        for schema_id in range(1, 40):
-            assert source.writer_schema(schema_id) == CAR
-        assert len(source._schemas) == 10

@@ -16,7 +16,7 @@ from beam_jobs.errors import UserError
 from schemas import publish as publish_module
 from schemas.publish import main, publications
 from schemas.registry.server import RegistryServer
-from schemas.source import for_registry
+from schemas.writers import for_registry
 
 ALERTS = ["--subject", "alert=alerts-value"]
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_jobs.jit import compiled_fused
-from model import network_kernel as kernel
+from model.kinds.autoencoder import network_kernel as kernel
 
 EDGES = np.array([0, 1e-30, 1e-7, 0.347, 0.35, 0.5, 1, np.sqrt(2), 87, 88, 1e3, 1e9], np.float32)
 VALUES = np.concatenate([EDGES, np.geomspace(1e-6, 86, 4084, dtype=np.float32)])
