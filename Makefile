@@ -58,9 +58,10 @@ accuracy: setup ## what the detector finds in unlabelled data, against its goals
 chaos: setup ## whole jobs under faults, 10 minutes: is anything lost? (Java, Go for all of it; CHAOS_ARGS='--seed 7 --list')
 	$(BIN)/python -m chaos $(CHAOS_ARGS)
 
-lint: setup ## ruff: style and mistakes
+lint: setup ## ruff: style and mistakes; the import contracts of pyproject.toml
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 type: setup ## mypy --strict
 	$(BIN)/mypy

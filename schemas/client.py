@@ -29,7 +29,8 @@ from beam_jobs.codec.schema import SchemaTooLargeError, schema_of_text
 from beam_jobs.credentials.references import read_secret
 from beam_jobs.errors import UnreachableError, UserError, one_line
 from schemas.http import LIBRARIES, bound_answers
-from schemas.source import PREFIX, REQUEST_SECONDS, SECRETS, InterruptedWaitError, SchemaSource, secret_part
+from schemas.settings import PREFIX, SECRETS, secret_part
+from schemas.source import REQUEST_SECONDS, InterruptedWaitError, SchemaSource
 
 UNKNOWN_SECONDS = 30.0  # an id the registry does not know is asked for again after that
 MAX_UNKNOWN = 10_000  # ids remembered as unknown: garbage must not fill the memory

@@ -27,7 +27,7 @@ from beam_jobs.terminal.commands import SCHEMAS
 from beam_jobs.use_case import load_use_case
 from schemas.client import FAILURES, RegistrySchemas
 from schemas.compatibility import LEVELS, check
-from schemas.source import for_registry
+from schemas.writers import for_registry
 
 T = TypeVar("T")
 

@@ -1,7 +1,4 @@
-"""Where the schemas that records were written with come from: a Schema Registry, or without one the shipped schema.
-
-The registry's client takes a quarter of a second to import; it is imported where one is used.
-"""
+"""Where the schemas that records were written with come from: a Schema Registry, or without one the shipped schema."""
 
 from __future__ import annotations
 
@@ -10,33 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from beam_jobs.credentials.references import is_reference
-from beam_jobs.errors import UserError
-
 SHIPPED_IDS = {"highbeam.Score": 1, "highbeam.Alert": 2, "highbeam.DeadLetter": 3}  # ids written without a registry
 OTHER_ID = 4  # for any other schema without a registry
-
-PREFIX = "schema.registry."
-_SHARED = ("basic.auth.", "bearer.auth.")  # taken without the prefix as well: Kafka has no properties of that name
-SECRETS = ("basic.auth.user.info", "bearer.auth.token", "bearer.auth.client.secret", "ssl.key.password")
-_KNOWN = (
-    *SECRETS,
-    "bearer.auth.credentials.source",
-    "bearer.auth.logical.cluster",
-    "bearer.auth.identity.pool.id",
-    "bearer.auth.client.id",
-    "bearer.auth.scope",
-    "bearer.auth.issuer.endpoint.url",
-    "bearer.auth.issuer.endpoint.query",
-    "ssl.ca.location",
-    "ssl.certificate.location",
-    "ssl.key.location",
-    "proxy",
-)
-_REMEDIES = {  # what Java's clients say otherwise
-    "ssl.truststore.location": "export it as PEM and set schema.registry.ssl.ca.location",
-    "ssl.keystore.location": "export it as PEM and set schema.registry.ssl.certificate.location and ssl.key.location",
-}
 
 REQUEST_SECONDS = 10.0  # a request without an answer for so long has failed
 
@@ -112,61 +84,6 @@ def id_of(schema_id: SchemaId) -> int:
     if isinstance(schema_id, int):
         return schema_id
     return schema_id.writers.await_id(schema_id.subject, schema_id.schema)
-
-
-def for_registry(url: str | None, shipped: Mapping[str, Any], config: Mapping[str, str] | None = None) -> SchemaSource:
-    """The source of writer schemas.
-
-    Args:
-      url: of the registry (several with commas: the others are tried when one fails); None takes
-        ``schema.registry.url`` of ``config``, and without that the shipped schema for every id.
-      shipped: the schema of the use case.
-      config: client properties, those of Kafka among them. ``schema.registry.NAME``, ``basic.auth.*`` and
-        ``bearer.auth.*`` are the registry's; all others are left to Kafka.
-
-    Raises:
-      UserError: a property that is not known, a secret that is not a reference, or a URL that is none.
-    """
-    settings = registry_settings(config or {})
-    url = url or settings.pop("url", None)
-    settings.pop("url", None)
-    if not url:
-        return ShippedSchemas(shipped)
-    from schemas.client import RegistrySchemas
-
-    return RegistrySchemas(url, settings)
-
-
-def registry_settings(config: Mapping[str, str]) -> dict[str, str]:
-    """The registry's properties among ``config``, in confluent-kafka's names, secrets unresolved.
-
-    Raises:
-      UserError: a property that is not known, or a secret that is not a reference.
-    """
-    settings = {}
-    for key, value in sorted(config.items()):  # "schema.registry.basic.auth..." comes last and wins
-        name = key.removeprefix(PREFIX)
-        if name == key and not key.startswith(_SHARED):
-            continue
-        if name == "basic.auth.credentials.source":  # Java's switch; ours follows from what is given
-            if value not in ("USER_INFO", "URL"):
-                raise UserError(f"{key} is {value!r}: use USER_INFO with {PREFIX}basic.auth.user.info=env:NAME")
-            continue
-        if name != "url" and name not in _KNOWN:
-            remedy = _REMEDIES.get(name, f"use one of {', '.join(_KNOWN)}")
-            raise UserError(f"{key} is not a property of the Schema Registry client: {remedy}")
-        if name in SECRETS and not is_reference(secret_part(name, value)):
-            example = "env:NAME or USER:env:NAME" if name == "basic.auth.user.info" else "env:NAME"
-            raise UserError(f"{key} holds a secret in clear: write {PREFIX}{name}={example}")
-        settings[name] = value
-    return settings
-
-
-def secret_part(name: str, value: str) -> str:
-    """The part that must be a reference: all of it, or in USER:env:NAME what follows the user."""
-    if name == "basic.auth.user.info" and not is_reference(value):
-        return value.partition(":")[2]
-    return value
 
 
 class ShippedSchemas(SchemaSource):

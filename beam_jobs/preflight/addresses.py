@@ -26,7 +26,8 @@ from beam_jobs.preprocessing.preprocessor import Preprocessor
 from beam_jobs.storage.files import check_access, is_local, root_of
 from beam_jobs.terminal import options
 from beam_jobs.use_case import UseCase
-from schemas.source import Registration, SchemaId, SchemaSource, for_registry
+from schemas.source import Registration, SchemaId, SchemaSource
+from schemas.writers import for_registry
 
 
 class Job(Protocol):

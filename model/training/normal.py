@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from beam_jobs.errors import UserError
-from beam_jobs.preprocessing.query.sql import compile_condition
+from beam_jobs.preprocessing.sql import compile_condition
 from beam_jobs.storage import files
 from beam_jobs.use_case import UseCase
 from model import registry

@@ -19,7 +19,7 @@ import pytest
 import schemas
 import use_cases
 from schemas.registry.server import RegistryServer
-from schemas.source import for_registry
+from schemas.writers import for_registry
 from tests.integration.topics import Topics, events, run
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]

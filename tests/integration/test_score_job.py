@@ -118,7 +118,7 @@ def test_unknown_schema_ids_are_dead_letters_with_a_registry(
     topics: Topics, score: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     from schemas.registry.server import RegistryServer
-    from schemas.source import for_registry
+    from schemas.writers import for_registry
 
     with RegistryServer() as registry:
         schema_id = for_registry(registry.url, CAR_SENSOR).register(topics.name("events") + "-value", CAR_SENSOR)

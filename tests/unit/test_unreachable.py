@@ -18,7 +18,7 @@ from beam_jobs.io.kafka.client import check_topic
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.pubsub import client as pubsub_client
 from beam_jobs.storage import files
-from schemas.source import for_registry
+from schemas.writers import for_registry
 from tests.integration.test_kafka_tls import certificate
 
 NOBODY = "127.0.0.1:9"  # nothing listens on the discard port

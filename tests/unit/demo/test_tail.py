@@ -12,7 +12,8 @@ import schemas
 from beam_jobs.errors import UserError
 from demo.broker import free_port
 from demo.tail import as_json, main
-from schemas.source import SHIPPED_IDS, for_registry
+from schemas.source import SHIPPED_IDS
+from schemas.writers import for_registry
 
 LETTER = {
     "id": "t-0-7",

@@ -22,7 +22,8 @@ from beam_jobs.use_case import load_use_case
 from demo.broker import Tansu
 from model.manifest import FILE_NAME, DataSummary, Manifest
 from schemas.registry.server import RegistryServer
-from schemas.source import Registration, for_registry
+from schemas.source import Registration
+from schemas.writers import for_registry
 from tests.dataflow_service import FakeDataflow
 from tests.google_mocks import TokenServer
 from tests.integration.dataflow_jobs import IMAGE, write_archive

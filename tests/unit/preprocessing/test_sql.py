@@ -13,7 +13,7 @@ import pytest
 from beam_jobs.errors import UserError
 from beam_jobs.preprocessing import PiiPolicy, Preprocessor, compile_sql
 from beam_jobs.preprocessing.fields import fields_of
-from beam_jobs.preprocessing.query.sql import parse_query
+from beam_jobs.preprocessing.sql import parse_query
 
 TIME = {"type": "long", "logicalType": "timestamp-millis"}
 SCHEMA: dict[str, Any] = {
