@@ -89,6 +89,7 @@ class Manifest:
         lines = {
             "version": f"{self.name} {self.version}, made {self.created_at}"
             + (f" from {self.made_from} with another threshold" if self.made_from else ""),
+            "kind": self.kind,
             "data": f"{files}{asked}, sha256 {data.sha256[:12]}",
             "rows": f"{data.rows:,} read, {data.training_rows:,} trained on, seed {data.seed}",
             "left out": "" if self.left_out is None else str(self.left_out),

@@ -277,6 +277,7 @@ def _about(manifest: Manifest) -> list[list[str]]:
         "version": manifest.version,
         "created": manifest.created_at,
         "use case": manifest.use_case,
+        "kind of model": manifest.kind,
         "threshold": f"{manifest.threshold:.6g}",
         "alert budget": f"{manifest.alert_budget:g}",
         "rows read": f"{manifest.data.rows:,}",

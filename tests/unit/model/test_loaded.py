@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -152,6 +153,24 @@ def test_without_the_compiled_network_and_tensorflow_the_remedy_is_told(
     monkeypatch.setattr(tf, "_loaded", {})
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(UserError, match=r"needs TensorFlow, .* run pip install 'highbeam\[train\]'"):
+        LoadedModel.load(version)
+
+
+def test_a_version_that_names_no_kind_is_an_autoencoder(version: Path, model: LoadedModel, rows: np.ndarray) -> None:
+    path = version / manifest.FILE_NAME
+    described = json.loads(path.read_text(encoding="utf-8"))
+    assert described.pop("kind") == "autoencoder"
+    path.write_text(json.dumps(described), encoding="utf-8")
+    np.testing.assert_array_equal(LoadedModel.load(version).score(rows), model.score(rows))
+
+
+@pytest.mark.parametrize("name", ["score", "error"])
+def test_golden_vectors_must_hold_what_the_model_says(version: Path, name: str) -> None:
+    x, scores = read_golden(version / GOLDEN_FILE)
+    changed = replace(scores, error=None) if name == "error" else replace(scores, score=scores.score * np.nan)
+    write_golden(version / GOLDEN_FILE, x, changed)
+    rehash(version)
+    with pytest.raises(UserError, match=f"{name} differs by inf"):
         LoadedModel.load(version)
 
 

@@ -51,11 +51,12 @@ def test_the_summary_names_sentinels_and_what_was_called_normal() -> None:
 
 def test_an_older_manifest_says_nothing_of_what_was_left_out() -> None:
     value = json.loads(MANIFEST.to_json())
-    for late in ("left_out", "sentinels", "normal"):
+    for late in ("left_out", "sentinels", "normal", "kind"):
         del value[late]
     old = Manifest.from_json(json.dumps(value))
     assert old == replace(MANIFEST, left_out=None, sentinels=(), normal=())
     assert "left out" not in old.summary()
+    assert old.kind == "autoencoder"
 
 
 @pytest.mark.parametrize("broken", [7, "x", {}, {"groups": 3}, {"groups": [{}]}, {"groups": [7]}, {"more": 1}])

@@ -20,9 +20,6 @@ from beam_jobs.errors import UserError
 from beam_jobs.terminal.commands import MODELS
 from beam_jobs.use_case import load_use_case
 from model import registry
-from model.kinds.autoencoder import keras_network as autoencoder
-from model.kinds.autoencoder.keras_network import ResidualModel, Selected, batches
-from model.kinds.autoencoder.scaling import Scaling
 from model.manifest import file_hashes, sha256
 from model.registry import resolve, versions
 from model.train import print_summary
@@ -180,34 +177,3 @@ def test_help_does_not_wait_for_tensorflow() -> None:
         "sys.exit(bool({'tensorflow', 'keras', 'sklearn'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_correlated_residuals_predict_each_other() -> None:
-    random = np.random.default_rng(0)
-    common = random.normal(size=(5000, 1))
-    residuals = np.hstack([common + 0.1 * random.normal(size=(5000, 2)), random.normal(size=(5000, 1))])
-    fitted = ResidualModel.fit(residuals)
-    assert fitted.deviation_spread[0] < 0.3  # of a residual that another one tells
-    assert fitted.deviation_spread[2] == pytest.approx(1, abs=0.1)
-
-
-def test_each_epoch_has_its_rows_in_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(autoencoder, "CHUNK_ROWS", 300)
-    rows = np.arange(1000, dtype=np.float32).reshape(-1, 1)
-    scaling = Scaling(np.zeros(1), np.full(1, 1000.0), np.zeros(1, np.bool_))
-
-    def epochs(seed: int) -> list[list[float]]:
-        data = batches(rows, scaling, 64, seed, selected)
-        found = [[x.numpy() for x, _ in data] for _ in range(2)]
-        assert [len(x) for x in found[0]] == [64] * (selected.count // 64) + [selected.count % 64]
-        return [np.concatenate(epoch)[:, 0].tolist() for epoch in found]
-
-    selected = Selected(np.ones(1000, np.bool_), 0.0)
-    first, second = epochs(7)
-    assert first != second
-    assert sorted(first) == sorted(second) == scaling.scale(rows)[:, 0].tolist()
-    assert epochs(7) == [first, second]
-    selected = Selected(rows[:, 0] >= 200, 0.1)
-    assert selected.count == 720
-    selected.learnt = rows[:, 0] >= 280
-    assert sorted(epochs(7)[0]) == scaling.scale(rows[280:])[:, 0].tolist()

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from model.kinds import tf
-from model.kinds.autoencoder.keras_network import ResidualModel, _core, assemble, compiled, export
+from model.kinds.autoencoder import keras_network
+from model.kinds.autoencoder.keras_network import ResidualModel, Selected, _core, assemble, batches, compiled, export
 from model.kinds.autoencoder.scaling import Scaling
 from model.kinds.autoencoder.settings import NetworkConfig
 
@@ -52,3 +53,34 @@ def test_any_finite_row_has_a_finite_score(rows: np.ndarray) -> None:
     for found, wanted in ((ours.score, said["score"]), (ours.error, said["error"]), (ours.expected, said["expected"])):
         assert np.isfinite(found).all()
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_correlated_residuals_predict_each_other() -> None:
+    random = np.random.default_rng(0)
+    common = random.normal(size=(5000, 1))
+    residuals = np.hstack([common + 0.1 * random.normal(size=(5000, 2)), random.normal(size=(5000, 1))])
+    fitted = ResidualModel.fit(residuals)
+    assert fitted.deviation_spread[0] < 0.3  # of a residual that another one tells
+    assert fitted.deviation_spread[2] == pytest.approx(1, abs=0.1)
+
+
+def test_each_epoch_has_its_rows_in_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras_network, "CHUNK_ROWS", 300)
+    rows = np.arange(1000, dtype=np.float32).reshape(-1, 1)
+    scaling = Scaling(np.zeros(1), np.full(1, 1000.0), np.zeros(1, np.bool_))
+
+    def epochs(seed: int) -> list[list[float]]:
+        data = batches(rows, scaling, 64, seed, selected)
+        found = [[x.numpy() for x, _ in data] for _ in range(2)]
+        assert [len(x) for x in found[0]] == [64] * (selected.count // 64) + [selected.count % 64]
+        return [np.concatenate(epoch)[:, 0].tolist() for epoch in found]
+
+    selected = Selected(np.ones(1000, np.bool_), 0.0)
+    first, second = epochs(7)
+    assert first != second
+    assert sorted(first) == sorted(second) == scaling.scale(rows)[:, 0].tolist()
+    assert epochs(7) == [first, second]
+    selected = Selected(rows[:, 0] >= 200, 0.1)
+    assert selected.count == 720
+    selected.learnt = rows[:, 0] >= 280
+    assert sorted(epochs(7)[0]) == scaling.scale(rows[280:])[:, 0].tolist()
