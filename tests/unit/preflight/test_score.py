@@ -1,0 +1,55 @@
+"""What score refuses before a broker is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from beam_jobs.errors import UserError
+from beam_jobs.preflight.score import check_fingerprint, score_job
+from beam_jobs.terminal import options
+from beam_jobs.terminal.commands import JOBS
+from beam_jobs.use_case import load_use_case
+
+NOWHERE = "kafka://127.0.0.1:1"
+
+
+def refused(**changes: str | None) -> str:
+    given: dict[str, str | None] = {
+        "use_case": "car_sensors",
+        "input": f"{NOWHERE}/events",
+        "model": "models",
+        "alerts": f"{NOWHERE}/alerts",
+        "dead_letters": f"{NOWHERE}/dead",
+    }
+    words = [f"--{name}={value}" for name, value in (given | changes).items() if value is not None]
+    with pytest.raises(UserError) as error:
+        score_job(options.parse(JOBS["score"].parser(), words))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_all_that_is_missing_is_named_at_once() -> None:
+    assert refused(model=None, alerts="") == "missing --model, --alerts; --help explains them"
+
+
+@pytest.mark.parametrize("share", ["-0.1", "1.5"])
+def test_a_share_is_between_0_and_1(share: str) -> None:
+    assert refused(max_dead_letter_rate=share) == f"--max_dead_letter_rate {share}: a share between 0 and 1"
+
+
+def test_a_use_case_and_a_model_are_there(tmp_path: Path) -> None:
+    assert "use case 'cars' is neither one that ships" in refused(use_case="cars")
+    assert str(tmp_path / "none") in refused(model=str(tmp_path / "none"))
+
+
+def test_a_model_of_another_preprocessing_is_refused() -> None:
+    preprocessor = load_use_case("car_sensors").preprocessor()
+    model: Any = SimpleNamespace(name="cars", version="v1", preprocessing_fingerprint=preprocessor.fingerprint)
+    check_fingerprint(model, preprocessor)
+    model.preprocessing_fingerprint = "0" * 64
+    with pytest.raises(UserError, match=r"model cars v1 was trained on preprocessing 000000000000, .* restore the old"):
+        check_fingerprint(model, preprocessor)
