@@ -156,3 +156,9 @@ def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
         assert [url for url in loaded if not (page.parent / url).exists() and page.name != "404.html"] == []
     assert "sentinel" in (site / "search/search_index.js").read_text()
     assert (site / "assets/worker.js").read_text().startswith("const code = ")
+
+
+def test_lists_and_tables_of_the_site_are_such(site: Path) -> None:
+    """Where no empty line is before it, a site shows a list as text; GitHub does not."""
+    text = re.compile(r"<p>((?:(?!</p>).)*\n(?:- |\* |\d\. |\| )(?:(?!</p>).)*)</p>", re.DOTALL)
+    assert [(page.name, found) for page in site.glob("*.html") for found in text.findall(page.read_text())] == []
