@@ -51,6 +51,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--alias", help="alias to point at the new version; default: champion, if there is none yet")
     add("--logdir", help="folder for TensorBoard logs; default: logs in the version's folder")
-    add("--baseline", action=argparse.BooleanOptionalAction, default=True, help="train the reference net as well")
+    add("--baseline", action=argparse.BooleanOptionalAction, default=True, help="train the use case's baseline as well")
     add("--gcs_anonymous", action="store_true", help="read public gs:// buckets without Google credentials")
     add("--verbose", action="store_true", help="stack traces with errors")
