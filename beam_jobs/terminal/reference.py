@@ -74,7 +74,7 @@ def _section(command: Command) -> str:
 def _row(command: Command, action: argparse.Action) -> str:
     flag = f"{', '.join(action.option_strings)} {action.metavar or ''}".strip()
     text, default = (action.help or "").replace("%(default)s", _text(action.default)).replace("%%", "%"), ""
-    if action.required:
+    if action.required or action.dest in command.required:
         default = "required"
     elif action.default not in (None, False, []):
         default = f"`{_text(action.default)}`"

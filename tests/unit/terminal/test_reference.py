@@ -43,7 +43,7 @@ def test_what_a_row_says() -> None:
     sections = {line.removeprefix("## "): n for n, line in enumerate(lines) if line.startswith("## ")}
     assert list(sections) == ["score", "archive", "replay", "redrive", "import_csv", "model.train", "model.threshold"]
     score, archive = "\n".join(lines[: sections["archive"]]), "\n".join(lines[sections["archive"] : sections["replay"]])
-    assert "| `--alerts URI` | text |  | `--alerts kafka://localhost:9092/alerts` | topic for alerts |" in score
+    assert "| `--alerts URI` | text | required | `--alerts kafka://localhost:9092/alerts` | topic for alerts |" in score
     assert "--alerts" not in archive
     assert "| `--file_format` | `avro`, `parquet` | `avro` | `--file_format parquet` |  |" in archive
     assert "| `--max_file_mb MB` | number | `128` | `--max_file_mb 64` | a file this large is finished |" in archive
