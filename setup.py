@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 VERSION = "0.1.0"  # also beam_jobs.__version__; tests/packaging compares them
 
-PACKAGES = ("beam_jobs", "demo", "model", "schemas", "use_cases")  # with all that is below them
+PACKAGES = ("beam_jobs", "model", "schemas", "use_cases")  # with all that is below them; demo runs in a checkout
 
 CORE = [
     "apache-beam[gcp]>=2.77,<2.78",  # io/kafka/transforms.py builds on its experimental UnboundedSource
@@ -23,7 +23,7 @@ CORE = [
     "cachetools>=5,<7",  # codec/avro/writers.py
     "numba>=0.61,<0.70",
     "numpy>=2.0,<3",
-    "polars>=1.30,<3",
+    "polars>=1.39,<3",  # Config.reload_env_vars
     "pyarrow>=20,<26",
     "pyyaml>=6,<7",
     "rich>=13,<16",
@@ -65,7 +65,6 @@ setup(
         "beam_jobs": ["py.typed"],
         "schemas": ["*.avsc", "py.typed"],
         "model": ["py.typed"],
-        "demo": ["kafka_pom.xml", "py.typed"],
         "use_cases": ["*/use_case.yaml", "*/*.sql", "*/*.avsc", "py.typed"],
     },
     install_requires=CORE,

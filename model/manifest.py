@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_jobs.errors import UserError
+from beam_jobs.preprocessing.preprocessor import Preprocessor
 from model.alert_rate import AlertRate, ThresholdFit
 from model.outliers.groups import LeftOut
 from model.outliers.sentinels import Sentinel
@@ -171,3 +172,13 @@ def sha256(path: Path) -> str:
     """Of one file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_fingerprint(model: Manifest, preprocessor: Preprocessor) -> None:
+    """Refuses a model that was trained on the output of another preprocessing."""
+    if model.preprocessing_fingerprint != preprocessor.fingerprint:
+        raise UserError(
+            f"model {model.name} {model.version} was trained on preprocessing {model.preprocessing_fingerprint[:12]}, "
+            f"but the SQL, schema and PII policy of the use case are now {preprocessor.fingerprint[:12]}; "
+            "train a new version with python -m model.train, or restore the old SQL"
+        )

@@ -29,7 +29,7 @@ from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import require, say
 from beam_jobs.terminal.commands import JOBS
 from beam_jobs.use_case import UseCase, load_use_case
-from model.manifest import Manifest
+from model.manifest import check_fingerprint
 from model.registry import ModelVersion, resolve
 from schemas.source import SchemaId, SchemaSource
 
@@ -110,13 +110,3 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
         max_dead_letter_rate=bad.max_dead_letter_rate,
         schema_ids={n: output_id(preflight, writers, to, schemas.load(n)) for n, to in outputs.items()},
     )
-
-
-def check_fingerprint(model: Manifest, preprocessor: Preprocessor) -> None:
-    """Refuses a model that was trained on the output of another preprocessing."""
-    if model.preprocessing_fingerprint != preprocessor.fingerprint:
-        raise UserError(
-            f"model {model.name} {model.version} was trained on preprocessing {model.preprocessing_fingerprint[:12]}, "
-            f"but the SQL, schema and PII policy of the use case are now {preprocessor.fingerprint[:12]}; "
-            "train a new version with python -m model.train, or restore the old SQL"
-        )

@@ -18,6 +18,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 
 from beam_jobs import metrics, stop
 from beam_jobs.errors import UserError, one_line
+from beam_jobs.preprocessing.threads import one_thread
 from beam_jobs.running.process import configure_logging, keep_memory
 from beam_jobs.running.workers import Workers
 from beam_jobs.target import Graph, Target, target_of
@@ -31,11 +32,12 @@ Wire = Callable[[beam.Pipeline], Any]
 
 
 def begin(parsed: PipelineOptions) -> Workers:
-    """Checks what the target needs, and begins the processes that are to share the job here.
+    """Sets this process up, checks what the target needs, and begins the processes that are to share the job here.
 
     Raises:
       UserError: no such runner, or something that its target needs.
     """
+    one_thread()
     target = target_of(parsed)
     target.check()
     return Workers(target.describe().processes)

@@ -10,6 +10,7 @@ import pyarrow.csv
 
 from beam_jobs import metrics
 from beam_jobs.block import Block
+from beam_jobs.preprocessing.threads import one_thread
 from beam_jobs.steps.lookup import Lookup, LookupFile, Table
 
 
@@ -20,6 +21,7 @@ class Enrich(beam.DoFn):
         self._file, self._every_s = file, every_s
 
     def setup(self) -> None:
+        one_thread()
         self._lookup = Lookup(self._file, self._every_s)
 
     def process(self, block: Block) -> Iterator[Block]:

@@ -11,6 +11,7 @@ from beam_jobs import dead_letters, metrics
 from beam_jobs.block import Block, source_of, take, with_source
 from beam_jobs.isolate import Isolate
 from beam_jobs.preprocessing.preprocessor import Preprocessor
+from beam_jobs.preprocessing.threads import one_thread
 
 
 class Preprocess(beam.DoFn):
@@ -26,6 +27,7 @@ class Preprocess(beam.DoFn):
         self._carry = tuple(carry)
 
     def setup(self) -> None:
+        one_thread()
         self._preprocessor.check_secrets()  # a key that is missing here is reported before the first block
         self._preprocessor.warm_up()
         columns = list(self._preprocessor.input_columns)

@@ -6,12 +6,11 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 from beam_jobs.archives.read import SUFFIXES, check_content, described, find, may_hold, read_rows
 from beam_jobs.archives.rows import archive_schema
 from beam_jobs.codec.avro.file import read_avro
+from beam_jobs.codec.columns import find_columns, fit_column
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import RowErrors, UserError, one_line
 from beam_jobs.io.position import OffsetKind, OffsetSpec
@@ -271,39 +271,14 @@ def _read_events(file: Path, use_case: UseCase, columns: Sequence[str]) -> Itera
     schema = arrow_schema(use_case.schema, columns)
     try:
         parquet = pq.ParquetFile(file, buffer_size=_PAGES_BYTES, pre_buffer=False, page_checksum_verification=True)
-        names = _parquet_columns(file, parquet.schema_arrow.names, use_case.schema, schema)
+        names = find_columns(f"--data {file}", parquet.schema_arrow.names, use_case.schema, schema)
         for batch in parquet.iter_batches(_BATCH_ROWS, columns=list(names.values())):
-            arrays = [_cast(file, batch[names[f.name]], f) if f.name in names else _nulls(batch, f) for f in schema]
+            arrays = [
+                fit_column(f"--data {file}", batch[names[f.name]], f)
+                if f.name in names
+                else pa.nulls(batch.num_rows, f.type)
+                for f in schema
+            ]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"--data {file}: can't be read ({one_line(error, 200)}); write it again") from error
-
-
-def _parquet_columns(file: Path, there: Sequence[str], schema: Mapping[str, Any], wanted: pa.Schema) -> dict[str, str]:
-    """Field to the file's column, which may go by one of the field's aliases; nullable fields may be missing."""
-    aliases = {field["name"]: [field["name"], *field.get("aliases", ())] for field in schema["fields"]}
-    found: dict[str, str] = {}
-    for wish in wanted:
-        name = next((alias for alias in aliases[wish.name] if alias in there), None)
-        if name is not None and list(there).count(name) > 1:
-            raise UserError(f"--data {file}: has the column {name!r} more than once; write it once")
-        if name is not None:
-            found[wish.name] = name
-        elif not wish.nullable:
-            raise UserError(f"--data {file}: no column {wish.name!r}; it has {', '.join(there)}")
-    return found
-
-
-def _cast(file: Path, array: pa.Array, field: pa.Field) -> pa.Array:
-    if array.null_count and not field.nullable:
-        raise UserError(f"--data {file}: column {field.name!r} has nulls, which the schema forbids; drop those rows")
-    try:
-        return array.cast(field.type)
-    except pa.ArrowException as error:
-        raise UserError(
-            f"--data {file}: column {field.name!r} is {array.type} and can't become {field.type} ({error})"
-        ) from error
-
-
-def _nulls(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
-    return pa.nulls(batch.num_rows, field.type)

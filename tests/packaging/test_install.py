@@ -19,11 +19,11 @@ DEPENDENCIES = sysconfig.get_paths()["purelib"]
 
 USE = """
 import importlib, pkgutil
-import beam_jobs, demo, model, schemas, use_cases
+import beam_jobs, model, schemas, use_cases
 from beam_jobs.use_case import load_use_case
 
 checkout = {checkout!r}
-for package in (beam_jobs, demo, model, schemas, use_cases):
+for package in (beam_jobs, model, schemas, use_cases):
     assert not package.__file__.startswith(checkout), package.__file__
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         if not module.name.endswith("__main__"):
@@ -73,7 +73,7 @@ def test_every_module_imports_and_every_resource_is_there(installed: Path, tmp_p
 
 
 def test_commands_explain_themselves(installed: Path, tmp_path: Path) -> None:
-    commands = ("beam_jobs.score", "beam_jobs.redrive", "model.train", "model.registry", "schemas.registry", "demo")
+    commands = ("beam_jobs.score", "beam_jobs.redrive", "model.train", "model.registry", "schemas.registry")
     for command in (*commands, "schemas.publish", "schemas.check"):
         assert f"python -m {command}" in run(installed, "-m", command, "--help", cwd=tmp_path, env=environment())
 
