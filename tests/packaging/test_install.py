@@ -95,7 +95,7 @@ def test_help_does_not_import_what_takes_long(job: str) -> None:
 
 
 def test_what_is_installed_can_be_packed_again_for_workers(installed: Path, tmp_path: Path) -> None:
-    code = "import pathlib, beam_jobs.running.packaging as p; print(p.package(pathlib.Path('.')))"
+    code = "import pathlib, beam_jobs.running.dataflow.packaging as p; print(p.package(pathlib.Path('.')))"
     wheel = tmp_path / run(installed, "-c", code, cwd=tmp_path, env=environment()).strip()
     [original] = installed.parent.parent.parent.glob("highbeam-*.whl")
     assert wheel.name == original.name
