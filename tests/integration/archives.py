@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -18,6 +17,8 @@ from typing import Any
 
 import fastavro
 import pyarrow.parquet as pq
+
+from tests.services.job import DEVNULL, PIPE, Job
 
 TIMEOUT_S = 90
 
@@ -44,7 +45,7 @@ def positions(found: list[dict[str, Any]]) -> Counter[tuple[int, int]]:
     return Counter((row["source_partition"], row["source_offset"]) for row in found)
 
 
-def wait(enough: Callable[[], bool], job: subprocess.Popen[str]) -> None:
+def wait(enough: Callable[[], bool], job: Job) -> None:
     """Until it is so, or the job has ended."""
     deadline = time.monotonic() + TIMEOUT_S
     while not enough():
@@ -54,9 +55,9 @@ def wait(enough: Callable[[], bool], job: subprocess.Popen[str]) -> None:
 
 
 @contextmanager
-def live(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+def live(command: list[str]) -> Iterator[Job]:
     """A job that runs until ``stop``; ended at once where the test fails before."""
-    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    job = Job(command, stdout=PIPE, stderr=PIPE, start_new_session=True)
     try:
         yield job
     finally:
@@ -65,7 +66,7 @@ def live(command: list[str]) -> Iterator[subprocess.Popen[str]]:
             job.communicate()
 
 
-def stop(job: subprocess.Popen[str]) -> str:
+def stop(job: Job) -> str:
     """Ctrl-C, as a terminal sends it: to the runner's processes as well. Returns what the job said on stderr."""
     os.killpg(job.pid, signal.SIGINT)
     _, errors = job.communicate(timeout=TIMEOUT_S)
@@ -85,7 +86,7 @@ def kill_at_random(command: list[str], tmp_path: Path, times: int, timeout_s: fl
     chance = random.Random(4)
     killed = 0
     for _ in range(times):
-        job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        job = Job(command, stdout=DEVNULL, stderr=PIPE)
         assert job.stderr is not None
         for line in job.stderr:
             if line.startswith("writing"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import pytest
 from beam_jobs.use_case import load_use_case
 from tests.integration.archives import SMALL, kill_at_random, one, positions, report, rows
 from tests.integration.topics import Topics, events, framed, run
+from tests.services.job import finished
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -112,6 +112,6 @@ def test_duckdb_and_pandas_read_the_same(topics: Topics, archive: Callable[..., 
     ],
 )
 def test_wrong_options_are_one_line(archive: Callable[..., list[str]], more: list[str], named: str) -> None:
-    done = subprocess.run(archive(*more), capture_output=True, text=True, timeout=60, check=False)
+    done = finished(archive(*more))
     assert done.returncode == 2
     assert named in done.stderr.splitlines()[-1]

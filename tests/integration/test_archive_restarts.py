@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -23,6 +22,7 @@ import pytest
 from beam_jobs.storage import files
 from tests.integration.pubsub_topics import PubSubTopics
 from tests.integration.topics import events, framed
+from tests.services.job import DEVNULL, Job
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -41,12 +41,12 @@ class World:
         ]
         self._send, self._root, self._folder = send, root, folder
         self.sent: list[dict[str, Any]] = []
-        self._jobs: list[subprocess.Popen[bytes]] = []
+        self._jobs: list[Job] = []
 
-    def start(self, name: str) -> subprocess.Popen[bytes]:
+    def start(self, name: str) -> Job:
         """The same command once more; back when its checks are done."""
         with (self._folder / name).open("w") as log:
-            job = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=log)
+            job = Job(self._command, stdout=DEVNULL, stderr=log)
         self._jobs.append(job)
         self.until(lambda: "writing events" in self.said(name))
         return job

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from beam_jobs.archives.rows import archive_schema
 from beam_jobs.use_case import load_use_case
 from tests.integration.archives import Reader, live, one, positions, report, rows, stop, wait
 from tests.integration.topics import Topics, events, framed, run
+from tests.services.job import finished
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -95,7 +95,7 @@ def test_a_second_archive_of_a_topic_begins_at_its_own_start(
         with live(archive("--max_file_age", "0.5", *output, *more, until=None)) as job:
             wait(lambda folder=folder: len(rows(tmp_path, folder=folder)) >= 1000, job)  # type: ignore[misc]
             stop(job)
-    mixed = subprocess.run(archive("--raw"), capture_output=True, text=True, timeout=60, check=False)
+    mixed = finished(archive("--raw"))
     assert mixed.returncode == 2
     assert "holds car_sensors-features-" in mixed.stderr
     assert "choose another folder for car_sensors-events" in mixed.stderr

@@ -24,6 +24,7 @@ from model.manifest import sha256
 from model.training.data import LIST_FILE
 from tests.gcs_emulator import GcsEmulator
 from tests.integration.topics import Topics, events, framed, run
+from tests.services.job import DEVNULL, PIPE, Job
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -106,7 +107,7 @@ def test_train_from_a_bucket_into_one_and_promote(trained_model: Path, bucket: s
     assert f"{found.folder}/report/report.html" in made.stdout
     assert files.list_files(f"{found.folder}/report/report.html")
     promote = [sys.executable, "-m", "model.registry", "promote", f"{root}@{found.version}", "--alias"]
-    racing = [subprocess.Popen([*promote, name], stdout=subprocess.DEVNULL) for name in ("challenger", "shadow")]
+    racing = [Job([*promote, name], stdout=DEVNULL) for name in ("challenger", "shadow")]
     assert [one.wait(120) for one in racing] == [0, 0]
     assert registry.aliases(f"{root}/car_sensors") == dict.fromkeys(["champion", "challenger", "shadow"], found.version)
 
@@ -117,7 +118,7 @@ def test_killed_and_resumed_every_record_is_in_one_row(topics: Topics, archive: 
     small = ["--max_file_age", "0.05", "--block_rows", "500", "--max_file_mb", "0.3"]
     for _ in range(2):
         before = len(files.list_files(f"{root}/**.avro"))
-        job = subprocess.Popen(archive(root, *small), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        job = Job(archive(root, *small), stdout=DEVNULL, stderr=DEVNULL)
         deadline = time.monotonic() + 60
         while len(files.list_files(f"{root}/**.avro")) <= before:
             assert time.monotonic() < deadline
@@ -139,7 +140,7 @@ def test_storage_away_for_a_while(
     root, errors = f"{bucket}/archive", tmp_path / "errors"
     command = archive(root, "--max_file_age", "0.5", "--group_id", topics.name("group"), until=None)
     with errors.open("w") as out:
-        job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=out)
+        job = Job(command, stdout=DEVNULL, stderr=out)
 
     def wait_until(what: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 90
@@ -183,7 +184,7 @@ def test_ctrl_c_ends_a_job_that_waits_for_storage(
 ) -> None:
     topics.send("events", list(framed(events(500))))
     command = archive(f"{bucket}/archive", "--max_file_age", "1", "--progress", "json", until=None)
-    job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    job = Job(command, stdout=DEVNULL, stderr=PIPE)
     assert job.stderr is not None
     try:
         for line in job.stderr:
@@ -209,7 +210,7 @@ def test_a_disk_that_takes_no_more_is_one_line(topics: Topics, archive: Archive,
     topics.send("events", list(framed(events(20_000))))
     command = archive(str(tmp_path / "archive"))
     limited = ["bash", "-c", 'ulimit -f 200; exec "$@"', "bash", *command]  # no file larger than 200 KiB
-    done = subprocess.run(limited, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(limited, capture_output=True, timeout=120, check=False)
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"error: {tmp_path / 'archive'}: can't be written (File too large); write smaller")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ from tests.integration.archives import SMALL, kill_at_random, report, rows
 from tests.integration.pubsub_topics import PubSubTopics
 from tests.integration.topics import Topics, events, framed, run
 from tests.pubsub_emulator import Proxy, Server
+from tests.services.job import PIPE, Job
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 
@@ -155,9 +155,7 @@ def test_killed_at_random_every_message_is_in_one_row(
 
 def test_live_ctrl_c_gives_the_rest_back(pub: PubSubTopics, archive: Callable[..., list[str]], tmp_path: Path) -> None:
     pub.send("events", list(framed(events(2000))))
-    job = subprocess.Popen(
-        archive("--max_file_age", "0.5", until=None), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    job = Job(archive("--max_file_age", "0.5", until=None), stdout=PIPE, stderr=PIPE)
     try:
         deadline = time.monotonic() + 90
         while len(rows(tmp_path)) < 2000:
@@ -191,9 +189,7 @@ def test_the_service_away_is_waited_for(
 ) -> None:
     pub.send("events", list(framed(events(500))))
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", proxy.address)
-    job = subprocess.Popen(
-        archive("--max_file_age", "0.2", until=None), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    job = Job(archive("--max_file_age", "0.2", until=None), stdout=PIPE, stderr=PIPE)
     try:
         wait_for(lambda: len(rows(tmp_path)) == 500, job)
         proxy.stop()
@@ -210,7 +206,7 @@ def test_the_service_away_is_waited_for(
     assert pub.left("events") == 0
 
 
-def wait_for(condition: Callable[[], bool], job: subprocess.Popen[str]) -> None:
+def wait_for(condition: Callable[[], bool], job: Job) -> None:
     deadline = time.monotonic() + 90
     while not condition():
         assert time.monotonic() < deadline

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
@@ -36,6 +35,7 @@ from beam_jobs.use_case import load_use_case
 from schemas.registry.server import RegistryServer
 from tests.integration.pubsub_topics import PubSubTopics
 from tests.integration.topics import CAR_SENSOR, Topics, events, framed, run
+from tests.services.job import DEVNULL, PIPE, Job, finished
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -242,7 +242,7 @@ def test_ctrl_c_says_how_far_it_came(jobs: Jobs) -> None:
     jobs.topics.send("events", list(framed(events(2000))))
     run(jobs.archive(jobs.uri("events"), "events", "--raw"))
     command = jobs.replay("events", "again", "--create_topics", "--speed", "0.05x", "--progress", "json")
-    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    job = Job(command, stdout=PIPE, stderr=PIPE)
     assert job.stderr is not None
     for line in job.stderr:
         if line.startswith("{") and json.loads(line)["written"]:
@@ -262,7 +262,7 @@ def test_killed_and_started_again_it_repeats_records_that_tell_so(jobs: Jobs) ->
     jobs.topics.send("events", list(framed(events(3000))))
     run(jobs.archive(jobs.uri("events"), "events", "--raw"))
     ensure_topic(parse(jobs.uri("again")), KafkaConfig())
-    job = subprocess.Popen(jobs.replay("events", "again", "--speed", "0.5x"), stderr=subprocess.DEVNULL)
+    job = Job(jobs.replay("events", "again", "--speed", "0.5x"), stderr=DEVNULL)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not messages(jobs.topics, "again"):
         time.sleep(0.05)
@@ -321,7 +321,7 @@ def test_personal_fields_that_can_not_be_null(topics: Topics, tmp_path: Path) ->
     )
     topics.send("events", AvroEncoder(PATIENTS, 1).encode(rows).to_pylist())
     run(jobs.archive(topics.uri("events"), "events", "--raw", "--file_format", "parquet"))
-    refused = subprocess.run(jobs.replay("events", "again", "--create_topics"), capture_output=True, text=True)
+    refused = finished(jobs.replay("events", "again", "--create_topics"))
     assert refused.returncode == 2
     assert "'patient' is personal data" in refused.stderr
     with RegistryServer() as registry:
@@ -346,7 +346,7 @@ def test_archives_of_archives_hold_each_record_once(jobs: Jobs) -> None:
     target = jobs.folder / "features-2"
     killed = 0
     for files in (2, 9):
-        job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        job = Job(command, stdout=DEVNULL, stderr=DEVNULL)
         deadline = time.monotonic() + 60
         while job.poll() is None and time.monotonic() < deadline and len(list(target.rglob("*.parquet"))) < files:
             time.sleep(0.002)

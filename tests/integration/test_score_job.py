@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import struct
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from confluent_kafka import Consumer, TopicPartition
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.codec.avro.file import write_avro
 from tests.integration.topics import CAR_SENSOR, Topics, events, framed, run
+from tests.services.job import DEVNULL, PIPE, Job, finished
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -137,7 +137,7 @@ def test_killed_and_resumed_nothing_is_lost(topics: Topics, score: Callable[...,
     topics.send("events", framed(events(n)))  # type: ignore[arg-type]
     command = score("--group_id", topics.name("group"), "--progress", "json", "--block_rows", "500")
     command.append(f"--direct_num_workers={workers}")
-    job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    job = Job(command, stdout=DEVNULL, stderr=DEVNULL)
     consumer = Consumer({"bootstrap.servers": topics.servers, "group.id": "watch"})
     consumer.assign([TopicPartition(topics.name("scores"), 0, 0)])
     seen = 0
@@ -162,7 +162,7 @@ def test_too_many_dead_letters_stop_the_job(
 ) -> None:
     topics.send("events", [b"\x01nothing we know"] * 20_000)
     command = score("--max_dead_letter_rate", "0.5", "--block_rows", "1000", *where(runner, request))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    done = finished(command)
     assert done.returncode == 2, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: stopped: ")
@@ -204,7 +204,7 @@ def test_ctrl_c_ends_a_live_job_in_order(
     topics.send("events", framed(events(1000)))  # type: ignore[arg-type]
     command = score("--progress", "json", *where(runner, request))
     command = [word for word in command if word not in ("--until", "latest")]
-    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    job = Job(command, stdout=PIPE, stderr=PIPE, start_new_session=True)
     assert job.stderr is not None
     for line in job.stderr:
         if line.startswith("{") and json.loads(line)["scored"] == 1000:

@@ -15,6 +15,7 @@ from beam_jobs.codec.avro.decoder import AvroDecoder
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from demo.fleet import Fleet
 from tests.kafka_broker import SharedBroker
+from tests.services.job import finished
 
 CAR_SENSOR = schemas.load("car_sensor")
 
@@ -79,7 +80,7 @@ class Topics:
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    done = finished(command)
     assert done.returncode == 0, done.stderr
     return done
 
