@@ -44,7 +44,7 @@ from beam_jobs.use_case import load_use_case
 from bench import processes
 from bench.world import CARS, fill, fill_pubsub, pubsub_topic, topic
 from demo.broker import ApacheKafka
-from tests.pubsub_emulator import EMULATOR, Server
+from tests.services.pubsub import EMULATOR, Server
 
 HOUR_MS = 3_600_000
 IN_STORE = 30_000  # messages the fake has to keep, about

@@ -15,7 +15,7 @@ from chaos.outputs import Entries, KafkaOutputs, Place, PubSubOutputs, of_kafka,
 from chaos.proxy import Proxy
 from chaos.stage import JobSpec, Stage
 from tests.integration.pubsub_topics import PubSubTopics
-from tests.pubsub_emulator import EMULATOR, PROJECT
+from tests.services.pubsub import EMULATOR, PROJECT
 
 Answer = TypeVar("Answer")
 

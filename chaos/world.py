@@ -17,9 +17,9 @@ from chaos import events
 from chaos.proxy import Proxy
 from demo.broker import ApacheKafka, free_port, java_missing
 from demo.cluster import ApacheKafkaCluster
-from tests.gcs_emulator import GcsEmulator
-from tests.kafka_broker import prism
-from tests.pubsub_emulator import EMULATOR, PROJECT, Server
+from tests.services.gcs import GcsEmulator
+from tests.services.prism import prism
+from tests.services.pubsub import EMULATOR, PROJECT, Server
 
 EVENTS = 20_000  # of one scenario, at most
 STORAGE = "STORAGE_EMULATOR_HOST"

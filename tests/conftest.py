@@ -2,11 +2,12 @@
 
 from hypothesis import HealthCheck, settings
 
-from tests.dataflow_service import dataflow_service
-from tests.gcs_emulator import bucket, gcs_emulator
-from tests.google_mocks import no_credentials, secret_server, tokens
-from tests.kafka_broker import apache_kafka, embedded, kafka_cluster, own_apache_kafka, prism_binary
-from tests.pubsub_emulator import pubsub, pubsub_server
+from tests.services.dataflow import dataflow_service
+from tests.services.gcs import bucket, gcs_emulator
+from tests.services.google import no_credentials, secret_server, tokens
+from tests.services.kafka import apache_kafka, embedded, kafka_cluster, own_apache_kafka
+from tests.services.prism import prism_binary
+from tests.services.pubsub import pubsub, pubsub_server
 
 __all__ = [
     "apache_kafka",

@@ -12,8 +12,8 @@ from beam_jobs.errors import UserError
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.source import KafkaSource
 from beam_jobs.io.position import LATEST
-from tests.contract.cluster import RealCluster, Record
 from tests.contract.reads import SourceSuite, opened, read, read_all, values
+from tests.services.kafka_cluster import RealCluster, Record
 from tests.unit.io.kafka.wire import record_batches as rb
 
 

@@ -13,8 +13,8 @@ from beam_jobs.io.kafka import source as kafka_source
 from beam_jobs.io.kafka.fetch import Finished, Positions
 from beam_jobs.io.kafka.source import KafkaReader
 from beam_jobs.io.position import EARLIEST, LATEST, OffsetSpec
-from tests.contract.cluster import Cluster, Record
 from tests.contract.reads import T0, Rows, SourceSuite, numbered, opened, read, values
+from tests.services.kafka_cluster import Cluster, Record
 
 
 def group() -> str:

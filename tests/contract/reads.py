@@ -15,7 +15,7 @@ from beam_jobs.block import RAW_SCHEMA
 from beam_jobs.io.kafka.mark import KafkaMark
 from beam_jobs.io.kafka.source import SESSIONS, KafkaReader, KafkaSource
 from beam_jobs.io.position import EARLIEST, LATEST
-from tests.contract.cluster import Cluster, Record
+from tests.services.kafka_cluster import Cluster, Record
 
 TIMEOUT_S = 30.0
 T0 = 1_700_000_000_000

@@ -17,8 +17,8 @@ from beam_jobs.errors import UserError
 from beam_jobs.io.kafka.mark import KafkaMark
 from beam_jobs.io.kafka.source import SESSIONS, KafkaSource
 from beam_jobs.io.position import EARLIEST, LATEST, OffsetSpec
-from tests.contract.cluster import Cluster, Record
 from tests.contract.reads import T0, TIMEOUT_S, Rows, SourceSuite, numbered, opened, read, read_all, values
+from tests.services.kafka_cluster import Cluster, Record
 
 
 def _survives_the_runner(time: Timestamp) -> None:

@@ -22,8 +22,8 @@ from beam_jobs.io.kafka.start import resolve
 from beam_jobs.io.kafka.wire.protocol import FETCH, METADATA
 from beam_jobs.io.position import EARLIEST, LATEST
 from demo.broker import ApacheKafka, java_missing
-from tests.contract.fault_proxy import LIST_OFFSETS, OFFSET_COMMIT, OFFSET_FETCH, Fault, FaultProxy
 from tests.contract.reads import Rows, opened, read
+from tests.services.fault_proxy import LIST_OFFSETS, OFFSET_COMMIT, OFFSET_FETCH, Fault, FaultProxy
 
 pytestmark = pytest.mark.integration
 

@@ -6,11 +6,11 @@ import pytest
 
 from demo.broker import Tansu
 from tests.contract.batches import BatchesContract
-from tests.contract.cluster import Cluster, RealCluster
-from tests.contract.fake_kafka import FakeCluster
 from tests.contract.positions import PositionsContract
 from tests.contract.suite import KafkaContract
-from tests.kafka_broker import SharedBroker
+from tests.services.fake_kafka import FakeCluster
+from tests.services.kafka import SharedBroker
+from tests.services.kafka_cluster import Cluster, RealCluster
 
 PATHS = ["wire", "client"]
 

@@ -12,7 +12,7 @@ import pytest
 from demo.broker import locked
 from demo.history import write_history
 from tests.integration.topics import Topics
-from tests.kafka_broker import SharedBroker
+from tests.services.kafka import SharedBroker
 
 
 @pytest.fixture

@@ -31,12 +31,12 @@ from beam_jobs.errors import RowErrors
 from beam_jobs.storage import files
 from beam_jobs.use_case import load_use_case
 from demo.broker import Tansu, locked
-from tests import fake_worker
-from tests.dataflow_service import ROOT, FakeDataflow
-from tests.gcs_emulator import GcsEmulator
 from tests.integration.pubsub_topics import PubSubTopics
 from tests.integration.topics import events, framed
 from tests.packaging.test_install import DEPENDENCIES
+from tests.services import dataflow_worker
+from tests.services.dataflow import ROOT, FakeDataflow
+from tests.services.gcs import GcsEmulator
 
 CARS = load_use_case("car_sensors")
 N, LETTERS = 500, 20
@@ -89,7 +89,7 @@ class Submitted:
 
     def leaf(self, name: str) -> Any:
         """The one transform without parts whose name begins so."""
-        [found] = [t for t in fake_worker.leaves(self.pipeline) if t.unique_name.startswith(name)]
+        [found] = [t for t in dataflow_worker.leaves(self.pipeline) if t.unique_name.startswith(name)]
         return found
 
 
@@ -275,8 +275,8 @@ def run_worker(python: Path, folder: Path) -> str:
     messages.write_text(json.dumps([base64.b64encode(value).decode() for value in [*framed(events(N)), b"broken"]]))
     environment = {**os.environ, "PYTHONPATH": DEPENDENCIES, "PYTHONWARNINGS": "ignore"}
     environment |= {"HIGHBEAM_CACHE": str(folder / "cache")}
-    script = folder / "fake_worker.py"  # alone: what lies beside a script can be imported
-    script.write_bytes(Path(fake_worker.__file__).read_bytes())
+    script = folder / "dataflow_worker.py"  # alone: what lies beside a script can be imported
+    script.write_bytes(Path(dataflow_worker.__file__).read_bytes())
     command = [str(python), str(script), str(folder / "staged" / "pipeline.pb"), str(messages)]
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False

@@ -22,8 +22,8 @@ from beam_jobs.terminal import cli
 from model import registry
 from model.manifest import sha256
 from model.training.data import LIST_FILE
-from tests.gcs_emulator import GcsEmulator
 from tests.integration.topics import Topics, events, framed, run
+from tests.services.gcs import GcsEmulator
 from tests.services.job import DEVNULL, PIPE, Job
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]

@@ -22,10 +22,6 @@ from beam_jobs.storage import files
 from demo.broker import Tansu, locked
 from templates.jobs import TEMPLATES
 from templates.publish import spec
-from tests import fake_worker
-from tests.dataflow_service import ROOT, FakeDataflow
-from tests.gcs_emulator import GcsEmulator
-from tests.google_mocks import TokenServer, key_file
 from tests.integration.dataflow_jobs import (
     IMAGE,
     JOBS,
@@ -47,7 +43,11 @@ from tests.integration.dataflow_jobs import (
 )
 from tests.integration.pubsub_topics import PubSubTopics
 from tests.integration.test_secrets import contents
-from tests.pubsub_emulator import EMULATOR, Server
+from tests.services import dataflow_worker
+from tests.services.dataflow import ROOT, FakeDataflow
+from tests.services.gcs import GcsEmulator
+from tests.services.google import TokenServer, key_file
+from tests.services.pubsub import EMULATOR, Server
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -204,7 +204,7 @@ def test_the_pipeline_reads_kafka_by_our_source(score: Submitted) -> None:
     assert payload.restriction_coder_id
     assert score.pipeline.components.pcollections[read.outputs["None"]].is_bounded == api.IsBounded.UNBOUNDED
     assert score.worker["readers"] == 3  # one a partition
-    names = {t.unique_name for t in fake_worker.leaves(score.pipeline)}
+    names = {t.unique_name for t in dataflow_worker.leaves(score.pipeline)}
     assert {"Decode/ParDo(DecodeEvents)", "RunInference/BeamML_RunInference", "Alerts", "WriteAlerts/Write"} <= names
 
 
@@ -213,7 +213,7 @@ def test_the_pipeline_leaves_pubsub_to_the_service(submitted: Callable[[str], Su
     read = api.PubSubReadPayload.FromString(archive.leaf("Read/Read/Read").spec.payload)
     assert re.fullmatch(r"projects/lab-project/subscriptions/events-\w+", read.subscription)
     assert read.with_attributes
-    writes = [t for t in fake_worker.leaves(archive.pipeline) if t.spec.urn == fake_worker.WRITE]
+    writes = [t for t in dataflow_worker.leaves(archive.pipeline) if t.spec.urn == dataflow_worker.WRITE]
     assert {t.unique_name.split("/")[0] for t in writes} == {"DeadLettersDecode", "DeadLettersPreprocess"}
     for write in writes:
         topic = api.PubSubWritePayload.FromString(write.spec.payload).topic
@@ -225,7 +225,7 @@ OF_BLOCKS = ("Decode", "Preprocess", "RunInference", "CheckScores", "Alerts", "R
 
 def test_blocks_have_their_own_coder_all_the_way(each: Submitted) -> None:
     components = each.pipeline.components
-    for transform in fake_worker.leaves(each.pipeline):
+    for transform in dataflow_worker.leaves(each.pipeline):
         if transform.unique_name.split("/")[0] in OF_BLOCKS:
             for output in transform.outputs.values():
                 coder = components.coders[components.pcollections[output].coder_id]
@@ -258,7 +258,7 @@ def test_a_worker_runs_it_with_the_staged_package_alone(each: Submitted) -> None
     assert len(ours) >= 1
     assert not any(path.startswith(str(ROOT)) for path in ours)
     assert not report["tensorflow"]
-    ran = {t.unique_name for t in fake_worker.leaves(each.pipeline)}
+    ran = {t.unique_name for t in dataflow_worker.leaves(each.pipeline)}
     assert set(report["steps"]) == ran
 
 

@@ -16,7 +16,7 @@ from beam_jobs import score
 from beam_jobs.terminal import cli
 from demo.broker import free_port
 from model import registry
-from tests.kafka_broker import SharedBroker
+from tests.services.kafka import SharedBroker
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

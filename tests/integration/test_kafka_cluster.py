@@ -8,8 +8,8 @@ import pytest
 from confluent_kafka import Producer
 
 from demo.cluster import ApacheKafkaCluster
-from tests.contract.cluster import RealCluster, Record
 from tests.contract.reads import Rows, SourceSuite, opened, read
+from tests.services.kafka_cluster import RealCluster, Record
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 

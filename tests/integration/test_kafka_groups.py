@@ -24,9 +24,9 @@ from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.source import SESSIONS, KafkaReader, KafkaSource
 from beam_jobs.io.kafka.transforms import check_group
 from beam_jobs.io.position import EARLIEST
-from tests.contract.cluster import RealCluster
 from tests.contract.reads import numbered, opened, read
-from tests.kafka_broker import SASL_PASSWORD, SASL_USER, SharedBroker
+from tests.services.kafka import SASL_PASSWORD, SASL_USER, SharedBroker
+from tests.services.kafka_cluster import RealCluster
 
 pytestmark = pytest.mark.integration
 

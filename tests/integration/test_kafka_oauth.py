@@ -20,8 +20,8 @@ from beam_jobs.io.kafka.oauth import GOOGLE_TOKENS
 from beam_jobs.io.kafka.transforms import OffsetSpec, ReadFromKafka, WriteToKafka, check_topic, ensure_topic
 from beam_jobs.io.kafka.wire.fetcher import WireFetcher
 from demo.broker import ApacheKafka, java_missing, kafka_jars
-from tests.google_mocks import REFUSED, TokenServer
 from tests.integration.test_kafka_tls import append_values, certificate
+from tests.services.google import REFUSED, TokenServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

@@ -39,7 +39,7 @@ from beam_jobs.io.kafka.transforms import ReadFromKafka, WriteToKafka, check_top
 from beam_jobs.io.position import EARLIEST, LATEST
 from beam_jobs.terminal.cli import find_user_error
 from demo.broker import ApacheKafka
-from tests.kafka_broker import SASL_PASSWORD, SASL_USER, SharedBroker
+from tests.services.kafka import SASL_PASSWORD, SASL_USER, SharedBroker
 
 pytestmark = pytest.mark.integration
 

@@ -35,7 +35,7 @@ from beam_jobs.io.kafka.transforms import WriteToKafka, ensure_topic
 from beam_jobs.io.writing import OnTooLarge
 from beam_jobs.steps.write_dead_letters import WriteDeadLetters
 from beam_jobs.terminal.cli import find_user_error
-from tests.kafka_broker import SASL_PASSWORD, SASL_USER, SharedBroker
+from tests.services.kafka import SASL_PASSWORD, SASL_USER, SharedBroker
 
 pytestmark = pytest.mark.integration
 

@@ -11,9 +11,9 @@ from confluent_kafka.admin import AdminClient
 
 from beam_jobs.io.kafka.client import FetchPath
 from demo.broker import ApacheKafka
-from tests.contract.cluster import RealCluster, Record
 from tests.contract.positions import finish, group
 from tests.contract.reads import SourceSuite, numbered, opened, read
+from tests.services.kafka_cluster import RealCluster, Record
 
 pytestmark = pytest.mark.integration
 

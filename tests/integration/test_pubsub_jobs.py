@@ -6,18 +6,19 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 import schemas
+from chaos.proxy import Proxy
 from tests.integration.archives import SMALL, kill_at_random, report, rows
 from tests.integration.pubsub_topics import PubSubTopics
 from tests.integration.topics import Topics, events, framed, run
-from tests.pubsub_emulator import Proxy, Server
 from tests.services.job import PIPE, Job
+from tests.services.pubsub import Server
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 
@@ -173,34 +174,29 @@ def test_live_ctrl_c_gives_the_rest_back(pub: PubSubTopics, archive: Callable[..
     assert len(found) == 2300
 
 
-@pytest.fixture
-def proxy(pubsub_server: Server) -> Iterator[Proxy]:
-    proxy = Proxy(pubsub_server.address)
-    yield proxy
-    proxy.stop()
-
-
 def test_the_service_away_is_waited_for(
     pub: PubSubTopics,
     archive: Callable[..., list[str]],
-    proxy: Proxy,
+    pubsub_server: Server,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
     pub.send("events", list(framed(events(500))))
+    proxy = Proxy(pubsub_server.address)
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", proxy.address)
     job = Job(archive("--max_file_age", "0.2", until=None), stdout=PIPE, stderr=PIPE)
     try:
         wait_for(lambda: len(rows(tmp_path)) == 500, job)
-        proxy.stop()
+        proxy.close()
         pub.send("events", list(framed(events(400, seed=9))))
         assert job.stderr is not None
         assert any("nothing can be read" in line for line in job.stderr)
-        proxy.start()
+        proxy = Proxy(pubsub_server.address, int(proxy.address.rpartition(":")[2]))
         wait_for(lambda: len(rows(tmp_path)) == 900, job)
     finally:
         job.send_signal(signal.SIGINT)
         _, errors = job.communicate(timeout=60)
+        proxy.close()
     assert job.returncode == 0, errors
     assert "back after" in errors
     assert pub.left("events") == 0

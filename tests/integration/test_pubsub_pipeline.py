@@ -38,7 +38,7 @@ from beam_jobs.steps.redrive import Redrive
 from beam_jobs.terminal import options
 from beam_jobs.terminal.commands import JOBS
 from tests.integration.pubsub_topics import PubSubTopics
-from tests.pubsub_emulator import EMULATOR, Server
+from tests.services.pubsub import EMULATOR, Server
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

@@ -28,7 +28,7 @@ from beam_jobs.io.pubsub.messages import Message
 from beam_jobs.io.pubsub.pull import PullSettings
 from beam_jobs.io.pubsub.sink import PublishBlocks
 from beam_jobs.io.pubsub.source import SESSIONS, PubSubReader, PubSubSource
-from tests.pubsub_emulator import EMULATOR
+from tests.services.pubsub import EMULATOR
 
 pytestmark = pytest.mark.timeout(120)
 

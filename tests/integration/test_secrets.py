@@ -24,9 +24,9 @@ from beam_jobs.preflight.redrive import redrive_job
 from beam_jobs.preflight.score import score_job
 from beam_jobs.terminal import cli, commands, options
 from schemas.registry.server import RegistryServer
-from tests.google_mocks import SecretManager
 from tests.integration.topics import Topics, events, framed
-from tests.kafka_broker import SASL_PASSWORD, SASL_USER, SharedBroker
+from tests.services.google import SecretManager
+from tests.services.kafka import SASL_PASSWORD, SASL_USER, SharedBroker
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

@@ -14,8 +14,8 @@ import schemas
 from beam_jobs.codec.avro.decoder import AvroDecoder
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from demo.fleet import Fleet
-from tests.kafka_broker import SharedBroker
 from tests.services.job import finished
+from tests.services.kafka import SharedBroker
 
 CAR_SENSOR = schemas.load("car_sensor")
 

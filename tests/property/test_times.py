@@ -34,8 +34,8 @@ from beam_jobs.io.pubsub.source import PubSubReader, PubSubSource
 from beam_jobs.io.reading import Outage
 from beam_jobs.steps.redrive import original_records
 from beam_jobs.terminal.report import time_text
-from tests.contract.cluster import Record
-from tests.contract.fake_kafka import FakeCluster
+from tests.services.fake_kafka import FakeCluster
+from tests.services.kafka_cluster import Record
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 NOW = int(time.time() * 1000)

@@ -13,7 +13,7 @@ from beam_jobs.credentials import secret_manager
 from beam_jobs.credentials.google_credentials import GoogleAwayError
 from beam_jobs.credentials.references import is_reference, may_change, read_secret
 from beam_jobs.errors import UserError
-from tests.google_mocks import ACCOUNT, REFUSED, Answer, SecretManager, TokenServer
+from tests.services.google import ACCOUNT, REFUSED, Answer, SecretManager, TokenServer
 
 NAME = "projects/my-project/secrets/kafka_password/versions/3"
 LATEST = "projects/my-project/secrets/kafka_password/versions/latest"

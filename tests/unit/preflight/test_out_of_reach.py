@@ -24,9 +24,9 @@ from model.manifest import FILE_NAME, DataSummary, Manifest
 from schemas.registry.server import RegistryServer
 from schemas.source import Registration
 from schemas.writers import for_registry
-from tests.dataflow_service import FakeDataflow
-from tests.google_mocks import TokenServer
 from tests.integration.dataflow_jobs import IMAGE, write_archive
+from tests.services.dataflow import FakeDataflow
+from tests.services.google import TokenServer
 
 CARS = load_use_case("car_sensors")
 JOBS: dict[str, Callable[[list[str]], int]] = {

@@ -12,7 +12,7 @@ import pytest
 from beam_jobs.errors import UserError
 from beam_jobs.preprocessing import PiiPolicy, compile_sql
 from beam_jobs.preprocessing.pii import pseudonymize
-from tests.google_mocks import SecretManager
+from tests.services.google import SecretManager
 
 KEY = b"0123456789abcdef0123456789abcdef"
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from beam_jobs import stop
 from beam_jobs.errors import UserError
 from beam_jobs.storage import files, gcs, patience
-from tests.gcs_emulator import GcsEmulator
+from tests.services.gcs import GcsEmulator
 
 
 @pytest.fixture(params=["local", "gs"])

@@ -20,7 +20,7 @@ from google.auth import exceptions as auth
 
 from beam_jobs.errors import UserError
 from beam_jobs.storage import files, gcs
-from tests.gcs_emulator import GcsEmulator
+from tests.services.gcs import GcsEmulator
 
 
 def test_an_update_whose_answer_was_lost_is_not_made_twice(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from beam_jobs.running.dataflow.checks import JOB_NAME
 from templates import publish
 from templates.jobs import TEMPLATES
 from templates.metadata import metadata
-from tests.dataflow_service import FakeDataflow
+from tests.services.dataflow import FakeDataflow
 
 SCORE = (
     "use_case=car_sensors input=kafka://a:9092,b:9092/t model=gs://m/models@champion "

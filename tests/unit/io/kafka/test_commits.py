@@ -9,9 +9,9 @@ from beam_jobs.errors import UserError
 from beam_jobs.io.kafka import source as kafka_source
 from beam_jobs.io.kafka.commits import LASTING, Commits
 from beam_jobs.io.kafka.fetch import Finished, Positions
-from tests.contract.fake_kafka import FakeCluster
 from tests.contract.positions import finish
 from tests.contract.reads import SourceSuite, numbered, opened, read
+from tests.services.fake_kafka import FakeCluster
 
 
 def test_a_commit_names_all_partitions_and_waits_for_its_answer() -> None:

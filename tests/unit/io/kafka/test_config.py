@@ -7,7 +7,7 @@ from beam_jobs.errors import UserError
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.oauth import GOOGLE_TOKENS
 from beam_jobs.io.kafka.wire.connection import not_understood
-from tests.google_mocks import SecretManager, TokenServer
+from tests.services.google import SecretManager, TokenServer
 
 SECRET = "hunter2"
 

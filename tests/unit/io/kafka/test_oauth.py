@@ -14,7 +14,7 @@ import pytest
 from beam_jobs.credentials.google_credentials import GoogleAwayError
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka.oauth import GOOGLE_TOKENS, GoogleTokens, google_token
-from tests.google_mocks import ACCOUNT, REFUSED, TokenServer
+from tests.services.google import ACCOUNT, REFUSED, TokenServer
 
 
 def decoded(part: str) -> str:

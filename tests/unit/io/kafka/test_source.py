@@ -17,9 +17,9 @@ from beam_jobs.io.kafka.mark import KafkaMark, KafkaMarkCoder
 from beam_jobs.io.kafka.source import KafkaSource
 from beam_jobs.io.position import EARLIEST, LATEST, OffsetSpec
 from beam_jobs.io.reading import Pace, PartitionOutages
-from tests.contract.cluster import Record
-from tests.contract.fake_kafka import FakeCluster
 from tests.contract.reads import opened, read, values
+from tests.services.fake_kafka import FakeCluster
+from tests.services.kafka_cluster import Record
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ from beam_jobs.running.dataflow.checks import check_labels, check_target
 from beam_jobs.storage.gcs import BucketInfo
 from beam_jobs.terminal import cli, options
 from beam_jobs.terminal.commands import JOBS
-from tests.dataflow_service import FakeDataflow
-from tests.google_mocks import TokenServer
+from tests.services.dataflow import FakeDataflow
+from tests.services.google import TokenServer
 
 NOWHERE = "kafka://broker.example"
 GIVEN = {

@@ -17,7 +17,7 @@ from beam_jobs.io.address import KafkaAddress
 from beam_jobs.io.kafka.transforms import ReadFromKafka
 from beam_jobs.running.dataflow import target as dataflow
 from beam_jobs.target import Graph
-from tests.dataflow_service import FakeDataflow
+from tests.services.dataflow import FakeDataflow
 
 Result = Callable[..., Any]
 

@@ -10,7 +10,8 @@ from confluent_kafka import KafkaError, KafkaException
 
 from beam_jobs.io.kafka.wire import protocol
 from beam_jobs.io.kafka.wire.epochs import epoch_end
-from tests.unit.io.kafka.wire.test_fetcher import Broker, once, settings
+from tests.services.wire_broker import Broker
+from tests.unit.io.kafka.wire.test_fetcher import once, settings
 
 
 @pytest.fixture

@@ -1,14 +1,11 @@
-"""Google's fake of the Pub/Sub service, built with Go, one for all tests; and an outage in front of it."""
+"""Google's fake of the Pub/Sub service, built with Go, one for each process of the tests."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
-import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -67,60 +64,6 @@ def pubsub_server() -> Iterator[Server]:
     server = Server()
     yield server
     server.close()
-
-
-class Proxy:
-    """A TCP address in front of another that can be away."""
-
-    def __init__(self, target: str) -> None:
-        host, port = target.rsplit(":", 1)
-        self._target = (host, int(port))
-        self._listener: socket.socket | None = None
-        self._pairs: list[socket.socket] = []
-        self._port = 0
-        self.start()
-        self.address = f"127.0.0.1:{self._port}"
-
-    def start(self) -> None:
-        """Comes back."""
-        self._listener = socket.create_server(("127.0.0.1", self._port))
-        self._port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
-
-    def stop(self) -> None:
-        """Goes away, with every connection."""
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            listener.shutdown(socket.SHUT_RDWR)
-            listener.close()
-        for end in self._pairs:
-            _shut(end)
-        self._pairs = []
-
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                near, _ = listener.accept()
-            except OSError:
-                return
-            far = socket.create_connection(self._target)
-            self._pairs += [near, far]
-            for source, sink in ((near, far), (far, near)):
-                threading.Thread(target=_copy, args=(source, sink), daemon=True).start()
-
-
-def _copy(source: socket.socket, sink: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(1 << 16):
-            sink.sendall(data)
-    _shut(source)
-    _shut(sink)
-
-
-def _shut(end: socket.socket) -> None:
-    with suppress(OSError):
-        end.shutdown(socket.SHUT_RDWR)
-    end.close()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import pytest
 from beam_jobs.storage import files
 
 Json = dict[str, Any]
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 _SHOWN = ("id", "name", "projectId", "location", "currentState", "createTime", "type")
 
 

@@ -1,6 +1,6 @@
 """A fake of a Dataflow worker: loads all that a staged pipeline names, and lets some elements through every DoFn.
 
-    python fake_worker.py pipeline.pb messages.json > report.json
+    python dataflow_worker.py pipeline.pb messages.json > report.json
 
 For an interpreter that has the staged package, as a worker has, and not the checkout. Steps run one after the other,
 each on all that came before it; a source gives what it has to give within some seconds. messages.json: the bodies of

@@ -26,7 +26,7 @@ from beam_jobs.io.kafka.fetch import (
     Topic,
     Transport,
 )
-from tests.contract.cluster import Record
+from tests.services.kafka_cluster import Record
 
 
 @dataclass

