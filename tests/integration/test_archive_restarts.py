@@ -80,7 +80,7 @@ class World:
             job.wait()
 
 
-@pytest.fixture(params=["kafka", "pubsub"])
+@pytest.fixture(params=[pytest.param("kafka", marks=pytest.mark.nightly), "pubsub"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     logs = tmp_path / "logs"
     logs.mkdir()

@@ -226,6 +226,7 @@ def test_a_source_says_that_its_broker_is_away(
     assert said == ["nothing", "back"]
 
 
+@pytest.mark.nightly
 def test_latency_at_two_thousand_a_second(apache_kafka: SharedBroker) -> None:
     source, sink = topic(apache_kafka.bootstrap_servers, 4), topic(apache_kafka.bootstrap_servers)
     metrics.STATE.reset()

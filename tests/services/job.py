@@ -7,6 +7,7 @@ process of the tests that starts jobs has one; it ends with that process.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -137,9 +138,15 @@ def _server() -> socket.socket:
     """The way to this process's server, started at the first job."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, "-m", "tests.services.job", str(theirs.fileno())]
-    subprocess.Popen(command, cwd=ROOT, stdin=DEVNULL, pass_fds=[theirs.fileno()])
+    server = subprocess.Popen(command, cwd=ROOT, stdin=DEVNULL, pass_fds=[theirs.fileno()])
     theirs.close()
+    atexit.register(_end, server, ours)
     return ours
+
+
+def _end(server: subprocess.Popen[bytes], requests: socket.socket) -> None:
+    requests.close()
+    server.wait()
 
 
 def _serve(requests: socket.socket) -> None:
