@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from beam_jobs.steps.score_records import CheckScores, to_alerts, to_scores
 from beam_jobs.use_case import load_use_case
 from model.loaded import LoadedModel
 from model.registry import resolve
+from model.threshold import change
 from model.training.plan import Settings
 from model.training.train import train
 from tests.distribution import install
@@ -129,23 +131,31 @@ def test_a_kind_from_outside_is_trained_loaded_and_scores_in_the_job(distributio
         assert_that(both | Flatten(), check)
 
 
+def test_it_takes_another_threshold(distribution: str, settings: Settings) -> None:
+    made = train(replace(settings, peers=False))
+    other = change(settings.registry, 0.2, use_case="pumps")
+    assert (other.kind, other.made_from) == ("distance", made.manifest.version)
+    assert other.threshold < made.manifest.threshold
+    assert LoadedModel.load(resolve(f"{settings.registry}@{other.version}").path).manifest == other
+
+
 def test_its_settings_are_its_own(distribution: str, settings: Settings) -> None:
     path = Path(settings.use_case) / "use_case.yaml"
     about = json.loads(path.read_text())
-    for change, said in (
+    for wrong, said in (
         ({"power": -1}, "use_case.yaml: model.power is -1; use a number above 0"),
         ({"epochs": 3}, "unknown key 'epochs'; it is one of power, kind, alert_budget, seed, baseline"),
     ):
-        path.write_text(json.dumps({**about, "model": {**about["model"], **change}}))
+        path.write_text(json.dumps({**about, "model": {**about["model"], **wrong}}))
         with pytest.raises(UserError, match=re.escape(said)):
             load_use_case(settings.use_case)
     path.write_text(json.dumps(about))
     with pytest.raises(UserError, match="--epochs 3: a model of the kind distance has no epochs"):
-        train(Settings(settings.use_case, settings.data, settings.registry, epochs=3))
+        train(replace(settings, epochs=3))
 
 
 def test_without_its_package_a_version_is_refused_by_name(distribution: str, settings: Settings) -> None:
-    made = train(Settings(settings.use_case, settings.data, settings.registry, peers=False))
+    made = train(replace(settings, peers=False))
     code = f"from pathlib import Path; from model.loaded import LoadedModel; LoadedModel.load(Path({str(made.path)!r}))"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 1
