@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -15,8 +18,10 @@ from apache_beam.transforms.window import FixedWindows
 
 from beam_jobs.errors import UserError
 from beam_jobs.running import launch
+from beam_jobs.running.workers import Workers
 from beam_jobs.target import TARGETS, target_of
 from beam_jobs.terminal import options
+from beam_jobs.terminal.cli import STOP_SIGNALS
 from beam_jobs.terminal.commands import JOBS
 from tests.distribution import install
 
@@ -132,3 +137,34 @@ def test_and_runs_on_prism_where_no_runner_is_named(
     assert run(parsed, partial(windows, folder=tmp_path), live=True) == 0
     assert (tmp_path / "sum").read_text() == "45"
     assert parsed.get_all_options()["runner"] == "PrismRunner"
+
+
+TWICE = """
+import os, signal
+from beam_jobs import stop
+from beam_jobs.running.launch import drain_on_signal
+from beam_jobs.running.workers import Workers
+
+with Workers(1) as workers, drain_on_signal(workers):
+    os.kill(os.getpid(), signal.SIGTERM)
+    print(stop.requested(), flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)  # a supervisor that is impatient changes nothing
+    os.kill(os.getpid(), signal.SIGINT)
+    print("never")
+"""
+
+
+def test_a_stop_signal_drains_and_ctrl_c_after_it_ends_at_once() -> None:
+    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (130, "True\n"), done.stderr
+    assert done.stderr == "stopping: finishing what was read (Ctrl-C again to stop at once)\n" * 2
+
+
+def test_signals_are_given_back() -> None:
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    with Workers(1) as workers, launch.drain_on_signal(workers) as arm:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a runner does
+        arm()
+        assert callable(signal.getsignal(signal.SIGINT))
+        assert signal.getsignal(signal.SIGINT) not in before
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
