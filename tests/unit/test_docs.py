@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import io
@@ -93,6 +94,17 @@ def test_shell_commands_are_shell(page: Path) -> None:
     for block in re.findall(r"^```(?:ba)?sh\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
         checked = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
         assert (checked.returncode, checked.stderr) == (0, ""), block
+
+
+def test_python_of_a_page_imports_what_there_is() -> None:
+    """Every block of Python parses, and the names it imports from this project exist."""
+    for page in PAGES:
+        for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
+            for node in ast.walk(ast.parse(block, page.name)):
+                if isinstance(node, ast.ImportFrom) and (ROOT / str(node.module).partition(".")[0]).is_dir():
+                    module = importlib.import_module(str(node.module))
+                    missing = [name.name for name in node.names if not hasattr(module, name.name)]
+                    assert missing == [], f"{page.name}: from {node.module} import {', '.join(missing)}"
 
 
 def test_make_help_names_every_target() -> None:
