@@ -9,7 +9,7 @@ are entry points of the group ``highbeam.targets``, named after their runner:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -128,19 +128,14 @@ class Target(Protocol):
         """
 
 
-_BEAMS = dict.fromkeys(StandardOptions.KNOWN_RUNNER_NAMES, "beam_jobs.running.portable:Portable")
-TARGETS = Plugins[Callable[[PipelineOptions], Target]](
-    "target",
-    "highbeam.targets",
-    _BEAMS
-    | {
-        "DirectRunner": "beam_jobs.running.local:Local",
-        "FnApiRunner": "beam_jobs.running.local:Local",
-        "PrismRunner": "beam_jobs.running.prism:Prism",
-        "DataflowRunner": "beam_jobs.running.dataflow.target:Dataflow",
-        "TestDataflowRunner": "beam_jobs.running.dataflow.target:Dataflow",
-    },
-)
+_OWN = dict.fromkeys(StandardOptions.KNOWN_RUNNER_NAMES, "beam_jobs.running.portable:Portable") | {
+    "DirectRunner": "beam_jobs.running.local:Local",
+    "FnApiRunner": "beam_jobs.running.local:Local",
+    "PrismRunner": "beam_jobs.running.prism:Prism",
+    "DataflowRunner": "beam_jobs.running.dataflow.target:Dataflow",
+    "TestDataflowRunner": "beam_jobs.running.dataflow.target:Dataflow",
+}
+TARGETS = Plugins[Callable[[PipelineOptions], Target]]("target", "highbeam.targets", _OWN)
 
 
 def runner_of(parsed: PipelineOptions) -> str:
@@ -154,15 +149,20 @@ def runner_of(parsed: PipelineOptions) -> str:
     name = str(parsed.view_as(StandardOptions).runner or "DirectRunner")
     if "." in name:
         return name
-    known = {known.lower(): known for known in TARGETS.names()}
-    found = known.get(name.lower()) or known.get(f"{name.lower()}runner")
+    # Own names first: for the others all that is installed has to be looked through.
+    found = _among(_OWN, name) or _among(TARGETS.names(), name)
     if found is None:
-        others = [each for each in known.values() if each not in _BEAMS]
+        others = "".join(f", {each} where it says" for each in TARGETS.names() if each not in _OWN)
         raise UserError(
             f"--runner {name}: Beam has no such runner; DirectRunner, FnApiRunner, PrismRunner run here, "
-            f"DataflowRunner on Google Cloud{''.join(f', {each} where it says' for each in others)}"
+            f"DataflowRunner on Google Cloud{others}"
         )
     return found
+
+
+def _among(runners: Iterable[str], name: str) -> str | None:
+    known = {each.lower(): each for each in runners}
+    return known.get(name.lower()) or known.get(f"{name.lower()}runner")
 
 
 def target_of(parsed: PipelineOptions) -> Target:
