@@ -11,7 +11,7 @@ from beam_jobs.archives.rows import carried
 from beam_jobs.archives.sink import WriteToArchive
 from beam_jobs.block import Block
 from beam_jobs.dead_letters import step
-from beam_jobs.preflight.addresses import keeps_position, shares
+from beam_jobs.preflight.addresses import shares
 from beam_jobs.preflight.archive import ArchiveJob, archive_job, check_processes, owning
 from beam_jobs.running import launch
 from beam_jobs.steps.enrich import Enrich
@@ -26,7 +26,7 @@ from beam_jobs.wiring import read_events, write_dead_letters
 def build(pipeline: beam.Pipeline, job: ArchiveJob) -> None:
     """Wires the job into ``pipeline``. One fused stage: offsets are committed after the files count."""
     rows, bad = read_events(pipeline, job, job.columns)
-    if job.content == "features" and not (job.archive and job.archive.content == "features"):
+    if job.content == "features" and job.source.gives != "features":
         label = carried(job.use_case)
         preprocess = Preprocess(job.use_case.preprocessor(), job.name, [label] if label else [])
         rows, bad["Preprocess"] = step("Preprocess", preprocess, rows)
@@ -43,12 +43,18 @@ def main(argv: Sequence[str]) -> int:
         job = archive_job(parsed)
         check_processes(job, workers.count)
         report = parsed.view_as(options.ReportOptions).report
-        files = len(job.archive.files) if job.archive else 0
-        kept = keeps_position(job.source)
-        done = partial(conclude, live=job.live, path=report, keeps_position=kept, archive=True, input_files=files)
+        source = job.source
+        done = partial(
+            conclude,
+            live=source.live,
+            path=report,
+            keeps_position=source.keeps_position,
+            archive=True,
+            input_files=source.input_files,
+        )
         wires = [partial(build, job=part) for part in shares(job, workers.count)]
         with owning(parsed, job.write) as owned:
-            return launch.run_job(parsed, wires, job.name, job.live, done, workers) if owned else 0
+            return launch.run_job(parsed, wires, job.name, source.live, done, workers) if owned else 0
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from functools import partial
 import apache_beam as beam
 
 from beam_jobs.block import Block
-from beam_jobs.io import bus
-from beam_jobs.preflight.addresses import keeps_position, shares
+from beam_jobs.io.sink import WriteSettings, leave_out
+from beam_jobs.preflight.addresses import shares
 from beam_jobs.preflight.redrive import RedriveJob, redrive_job
 from beam_jobs.running import launch
 from beam_jobs.steps.redrive import Redrive
@@ -23,12 +23,12 @@ def build(pipeline: beam.Pipeline, job: RedriveJob) -> None:
     """Wires the job into ``pipeline``."""
     records = (
         pipeline
-        | "Read" >> bus.read(**job.source)
+        | "Read" >> job.source.read()
         | "Restore" >> beam.ParDo(Redrive(job.reasons, job.writers.writer_schema)).with_output_types(Block)
     )
     if job.output:
-        left = partial(bus.leave_out, job.output)
-        records | "Write" >> bus.write(job.output, job.config, on_too_large=left, at_once=True)
+        left = partial(leave_out, job.output.address)
+        records | "Write" >> job.output.write(WriteSettings(on_too_large=left, at_once=True))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         done = partial(
             conclude_redrive,
             dry_run=job.output is None,
-            keeps_position=keeps_position(job.source),
+            keeps_position=job.source.keeps_position,
             nothing_read=job.nothing_read,
         )
         wires = [partial(build, job=part) for part in shares(job, workers.count)]

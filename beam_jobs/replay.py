@@ -9,7 +9,7 @@ import apache_beam as beam
 
 from beam_jobs.archives.replay_source import SweepArchive
 from beam_jobs.block import Block
-from beam_jobs.io import bus
+from beam_jobs.io.sink import WriteSettings, leave_out
 from beam_jobs.preflight.replay import ReplayJob, replay_job
 from beam_jobs.running import launch
 from beam_jobs.steps.replay_records import ToOriginalRecords
@@ -26,7 +26,7 @@ def build(pipeline: beam.Pipeline, job: ReplayJob) -> None:
         pipeline
         | "Read" >> SweepArchive(job.archive, job.contents, job.speed)
         | "Records" >> beam.ParDo(to_records).with_output_types(Block)
-        | "Write" >> bus.write(job.output, job.config, on_too_large=partial(bus.leave_out, job.output))
+        | "Write" >> job.output.write(WriteSettings(on_too_large=partial(leave_out, job.output.address)))
     )
 
 

@@ -10,8 +10,8 @@ from apache_beam.ml.inference.base import RunInference
 
 from beam_jobs.block import Block
 from beam_jobs.dead_letters import step
-from beam_jobs.io import bus
-from beam_jobs.preflight.addresses import keeps_position, shares
+from beam_jobs.io.sink import WriteSettings
+from beam_jobs.preflight.addresses import shares
 from beam_jobs.preflight.score import ScoreJob, score_job
 from beam_jobs.running import launch
 from beam_jobs.steps.infer import BlockModelHandler
@@ -29,7 +29,7 @@ def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
     use_case, preprocessor = job.use_case, job.preprocessor
 
     blocks, bad = read_events(pipeline, job, preprocessor.input_columns)
-    if not (job.archive and job.archive.content == "features"):
+    if job.source.gives != "features":
         blocks, bad["Preprocess"] = step("Preprocess", Preprocess(preprocessor, job.name), blocks)
     infer = RunInference(BlockModelHandler(job.model, preprocessor.features)).with_output_types(Block)
     inferred = blocks | "RunInference" >> infer
@@ -39,14 +39,14 @@ def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
     (
         scored
         | "Alerts" >> beam.ParDo(alerts).with_output_types(Block)
-        | "WriteAlerts" >> bus.write(job.alerts, job.config, record_latency=True)
+        | "WriteAlerts" >> job.alerts.write(WriteSettings(record_latency=True))
     )
     if job.scores:
         scores = to_scores(use_case, job.schema_ids["score"])
         (
             scored
             | "Scores" >> beam.ParDo(scores).with_output_types(Block)
-            | "WriteScores" >> bus.write(job.scores, job.config, ordered=False)
+            | "WriteScores" >> job.scores.write(WriteSettings(ordered=False))
         )
     write_dead_letters(bad, job)
 
@@ -57,12 +57,16 @@ def main(argv: Sequence[str]) -> int:
     with launch.begin(parsed) as workers:
         job = score_job(parsed)
         report = parsed.view_as(options.ReportOptions).report
-        files = len(job.archive.files) if job.archive else 0
+        source = job.source
         done = partial(
-            conclude, live=job.live, path=report, keeps_position=keeps_position(job.source), input_files=files
+            conclude,
+            live=source.live,
+            path=report,
+            keeps_position=source.keeps_position,
+            input_files=source.input_files,
         )
         wires = [partial(build, job=part) for part in shares(job, workers.count)]
-        return launch.run_job(parsed, wires, job.name, job.live, done, workers)
+        return launch.run_job(parsed, wires, job.name, source.live, done, workers)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import apache_beam as beam
 
-from beam_jobs.archives.read import ReadFromArchive
 from beam_jobs.dead_letters import step
-from beam_jobs.io import bus
 from beam_jobs.preflight.archive import ArchiveJob
 from beam_jobs.preflight.score import ScoreJob
 from beam_jobs.steps.decode import DecodeEvents
@@ -22,12 +20,12 @@ def read_events(
 
     A topic or a subscription gives events with ``columns``, an archive what it holds: events or features.
     """
-    if job.archive:
-        return pipeline | "Read" >> ReadFromArchive(job.archive), {}
-    raw = pipeline | "Read" >> bus.read(**job.source)
-    revisions = bus.revision_schema(job.source["address"])
+    blocks = pipeline | "Read" >> job.source.read()
+    if job.source.gives != "records":
+        return blocks, {}
+    revisions = job.source.revision_schema
     decode = DecodeEvents(job.use_case.schema, columns, job.writers.writer_schema, job.name, revisions)
-    events, undecodable = step("Decode", decode, raw)
+    events, undecodable = step("Decode", decode, blocks)
     return events, {"Decode": undecodable}
 
 
@@ -35,5 +33,5 @@ def write_dead_letters(bad: Mapping[str, beam.PCollection], job: ScoreJob | Arch
     """One sink a step: a Flatten would end the fused stage, and with it the order of output and commit."""
     for name, letters in bad.items():
         letters | f"DeadLetters{name}" >> WriteDeadLetters(
-            job.dead_letters, job.config, job.schema_ids["dead_letter"], job.max_dead_letter_rate
+            job.dead_letters, job.schema_ids["dead_letter"], job.max_dead_letter_rate
         )

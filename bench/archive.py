@@ -39,7 +39,9 @@ from confluent_kafka import Consumer, TopicPartition
 from beam_jobs.archives.read import find, read_rows
 from beam_jobs.archives.rows import archive_schema
 from beam_jobs.codec.avro.decoder import AvroDecoder
-from beam_jobs.io.address import Address, KafkaAddress, PubSubAddress
+from beam_jobs.io.address import Address
+from beam_jobs.io.kafka.address import KafkaAddress
+from beam_jobs.io.pubsub.address import PubSubAddress
 from beam_jobs.use_case import load_use_case
 from bench import processes
 from bench.world import CARS, fill, fill_pubsub, pubsub_topic, topic

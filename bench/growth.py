@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.address import KafkaAddress
 from bench import processes
 from bench.world import fill, score_command, topic, train
 from demo.broker import ApacheKafka

@@ -22,7 +22,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 import schemas
 from beam_jobs.codec.avro.decoder import AvroDecoder
-from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.address import KafkaAddress
 from bench.world import fill, score_command, topic, train
 from demo.broker import ApacheKafka
 

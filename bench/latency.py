@@ -26,7 +26,7 @@ from confluent_kafka import Producer
 
 import schemas
 from beam_jobs.codec.avro.encoder import AvroEncoder
-from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.address import KafkaAddress
 from bench.processes import resident_mb
 from bench.world import CARS, SCHEMA_ID, prism_options, topic, train
 from demo.broker import ApacheKafka

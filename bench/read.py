@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.client import FetchPath, KafkaTransport
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.control import consumer_properties

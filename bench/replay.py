@@ -28,9 +28,9 @@ from confluent_kafka import Producer
 from beam_jobs.archives.contents import look_through
 from beam_jobs.archives.read import find, open_archive
 from beam_jobs.archives.rows import archive_schema
-from beam_jobs.archives.sink import WriteFiles
+from beam_jobs.archives.sink import ArchiveSettings, WriteFiles
 from beam_jobs.block import MAX_BLOCK_ROWS, raw_block, with_source
-from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.sink import PRODUCER_DEFAULTS
 from beam_jobs.use_case import load_use_case
 from bench import processes
@@ -46,7 +46,7 @@ def make_archive(folder: Path, records: int) -> None:
     """As the archive job writes it: bundles of blocks of four partitions."""
     use_case = load_use_case("car_sensors")
     schema = archive_schema(use_case, "events")
-    write = WriteFiles(str(folder), "bench", schema, use_case.event_time, "avro", "deflate", None, 128_000_000)
+    write = WriteFiles(ArchiveSettings(str(folder), "bench", schema, use_case.event_time))
     write.setup()
     fleet = Fleet(CARS, seed=11, interval=1.0, span=records / CARS)
     chance = np.random.default_rng(5)

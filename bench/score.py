@@ -29,7 +29,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 import schemas
 from beam_jobs.codec.avro.decoder import AvroDecoder
-from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.address import KafkaAddress
 from bench import processes
 from bench.world import fill, prism_options, score_command, topic, train, weights
 from demo.broker import ApacheKafka

@@ -17,10 +17,11 @@ from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransp
 
 import schemas
 from beam_jobs.codec.avro.encoder import AvroEncoder
-from beam_jobs.io.address import KafkaAddress, PubSubAddress, parse_kafka
+from beam_jobs.io.kafka.address import KafkaAddress
+from beam_jobs.io.kafka.client import ensure_topic
 from beam_jobs.io.kafka.config import KafkaConfig
-from beam_jobs.io.kafka.transforms import ensure_topic
 from beam_jobs.io.pubsub import client as pubsub_client
+from beam_jobs.io.pubsub.address import PubSubAddress
 from beam_jobs.io.pubsub.messages import Message, PublishRequest
 from demo.broker import cache_dir
 from demo.fleet import Fleet
@@ -37,7 +38,7 @@ SCHEMA_ID = 1  # without a registry the shipped schema is taken for every id
 
 def topic(servers: str, name: str, partitions: int = 1) -> KafkaAddress:
     """Creates a topic with a name of its own for this run."""
-    address = parse_kafka(f"kafka://{servers}/{name}-{time.time_ns()}")
+    address = KafkaAddress.parse(f"kafka://{servers}/{name}-{time.time_ns()}")
     ensure_topic(address, KafkaConfig.from_file(None), partitions=partitions)
     return address
 

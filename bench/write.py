@@ -15,7 +15,7 @@ from collections.abc import Callable
 import pyarrow as pa
 from confluent_kafka import Producer
 
-from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.sink import PRODUCER_DEFAULTS, WriteBlocks
 from bench.world import topic
@@ -44,7 +44,7 @@ def sink(address: KafkaAddress, records: int) -> float:
     """Seconds of the sink's DoFn, a bundle of 40 blocks at a time, as in a replay."""
     keys = pa.array([b"key-%d" % (i % 1000) for i in range(ROWS)], pa.binary())
     block = pa.record_batch({"key": keys, "value": pa.array([b"x" * 86] * ROWS, pa.binary())})
-    write = WriteBlocks(address, KafkaConfig(), None, record_latency=False)
+    write = WriteBlocks(address, KafkaConfig())
     write.setup()
     started, left = time.perf_counter(), records
     while left:

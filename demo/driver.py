@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import schemas
 from beam_jobs.codec.avro.decoder import AvroDecoder
 from beam_jobs.codec.avro.encoder import AvroEncoder
-from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.address import KafkaAddress
 from demo.fleet import Fleet
 from demo.live import State
 from demo.referee import Referee

@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from beam_jobs.errors import UserError
-from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.address import KafkaAddress
 from demo.driver import EventSender
 from demo.fleet import history
 

@@ -21,7 +21,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 import schemas
 from beam_jobs.errors import UserError
-from beam_jobs.io.address import KafkaAddress, parse_kafka
+from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.terminal.cli import run
 from beam_jobs.terminal.commands import DEMO
 from schemas.source import SHIPPED_IDS, SchemaSource
@@ -91,7 +91,7 @@ def _text(value: Any) -> str:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command line's to a parser."""
     parser.description = (__doc__ or "").strip()
-    parser.add_argument("topic", type=parse_kafka, metavar="URI", help="kafka://host:9092/topic")
+    parser.add_argument("topic", type=KafkaAddress.parse, metavar="URI", help="kafka://host:9092/topic")
     parser.add_argument("--count", type=int, metavar="N", help="end after so many; default: until Ctrl-C")
     parser.add_argument("--schema_registry", metavar="URL", help="the registry that the job was given")
     parser.add_argument("--verbose", action="store_true", help="show stack traces")

@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.live import Live
 
 from beam_jobs.errors import UserError
-from beam_jobs.io.address import KafkaAddress, parse_kafka
+from beam_jobs.io.kafka.address import KafkaAddress
+from beam_jobs.io.kafka.client import ensure_topic
 from beam_jobs.io.kafka.config import KafkaConfig
-from beam_jobs.io.kafka.transforms import ensure_topic
 from beam_jobs.terminal.cli import STOP_SIGNALS
 from demo import past
 from demo.broker import ApacheKafka, Tansu
@@ -291,7 +291,7 @@ def _topics(servers: str) -> dict[str, KafkaAddress]:
     """Creates the demo's topics, new ones for every run."""
     run = f"{int(time.time())}-{os.getpid()}"
     names = {"events": "sensor-data", "alerts": "alerts", "scores": "scores", "dead_letters": "dead-letters"}
-    topics = {key: parse_kafka(f"kafka://{servers}/{name}-{run}") for key, name in names.items()}
+    topics = {key: KafkaAddress.parse(f"kafka://{servers}/{name}-{run}") for key, name in names.items()}
     for key, address in topics.items():
         ensure_topic(address, KafkaConfig.from_file(None), partitions=_PARTITIONS if key == "events" else 1)
     return topics

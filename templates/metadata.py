@@ -30,7 +30,7 @@ _BY_REFERENCE = (
     " A parameter is never a secret itself: it is shown in the console and kept with the job. "
     "Name secrets by reference."
 )
-_MAY_NEED_SECRETS = {"kafka_config", "schema_registry"}
+_MAY_NEED_SECRETS = {"kafka_config", "input_kafka_config", "output_kafka_config", "schema_registry"}
 _SDK_IMAGE = {
     "name": "sdk_container_image",
     "label": "Worker image",

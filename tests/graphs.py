@@ -24,11 +24,14 @@ import beam_jobs
 from beam_jobs import archive, redrive, replay, score
 from beam_jobs.archives.read import ArchiveInput
 from beam_jobs.archives.rows import archive_schema
-from beam_jobs.archives.sink import ExactIds, WriteFiles
-from beam_jobs.io.address import Address, KafkaAddress, PubSubAddress
-from beam_jobs.io.kafka.config import KafkaConfig
-from beam_jobs.io.position import EARLIEST
-from beam_jobs.io.pubsub.pull import PullSettings
+from beam_jobs.archives.sink import ArchiveSettings
+from beam_jobs.io.block_reader import BlockSettings
+from beam_jobs.io.kafka.address import KafkaAddress
+from beam_jobs.io.kafka.transforms import KafkaInput, KafkaOutput
+from beam_jobs.io.pubsub.address import PubSubAddress
+from beam_jobs.io.pubsub.transforms import PubSubInput, PubSubOutput
+from beam_jobs.io.sink import Sink
+from beam_jobs.io.source import MessageIds, Source
 from beam_jobs.preflight.archive import ArchiveJob
 from beam_jobs.preflight.redrive import RedriveJob
 from beam_jobs.preflight.replay import ReplayJob
@@ -40,38 +43,34 @@ from schemas.source import ShippedSchemas
 
 RECORDED = Path(__file__).with_name("transform_names.json")
 CARS = load_use_case("car_sensors")
-CONFIG = KafkaConfig()
 WRITERS = ShippedSchemas(CARS.schema)
 IDS = {"alert": 1, "score": 2, "dead_letter": 3}
 ARCHIVED = ArchiveInput(("gs://bucket/a.avro", "gs://bucket/b.avro"), CARS, "events", None, None)
-BLOCKS: dict[str, Any] = {"block_rows": 1000, "max_latency_s": 0.1}
-SOURCES: dict[str, dict[str, Any]] = {
-    "kafka": {"config": CONFIG, "group_id": "g", "start": EARLIEST, "until": None, "fetch": "auto"} | BLOCKS,
-    "pubsub": {"name": "events", "until_ms": None, "quiet_s": 30.0, "settings": PullSettings()} | BLOCKS,
-}
+BLOCKS = BlockSettings(block_rows=1000, max_latency_s=0.1)
 
 Wire = Callable[[beam.Pipeline], Any]
 
 
-def _on(bus: str, name: str) -> Address:
-    return KafkaAddress("broker:9092", name) if bus == "kafka" else PubSubAddress("my-project", name)
+def _on(bus: str, name: str) -> Sink:
+    if bus == "kafka":
+        return KafkaOutput(KafkaAddress("broker:9092", name))
+    return PubSubOutput(PubSubAddress("my-project", name))
 
 
-def _source(bus: str) -> dict[str, Any]:
-    return {"address": _on(bus, "events")} | SOURCES[bus]
+def _source(bus: str) -> Source:
+    if bus == "kafka":
+        return KafkaInput(KafkaAddress("broker:9092", "events"), group_id="g", blocks=BLOCKS)
+    return PubSubInput(PubSubAddress("my-project", "events"), "events", blocks=BLOCKS)
 
 
 def _score(bus: str, archived: bool = False) -> Wire:
     model = ModelVersion("car_sensors", "v", "gs://bucket/v", None, cast(Any, None), "0")
     job = ScoreJob(
         name="score/car_sensors",
-        live=not archived,
         use_case=CARS,
         preprocessor=CARS.preprocessor(),
         model=model,
-        source={} if archived else _source(bus),
-        archive=ARCHIVED if archived else None,
-        config=CONFIG,
+        source=ARCHIVED if archived else _source(bus),
         writers=WRITERS,
         alerts=_on(bus, "alerts"),
         scores=_on(bus, "scores"),
@@ -86,17 +85,14 @@ def _archive(bus: str) -> Wire:
     schema = archive_schema(CARS, "features")
     job = ArchiveJob(
         name="archive/car_sensors",
-        live=True,
         use_case=CARS,
         content="features",
         columns=("car_id", "event_time"),
         source=_source(bus),
-        archive=None,
-        config=CONFIG,
         writers=WRITERS,
-        write=WriteFiles(
-            *("gs://bucket/x", "cars", schema, CARS.event_time, "avro", "deflate", None, 1 << 20),
-            ids=ExactIds("events", "events", 600.0, 600.0) if bus == "pubsub" else None,
+        write=ArchiveSettings(
+            *("gs://bucket/x", "cars", schema, CARS.event_time),
+            ids=MessageIds("events", "events", 600.0, 600.0) if bus == "pubsub" else None,
         ),
         lookup=LookupFile("gs://bucket/cars.csv", "car_id", pa.string(), ({"name": "fleet", "type": "string"},)),
         lookup_every_s=30.0,
@@ -108,12 +104,12 @@ def _archive(bus: str) -> Wire:
 
 
 def _replay(bus: str) -> Wire:
-    job = ReplayJob(ARCHIVED, cast(Any, None), None, CONFIG, _on(bus, "again"), CARS.schema, 1)
+    job = ReplayJob(ARCHIVED, cast(Any, None), None, _on(bus, "again"), CARS.schema, 1)
     return partial(replay.build, job=job)
 
 
 def _redrive(bus: str) -> Wire:
-    return partial(redrive.build, job=RedriveJob(_source(bus), CONFIG, WRITERS, _on(bus, "events"), ()))
+    return partial(redrive.build, job=RedriveJob(_source(bus), WRITERS, _on(bus, "events"), ()))
 
 
 GRAPHS: dict[str, Wire] = {

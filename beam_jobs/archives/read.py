@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import IO, Any
+from dataclasses import dataclass, field, replace
+from typing import IO, Any, ClassVar
 
 import apache_beam as beam
 import numpy as np
@@ -23,6 +23,7 @@ from beam_jobs.codec.avro.container import BadContainerError, read_header
 from beam_jobs.codec.avro.file import read_avro
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError, one_line
+from beam_jobs.io.source import Source
 from beam_jobs.storage.files import list_files, open_file, patiently
 from beam_jobs.use_case import UseCase
 
@@ -32,8 +33,10 @@ _HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True)
-class ArchiveInput:
+class ArchiveInput(Source):
     """The files of an archive that may hold wanted rows, checked."""
+
+    bus: ClassVar[str] = "an archive"
 
     files: tuple[str, ...]
     use_case: UseCase
@@ -41,6 +44,25 @@ class ArchiveInput:
     start_ms: int | None  # event time, inclusive
     end_ms: int | None  # event time, exclusive
     keyless: frozenset[str] = frozenset()  # files of events from before keys were kept: the key field stands for them
+    name: str = ""  # of the archive, as the user has it
+    address: None = field(default=None, init=False)
+
+    def read(self) -> ReadFromArchive:
+        return ReadFromArchive(self)
+
+    def describe(self) -> str:
+        return f"reading {len(self.files)} files of {self.content} from {self.name}"
+
+    @property
+    def gives(self) -> Content:
+        return self.content
+
+    @property
+    def input_files(self) -> int:
+        return len(self.files)
+
+    def share(self, number: int, count: int) -> ArchiveInput:
+        return replace(self, files=self.files[number::count])
 
     def key_of(self, path: str) -> str | None:
         """The column that stands for the records' keys in a file; None: they are there."""

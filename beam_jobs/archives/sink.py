@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ from beam_jobs.archives.owner import Owner, join
 from beam_jobs.archives.rows import SOURCE_KEY, archive_rows, other_keys
 from beam_jobs.block import SOURCE_PREFIX, Block, millis_of, take
 from beam_jobs.expiring_ids import ExpiringIds
-from beam_jobs.io.kafka.topic_id import KafkaTopic
-from beam_jobs.io.pubsub import acknowledged
+from beam_jobs.io import acknowledged
+from beam_jobs.io.source import MessageIds, StreamId
 from beam_jobs.storage.files import bounded, is_local, make_folder, name_bytes, patiently, upload, writing
 from beam_jobs.target import target_of
 
@@ -50,84 +50,62 @@ Longs = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class ExactIds:
-    """How long the archive remembers offsets that are ids without an order."""
+class ArchiveSettings:
+    """What is written to an archive, and how; picklable."""
 
-    stream: str  # the subscription's name, as the source tells what it has acknowledged
-    topic: str  # in the blocks' topic column
-    unacknowledged_s: float  # as long as the service keeps a message
-    acknowledged_s: float  # once it has taken the acknowledgement: late copies of it
-
-
-class WriteFiles(beam.DoFn):
-    """Writes the rows of events or features blocks; a bundle's files count once it has committed them.
-
-    Args:
-      root: the archive's folder, as ``files.root_of`` gives it.
-      name: of this job in the archive's log.
-      schema: the rows' Avro schema (``archive_rows.archive_schema``).
-      event_time: column of the event's time.
-      file_format: "avro" or "parquet".
-      compression: one of its ``COMPRESSIONS``.
-      route: text column whose values get folders of their own; None: none do.
-      max_file_bytes: a file that has reached it is followed by another one.
-      topic: that is read; its positions are not those of a topic of the same name before it.
-      exact: the rows come in any order (from another archive), not as unbroken ranges of each partition: the archive
-        remembers their exact positions, takes each position once, and a bundle, which may be the whole input, commits
-        now and then.
-      max_file_age_s: how often it does, at least.
-      key: the key field, whose text stands for the keys of records in an archive of events; None: they are kept.
-      ids: None where offsets have an order and ranges of them say what was read.
-      owner: of the log; None: somebody new, for a folder that nobody has written to.
-    """
-
-    def __init__(
-        self,
-        root: str,
-        name: str,
-        schema: Mapping[str, Any],
-        event_time: str,
-        file_format: FileFormat,
-        compression: str,
-        route: str | None,
-        max_file_bytes: int,
-        topic: KafkaTopic | None = None,
-        exact: bool = False,
-        max_file_age_s: float = 60.0,
-        key: str | None = None,
-        ids: ExactIds | None = None,
-        owner: Owner | None = None,
-    ) -> None:
-        self._root, self._name, self._schema = root, name, dict(schema)
-        self.owner = owner or Owner()
-        self._event_time, self._format, self._compression, self._route = event_time, file_format, compression, route
-        self._max_file_bytes = max_file_bytes
-        self.topic, self.ids = topic, ids
-        self._exact, self.max_file_age_s = exact, max_file_age_s
-        self._key = key
-        self._scratch: Path | None = None
-        self._files: BundleFiles | None = None
+    root: str  # the archive's folder, as ``files.root_of`` gives it
+    name: str  # of this job in the archive's log
+    schema: Mapping[str, Any]  # the rows' Avro schema (``archive_rows.archive_schema``)
+    event_time: str  # column of the event's time
+    file_format: FileFormat = "avro"
+    compression: str = "deflate"  # one of the format's ``COMPRESSIONS``
+    route: str | None = None  # text column whose values get folders of their own; None: none do
+    max_file_bytes: int = 128_000_000  # a file that has reached it is followed by another one
+    stream: StreamId | None = None  # that is read; its positions are not those of a topic of the same name before it
+    # The rows come in any order (from another archive), not as unbroken ranges of each partition: the archive remembers
+    # their exact positions, takes each position once, and a bundle, which may be the whole input, commits now and then.
+    exact: bool = False
+    max_file_age_s: float = 60.0  # how often it does, at least
+    # The field whose text stands for the keys of records in an archive of events; None: they are kept.
+    key: str | None = None
+    ids: MessageIds | None = None  # None where offsets have an order and ranges of them say what was read
+    owner: Owner = field(default_factory=Owner)  # of the log; somebody new, where nobody has written to the folder
 
     def log(self) -> ArchiveLog:
-        """The log it writes to."""
-        return ArchiveLog(self._root, self._name, self.owner.token)
+        """The log that is written to."""
+        return ArchiveLog(self.root, self.name, self.owner.token)
+
+    def positions(self, topic: str) -> str:
+        """What the archive remembers a topic's offsets under."""
+        return self.stream.positions() if self.stream and self.stream.name == topic else topic
 
     def adopted(self) -> dict[str, str]:
         """Topics by whose name alone an older log knew positions -> what they are known under now."""
-        return {self.topic.address.topic: self.topic.positions()} if self.topic and self.topic.id else {}
+        name = self.stream.name if self.stream else ""
+        return {name: self.positions(name)} if self.positions(name) != name else {}
+
+
+class WriteFiles(beam.DoFn):
+    """Writes the rows of events or features blocks; a bundle's files count once it has committed them."""
+
+    def __init__(self, settings: ArchiveSettings) -> None:
+        self.settings = settings
+        self._scratch: Path | None = None
+        self._files: BundleFiles | None = None
 
     def setup(self) -> None:
-        self._log = self.log()
-        self.topic = self.topic and self.topic.known()
-        join(self._log, self.owner, self.adopted)
-        self._watched_key = self._key if SOURCE_KEY in self._schema["fields"] else None
-        if self.ids is not None:
-            acknowledged.listen(self.ids.stream)
+        given = self.settings
+        given = self.settings = replace(given, stream=given.stream and given.stream.known())
+        self._log = given.log()
+        join(self._log, given.owner, given.adopted)
+        self._watched_key = given.key if SOURCE_KEY in given.schema["fields"] else None
+        if given.ids is not None:
+            acknowledged.listen(given.ids.stream)
         # Beside the data where that is a rename away; else on this machine until it is whole.
-        self._scratch = None if is_local(self._root) else Path(tempfile.mkdtemp(prefix="highbeam-archive-"))
-        self._spools = str(self._scratch or self._root)
-        self._name_bytes = name_bytes(self._root)
-        self._files = BundleFiles(self._schema, self._format, self._compression, self._max_file_bytes)
+        self._scratch = None if is_local(given.root) else Path(tempfile.mkdtemp(prefix="highbeam-archive-"))
+        self._spools = str(self._scratch or given.root)
+        self._name_bytes = name_bytes(given.root)
+        self._files = BundleFiles(given.schema, given.file_format, given.compression, given.max_file_bytes)
 
     def teardown(self) -> None:
         if self._files is not None:
@@ -136,9 +114,10 @@ class WriteFiles(beam.DoFn):
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def start_bundle(self) -> None:
-        if self.ids is not None:
-            until = time.time() + self.ids.acknowledged_s
-            self._log.acknowledged((self.ids.topic, 0), acknowledged.take(self.ids.stream), until)
+        ids = self.settings.ids
+        if ids is not None:
+            until = time.time() + ids.acknowledged_s
+            self._log.acknowledged((ids.topic, 0), acknowledged.take(ids.stream), until)
         self._held = self._log.held()
         self._start()
 
@@ -159,8 +138,8 @@ class WriteFiles(beam.DoFn):
         if self._watched_key and other_keys(block, self._watched_key):
             _LOGGER.warning(_OTHER_KEYS, self._watched_key)
             self._watched_key = None  # once is enough
-        self._write(archive_rows(block, self._schema, self._key))
-        if self._exact and self._is_enough():
+        self._write(archive_rows(block, self.settings.schema, self.settings.key))
+        if self.settings.exact and self._is_enough():
             self._commit()
 
     def _write(self, rows: Block) -> None:
@@ -192,7 +171,7 @@ class WriteFiles(beam.DoFn):
                 name = folder(group)
                 if name not in self._folders:
                     # What can't be made, or not be written to, is found before anything is committed.
-                    make_folder(f"{self._root}/{name}", _FILE_NAME_BYTES)
+                    make_folder(f"{self.settings.root}/{name}", _FILE_NAME_BYTES)
                     self._folders.add(name)
                 files.write(name, rows if one else take(rows, order[start:end]))
                 start = end
@@ -201,8 +180,8 @@ class WriteFiles(beam.DoFn):
         """Whether so much is open that a kill would repeat a lot, or the files become too many."""
         files = self._files
         assert files is not None
-        aged = time.monotonic() - self._since >= self.max_file_age_s
-        return aged or files.bytes >= self._max_file_bytes or len(files) >= _MAX_FILES
+        aged = time.monotonic() - self._since >= self.settings.max_file_age_s
+        return aged or files.bytes >= self.settings.max_file_bytes or len(files) >= _MAX_FILES
 
     def finish_bundle(self) -> None:
         self._commit()
@@ -213,10 +192,10 @@ class WriteFiles(beam.DoFn):
         with writing(self._spools):
             closed = self._files.finish()
         if closed:
-            if self.topic:
-                self.topic.check()
-            held = Held(self._written if self._exact else self._written.spans(), self._seen_ids)
-            with writing(self._root):
+            if self.settings.stream:
+                self.settings.stream.check()
+            held = Held(self._written if self.settings.exact else self._written.spans(), self._seen_ids)
+            with writing(self.settings.root):
                 files = [self._finished(file) for file in closed]
                 self._held = self._log.commit(self._bundle, files, held)
             metrics.inc(metrics.ARCHIVED, sum(file.rows for file in files))
@@ -226,7 +205,7 @@ class WriteFiles(beam.DoFn):
     def _new(self, block: Block) -> Block:
         """Without the rows the archive has already; notes the positions of the others."""
         topics, partitions, offsets = (block.column(SOURCE_PREFIX + name) for name in ("topic", "partition", "offset"))
-        names, offsets = [self._positions(name) for name in topics.dictionary.to_pylist()], offsets.to_numpy()
+        names, offsets = [self.settings.positions(name) for name in topics.dictionary.to_pylist()], offsets.to_numpy()
         groups = partitions.to_numpy() + (topics.indices.to_numpy().astype(np.int64) << 32)
         keep = np.ones(len(offsets), np.bool_)
         for group in np.unique(groups).tolist():
@@ -234,22 +213,18 @@ class WriteFiles(beam.DoFn):
             here = np.flatnonzero(groups == group)
             mine = offsets[here]
             known = self._held.holds(partition, mine)
-            if self.ids is not None:
-                known = self._note_ids(partition, mine, known, self.ids.unacknowledged_s)
-            elif self._exact:
+            if self.settings.ids is not None:
+                known = self._note_ids(partition, mine, known, self.settings.ids.unacknowledged_s)
+            elif self.settings.exact:
                 known |= self._written.holds(partition, mine) | ~_firsts(mine)
             keep[here] = ~known
-            if self.ids is None and not known.all():
-                made = Ranges.exactly if self._exact else Ranges.span
+            if self.settings.ids is None and not known.all():
+                made = Ranges.exactly if self.settings.exact else Ranges.span
                 self._written |= made(partition, mine[~known])
         if keep.all():
             return block
         metrics.inc(metrics.ALREADY_ARCHIVED, int((~keep).sum()))
         return take(block, np.flatnonzero(keep))
-
-    def _positions(self, topic: str) -> str:
-        """What the archive remembers a topic's offsets under."""
-        return self.topic.positions() if self.topic and self.topic.address.topic == topic else topic
 
     def _note_ids(
         self, partition: tuple[str, int], ids: Longs, known: NDArray[np.bool_], keep_s: float
@@ -263,15 +238,15 @@ class WriteFiles(beam.DoFn):
 
     def _partitioned(self, rows: Block) -> tuple[Longs, Longs, Callable[[int], str]]:
         """The folders that rows of the archive belong to, by number; the place among them of each row; their names."""
-        times = rows.column(self._event_time)
+        times = rows.column(self.settings.event_time)
         millis = millis_of(times)
         if times.null_count:  # raw events are not checked: the record's own time stands in
             millis = np.where(times.is_null(), millis_of(rows.column("source_timestamp")), millis)
         hours = hours_of(millis)
-        if self._route is None:
+        if self.settings.route is None:
             routes, names = np.zeros(len(hours), np.int64), [""]
         else:
-            coded = rows.column(self._route).cast(pa.string()).fill_null("").dictionary_encode()
+            coded = rows.column(self.settings.route).cast(pa.string()).fill_null("").dictionary_encode()
             routes = coded.indices.to_numpy().astype(np.int64)
             names = coded.dictionary.to_pylist()
         groups, place = np.unique(hours * len(names) + routes, return_inverse=True)
@@ -279,8 +254,8 @@ class WriteFiles(beam.DoFn):
         def folder(group: int) -> str:
             hour, route = divmod(group, len(names))
             above = ""
-            if self._route is not None:
-                name = f"{self._route}={quote(names[route], safe='') or '__none__'}"
+            if self.settings.route is not None:
+                name = f"{self.settings.route}={quote(names[route], safe='') or '__none__'}"
                 above = f"{bounded(name, self._name_bytes)}/"
             return above + hour_folder(hour)
 
@@ -297,7 +272,7 @@ class WriteFiles(beam.DoFn):
         if self._scratch is not None:
             patiently(partial(upload, file.path, temporary))
             file.path.unlink()
-        final = f"{self._root}/{file.folder}/part-{self._bundle}-{file.number}.{self._format}"
+        final = f"{self.settings.root}/{file.folder}/part-{self._bundle}-{file.number}.{self.settings.file_format}"
         return Finished(temporary, final, file.rows)
 
 
@@ -320,16 +295,16 @@ def hour_folder(hour: int) -> str:
 
 
 class WriteToArchive(beam.PTransform):
-    """Writes events or features blocks to an archive; for the arguments see :class:`WriteFiles`.
+    """Writes events or features blocks to an archive; see :class:`ArchiveSettings`.
 
     Pub/Sub messages that the runner itself has read come in small bundles: they are gathered first.
     """
 
-    def __init__(self, write: WriteFiles) -> None:
+    def __init__(self, settings: ArchiveSettings) -> None:
         super().__init__()
-        self._write = write
+        self._settings = settings
 
     def expand(self, blocks: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[Any]:
-        if self._write.ids is not None and target_of(blocks.pipeline.options).describe().reads_pubsub:
-            blocks = blocks | "Gather" >> GatherBlocks(self._write.max_file_age_s)
-        return blocks | "Write" >> beam.ParDo(self._write)
+        if self._settings.ids is not None and target_of(blocks.pipeline.options).describe().reads_pubsub:
+            blocks = blocks | "Gather" >> GatherBlocks(self._settings.max_file_age_s)
+        return blocks | "Write" >> beam.ParDo(WriteFiles(self._settings))

@@ -5,19 +5,48 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from apache_beam.io.unbounded_source import ReadFromUnboundedSource, UnboundedReader, UnboundedSource
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
 
-from beam_jobs.block import Block
+from beam_jobs.block import MAX_BLOCK_ROWS, Block
 from beam_jobs.io.idle import IdleCache
+from beam_jobs.io.reading import Pace
 
 # Bundle length decides between latency and overhead.
 LIVE_BLOCKS_PER_BUNDLE = 1
 REPLAY_BLOCKS_PER_BUNDLE = 40
 
 _LINGER_S, _GATHER_LINGER_S = 0.02, 0.5  # how long a block waits for more records: to be quick, to fill a file
+
+
+@dataclass(frozen=True)
+class BlockSettings:
+    """How a source cuts its stream into blocks and bundles."""
+
+    block_rows: int = MAX_BLOCK_ROWS  # of a block at most
+    max_blocks_per_bundle: int | None = None  # None: 1 for a live read (latency), 40 for a bounded one (throughput)
+    max_bundle_s: float = 1.0  # a bundle ends at the latest after this many seconds
+    # What a live read aims at from a record's timestamp to its output, in seconds: blocks wait less for more records,
+    # and are cut, as the pipeline needs it; None: blocks wait 20 ms. Without effect on a bounded read.
+    max_latency_s: float | None = None
+    poll_interval_s: float = 0.05  # pause of a reader that found nothing
+    out_of_order_s: float = 10.0  # how far a record's timestamp may lie behind the newest without being late
+    idle_s: float = 2.0  # what was read to its end and stays quiet for so long no longer holds the watermark
+    # A bundle that has records stays open for this long when no more come, in seconds; blocks then wait up to half a
+    # second to fill. For sinks that make a file of a bundle.
+    gather_s: float = 0.0
+
+    @property
+    def linger_s(self) -> float:
+        """How long a block waits for more records, in seconds, where there is no ``max_latency_s``."""
+        return min(_GATHER_LINGER_S, self.gather_s) if self.gather_s else _LINGER_S
+
+    def pace(self, live: bool) -> Pace:
+        """How large the blocks of one reader may be."""
+        return Pace(self.block_rows, self.linger_s, self.max_latency_s if live else None)
 
 
 class Session(Protocol):
@@ -122,28 +151,12 @@ class BlockReader(UnboundedReader, Generic[SessionT]):
             self._sessions.park(*self._parked)
 
 
-def linger_s(gather_s: float) -> float:
-    """How long a block waits for more records, in seconds, in a bundle that gathers for ``gather_s``."""
-    return min(_GATHER_LINGER_S, gather_s) if gather_s else _LINGER_S
-
-
-def read_blocks(
-    source: UnboundedSource,
-    live: bool,
-    max_blocks_per_bundle: int | None = None,
-    max_bundle_s: float = 1.0,
-    poll_interval_s: float = 0.05,
-) -> Any:
-    """Beam's transform that reads ``source``, which hands out blocks.
-
-    Args:
-      max_blocks_per_bundle: None: 1 for a live read (latency), 40 for a bounded one (throughput).
-      max_bundle_s: a bundle ends at the latest after this many seconds.
-      poll_interval_s: pause of a reader that found nothing, in seconds.
-    """
+def read_blocks(source: UnboundedSource, live: bool, blocks: BlockSettings = BlockSettings()) -> Any:
+    """Beam's transform that reads ``source``, which hands out blocks."""
     return ReadFromUnboundedSource(
         source,
-        poll_interval=poll_interval_s,
-        max_records_per_bundle=max_blocks_per_bundle or (LIVE_BLOCKS_PER_BUNDLE if live else REPLAY_BLOCKS_PER_BUNDLE),
-        max_read_time_seconds=max_bundle_s,
+        poll_interval=blocks.poll_interval_s,
+        max_records_per_bundle=blocks.max_blocks_per_bundle
+        or (LIVE_BLOCKS_PER_BUNDLE if live else REPLAY_BLOCKS_PER_BUNDLE),
+        max_read_time_seconds=blocks.max_bundle_s,
     )

@@ -8,19 +8,20 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Protocol, TypeVar
 
-import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs.archives.read import ArchiveInput, open_archive
 from beam_jobs.errors import UserError
-from beam_jobs.io import bus
-from beam_jobs.io.address import Address, KafkaAddress, PubSubAddress, parse
+from beam_jobs.io.address import Address
+from beam_jobs.io.block_reader import BlockSettings
+from beam_jobs.io.bus import bus_of, parse
 from beam_jobs.io.kafka.config import KafkaConfig
-from beam_jobs.io.kafka.transforms import check_group, check_topic
+from beam_jobs.io.kafka.options import client_file
 from beam_jobs.io.position import OffsetKind, OffsetSpec
+from beam_jobs.io.sink import Sink
+from beam_jobs.io.source import Source, Wanted
 from beam_jobs.preflight.java import check_java
 from beam_jobs.preflight.reach import Preflight
-from beam_jobs.preflight.subscription import PUBSUB, pubsub_settings, topic_of
 from beam_jobs.preflight.workers import check_path, check_settings, warn_if_cleaned, warn_of_this_machine
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from beam_jobs.storage.files import check_access, is_local, root_of
@@ -36,8 +37,8 @@ class Job(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
-    def source(self) -> dict[str, Any]:
-        """Arguments of ``bus.read``; empty: an archive is read."""
+    def source(self) -> Source:
+        """What it reads."""
 
 
 JobT = TypeVar("JobT", bound=Job)
@@ -64,32 +65,50 @@ def archive_input(given: options.InputOptions, use_case: UseCase) -> ArchiveInpu
     root = root_of(given.input)
     check_path(given, "--input", given.input)
     check_access(root)
-    return open_archive(root, use_case, bounds["--from"], bounds["--until"])
+    return replace(open_archive(root, use_case, bounds["--from"], bounds["--until"]), name=given.input)
 
 
-def client_settings(parsed: PipelineOptions) -> KafkaConfig:
-    """What --kafka_config says.
+def check_clients(parsed: PipelineOptions) -> dict[str, str]:
+    """Checks the files of --kafka_config, and of those for one side alone.
+
+    Returns:
+      The settings in them that are not for one side: the Schema Registry's. Those of --kafka_config win, then the
+      input's.
 
     Raises:
-      UserError: it can't be read, or says something that workers can't follow.
+      UserError: one can't be read, or says something that workers can't follow.
     """
-    path = parsed.view_as(options.ConnectionOptions).kafka_config
-    if path and not is_local(path):
-        check_access(path)
-    config = KafkaConfig.from_file(path)
-    check_settings(parsed, config)
-    if any(value.endswith(f":{path}") for _, value in config.settings):  # a secret is in it: workers read it again
-        warn_if_cleaned(parsed, "--kafka_config", path)
-    return config
+    given = parsed.get_all_options()
+    common = ("--kafka_config", given["kafka_config"])
+    settings: dict[str, str] = {}
+    for flag, path in dict.fromkeys((client_file(given, "output"), client_file(given, "input"), common)):
+        if path and not is_local(path):
+            check_access(path)
+        config = KafkaConfig.from_file(path, flag)
+        check_settings(parsed, config, flag)
+        if any(value.endswith(f":{path}") for _, value in config.settings):  # a secret is in it: workers read it again
+            warn_if_cleaned(parsed, flag, path)
+        settings |= dict(config.settings)
+    return settings
 
 
-def stream_source(
-    preflight: Preflight, config: KafkaConfig, name: str, keep_position: bool | None = None
-) -> tuple[dict[str, Any], bool]:
-    """The arguments of ``bus.read``, and whether the job runs until it is stopped.
+def block_settings(given: options.InputOptions) -> BlockSettings:
+    """How what is read is cut into blocks.
+
+    Raises:
+      UserError: an option is wrong.
+    """
+    if not 1 <= given.block_rows <= 1_000_000:
+        raise UserError(f"--block_rows {given.block_rows}: expected 1 to 1000000")
+    if not 1 <= given.max_latency_ms <= 60_000:
+        raise UserError(f"--max_latency_ms {given.max_latency_ms:g}: expected 1 to 60000")
+    return BlockSettings(block_rows=given.block_rows, max_latency_s=given.max_latency_ms / 1000)
+
+
+def stream_source(preflight: Preflight, name: str, blocks: BlockSettings, keep_position: bool | None = None) -> Source:
+    """The topic or subscription that --input names.
 
     Args:
-      config: as :func:`client_settings` gives it.
       name: "score/car_sensors"; the default group, or the default subscription of a topic, is named after it.
       keep_position: whether what was read is committed, or acknowledged, even where no group is named; None: on Kafka
         of a live job only.
@@ -99,55 +118,40 @@ def stream_source(
     """
     parsed = preflight.parsed
     given = parsed.view_as(options.InputOptions)
-    live = given.until is None
-    if not 1 <= given.block_rows <= 1_000_000:
-        raise UserError(f"--block_rows {given.block_rows}: expected 1 to 1000000")
-    if not 1 <= given.max_latency_ms <= 60_000:
-        raise UserError(f"--max_latency_ms {given.max_latency_ms:g}: expected 1 to 60000")
-    address = parse(given.input)
-    warn_of_this_machine(preflight, address)
-    group = f"highbeam.{name.replace('/', '.')}"
-    shared = {"block_rows": given.block_rows, "max_latency_s": given.max_latency_ms / 1000}
-    if isinstance(address, PubSubAddress):
-        if given.kafka_io == "java":
-            raise UserError(f"--kafka_io java reads Kafka, and --input is {given.input}; leave it out")
-        return pubsub_settings(preflight, address, group, keep_position is not False) | shared, live
-    if given.kafka_io == "java":
-        check_java(parsed, name)
-    place = address.bootstrap_servers
-    there = partial(check_topic, address, config, timeout_s=preflight.timeout_s)
-    preflight.ask(place, f"topic {address.topic}", there)
-    group_id = given.group_id or (group if (live if keep_position is None else keep_position) else None)
-    if group_id:
-        preflight.ask(place, f"group {group_id}", partial(check_group, address, config, group_id, preflight.timeout_s))
-    source = {
-        "address": address,
-        "config": config,
-        "group_id": group_id,
-        "start": OffsetSpec.parse(given.start_from or ("latest" if live else "earliest")),
-        "until": None if live else OffsetSpec.parse(given.until),
-        "fetch": given.fetch,
-    }
-    if given.kafka_io == "java":
-        source["io"] = "java"
-    return source | shared, live
+    warn_of_this_machine(preflight, parse(given.input))
+    check_java(parsed, name)
+    wanted = Wanted(
+        default_group=f"highbeam.{name.replace('/', '.')}",
+        options=parsed.get_all_options(),
+        start_from=given.start_from,
+        until=given.until,
+        group_id=given.group_id,
+        keep_position=keep_position,
+        blocks=blocks,
+    )
+    return bus_of(given.input).source(given.input, wanted, preflight)
 
 
-def keeps_position(source: Mapping[str, Any]) -> bool:
-    """Whether what is read is committed, and counted as such here; ``source`` as :func:`stream_source` gives it."""
-    if isinstance(source.get("address"), PubSubAddress):
-        return bool(source["settings"].acknowledge)
-    return source.get("group_id") is not None and source.get("io") != "java"
+def sink(parsed: PipelineOptions, uri: str) -> Sink:
+    """Where an option of the command line says that records are written.
+
+    Raises:
+      UserError: it is no address, or the client's settings are wrong.
+    """
+    return bus_of(uri).sink(uri, parsed.get_all_options())
 
 
-def schema_source(preflight: Preflight, schema: dict[str, Any], config: KafkaConfig) -> SchemaSource:
+def schema_source(preflight: Preflight, schema: dict[str, Any], settings: Mapping[str, str]) -> SchemaSource:
     """Where schemas come from and go to: the registry that is named, or the shipped ``schema``.
+
+    Args:
+      settings: as :func:`check_clients` gives them.
 
     Raises:
       UserError: the registry does not answer (where ``preflight`` wants it to), or does not let us in.
     """
     url = preflight.parsed.view_as(options.ConnectionOptions).schema_registry
-    found = for_registry(url, schema, dict(config.settings))
+    found = for_registry(url, schema, settings)
     if found.url is not None:
         preflight.ask(found.url, f"schema registry {found.url}", lambda: found.check(preflight.timeout_s))
     return found
@@ -167,21 +171,7 @@ def output_id(preflight: Preflight, writers: SchemaSource, to: Address, schema: 
     return Registration(writers, subject, schema) if found is None else found
 
 
-def describe_source(source: Mapping[str, Any]) -> str:
-    """What is read, as a person reads it; ``source`` as :func:`stream_source` gives it."""
-    if isinstance(source["address"], PubSubAddress):
-        until = source["until_ms"]
-        end = "" if until is None else f" until {np.datetime64(until, 'ms')}Z and then {source['quiet_s']:g} s of quiet"
-        return f"reading subscription {source['address']}{end}"
-    end = "" if source["until"] is None else f" until {source['until']}"
-    start, group = source["start"], source["group_id"]
-    where = f"where group {group} left off, or else from {start}" if group else f"from {start}"
-    return f"reading {source['address']} {where}{end}"
-
-
-def prepare_outputs(
-    preflight: Preflight, config: KafkaConfig, outputs: Iterable[Address], source: Address | None
-) -> None:
+def prepare_outputs(preflight: Preflight, outputs: Iterable[Sink], source: Source) -> None:
     """Checks the output topics, or makes those that are missing where ``--create_topics`` allows it.
 
     Raises:
@@ -189,23 +179,20 @@ def prepare_outputs(
     """
     parsed = preflight.parsed
     create = parsed.view_as(options.ConnectionOptions).create_topics
-    read = source
-    if isinstance(source, PubSubAddress):
-        read = preflight.ask(PUBSUB, f"the topic of {source}", partial(topic_of, source))
-    for address in outputs:
-        place = address.bootstrap_servers if isinstance(address, KafkaAddress) else PUBSUB
+    read = source.feed(preflight)
+    for output in outputs:
+        address = output.address
         warn_of_this_machine(preflight, address)
         if address == read:
             raise UserError(f"{address.topic} is the input as well as an output: the job would feed itself")
-        if create and preflight.is_silent(place):
+        if create and preflight.is_silent(address.place):
             raise UserError(
                 f"{address}: can't be created from here; create it elsewhere, and leave out --create_topics"
             )
         if create:
-            bus.ensure_topic(address, config)
-        check = partial(bus.check_output, address, config, preflight.timeout_s)
+            output.create()
         try:
-            preflight.ask(place, f"topic {address.topic}", check)
+            preflight.ask(address.place, f"topic {address.topic}", partial(output.check, preflight.timeout_s))
         except UserError as error:
             hint = "" if create or "does not exist" not in str(error) else " (--create_topics creates it)"
             raise UserError(f"{error}{hint}") from error
@@ -213,14 +200,7 @@ def prepare_outputs(
 
 def shares(job: JobT, count: int) -> list[JobT]:
     """``count`` jobs that together read what ``job`` reads: each some of the partitions, or of the archive's files."""
-    return [_share(job, number, count) for number in range(count)]
-
-
-def _share(job: JobT, number: int, count: int) -> JobT:
-    archive: ArchiveInput | None = getattr(job, "archive", None)
-    if archive is not None:
-        return replace(job, archive=replace(archive, files=archive.files[number::count]))
-    return replace(job, source=job.source | {"share": (number, count)})
+    return [replace(job, source=job.source.share(number, count)) for number in range(count)]
 
 
 def check_no_windows(preprocessor: Preprocessor, remedy: str) -> None:

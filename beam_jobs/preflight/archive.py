@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from types import FrameType
-from typing import Any
 
 import pyarrow as pa
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
@@ -22,25 +20,23 @@ from beam_jobs.archives.log import FOLDER, ArchiveLog, log_names
 from beam_jobs.archives.owner import Lease, Owner, take_over
 from beam_jobs.archives.read import ArchiveInput
 from beam_jobs.archives.rows import Content, archive_schema, carried
-from beam_jobs.archives.sink import ExactIds, WriteFiles
+from beam_jobs.archives.sink import ArchiveSettings
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError, one_line
-from beam_jobs.io.address import Address, KafkaAddress, PubSubAddress, parse
-from beam_jobs.io.kafka.config import KafkaConfig
-from beam_jobs.io.kafka.topic_id import KafkaTopic
-from beam_jobs.io.position import EARLIEST
+from beam_jobs.io.sink import Sink
+from beam_jobs.io.source import Source, StreamId
 from beam_jobs.preflight.addresses import (
     archive_input,
+    block_settings,
+    check_clients,
     check_no_windows,
-    client_settings,
-    describe_source,
     output_id,
     prepare_outputs,
     schema_source,
+    sink,
     stream_source,
 )
 from beam_jobs.preflight.reach import Preflight
-from beam_jobs.preflight.subscription import LONGEST_RETENTION_S, PUBSUB, retention_s, topic_of
 from beam_jobs.preflight.workers import check_path, check_pii_key, refuse_at_least_once, warn_if_cleaned
 from beam_jobs.steps.lookup import LookupFile, describe
 from beam_jobs.storage.files import bounded, check_access, is_local, make_folder, name_bytes, root_of, writing
@@ -61,18 +57,15 @@ class ArchiveJob:
     """Everything the wiring of ``archive`` needs, checked."""
 
     name: str  # "archive/USE_CASE"
-    live: bool
     use_case: UseCase
     content: Content
     columns: tuple[str, ...]  # fields of the events that are decoded
-    source: dict[str, Any]  # arguments of bus.read; empty: the input is an archive
-    archive: ArchiveInput | None
-    config: KafkaConfig
+    source: Source
     writers: SchemaSource
-    write: WriteFiles
+    write: ArchiveSettings
     lookup: LookupFile | None
     lookup_every_s: float
-    dead_letters: Address
+    dead_letters: Sink
     max_dead_letter_rate: float
     schema_ids: dict[str, SchemaId]
 
@@ -120,64 +113,56 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     name = f"archive/{use_case.name}"
     given = parsed.view_as(options.InputOptions)
     archive = archive_input(given, use_case)
-    config = client_settings(parsed)
-    source: dict[str, Any] = {}
-    live = False
+    settings = check_clients(parsed)
+    source: Source
     if archive:
         check_archive(archive, content, root_of(given.input), root)
+        source = archive
     else:
         # A group for each archive: with one for all, a second one of a topic would go on where the first one stands.
         folder = hashlib.sha256(root.encode()).hexdigest()[:8]
-        source, live = stream_source(preflight, config, f"{name}/{content}/{folder}")
-    dead = parse(bad.dead_letters)
-    prepare_outputs(preflight, config, [dead], source.get("address"))
-    writers = schema_source(preflight, use_case.schema, config)
+        blocks = replace(
+            block_settings(given),
+            max_latency_s=None,
+            max_bundle_s=wanted.max_file_age,
+            gather_s=0.0 if given.until else wanted.max_file_age,
+            max_blocks_per_bundle=max(1, int(wanted.max_file_mb * _MB // _BYTES_PER_BLOCK)),
+        )
+        source = stream_source(preflight, f"{name}/{content}/{folder}", blocks)
+    dead = sink(parsed, bad.dead_letters)
+    prepare_outputs(preflight, [dead], source)
+    writers = schema_source(preflight, use_case.schema, settings)
     # One log for each stream into the archive: two of them may run at once, and their positions have nothing in common.
-    read = source.get("address")
-    log = f"{use_case.name}-{content}" + (f"-{read.topic}" if read else "@archive")
+    log = f"{use_case.name}-{content}" + (f"-{source.address.topic}" if source.address else "@archive")
     log = bounded(log, name_bytes(root)) if is_local(root) else log
-    topic = None
-    if isinstance(read, KafkaAddress):
-        find = partial(KafkaTopic.find, read, config)
-        topic = preflight.ask(read.bootstrap_servers, f"the id of {read.topic}", find) or KafkaTopic(read, config, None)
+    stream = source.stream_id(preflight)
     owner = Owner(by_workers=not target_of(parsed).describe().here, waits=not parsed.view_as(GoogleCloudOptions).update)
     with writing(root):
         check_alone(root, f"{use_case.name}-{content}")
-        if isinstance(read, PubSubAddress):
-            check_one_subscription(preflight, root, f"{use_case.name}-{content}-", read)
+        prefix = f"{use_case.name}-{content}-"
+        others = [log.removeprefix(prefix) for log in log_names(root) if log.startswith(prefix)]
+        source.check_beside(preflight, others, f"--output {root}")
         if not is_local(root):
             make_folder(root, _LONGEST_BELOW)
         ArchiveLog(root, log).check_writable()
-        if "start" in source and live and not given.start_from and log in log_names(root):
-            # Where the group has no offset any more (expired, the topic recreated), the end would leave a gap.
-            source["start"] = EARLIEST
+        if source.live and not given.start_from and log in log_names(root):
+            source = source.resumed()
         if owner.by_workers:
             owner = replace(owner, replaces=ArchiveLog(root, log).current_owner())
-    if archive:
-        say(f"reading {len(archive.files)} files of {archive.content} from {given.input}")
-    else:
-        source |= {
-            "max_latency_s": None,
-            "max_bundle_s": wanted.max_file_age,
-            "gather_s": wanted.max_file_age if live else 0.0,
-            "max_blocks_per_bundle": max(1, int(wanted.max_file_mb * _MB // _BYTES_PER_BLOCK)),
-        }
+    if source.gives == "records":
         say(writers.describe())
-        say(describe_source(source))
+    say(source.describe())
     say(f"writing {content} to {root}, a file an hour of event time, finished every {wanted.max_file_age:g} s")
     label = carried(use_case)
     needed = rows.names if content == "events" else [*preprocessor.input_columns, *([label] if label else [])]
     return ArchiveJob(
         name=name,
-        live=live,
         use_case=use_case,
         content=content,
         columns=tuple(field["name"] for field in use_case.schema["fields"] if field["name"] in needed),
         source=source,
-        archive=archive,
-        config=config,
         writers=writers,
-        write=WriteFiles(
+        write=ArchiveSettings(
             root,
             log,
             schema,
@@ -186,18 +171,18 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
             compression,
             wanted.route_by,
             int(wanted.max_file_mb * _MB),
-            topic,
-            exact=archive is not None,
+            stream,
+            exact=source.gives != "records",
             max_file_age_s=wanted.max_file_age,
             key=None if wanted.keep_keys else use_case.key,
-            ids=_exact_ids(preflight, source),
+            ids=source.message_ids(preflight, before_us=target_of(parsed).describe().reads_pubsub),
             owner=owner,
         ),
         lookup=lookup,
         lookup_every_s=wanted.enrich_every,
         dead_letters=dead,
         max_dead_letter_rate=bad.max_dead_letter_rate,
-        schema_ids={"dead_letter": output_id(preflight, writers, dead, schemas.load("dead_letter"))},
+        schema_ids={"dead_letter": output_id(preflight, writers, dead.address, schemas.load("dead_letter"))},
     )
 
 
@@ -212,32 +197,8 @@ def check_alone(root: str, stream: str) -> None:
         raise UserError(f"--output {root}: holds {others[0]} already; choose another folder for {stream}")
 
 
-def check_one_subscription(preflight: Preflight, root: str, prefix: str, read: PubSubAddress) -> None:
-    """Refuses a second subscription of a topic: each gets all messages, and each row would be there twice.
-
-    Args:
-      prefix: of the names of logs, before the subscription's.
-
-    Raises:
-      UserError: as above.
-    """
-    names = {log.removeprefix(prefix) for log in log_names(root) if log.startswith(prefix)}
-    others = [PubSubAddress(read.project, name) for name in sorted(names - {read.topic})]
-    topic = preflight.ask(PUBSUB, f"the topic of {read}", partial(topic_of, read)) if others else None
-    for other in others if topic else []:
-        try:
-            others_topic = preflight.ask(PUBSUB, f"the topic of {other}", partial(topic_of, other))
-        except UserError:  # no subscription at all, or one that this account may not see
-            continue
-        if others_topic == topic:
-            raise UserError(
-                f"--output {root}: holds what subscription {other} got of {topic}, and {read} gets the same messages; "
-                f"go on with --input {other}, or choose another folder"
-            )
-
-
 @contextmanager
-def owning(parsed: PipelineOptions, write: WriteFiles) -> Iterator[bool]:
+def owning(parsed: PipelineOptions, write: ArchiveSettings) -> Iterator[bool]:
     """Makes the job the owner of its archive's log while the block runs, once the job before it has ended.
 
     What a job that was killed had committed is finished then. On Dataflow the workers take the log and keep it: the
@@ -252,11 +213,11 @@ def owning(parsed: PipelineOptions, write: WriteFiles) -> Iterator[bool]:
         with _raised_on_signal(), writing(log.folder):
             if not owner.by_workers:
                 lease.hold_here()
-                _say_if_anew(take_over(log, lease, say, write.adopted), write.topic)
+                _say_if_anew(take_over(log, lease, say, write.adopted), write.stream)
             else:
                 if owner.waits and not parsed.view_as(GoogleCloudOptions).template_location:
                     lease.wait(say, take=False)
-                _say_if_anew(log.look()[1], write.topic)
+                _say_if_anew(log.look()[1], write.stream)
         yield True
     except _StoppedError:
         say("stopped before it had begun: nothing was read")
@@ -286,13 +247,13 @@ def _raised_on_signal() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _say_if_anew(held: Held, topic: KafkaTopic | None) -> None:
+def _say_if_anew(held: Held, stream: StreamId | None) -> None:
     """Says where a log knows another topic of the same name."""
-    if topic is None or topic.id is None:
+    if stream is None or not stream.is_known:
         return
-    name = topic.address.topic
+    name = stream.name
     known = {remembered for remembered, _ in held.ranges.of}
-    if topic.positions() not in known and any(other.startswith(f"{name}#") for other in known):
+    if stream.positions() not in known and any(other.startswith(f"{name}#") for other in known):
         say(
             f"{name} was made anew since it was last archived: its offsets count from 0 again, its records are "
             "archived beside those of the old one"
@@ -334,23 +295,9 @@ def check_processes(job: ArchiveJob, count: int) -> None:
     Raises:
       UserError: as above.
     """
-    if count > 1 and isinstance(job.source.get("address"), PubSubAddress):
-        raise UserError(f"--direct_num_workers={count}: one process writes an archive from Pub/Sub; leave it out")
-
-
-def _exact_ids(preflight: Preflight, source: Mapping[str, Any]) -> ExactIds | None:
-    """How message ids are remembered; None: the positions have an order, or come from another archive."""
-    address = source.get("address")
-    if not isinstance(address, PubSubAddress):
-        return None
-    acknowledged_s = source["settings"].dedupe_s
-    # A runner that reads itself acknowledges before we see a message, and drops what comes again: only its own second
-    # tries are left.
-    unacknowledged_s = acknowledged_s
-    if not target_of(preflight.parsed).describe().reads_pubsub:
-        asked = preflight.ask(PUBSUB, f"how long {address} keeps messages", partial(retention_s, address))
-        unacknowledged_s = asked or LONGEST_RETENTION_S
-    return ExactIds(address.topic, source["name"], unacknowledged_s, acknowledged_s)
+    if count > 1 and job.write.ids is not None:
+        bus = job.source.bus
+        raise UserError(f"--direct_num_workers={count}: one process writes an archive from {bus}; leave it out")
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -12,12 +12,16 @@ from beam_jobs.terminal import options
 
 
 def check_java(parsed: PipelineOptions, name: str) -> None:
-    """Checks that Beam's Java reader can be put into this job, and run there.
+    """Checks that Beam's Java reader, if it is asked for, can be put into this job, and run there.
 
     Raises:
       UserError: what stands against it, with the remedy.
     """
     given = parsed.view_as(options.InputOptions)
+    if given.kafka_io != "java":
+        return
+    if not given.input.lower().startswith("kafka://"):
+        raise UserError(f"--kafka_io java reads Kafka, and --input is {given.input}; leave it out")
     job = name.partition("/")[0]
     if job != "score":
         # archive counts each row once by bundles it sizes itself; redrive ends where the topic ends.

@@ -33,6 +33,10 @@ class Preflight:
         if self._level == "off":
             say("--preflight off: brokers, registry and Pub/Sub are not asked; workers meet what is wrong there")
 
+    def say(self, text: str) -> None:
+        """Tells the user a line."""
+        say(text)
+
     def say_once(self, text: str) -> None:
         """A line that several steps of the checks come to."""
         if text not in self._said:

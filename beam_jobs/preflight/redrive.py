@@ -5,17 +5,22 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
 import schemas
 from beam_jobs.errors import REASONS, UserError
-from beam_jobs.io.address import Address, PubSubAddress, parse
-from beam_jobs.io.kafka.config import KafkaConfig
-from beam_jobs.preflight.addresses import client_settings, prepare_outputs, schema_source, stream_source
+from beam_jobs.io.sink import Sink
+from beam_jobs.io.source import Source
+from beam_jobs.preflight.addresses import (
+    block_settings,
+    check_clients,
+    prepare_outputs,
+    schema_source,
+    sink,
+    stream_source,
+)
 from beam_jobs.preflight.reach import Preflight
-from beam_jobs.preflight.subscription import check_reasons
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import require
 from beam_jobs.terminal.commands import JOBS
@@ -26,27 +31,17 @@ from schemas.source import SchemaSource
 class RedriveJob:
     """Everything the wiring of ``redrive`` needs, checked."""
 
-    source: dict[str, Any]  # arguments of bus.read
-    config: KafkaConfig
+    source: Source
     writers: SchemaSource  # schemas of the dead letters by id
-    output: Address | None  # None: a dry run
+    output: Sink | None  # None: a dry run
     reasons: tuple[str, ...]  # empty: all
 
     @property
     def nothing_read(self) -> str:
         """What to say, and what to do, where there was nothing to read."""
-        address, group = self.source["address"], self.source.get("group_id")
         if self.output is None:
-            return f"there are no dead letters on {address}"
-        if isinstance(address, PubSubAddress):
-            return (
-                f"nothing is left on {address}; --from TIME takes it back to a time, where it or its topic keeps "
-                "acknowledged messages"
-            )
-        return (
-            f"group {group} has read all that is on {address}; to read it again name another --group_id, and --from "
-            "for a part of it"
-        )
+            return f"there are no dead letters on {self.source.address}"
+        return self.source.nothing_left()
 
 
 def redrive_job(parsed: PipelineOptions) -> RedriveJob:
@@ -62,14 +57,15 @@ def redrive_job(parsed: PipelineOptions) -> RedriveJob:
     given.until = given.until or "latest"  # what is put back may fail again: never chase it
     # Nothing is put back twice: what was read is committed to a group, though the run is bounded.
     preflight = Preflight(parsed)
-    config = client_settings(parsed)
-    source, _ = stream_source(preflight, config, "redrive", keep_position=not wanted.count_only)
-    check_reasons(source, wanted.reason or ())
-    output = None if wanted.count_only else parse(parsed.view_as(options.OutputOptions).output)
+    settings = check_clients(parsed)
+    source = stream_source(preflight, "redrive", block_settings(given), keep_position=not wanted.count_only)
+    if wanted.reason:
+        source.check_selection("--reason")
+    output = None if wanted.count_only else sink(parsed, parsed.view_as(options.OutputOptions).output)
     if output:
-        prepare_outputs(preflight, config, [output], source["address"])
-    writers = schema_source(preflight, schemas.load("dead_letter"), config)
-    return RedriveJob(source, config, writers, output, tuple(wanted.reason or ()))
+        prepare_outputs(preflight, [output], source)
+    writers = schema_source(preflight, schemas.load("dead_letter"), settings)
+    return RedriveJob(source, writers, output, tuple(wanted.reason or ()))
 
 
 def _check_known(reasons: Sequence[str]) -> None:

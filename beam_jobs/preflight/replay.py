@@ -13,9 +13,15 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from beam_jobs.archives.contents import Contents, look_through
 from beam_jobs.archives.read import ArchiveInput
 from beam_jobs.errors import UserError
-from beam_jobs.io.address import Address, parse
-from beam_jobs.io.kafka.config import KafkaConfig
-from beam_jobs.preflight.addresses import archive_input, client_settings, output_id, prepare_outputs, schema_source
+from beam_jobs.io.sink import Sink
+from beam_jobs.preflight.addresses import (
+    archive_input,
+    check_clients,
+    output_id,
+    prepare_outputs,
+    schema_source,
+    sink,
+)
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.steps.replay_records import value_schema
 from beam_jobs.terminal import options
@@ -36,8 +42,7 @@ class ReplayJob:
     archive: ArchiveInput
     contents: Contents
     speed: float | None  # seconds of event time a second; None: as fast as it goes
-    config: KafkaConfig
-    output: Address
+    output: Sink
     schema: dict[str, Any]  # of the values
     schema_id: SchemaId
 
@@ -57,7 +62,7 @@ def replay_job(parsed: PipelineOptions, workers: int = 1) -> ReplayJob:
     speed = parse_speed(parsed.view_as(options.ReplayOptions).speed)
     use_case = load_use_case(parsed.view_as(options.UseCaseOptions).use_case)
     given = parsed.view_as(options.InputOptions)
-    output = parse(parsed.view_as(options.OutputOptions).output)
+    output = sink(parsed, parsed.view_as(options.OutputOptions).output)
     archive = archive_input(given, use_case)
     if archive is None:
         raise UserError(f"--input {given.input}: expected an archive, gs://bucket/folder, file:///folder or a path")
@@ -67,10 +72,9 @@ def replay_job(parsed: PipelineOptions, workers: int = 1) -> ReplayJob:
             "replay an archive of events (beam_jobs.archive --raw), or name this one as --input of score"
         )
     preflight = Preflight(parsed)
-    config = client_settings(parsed)
-    writers = schema_source(preflight, use_case.schema, config)
+    writers = schema_source(preflight, use_case.schema, check_clients(parsed))
     schema = value_schema(use_case, registry=not isinstance(writers, ShippedSchemas))
-    prepare_outputs(preflight, config, [output], None)
+    prepare_outputs(preflight, [output], archive)
     say(writers.describe())
     contents = look_through(archive, _teller())
     say(
@@ -82,15 +86,15 @@ def replay_job(parsed: PipelineOptions, workers: int = 1) -> ReplayJob:
         say(
             f"the offsets of {', '.join(ids[:5])} are message ids, which have no order: publish times put them in order"
         )
-    say(f"writing to {output}, " + (f"{speed:g} times as fast as it happened" if speed else "as fast as it goes"))
+    pace = f"{speed:g} times as fast as it happened" if speed else "as fast as it goes"
+    say(f"writing to {output.address}, {pace}")
     return ReplayJob(
         archive=archive,
         contents=contents,
         speed=speed,
-        config=config,
         output=output,
         schema=schema,
-        schema_id=output_id(preflight, writers, output, schema),
+        schema_id=output_id(preflight, writers, output.address, schema),
     )
 
 

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
 import schemas
-from beam_jobs.archives.read import ArchiveInput
 from beam_jobs.errors import UserError
-from beam_jobs.io.address import Address, parse
-from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.io.sink import Sink
+from beam_jobs.io.source import Source
 from beam_jobs.preflight.addresses import (
     archive_input,
+    block_settings,
+    check_clients,
     check_no_windows,
-    client_settings,
-    describe_source,
     output_id,
     prepare_outputs,
     schema_source,
+    sink,
     stream_source,
 )
 from beam_jobs.preflight.reach import Preflight
@@ -39,17 +38,14 @@ class ScoreJob:
     """Everything the wiring of ``score`` needs, checked."""
 
     name: str  # "score/USE_CASE": in dead letters and in the consumer group's name
-    live: bool  # runs until it is stopped
     use_case: UseCase
     preprocessor: Preprocessor
     model: ModelVersion
-    source: dict[str, Any]  # arguments of bus.read; empty: the input is an archive
-    archive: ArchiveInput | None
-    config: KafkaConfig
+    source: Source
     writers: SchemaSource  # writer schemas by id
-    alerts: Address
-    scores: Address | None
-    dead_letters: Address
+    alerts: Sink
+    scores: Sink | None
+    dead_letters: Sink
     max_dead_letter_rate: float
     schema_ids: dict[str, SchemaId]  # of the outputs, by the schema's file name
 
@@ -75,38 +71,29 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     warn_if_cleaned(parsed, "--model", model.folder)
     described = model.manifest
     check_fingerprint(described, preprocessor)
-    outputs = {"alert": parse(wanted.alerts), "dead_letter": parse(bad.dead_letters)}
+    outputs = {"alert": sink(parsed, wanted.alerts), "dead_letter": sink(parsed, bad.dead_letters)}
     if wanted.scores:
-        outputs["score"] = parse(wanted.scores)
+        outputs["score"] = sink(parsed, wanted.scores)
     name = f"score/{use_case.name}"
     given = parsed.view_as(options.InputOptions)
     archive = archive_input(given, use_case)
-    config = client_settings(parsed)
-    source: dict[str, Any] = {}
-    live = False
-    if archive is None:
-        source, live = stream_source(preflight, config, name)
-    prepare_outputs(preflight, config, outputs.values(), source.get("address"))
-    writers = schema_source(preflight, use_case.schema, config)
+    settings = check_clients(parsed)
+    source = archive or stream_source(preflight, name, block_settings(given))
+    prepare_outputs(preflight, outputs.values(), source)
+    writers = schema_source(preflight, use_case.schema, settings)
     say(writers.describe())
-    if archive:
-        say(f"reading {len(archive.files)} files of {archive.content} from {given.input}")
-    else:
-        say(describe_source(source))
+    say(source.describe())
     say(f"model {described.name} {described.version}, alerts above a score of {described.threshold:.4g}")
     return ScoreJob(
         name=name,
-        live=live,
         use_case=use_case,
         preprocessor=preprocessor,
         model=model,
         source=source,
-        archive=archive,
-        config=config,
         writers=writers,
         alerts=outputs["alert"],
         scores=outputs.get("score"),
         dead_letters=outputs["dead_letter"],
         max_dead_letter_rate=bad.max_dead_letter_rate,
-        schema_ids={n: output_id(preflight, writers, to, schemas.load(n)) for n, to in outputs.items()},
+        schema_ids={n: output_id(preflight, writers, to.address, schemas.load(n)) for n, to in outputs.items()},
     )

@@ -9,7 +9,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 
 from beam_jobs.credentials.references import is_reference
 from beam_jobs.errors import UserError
-from beam_jobs.io.address import Address, KafkaAddress
+from beam_jobs.io.address import Address
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preprocessing.preprocessor import Preprocessor
@@ -57,8 +57,11 @@ def check_path(parsed: PipelineOptions, flag: str, path: str, in_image: bool = F
     )
 
 
-def check_settings(parsed: PipelineOptions, config: KafkaConfig) -> None:
+def check_settings(parsed: PipelineOptions, config: KafkaConfig, flag: str = "--kafka_config") -> None:
     """Refuses client settings that refer to something Beam's own image does not have.
+
+    Args:
+      flag: that names their file.
 
     Raises:
       UserError: as above.
@@ -68,7 +71,7 @@ def check_settings(parsed: PipelineOptions, config: KafkaConfig) -> None:
         return
     for name, what in config.needed_on_worker():
         raise UserError(
-            f"--kafka_config: {name} needs {what} on every worker; for a secret write "
+            f"{flag}: {name} needs {what} on every worker; for a secret write "
             "secret://projects/P/secrets/S/versions/V, put client.properties into a bucket, or make an image that has "
             "it (--sdk_container_image)"
         )
@@ -93,12 +96,11 @@ def check_pii_key(preflight: Preflight, preprocessor: Preprocessor) -> None:
 
 def warn_of_this_machine(preflight: Preflight, address: Address) -> None:
     """Says that workers will not reach a broker of this machine."""
-    if target_of(preflight.parsed).describe().here or not isinstance(address, KafkaAddress):
-        return
-    servers = address.bootstrap_servers
-    if _THIS_MACHINE.search(servers):
+    if not target_of(preflight.parsed).describe().here and _THIS_MACHINE.search(address.place):
+        scheme = str(address).partition("://")[0]
         preflight.say_once(
-            f"warning: kafka://{servers} is this machine for this machine only; workers need an address they can reach"
+            f"warning: {scheme}://{address.place} is this machine for this machine only; workers need an address they "
+            "can reach"
         )
 
 

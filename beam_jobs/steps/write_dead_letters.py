@@ -18,9 +18,7 @@ from beam_jobs.block import Block
 from beam_jobs.codec.avro.decoder import AvroDecoder
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.errors import UserError
-from beam_jobs.io import bus
-from beam_jobs.io.address import Address
-from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.io.sink import Sink, WriteSettings
 from schemas.source import SchemaId, id_of
 
 _MIN_WINDOW = 1_000  # records; a smaller sample says little about a rate
@@ -124,10 +122,9 @@ def left_out(letters: Block) -> NDArray[np.bool_]:
 class WriteDeadLetters(beam.PTransform):
     """Writes blocks of dead letters to a topic, keyed as the original records were."""
 
-    def __init__(self, address: Address, config: KafkaConfig, schema_id: SchemaId, max_rate: float) -> None:
+    def __init__(self, sink: Sink, schema_id: SchemaId, max_rate: float) -> None:
         super().__init__()
-        self._address = address
-        self._config = config
+        self._sink = sink
         self._schema_id = schema_id
         self._max_rate = max_rate
 
@@ -136,10 +133,5 @@ class WriteDeadLetters(beam.PTransform):
             letters
             | "Encode" >> beam.ParDo(_EncodeDeadLetters(self._schema_id, self._max_rate)).with_output_types(Block)
             | "Write"
-            >> bus.write(
-                self._address,
-                self._config,
-                on_too_large=partial(without_payload, self._schema_id),
-                at_once=True,
-            )
+            >> self._sink.write(WriteSettings(on_too_large=partial(without_payload, self._schema_id), at_once=True))
         )

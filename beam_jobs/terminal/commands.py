@@ -26,6 +26,8 @@ EXAMPLES = {  # a value for each option that takes one of its own; choices and s
     "max_latency_ms": "250",
     "block_rows": "8192",
     "kafka_config": "client.properties",
+    "input_kafka_config": "edge.properties",
+    "output_kafka_config": "centre.properties",
     "schema_registry": "http://localhost:8081",
     "timestamp_attribute": "sent_at",
     "quiet_seconds": "60",

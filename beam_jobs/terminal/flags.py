@@ -90,6 +90,18 @@ class Connection:
             "secrets as env:NAME, file:PATH or secret://projects/P/secrets/S/versions/V",
         )
         parser.add_argument(
+            "--input_kafka_config",
+            metavar="FILE",
+            help="client.properties for --input alone, where it is another cluster than the outputs. Default: that of "
+            "--kafka_config",
+        )
+        parser.add_argument(
+            "--output_kafka_config",
+            metavar="FILE",
+            help="client.properties for all that is written to, dead letters too, where it is another cluster than "
+            "--input. Default: that of --kafka_config",
+        )
+        parser.add_argument(
             "--schema_registry",
             metavar="URL",
             help="Confluent Schema Registry; without it the schema of the use case is taken for every schema id",

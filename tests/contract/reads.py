@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from apache_beam.utils.timestamp import MAX_TIMESTAMP
 
 from beam_jobs import stop
 from beam_jobs.block import RAW_SCHEMA
+from beam_jobs.io.block_reader import BlockSettings
 from beam_jobs.io.kafka.mark import KafkaMark
 from beam_jobs.io.kafka.source import SESSIONS, KafkaReader, KafkaSource
 from beam_jobs.io.position import EARLIEST, LATEST
@@ -84,7 +86,13 @@ class SourceSuite:
         SESSIONS.close_all()
 
     def bounded(self, cluster: Cluster, topic: str, group_id: str | None = None, **settings: Any) -> KafkaSource:
-        return KafkaSource(cluster.transport(topic, group_id), **{"until": LATEST, **settings})
+        return _source(cluster, topic, group_id, {"until": LATEST, **settings})
 
     def live(self, cluster: Cluster, topic: str, group_id: str | None = None, **settings: Any) -> KafkaSource:
-        return KafkaSource(cluster.transport(topic, group_id), **{"discover_s": 0.1, "start": EARLIEST, **settings})
+        return _source(cluster, topic, group_id, {"discover_s": 0.1, "start": EARLIEST, **settings})
+
+
+def _source(cluster: Cluster, topic: str, group_id: str | None, settings: dict[str, Any]) -> KafkaSource:
+    """A source; what is of its blocks among the settings is given to them."""
+    blocks = {field.name: settings.pop(field.name) for field in fields(BlockSettings) if field.name in settings}
+    return KafkaSource(cluster.transport(topic, group_id), blocks=BlockSettings(**blocks), **settings)

@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import KafkaError, Producer
 
 from beam_jobs.errors import UnreachableError, UserError
-from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.client import CONTROLS, FetchPath, KafkaTransport, check_topic, ensure_topic
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.source import SESSIONS, KafkaSource

@@ -23,7 +23,7 @@ from google.cloud import storage
 
 import schemas
 from beam_jobs.archives.rows import archive_schema
-from beam_jobs.archives.sink import WriteFiles
+from beam_jobs.archives.sink import ArchiveSettings, WriteFiles
 from beam_jobs.block import raw_block, with_source
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.dead_letters import dead_letter_block
@@ -190,7 +190,7 @@ def write_archive(root: str) -> None:
     """An archive of N events."""
     rows = events(N)
     raw = raw_block("events", [0] * N, range(N), [1_795_348_800_000 + i for i in range(N)], [b"k"] * N, [None] * N)
-    write = WriteFiles(root, "test", archive_schema(CARS, "events"), CARS.event_time, "avro", "none", None, 1 << 30)
+    write = WriteFiles(ArchiveSettings(root, "test", archive_schema(CARS, "events"), CARS.event_time, "avro", "none"))
     write.setup()
     write.start_bundle()
     write.process(with_source(rows, raw))

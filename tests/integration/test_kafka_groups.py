@@ -17,12 +17,11 @@ from confluent_kafka.admin import (
 )
 
 from beam_jobs.errors import UserError
-from beam_jobs.io.address import KafkaAddress
 from beam_jobs.io.kafka import source as kafka_source
-from beam_jobs.io.kafka.client import KafkaTransport
+from beam_jobs.io.kafka.address import KafkaAddress
+from beam_jobs.io.kafka.client import KafkaTransport, check_group
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.source import SESSIONS, KafkaReader, KafkaSource
-from beam_jobs.io.kafka.transforms import check_group
 from beam_jobs.io.position import EARLIEST
 from tests.contract.reads import numbered, opened, read
 from tests.services.kafka import SASL_PASSWORD, SASL_USER, SharedBroker

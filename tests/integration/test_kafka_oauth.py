@@ -13,12 +13,13 @@ import pyarrow as pa
 import pytest
 
 from beam_jobs.errors import UserError
-from beam_jobs.io.address import KafkaAddress
-from beam_jobs.io.kafka.client import KafkaTransport
+from beam_jobs.io.kafka.address import KafkaAddress
+from beam_jobs.io.kafka.client import KafkaTransport, check_topic, ensure_topic
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.oauth import GOOGLE_TOKENS
-from beam_jobs.io.kafka.transforms import OffsetSpec, ReadFromKafka, WriteToKafka, check_topic, ensure_topic
+from beam_jobs.io.kafka.transforms import KafkaInput, ReadFromKafka, WriteToKafka
 from beam_jobs.io.kafka.wire.fetcher import WireFetcher
+from beam_jobs.io.position import OffsetSpec
 from demo.broker import ApacheKafka, java_missing, kafka_jars
 from tests.integration.test_kafka_tls import append_values, certificate
 from tests.services.google import REFUSED, TokenServer
@@ -85,7 +86,7 @@ def test_records_go_in_and_out(
     with beam.Pipeline("FnApiRunner") as p:
         _ = (
             p
-            | ReadFromKafka(address, config, "readers", until=OffsetSpec.parse("latest"), fetch=fetch)  # type: ignore[arg-type]
+            | ReadFromKafka(KafkaInput(address, config, "readers", until=OffsetSpec.parse("latest"), fetch=fetch))  # type: ignore[arg-type]
             | beam.Map(append_values, str(out))
         )
     assert out.read_text().split()[-10:] == [f"v{i}" for i in range(10)]

@@ -31,12 +31,14 @@ from confluent_kafka.admin import (
 from beam_jobs import metrics, stop
 from beam_jobs.block import HEADERS_TYPE, Block
 from beam_jobs.errors import UserError
-from beam_jobs.io.address import KafkaAddress
-from beam_jobs.io.kafka.client import CONTROLS, FetchPath, KafkaTransport
+from beam_jobs.io.block_reader import BlockSettings
+from beam_jobs.io.kafka.address import KafkaAddress
+from beam_jobs.io.kafka.client import CONTROLS, FetchPath, KafkaTransport, check_topic, ensure_topic
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.source import SESSIONS, KafkaSource
-from beam_jobs.io.kafka.transforms import ReadFromKafka, WriteToKafka, check_topic, ensure_topic
+from beam_jobs.io.kafka.transforms import KafkaInput, ReadFromKafka, WriteToKafka
 from beam_jobs.io.position import EARLIEST, LATEST
+from beam_jobs.io.sink import WriteSettings
 from beam_jobs.terminal.cli import find_user_error
 from demo.broker import ApacheKafka
 from tests.services.kafka import SASL_PASSWORD, SASL_USER, SharedBroker
@@ -122,7 +124,11 @@ def test_fn_api_runner_copies_every_record(apache_kafka: SharedBroker, fetch: Fe
     source, sink = topic(apache_kafka.bootstrap_servers, 4), topic(apache_kafka.bootstrap_servers, 2)
     write(source, [b"%d" % i for i in range(20_000)], 4)
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        copy(pipeline, ReadFromKafka(source, CONFIG, "copy", EARLIEST, LATEST, fetch=fetch), WriteToKafka(sink, CONFIG))
+        copy(
+            pipeline,
+            ReadFromKafka(KafkaInput(source, CONFIG, "copy", EARLIEST, LATEST, fetch=fetch)),
+            WriteToKafka(sink, CONFIG),
+        )
     found = messages(sink, 20_000)
     assert Counter(message.value() for message in found) == Counter(b"%d" % i for i in range(20_000))
     assert committed(source, "copy", 4) == [5000] * 4
@@ -138,7 +144,16 @@ def test_prism_copies_every_record(apache_kafka: SharedBroker, prism_binary: Pat
     with beam.Pipeline(options=options) as pipeline:
         copy(
             pipeline,
-            ReadFromKafka(source, CONFIG, "copy", EARLIEST, LATEST, max_blocks_per_bundle=1, block_rows=500),
+            ReadFromKafka(
+                KafkaInput(
+                    source,
+                    CONFIG,
+                    "copy",
+                    EARLIEST,
+                    LATEST,
+                    blocks=BlockSettings(max_blocks_per_bundle=1, block_rows=500),
+                )
+            ),
             WriteToKafka(sink, CONFIG),
         )
     found = messages(sink, 20_000)
@@ -182,7 +197,8 @@ def test_a_killed_broker_loses_nothing(
     watcher = Watcher(sink)
     with caplog.at_level(logging.WARNING, logger="beam_jobs"):
         running = Running(
-            ReadFromKafka(source, CONFIG, "kill", fetch=fetch, block_rows=200), WriteToKafka(sink, CONFIG)
+            ReadFromKafka(KafkaInput(source, CONFIG, "kill", fetch=fetch, blocks=BlockSettings(block_rows=200))),
+            WriteToKafka(sink, CONFIG),
         )
         watcher.wait(lambda found: len(found) >= 400)
         broker.kill()
@@ -230,7 +246,10 @@ def test_a_source_says_that_its_broker_is_away(
 def test_latency_at_two_thousand_a_second(apache_kafka: SharedBroker) -> None:
     source, sink = topic(apache_kafka.bootstrap_servers, 4), topic(apache_kafka.bootstrap_servers)
     metrics.STATE.reset()
-    running = Running(ReadFromKafka(source, CONFIG, "latency"), WriteToKafka(sink, CONFIG, record_latency=True))
+    running = Running(
+        ReadFromKafka(KafkaInput(source, CONFIG, "latency")),
+        WriteToKafka(sink, CONFIG, WriteSettings(record_latency=True)),
+    )
     producer = Producer({"bootstrap.servers": source.bootstrap_servers, "linger.ms": 5})
     watcher = Watcher(sink)
     producer.produce(source.topic, b"warm up", b"0")
@@ -303,7 +322,7 @@ def shortened(block: Block) -> Block:
 def test_a_record_too_large_for_the_topic(apache_kafka: SharedBroker) -> None:
     sink = topic(apache_kafka.bootstrap_servers)
     rows = [{"key": b"%d" % i, "value": b"x" * (3_000_000 if i == 5 else 10)} for i in range(10)]
-    sink_rows(WriteToKafka(sink, CONFIG, on_too_large=shortened), rows)
+    sink_rows(WriteToKafka(sink, CONFIG, WriteSettings(on_too_large=shortened)), rows)
     found = {message.key(): message.value() for message in messages(sink, 10)}
     assert found.pop(b"5") == b"too large"
     assert found == {b"%d" % i: b"x" * 10 for i in range(10) if i != 5}
@@ -327,7 +346,7 @@ def test_sasl_plain_from_a_properties_file(
     assert check_topic(guarded, config) == 1
     sink = topic(apache_kafka.bootstrap_servers)
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        copy(pipeline, ReadFromKafka(guarded, config, until=LATEST), WriteToKafka(sink, CONFIG))
+        copy(pipeline, ReadFromKafka(KafkaInput(guarded, config, until=LATEST)), WriteToKafka(sink, CONFIG))
     assert {message.value() for message in messages(sink, 2)} == {b"a", b"b"}
     monkeypatch.setenv("KAFKA_PASSWORD", "wrong")
     started = time.monotonic()
@@ -408,7 +427,7 @@ def test_no_connection_outlives_its_use(apache_kafka: SharedBroker) -> None:
     gc.collect()
     before = connections()
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        copy(pipeline, ReadFromKafka(source, CONFIG, "leak", until=LATEST), WriteToKafka(sink, CONFIG))
+        copy(pipeline, ReadFromKafka(KafkaInput(source, CONFIG, "leak", until=LATEST)), WriteToKafka(sink, CONFIG))
     SESSIONS.close_all()
     CONTROLS.close_all()
     gc.collect()

@@ -27,12 +27,13 @@ from beam_jobs import metrics
 from beam_jobs.block import HEADERS_TYPE, Block, raw_block
 from beam_jobs.dead_letters import dead_letter_block
 from beam_jobs.errors import RowErrors, UserError
-from beam_jobs.io.address import KafkaAddress
 from beam_jobs.io.kafka import delivery as kafka_delivery
+from beam_jobs.io.kafka.address import KafkaAddress
+from beam_jobs.io.kafka.client import ensure_topic
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.sink import WriteBlocks
-from beam_jobs.io.kafka.transforms import WriteToKafka, ensure_topic
-from beam_jobs.io.writing import OnTooLarge
+from beam_jobs.io.kafka.transforms import WriteToKafka
+from beam_jobs.io.sink import OnTooLarge, WriteSettings
 from beam_jobs.steps.write_dead_letters import WriteDeadLetters
 from beam_jobs.terminal.cli import find_user_error
 from tests.services.kafka import SASL_PASSWORD, SASL_USER, SharedBroker
@@ -111,7 +112,7 @@ def sink() -> Iterator[Sink]:
     made: list[WriteBlocks] = []
 
     def make(address: KafkaAddress, config: KafkaConfig = CONFIG, large: OnTooLarge | None = None) -> WriteBlocks:
-        made.append(WriteBlocks(address, config, large, False))
+        made.append(WriteBlocks(address, config, WriteSettings(on_too_large=large)))
         made[-1].setup()
         return made[-1]
 

@@ -18,11 +18,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from beam_jobs.block import Block
 from beam_jobs.errors import UserError
-from beam_jobs.io.address import KafkaAddress
-from beam_jobs.io.kafka.client import FetchPath, KafkaTransport
+from beam_jobs.io.kafka.address import KafkaAddress
+from beam_jobs.io.kafka.client import FetchPath, KafkaTransport, check_topic, ensure_topic
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.java import java_settings
-from beam_jobs.io.kafka.transforms import OffsetSpec, ReadFromKafka, WriteToKafka, check_topic, ensure_topic
+from beam_jobs.io.kafka.transforms import KafkaInput, ReadFromKafka, WriteToKafka
+from beam_jobs.io.position import OffsetSpec
 from beam_jobs.terminal.cli import find_user_error
 from demo.broker import ApacheKafka, java_missing, kafka_jars
 
@@ -95,7 +96,7 @@ def test_records_go_in_and_out(
     with beam.Pipeline("FnApiRunner") as p:
         _ = (
             p
-            | ReadFromKafka(address, config, until=OffsetSpec.parse("latest"), fetch=fetch)  # type: ignore[arg-type]
+            | ReadFromKafka(KafkaInput(address, config, until=OffsetSpec.parse("latest"), fetch=fetch))  # type: ignore[arg-type]
             | beam.Map(append_values, str(out))
         )
     assert out.read_text().split()[-10:] == [f"v{i}" for i in range(10)]
@@ -123,7 +124,7 @@ def test_a_password_that_is_wrong_on_the_worker_only(
     (tmp_path / "password").write_text("wrong")
     config = properties(tmp_path, ca, f"file:{tmp_path / 'password'}")
     with pytest.raises(Exception, match="authentication failed") as raised, beam.Pipeline("FnApiRunner") as p:
-        _ = p | ReadFromKafka(address, config, until=OffsetSpec.parse("latest"), fetch=fetch)
+        _ = p | ReadFromKafka(KafkaInput(address, config, until=OffsetSpec.parse("latest"), fetch=fetch))
     found = find_user_error(raised.value)
     assert found is not None
     assert "\n" not in str(found)

@@ -24,16 +24,18 @@ from beam_jobs.block import RAW_SCHEMA, raw_block
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.dead_letters import dead_letter_block
 from beam_jobs.errors import RowErrors, UserError
-from beam_jobs.io import bus
-from beam_jobs.io.address import PubSubAddress
+from beam_jobs.io.block_reader import BlockSettings
 from beam_jobs.io.pubsub import client
+from beam_jobs.io.pubsub.address import PubSubAddress
+from beam_jobs.io.pubsub.bus import BUS
 from beam_jobs.io.pubsub.pull import PULLERS, PullSettings
 from beam_jobs.io.pubsub.sink import PublishBlocks
 from beam_jobs.io.pubsub.source import SESSIONS, PubSubReader, PubSubSource
-from beam_jobs.io.pubsub.transforms import ReadFromPubSub, WriteToPubSub
+from beam_jobs.io.pubsub.transforms import PubSubInput, ReadFromPubSub, WriteToPubSub
+from beam_jobs.io.sink import WriteSettings, leave_out
+from beam_jobs.io.source import Wanted
 from beam_jobs.preflight.archive import ArchiveJob, archive_job
 from beam_jobs.preflight.reach import Preflight
-from beam_jobs.preflight.subscription import pubsub_settings
 from beam_jobs.steps.redrive import Redrive
 from beam_jobs.terminal import options
 from beam_jobs.terminal.commands import JOBS
@@ -102,7 +104,7 @@ def test_a_message_is_a_row(pub: PubSubTopics) -> None:
 
 def test_what_is_not_final_comes_again_and_only_that(pub: PubSubTopics) -> None:
     pub.send("events", [b"%d" % i for i in range(300)])
-    ready = source(pub, block_rows=100)
+    ready = source(pub, blocks=BlockSettings(block_rows=100))
     reader = ready.create_reader(None, None)
     first = read(reader, 100)
     mark = reader.get_checkpoint_mark()
@@ -155,7 +157,7 @@ def test_a_key_keeps_its_order(pubsub: str) -> None:
     pub = PubSubTopics(pubsub, ordered=True)
     n, keys = 40, ["a", "b"]
     rows = [(keys[i % 2], b"%d" % i) for i in range(n)]
-    sink = PublishBlocks(PubSubAddress(pubsub, pub.name("events")), None, False, ordered=True)
+    sink = PublishBlocks(PubSubAddress(pubsub, pub.name("events")))
     written = raw_block("t", [0] * n, range(n), [0] * n, [k.encode() for k, _ in rows], [v for _, v in rows])
     write(sink, written.select(["key", "value"]))
     ready = source(pub)
@@ -184,7 +186,7 @@ def write(sink: PublishBlocks, block: pa.RecordBatch) -> None:
 def test_flow_control_ends_a_bundle_that_gathers(pub: PubSubTopics) -> None:
     pub.send("events", [b"x"] * 500)
     settings = PullSettings(max_messages=200)
-    ready = source(pub, settings=settings, gather_s=60.0, block_rows=50)
+    ready = source(pub, settings=settings, blocks=BlockSettings(gather_s=60.0, block_rows=50))
     reader, found, bundles = ready.create_reader(None, None), 0, 0
     deadline = time.monotonic() + 50  # less than one gathering
     while found < 500:
@@ -201,7 +203,7 @@ def test_flow_control_ends_a_bundle_that_gathers(pub: PubSubTopics) -> None:
 
 def test_ctrl_c_gives_back_what_was_not_handed_out(pub: PubSubTopics) -> None:
     pub.send("events", [b"%d" % i for i in range(100)])
-    reader = source(pub, block_rows=30).create_reader(None, None)
+    reader = source(pub, blocks=BlockSettings(block_rows=30)).create_reader(None, None)
     taken = read(reader, 30)
     stop.request()
     assert not reader.advance()
@@ -227,7 +229,7 @@ def test_a_bounded_pipeline_ends(
         monkeypatch.setenv(EMULATOR, pubsub_server.plain)
     address = PubSubAddress(pub.project, pub.name("events"))
     with beam.Pipeline("FnApiRunner") as pipeline:
-        blocks = pipeline | ReadFromPubSub(address, until_ms=now, quiet_s=2)
+        blocks = pipeline | ReadFromPubSub(PubSubInput(address, until_ms=now, quiet_s=2))
         blocks | WriteToPubSub(PubSubAddress(pub.project, pub.name("scores")))
     found = pub.messages("scores")
     assert sorted(int(message.data) for message in found) == list(range(30))
@@ -239,12 +241,12 @@ def test_too_large_is_replaced_or_told(pub: PubSubTopics) -> None:
     address = PubSubAddress(pub.project, pub.name("events"))
     large = pa.record_batch({"key": pa.array([b"k", b"l"]), "value": pa.array([b"x" * 10_000_000, b"small"])})
     with pytest.raises(UserError, match="10000000 bytes"):
-        write(PublishBlocks(address, None, False, ordered=True), large)
+        write(PublishBlocks(address), large)
 
     def instead(rows: pa.RecordBatch) -> pa.RecordBatch:
         return pa.record_batch({"key": rows.column("key"), "value": pa.array([b"instead"] * rows.num_rows)})
 
-    write(PublishBlocks(address, instead, False, ordered=True), large)
+    write(PublishBlocks(address, WriteSettings(on_too_large=instead)), large)
     assert sorted((m.ordering_key, m.data) for m in pub.messages("events")) == [("k", b"instead"), ("l", b"small")]
 
 
@@ -253,7 +255,7 @@ def test_any_record_travels(pub: PubSubTopics, key: bytes) -> None:
     headers = [[("trace", b"x" * 40_000), ("", None), ("trace", b"\xff")], [(f"h-{i}", b"y") for i in range(150)], None]
     values = [b"v", None, b""]
     sent = raw_block("t", [0] * 3, range(3), [5] * 3, [key, b"k", None], values, headers)
-    write(PublishBlocks(PubSubAddress(pub.project, pub.name("events")), None, False, ordered=True), sent)
+    write(PublishBlocks(PubSubAddress(pub.project, pub.name("events"))), sent)
     reader = source(pub).create_reader(None, None)
     found = {repr(row["value"]): row for row in read(reader, 3)}
     for row in sent.to_pylist():
@@ -278,7 +280,7 @@ def test_a_dead_letter_with_all_attributes_is_put_back_as_it_was(pub: PubSubTopi
     redrive.setup()
     topic = raw_block("dead", [0], [0], [0], [b"car-1"], AvroEncoder(schema, 1).encode(letters))
     (records,) = redrive.process(topic)
-    write(PublishBlocks(PubSubAddress(pub.project, pub.name("alerts")), None, False, ordered=True), records)
+    write(PublishBlocks(PubSubAddress(pub.project, pub.name("alerts"))), records)
     (back,) = pub.messages("alerts")
     assert (back.data, dict(back.attributes), back.ordering_key) == (b"broken", attributes, "car-1")
     reader.close()
@@ -287,30 +289,32 @@ def test_a_dead_letter_with_all_attributes_is_put_back_as_it_was(pub: PubSubTopi
 def test_what_is_too_large_to_be_put_back_is_counted_and_left(pub: PubSubTopics) -> None:
     address = PubSubAddress(pub.project, pub.name("events"))
     records = raw_block("t", [0] * 2, [0, 1], [0] * 2, [None] * 2, [b"x" * 10_000_000, b"small"])
-    sink = PublishBlocks(address, partial(bus.leave_out, address), False, ordered=True)
+    sink = PublishBlocks(address, WriteSettings(on_too_large=partial(leave_out, address)))
     write(sink, records.select(["key", "value", "headers", "timestamp"]))
     assert [message.data for message in pub.messages("events")] == [b"small"]
     assert metrics.STATE.snapshot()[metrics.TOO_LARGE] == 1
     assert metrics.STATE.snapshot()[metrics.RECORDS_WRITTEN] == 1
 
 
-def settings(text: str, address: str, **given: str) -> dict[str, Any]:
+def found_source(text: str, address: str, **given: str) -> PubSubInput:
     words = [word for name, value in given.items() for word in (f"--{name}", value)]
     parsed = options.parse(JOBS["score"].parser(), words)
-    project, name = address.removeprefix("pubsub://").split("/")
-    return pubsub_settings(Preflight(parsed), PubSubAddress(project, name), text, True)
+    start, until, group = (given.get(name) for name in ("from", "until", "group_id"))
+    found = BUS.source(address, Wanted(text, parsed.get_all_options(), start, until, group), Preflight(parsed))
+    assert isinstance(found, PubSubInput)
+    return found
 
 
 def test_a_topic_gets_a_subscription_of_the_job(pub: PubSubTopics) -> None:
     client.ensure_topic(PubSubAddress(pub.project, pub.name("bare")))
     with pytest.raises(UserError, match="gcloud pubsub subscriptions create"):
-        settings("highbeam.score", pub.uri("bare"), until="latest")
-    made = settings("highbeam.score", pub.uri("bare"))
-    assert made["address"].topic == f"highbeam.score.{pub.name('bare')}"
-    assert made["name"] == pub.name("bare")
-    assert settings("highbeam.score", pub.uri("bare"))["address"] == made["address"]
+        found_source("highbeam.score", pub.uri("bare"), until="latest")
+    made = found_source("highbeam.score", pub.uri("bare"))
+    assert made.address.topic == f"highbeam.score.{pub.name('bare')}"
+    assert made.topic == pub.name("bare")
+    assert found_source("highbeam.score", pub.uri("bare")).address == made.address
     with pytest.raises(UserError, match="subscribes to"):
-        settings("highbeam.score", pub.uri("events"), group_id=made["address"].topic)
+        found_source("highbeam.score", pub.uri("events"), group_id=made.address.topic)
 
 
 def test_a_second_subscription_of_a_topic_is_not_archived_into_its_folder(pub: PubSubTopics, tmp_path: Path) -> None:
@@ -341,9 +345,9 @@ def test_what_cannot_be_had_is_one_line(pub: PubSubTopics, monkeypatch: pytest.M
         ({"pull_streams": "0"}, "1 to 100"),
     ]:
         with pytest.raises(UserError, match=told):
-            settings("g", pub.uri("events"), **given)
+            found_source("g", pub.uri("events"), **given)
     with pytest.raises(UserError, match="neither a subscription nor a topic"):
-        settings("g", pub.uri("missing"))
+        found_source("g", pub.uri("missing"))
     with pytest.raises(UserError, match="does not exist"):
         client.check_topic(PubSubAddress(pub.project, pub.name("missing")))
     monkeypatch.setenv(EMULATOR, "127.0.0.1:1")
@@ -357,9 +361,9 @@ def test_seeking_passes_over_what_was_before(pub: PubSubTopics) -> None:
     pub.send("events", [b"before"])
     now = int(time.time() * 1000) + 1
     until(lambda: time.time() * 1000 > now)
-    found = settings("g", pub.uri("events"), **{"from": str(now), "until": "latest"})
+    found = found_source("g", pub.uri("events"), **{"from": str(now), "until": "latest"})
     pub.send("events", [b"after"])
-    assert found["address"].topic == pub.name("events")
+    assert found.address.topic == pub.name("events")
     assert [message.data for message in pub.messages("events")] == [b"after"]
 
 
@@ -383,7 +387,7 @@ def test_a_seek_beyond_what_is_kept_is_told(
     topic = pub.publisher.topic_path(pub.project, pub.name("events"))
     request = {"name": pub.subscription("kept"), "topic": topic, "retain_acked_messages": kept}
     pub.subscriber.create_subscription(request=request | {"message_retention_duration": {"seconds": 86_400}})
-    settings("g", pub.uri("kept"), **{"from": str(int(time.time() - hours * 3600) * 1000), "until": "latest"})
+    found_source("g", pub.uri("kept"), **{"from": str(int(time.time() - hours * 3600) * 1000), "until": "latest"})
     said = capsys.readouterr().err
     assert "is set to" in said
     assert ("hours ago" in said) == (told is not None)
@@ -395,7 +399,7 @@ def test_a_new_subscription_that_is_set_back_holds_nothing(
 ) -> None:
     monkeypatch.setattr(client, "seek", lambda *_: None)
     client.ensure_topic(PubSubAddress(pub.project, pub.name("bare")))
-    settings("g", pub.uri("bare"), **{"from": str(int(time.time() - 60) * 1000), "until": "latest"})
+    found_source("g", pub.uri("bare"), **{"from": str(int(time.time() - 60) * 1000), "until": "latest"})
     assert "more than 0 hours ago nothing is there" in capsys.readouterr().err
 
 
@@ -415,7 +419,7 @@ def test_what_is_deleted_under_a_live_job_ends_it(pub: PubSubTopics, monkeypatch
     address = PubSubAddress(pub.project, pub.name("alerts"))
     pub.publisher.delete_topic(topic=address.topic_path)
     with pytest.raises(UserError, match=f"{address}: does not exist, or no more"):
-        write(PublishBlocks(address, None, False, ordered=True), raw_block("t", [0], [0], [0], [None], [b"x"]))
+        write(PublishBlocks(address), raw_block("t", [0], [0], [0], [None], [b"x"]))
 
 
 class _Transforms(PipelineVisitor):  # type: ignore[misc]
@@ -437,10 +441,10 @@ def test_dataflow_gets_beams_own_io() -> None:
     ]
     pipeline = beam.Pipeline("DirectRunner", options=PipelineOptions(flags))
     address = PubSubAddress("lab-project", "events")
-    _ = pipeline | "In" >> ReadFromPubSub(address) | "Out" >> WriteToPubSub(address)
+    _ = pipeline | "In" >> ReadFromPubSub(PubSubInput(address)) | "Out" >> WriteToPubSub(address)
     found = _Transforms()
     pipeline.visit(found)
     assert {beam_pubsub.ReadFromPubSub, beam_pubsub.WriteToPubSub} <= found.kinds
     assert not {ReadFromUnboundedSource} & found.kinds
     with pytest.raises(UserError, match="leave --until out"):
-        _ = pipeline | "Bounded" >> ReadFromPubSub(address, until_ms=5)
+        _ = pipeline | "Bounded" >> ReadFromPubSub(PubSubInput(address, until_ms=5))

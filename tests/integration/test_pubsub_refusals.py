@@ -20,10 +20,10 @@ from google.rpc import error_details_pb2, status_pb2
 
 from beam_jobs import metrics
 from beam_jobs.errors import UserError
-from beam_jobs.io.address import PubSubAddress
 from beam_jobs.io.pubsub import client as pubsub_client
 from beam_jobs.io.pubsub import pull as pubsub_pull
 from beam_jobs.io.pubsub import sink as pubsub_sink
+from beam_jobs.io.pubsub.address import PubSubAddress
 from beam_jobs.io.pubsub.messages import Message
 from beam_jobs.io.pubsub.pull import PullSettings
 from beam_jobs.io.pubsub.sink import PublishBlocks
@@ -255,7 +255,7 @@ def test_acknowledging_that_fails_for_good(
 
 @pytest.mark.parametrize("code", CODES, ids=lambda code: code.name)
 def test_publishing_that_fails(service: Service, code: grpc.StatusCode, caplog: pytest.LogCaptureFixture) -> None:
-    sink = PublishBlocks(ADDRESS, None, False, ordered=True)
+    sink = PublishBlocks(ADDRESS)
     block = pa.record_batch({"key": pa.array([b"k", None]), "value": pa.array([b"1", b"2"])})
     sink.setup()
     sink.start_bundle()

@@ -25,10 +25,10 @@ from beam_jobs.archives.rows import archive_schema
 from beam_jobs.block import raw_block
 from beam_jobs.codec.avro.decoder import AvroDecoder
 from beam_jobs.codec.avro.encoder import AvroEncoder
-from beam_jobs.io.address import parse
+from beam_jobs.io.bus import parse
+from beam_jobs.io.kafka.client import ensure_topic
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.sink import WriteBlocks
-from beam_jobs.io.kafka.transforms import ensure_topic
 from beam_jobs.origin import ORIGIN_HEADER
 from beam_jobs.terminal import cli
 from beam_jobs.use_case import load_use_case
@@ -385,7 +385,7 @@ def test_records_with_headers_that_a_topic_refuses_as_a_batch_are_written_one_by
     values = [b"x" * 400_000] * n
     headers: list[Any] = [[(ORIGIN_HEADER, b"t-0-%d" % i)] for i in range(n)]
     block = raw_block("t", [0] * n, range(n), [5] * n, [None] * n, values, headers)
-    write = WriteBlocks(address, KafkaConfig.from_mapping({"batch.size": "5000000", "linger.ms": "500"}), None, False)
+    write = WriteBlocks(address, KafkaConfig.from_mapping({"batch.size": "5000000", "linger.ms": "500"}))
     write.setup()
     write.start_bundle()
     write.process(block.select(["key", "value", "headers", "timestamp"]), None)

@@ -29,7 +29,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from beam_jobs import dead_letters
 from beam_jobs.archives.files import COMPRESSIONS, FileFormat
 from beam_jobs.archives.rows import Content, archive_schema, carried
-from beam_jobs.archives.sink import WriteFiles, WriteToArchive
+from beam_jobs.archives.sink import ArchiveSettings, WriteToArchive
 from beam_jobs.block import Block, raw_block
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.codec.avro.file import write_avro
@@ -116,9 +116,7 @@ def archive(
         if content == "features":
             rows = rows | "Preprocess" >> _good(Preprocess(CARS.preprocessor(), "test", [label]))
         compression = COMPRESSIONS[file_format][0]
-        rows | WriteToArchive(
-            WriteFiles(str(folder), "test", schema, CARS.event_time, file_format, compression, None, 1 << 30)
-        )
+        rows | WriteToArchive(ArchiveSettings(str(folder), "test", schema, CARS.event_time, file_format, compression))
     return Archive(folder, content, file_format, arrow_schema(schema))
 
 

@@ -25,10 +25,11 @@ from beam_jobs.codec.avro.decoder import AvroDecoder
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.dead_letters import dead_letter_block
 from beam_jobs.errors import RowErrors
-from beam_jobs.io.address import PubSubAddress
+from beam_jobs.io.block_reader import BlockSettings
 from beam_jobs.io.kafka.source import SESSIONS, KafkaSource
 from beam_jobs.io.pubsub import messages as pubsub_messages
 from beam_jobs.io.pubsub import source as pubsub_source
+from beam_jobs.io.pubsub.address import PubSubAddress
 from beam_jobs.io.pubsub.pull import Pulled
 from beam_jobs.io.pubsub.source import PubSubReader, PubSubSource
 from beam_jobs.io.reading import Outage
@@ -68,7 +69,9 @@ def test_kafka(times: list[int]) -> None:
     cluster = FakeCluster()
     topic = cluster.create(2)
     cluster.write(topic, [Record(b"v", partition=i % 2, timestamp_ms=t) for i, t in enumerate(times)])
-    source = KafkaSource(cluster.transport(topic), block_rows=1, wait_s=0.0, linger_s=0.0)
+    source = KafkaSource(
+        cluster.transport(topic), blocks=BlockSettings(block_rows=1, poll_interval_s=0.0, max_latency_s=0.0)
+    )
     reader = source.split(1)[0].create_reader(None, None)
     seen: list[int] = []
     for _ in range(2 * len(times) + 2):

@@ -13,10 +13,11 @@ import pytest
 from beam_jobs.credentials.google_credentials import GoogleAwayError
 from beam_jobs.credentials.references import read_secret
 from beam_jobs.errors import UnreachableError, UserError
-from beam_jobs.io.address import KafkaAddress, PubSubAddress
+from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.client import check_topic
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.pubsub import client as pubsub_client
+from beam_jobs.io.pubsub.address import PubSubAddress
 from beam_jobs.storage import files
 from schemas.writers import for_registry
 from tests.integration.test_kafka_tls import certificate

@@ -14,8 +14,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollectio
 from confluent_kafka.admin import AclOperation, AdminClient, NewTopic
 
 from beam_jobs.errors import UnreachableError, UserError
-from beam_jobs.io.address import KafkaAddress
 from beam_jobs.io.idle import IdleCache
+from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.commits import DENIED, Commits
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.control import NO_TOPIC, REFUSED, KafkaControl, client_errors, consumer_properties

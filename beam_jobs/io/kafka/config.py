@@ -88,8 +88,11 @@ class KafkaConfig:
     settings: tuple[tuple[str, str], ...] = ()  # (librdkafka name, value or reference), ascending names
 
     @staticmethod
-    def from_file(path: str | os.PathLike[str] | None) -> KafkaConfig:
+    def from_file(path: str | os.PathLike[str] | None, flag: str = "--kafka_config") -> KafkaConfig:
         """The settings of a properties file, on this machine or gs://; no settings for None.
+
+        Args:
+          flag: that names the file, for errors.
 
         Raises:
           UserError: the file cannot be read, a line is no ``name=value``, or a Java setting has no equivalent.
@@ -97,7 +100,7 @@ class KafkaConfig:
         if path is None:
             return KafkaConfig()
         where = str(path) if "://" in str(path) else str(Path(path).absolute())
-        settings = _translate(_read(where), where)
+        settings = _translate(_read(where, flag), where)
         for name, value in settings.items():
             if is_secret(name) and not is_reference(value):
                 settings[name] = _LITERAL_IN + where
@@ -186,14 +189,14 @@ def _resolve(name: str, value: str) -> str:
     return read_secret(value, f"Kafka setting {name}") if is_reference(value) else value
 
 
-def _read(path: str) -> dict[str, str]:
+def _read(path: str, flag: str = "--kafka_config") -> dict[str, str]:
     """The name=value lines of a properties file; ``#`` and ``!`` start comments, a final ``\\`` continues a line."""
     try:
         text = read_bytes(path).decode()
     except OSError as error:
-        raise UserError(f"Kafka properties {path}: cannot be read ({error.strerror}); check --kafka_config") from None
+        raise UserError(f"Kafka properties {path}: cannot be read ({error.strerror}); check {flag}") from None
     except UnicodeDecodeError:
-        raise UserError(f"Kafka properties {path}: not a UTF-8 text file; check --kafka_config") from None
+        raise UserError(f"Kafka properties {path}: not a UTF-8 text file; check {flag}") from None
     settings: dict[str, str] = {}
     pending = ""
     for number, raw in enumerate(text.splitlines(), start=1):

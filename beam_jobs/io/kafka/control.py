@@ -27,7 +27,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from beam_jobs import metrics
 from beam_jobs.errors import UserError
-from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.commits import DENIED, Commits
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.fetch import CONSUMER_DEFAULTS, CONSUMER_RULES, Committed, DebugLog, Finished, Positions, Topic

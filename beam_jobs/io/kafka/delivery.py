@@ -14,10 +14,10 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from beam_jobs import stop
 from beam_jobs.errors import UserError
-from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.client import user_error
 from beam_jobs.io.kafka.control import NO_TOPIC
-from beam_jobs.io.writing import DRAIN_TIMEOUT_S
+from beam_jobs.io.sink import DRAIN_TIMEOUT_S
 
 _LOGGER = logging.getLogger(__name__)
 

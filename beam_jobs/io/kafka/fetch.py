@@ -20,7 +20,7 @@ import confluent_kafka
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from beam_jobs.block import Block, raw_block
-from beam_jobs.io.kafka.unpack import DEFAULT_LIMIT, limit_text
+from beam_jobs.io.kafka.wire.unpack import DEFAULT_LIMIT, limit_text
 
 _LOGGER = logging.getLogger(__name__)
 

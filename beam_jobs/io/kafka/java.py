@@ -21,7 +21,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from beam_jobs import metrics
 from beam_jobs.block import MAX_BLOCK_ROWS, Block, min_timestamp, raw_block
 from beam_jobs.errors import UserError
-from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.config import KafkaConfig, is_secret
 from beam_jobs.io.kafka.fetch import MAX_BLOCK_BYTES
 from beam_jobs.io.kafka.oauth import HANDLER

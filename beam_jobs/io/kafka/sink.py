@@ -16,12 +16,12 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from beam_jobs import metrics
 from beam_jobs.block import HEADERS_TYPE, Block
 from beam_jobs.errors import UserError
-from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.control import client_errors
 from beam_jobs.io.kafka.delivery import TOO_LARGE, Waiting, delivery_error, trouble
 from beam_jobs.io.kafka.fetch import DebugLog
-from beam_jobs.io.writing import OnTooLarge
+from beam_jobs.io.sink import WriteSettings
 
 ROW_SCHEMA = pa.schema(
     [
@@ -50,19 +50,10 @@ _PRODUCER_RULES = {
 class WriteBlocks(beam.DoFn):
     """See ``kafka.WriteToKafka``. Each instance has its own producer, so that its flush waits for its own rows only."""
 
-    def __init__(
-        self,
-        address: KafkaAddress,
-        config: KafkaConfig,
-        on_too_large: OnTooLarge | None,
-        record_latency: bool,
-        at_once: bool = False,
-    ) -> None:
+    def __init__(self, address: KafkaAddress, config: KafkaConfig, settings: WriteSettings = WriteSettings()) -> None:
         self._address = address
         self._config = config
-        self._on_too_large = on_too_large
-        self._record_latency = record_latency
-        self._at_once = at_once
+        self._settings = settings
         self._producer: Producer | None = None
 
     def setup(self) -> None:
@@ -93,12 +84,12 @@ class WriteBlocks(beam.DoFn):
         self._timestamps_ms: list[float] = []
 
     def process(self, block: pa.RecordBatch, timestamp: Any = beam.DoFn.TimestampParam) -> None:
-        if self._record_latency:
+        if self._settings.record_latency:
             self._timestamps_ms.append(timestamp.micros / 1000)
         if block.num_rows:
             self._produce(block)
             self._rows += block.num_rows
-            if self._at_once:
+            if self._settings.at_once:
                 self._settle()
 
     def finish_bundle(self) -> None:
@@ -193,13 +184,13 @@ class WriteBlocks(beam.DoFn):
         too_large = [row for row in self._take_failed() if self._too_large_alone(row)]
         if not too_large:
             return
-        if self._on_too_large is None:
+        if self._settings.on_too_large is None:
             raise UserError(
                 f"{self._address}: a record of {max(map(_size, too_large))} bytes is larger than the topic takes; "
                 "raise its max.message.bytes"
             )
         rows = [{**row, "headers": [{"key": k, "value": v} for k, v in row.get("headers") or ()]} for row in too_large]
-        replacement = self._on_too_large(pa.RecordBatch.from_pylist(rows, schema=ROW_SCHEMA))
+        replacement = self._settings.on_too_large(pa.RecordBatch.from_pylist(rows, schema=ROW_SCHEMA))
         self._rows -= len(too_large)
         if replacement is None or replacement.num_rows == 0:
             return

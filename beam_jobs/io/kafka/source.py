@@ -24,16 +24,16 @@ from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 from confluent_kafka import KafkaError, KafkaException
 
 from beam_jobs import metrics, stop
-from beam_jobs.block import MAX_BLOCK_ROWS, Block, BlockCoder, beam_time, min_timestamp
+from beam_jobs.block import Block, BlockCoder, beam_time, min_timestamp
 from beam_jobs.errors import UserError
-from beam_jobs.io.block_reader import BlockReader
+from beam_jobs.io.block_reader import BlockReader, BlockSettings
 from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.kafka.commits import DENIED
 from beam_jobs.io.kafka.fetch import Control, Fetched, Fetcher, Positions, Problem, Topic, Transport
 from beam_jobs.io.kafka.mark import KafkaMark, KafkaMarkCoder
 from beam_jobs.io.kafka.start import OnLost, Range, anew, begin, check_commits, patiently, resolve
 from beam_jobs.io.position import EARLIEST, OffsetKind, OffsetSpec
-from beam_jobs.io.reading import Pace, PartitionOutages
+from beam_jobs.io.reading import PartitionOutages
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -47,20 +47,14 @@ _AGAIN_S = 0.5
 
 @dataclass(frozen=True)
 class KafkaSource(UnboundedSource):
-    """Blocks of one topic; see ``kafka.ReadFromKafka`` for the settings."""
+    """Blocks of one topic; see ``transforms.KafkaInput`` for the settings."""
 
     transport: Transport
     start: OffsetSpec = EARLIEST
     until: OffsetSpec | None = None
     share: tuple[int, int] = (0, 1)  # (i, n): the partitions p with p % n == i are this source's
     shards: int = 1
-    block_rows: int = MAX_BLOCK_ROWS
-    wait_s: float = 0.05
-    linger_s: float = 0.02
-    max_latency_s: float | None = None
-    out_of_order_s: float = 10.0
-    idle_s: float = 2.0
-    gather_s: float = 0.0
+    blocks: BlockSettings = BlockSettings()
     discover_s: float = 10.0
     on_lost: OnLost = "earliest"
     first: KafkaMark | None = None  # decided by split(), so that a retried first bundle starts there again
@@ -122,7 +116,7 @@ class _Session:
         self.unreadable: dict[int, str] = {}  # partition -> why it can't be read at the moment
         self.unanswered: dict[int, str] = {}  # of them, when the fetcher was told its positions: until it has read one
         self.short: dict[int, int] = {}  # partition -> looks in a row that found its log to end before the read's end
-        self.pace = Pace(source.block_rows, source.linger_s, source.max_latency_s)
+        self.pace = source.blocks.pace(live=source.until is None)
         self.assign()
         metrics.inc(metrics.READERS_CREATED)
 
@@ -163,7 +157,7 @@ class KafkaReader(BlockReader[_Session]):
     """Reads blocks from ``mark`` on."""
 
     def __init__(self, source: KafkaSource, mark: KafkaMark) -> None:
-        super().__init__(SESSIONS, source.gather_s)
+        super().__init__(SESSIONS, source.blocks.gather_s)
         self._source = source
         self._mark = mark
 
@@ -173,7 +167,7 @@ class KafkaReader(BlockReader[_Session]):
             return False
         session = self._open()
         rows, linger_s = session.pace.next()
-        fetched = session.fetcher.fetch(rows, self._source.wait_s, linger_s)
+        fetched = session.fetcher.fetch(rows, self._source.blocks.poll_interval_s, linger_s)
         block = self._account(session, fetched)
         session.pace.handed_out(0 if block is None else block.num_rows)
         session.unreadable = {**session.unanswered, **fetched.unreadable}
@@ -227,7 +221,7 @@ class KafkaReader(BlockReader[_Session]):
         if block is not None:
             # A record of next year says nothing about when the others are complete: its time does not count.
             session.ahead.difference_update(fetched.next_offsets)
-            limit_ms = int((now + self._source.out_of_order_s) * 1000)
+            limit_ms = int((now + self._source.blocks.out_of_order_s) * 1000)
             session.ahead |= _max_timestamps(block, limit_ms, session.newest_ms)
             session.records += block.num_rows
         for p, offset in fetched.next_offsets.items():
@@ -436,10 +430,10 @@ class KafkaReader(BlockReader[_Session]):
         for p in session.positions:
             if session.ended(p):
                 continue
-            if p in session.current and (p in session.ahead or now - session.last_row[p] > self._source.idle_s):
-                marks.append(int((now - self._source.idle_s - self._source.out_of_order_s) * 1000))
+            if p in session.current and (p in session.ahead or now - session.last_row[p] > self._source.blocks.idle_s):
+                marks.append(int((now - self._source.blocks.idle_s - self._source.blocks.out_of_order_s) * 1000))
             elif p in session.newest_ms:
-                marks.append(session.newest_ms[p] - int(self._source.out_of_order_s * 1000))
+                marks.append(session.newest_ms[p] - int(self._source.blocks.out_of_order_s * 1000))
             else:
                 return self._watermark  # nothing is known about this partition yet
         return max(self._watermark, beam_time(min(marks))) if marks else self._watermark

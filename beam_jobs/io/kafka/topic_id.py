@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from confluent_kafka import KafkaException
 
 from beam_jobs.errors import UnreachableError, UserError
-from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.client import KafkaTransport, user_error
 from beam_jobs.io.kafka.config import KafkaConfig
 
@@ -24,6 +24,16 @@ class KafkaTopic:
     address: KafkaAddress
     config: KafkaConfig
     id: str | None  # "": brokers before 2.8 give none, a new topic can't be told from the old one; None: not asked yet
+
+    @property
+    def name(self) -> str:
+        """The topic's."""
+        return self.address.topic
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the cluster was asked for the id."""
+        return self.id is not None
 
     @staticmethod
     def find(address: KafkaAddress, config: KafkaConfig) -> KafkaTopic:

@@ -2,127 +2,148 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import apache_beam as beam
 import pyarrow as pa
 
-from beam_jobs.block import MAX_BLOCK_ROWS
 from beam_jobs.errors import UserError
-from beam_jobs.io.address import KafkaAddress
-from beam_jobs.io.block_reader import REPLAY_BLOCKS_PER_BUNDLE, linger_s, read_blocks
-from beam_jobs.io.kafka.client import FetchPath, KafkaTransport, check_group, check_topic, ensure_topic
+from beam_jobs.io.block_reader import REPLAY_BLOCKS_PER_BUNDLE, BlockSettings, read_blocks
+from beam_jobs.io.kafka.address import KafkaAddress
+from beam_jobs.io.kafka.client import FetchPath, KafkaTransport, check_topic, ensure_topic
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.java import ReadWithJava
 from beam_jobs.io.kafka.sink import WriteBlocks
 from beam_jobs.io.kafka.source import KafkaSource
 from beam_jobs.io.kafka.start import OnLost
+from beam_jobs.io.kafka.topic_id import KafkaTopic
 from beam_jobs.io.position import EARLIEST, OffsetSpec
-from beam_jobs.io.writing import OnTooLarge
+from beam_jobs.io.sink import Sink, WriteSettings
+from beam_jobs.io.source import Checks, Source
 from beam_jobs.target import target_of
 
-__all__ = [
-    "ReadFromKafka",
-    "WriteToKafka",
-    "OffsetSpec",
-    "check_group",
-    "check_topic",
-    "ensure_topic",
-]
+
+@dataclass(frozen=True)
+class KafkaInput(Source):
+    """One topic, and what of it is read; see :class:`ReadFromKafka`."""
+
+    bus: ClassVar[str] = "Kafka"
+
+    address: KafkaAddress
+    config: KafkaConfig = KafkaConfig()  # the client's settings
+    group_id: str | None = None  # where offsets are committed, and looked up first at a new start; None: neither
+    start: OffsetSpec = EARLIEST  # where to start where the group has no offset
+    until: OffsetSpec | None = None  # the first record not read; None: read forever
+    # "wire" (Kafka's protocol read by the source), "client" (confluent-kafka's public API) or "auto" ("wire" where it
+    # understands the settings).
+    fetch: FetchPath = "auto"
+    part: tuple[int, int] = (0, 1)  # (i, n): only the partitions p with p % n == i; for a job of n processes
+    # Readers that share the partitions, at most one a partition; more than one only where nothing downstream needs
+    # windows. On Dataflow it is 32.
+    shards: int = 1
+    blocks: BlockSettings = BlockSettings()  # on Dataflow live reads have bundles of 40 blocks as well
+    discover_s: float = 10.0  # how often new partitions are looked for
+    # Where retention has passed our offset: go on at "earliest" or "latest", with a warning that names the loss, or
+    # "fail".
+    on_lost: OnLost = "earliest"
+    # "native" is all that stands above; "java" is Beam's own ReadFromKafka, which heeds address, config, group_id,
+    # start and block_rows, has no end, and needs a runner that can run Java (``java.py``).
+    io: Literal["native", "java"] = "native"
+
+    def read(self) -> ReadFromKafka:
+        return ReadFromKafka(self)
+
+    def describe(self) -> str:
+        end = "" if self.until is None else f" until {self.until}"
+        where = f"where group {self.group_id} left off, or else from" if self.group_id else "from"
+        return f"reading {self.address} {where} {self.start}{end}"
+
+    @property
+    def live(self) -> bool:
+        return self.until is None
+
+    @property
+    def keeps_position(self) -> bool:
+        return self.group_id is not None and self.io != "java"
+
+    def share(self, number: int, count: int) -> KafkaInput:
+        return replace(self, part=(number, count))
+
+    def resumed(self) -> KafkaInput:
+        return replace(self, start=EARLIEST)
+
+    def stream_id(self, checks: Checks) -> KafkaTopic:
+        find = partial(KafkaTopic.find, self.address, self.config)
+        found = checks.ask(self.address.place, f"the id of {self.address.topic}", find)
+        return found or KafkaTopic(self.address, self.config, None)
+
+    def nothing_left(self) -> str:
+        return (
+            f"group {self.group_id} has read all that is on {self.address}; to read it again name another --group_id, "
+            "and --from for a part of it"
+        )
 
 
 class ReadFromKafka(beam.PTransform):
     """Reads one topic as raw blocks (``beam_jobs.block``), at least once, in offset order within each partition.
 
-    Offsets are committed to ``group_id`` when a bundle is final. With ``until`` the read is bounded: the end of every
+    Offsets are committed to the group when a bundle is final. With ``until`` the read is bounded: the end of every
     partition is decided when the job starts.
 
-    Args:
-      address, config: the topic and the client's settings.
-      group_id: where offsets are committed, and looked up first at a new start; None: neither.
-      start: where to start where the group has no offset.
-      until: the first record not read; None: read forever.
-      fetch: "wire" (Kafka's protocol read by the source), "client" (confluent-kafka's public API) or "auto" ("wire"
-        where it understands the settings).
-      share: (i, n): only the partitions p with p % n == i; for a job of n processes.
-      shards: readers that share the partitions, at most one a partition; more than one only where nothing downstream
-        needs windows. On Dataflow it is 32.
-      block_rows: rows of a block at most.
-      max_blocks_per_bundle: None: 1 for a live read (latency), 40 for a bounded one (throughput), and on Dataflow.
-      max_bundle_s: a bundle ends at the latest after this many seconds.
-      max_latency_s: what a live read aims at from a record's timestamp to its output, in seconds: blocks wait less for
-        more records, and are cut, as the pipeline needs it; None: blocks wait 20 ms. Without effect on a bounded read.
-      poll_interval_s: pause of a reader that found nothing, in seconds.
-      out_of_order_s: how far, in seconds, a record's timestamp may lie behind the newest of its partition without
-        being late.
-      idle_s: a partition read to its end that stays quiet for this many seconds no longer holds the watermark.
-      gather_s: a bundle that has records stays open for this long when no more come, in seconds; blocks then wait up to
-        half a second to fill. For sinks that make a file of a bundle.
-      discover_s: how often new partitions are looked for, in seconds.
-      on_lost: what to do where retention has passed our offset: go on at "earliest" or "latest", with a warning that
-        names the loss, or "fail".
-      io: "native" is all that stands above; "java" is Beam's own ReadFromKafka, which heeds address, config, group_id,
-        start and block_rows, has no end, and needs a runner that can run Java (``java.py``).
+    Raises:
+      UserError: what Beam's Java reader can't do is asked of it.
     """
 
-    def __init__(
-        self,
-        address: KafkaAddress,
-        config: KafkaConfig | None = None,
-        group_id: str | None = None,
-        start: OffsetSpec = EARLIEST,
-        until: OffsetSpec | None = None,
-        *,
-        fetch: FetchPath = "auto",
-        share: tuple[int, int] = (0, 1),
-        shards: int = 1,
-        block_rows: int = MAX_BLOCK_ROWS,
-        max_blocks_per_bundle: int | None = None,
-        max_bundle_s: float = 1.0,
-        max_latency_s: float | None = None,
-        poll_interval_s: float = 0.05,
-        out_of_order_s: float = 10.0,
-        idle_s: float = 2.0,
-        gather_s: float = 0.0,
-        discover_s: float = 10.0,
-        on_lost: OnLost = "earliest",
-        io: Literal["native", "java"] = "native",
-    ) -> None:
+    def __init__(self, wanted: KafkaInput) -> None:
         super().__init__()
+        self._wanted = wanted
         self._java = None
-        if io == "java":
-            if until is not None:
+        if wanted.io == "java":
+            if wanted.until is not None:
                 raise UserError("--kafka_io java reads without an end; leave out --until, or --kafka_io")
-            self._java = ReadWithJava(address, config or KafkaConfig(), group_id, start, block_rows)
-        self._source = KafkaSource(
-            KafkaTransport(address, config or KafkaConfig(), group_id, fetch),
-            start,
-            until,
-            share=share,
-            shards=shards,
-            block_rows=block_rows,
-            wait_s=poll_interval_s,
-            max_latency_s=max_latency_s if until is None else None,
-            out_of_order_s=out_of_order_s,
-            idle_s=idle_s,
-            gather_s=gather_s,
-            linger_s=linger_s(gather_s),
-            discover_s=discover_s,
-            on_lost=on_lost,
-        )
-        self._bundles = (until is None, max_blocks_per_bundle, max_bundle_s, poll_interval_s)
+            rows = wanted.blocks.block_rows
+            self._java = ReadWithJava(wanted.address, wanted.config, wanted.group_id, wanted.start, rows)
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection[pa.RecordBatch]:
         if self._java is not None:
             return pbegin | "Java" >> self._java
-        source, (live, blocks, *rest) = self._source, self._bundles
+        wanted, blocks, shards = self._wanted, self._wanted.blocks, self._wanted.shards
         traits = target_of(pbegin.pipeline.options).describe()
         if traits.readers > 1:
-            source = replace(source, shards=traits.readers)
+            shards = traits.readers
         if traits.stores_bundles:
-            blocks = blocks or REPLAY_BLOCKS_PER_BUNDLE
-        return pbegin | "Read" >> read_blocks(source, live, blocks, *rest)
+            bundle = blocks.max_blocks_per_bundle or REPLAY_BLOCKS_PER_BUNDLE
+            blocks = replace(blocks, max_blocks_per_bundle=bundle)
+        source = KafkaSource(
+            KafkaTransport(wanted.address, wanted.config, wanted.group_id, wanted.fetch),
+            wanted.start,
+            wanted.until,
+            share=wanted.part,
+            shards=shards,
+            blocks=blocks,
+            discover_s=wanted.discover_s,
+            on_lost=wanted.on_lost,
+        )
+        return pbegin | "Read" >> read_blocks(source, wanted.live, blocks)
+
+
+@dataclass(frozen=True)
+class KafkaOutput(Sink):
+    """One topic that is written to."""
+
+    address: KafkaAddress
+    config: KafkaConfig = KafkaConfig()  # the client's settings
+
+    def write(self, settings: WriteSettings = WriteSettings()) -> WriteToKafka:
+        return WriteToKafka(self.address, self.config, settings)
+
+    def check(self, timeout_s: float) -> None:
+        check_topic(self.address, self.config, write=True, timeout_s=timeout_s)
+
+    def create(self) -> None:
+        ensure_topic(self.address, self.config)
 
 
 class WriteToKafka(beam.PTransform):
@@ -131,27 +152,13 @@ class WriteToKafka(beam.PTransform):
     Blocks have the columns ``key`` and ``value`` (binary, nullable) and may have ``headers`` (``block.HEADERS_TYPE``),
     ``timestamp`` (timestamp[ms]) and ``partition`` (int32). The producer is idempotent. A cluster that is away is
     waited for; any other failed delivery fails the bundle, so that its input is read again and nothing is lost.
-
-    Args:
-      address, config: the topic and the client's settings.
-      on_too_large: what to write instead of rows that exceed the topic's ``max.message.bytes``; picklable. Without
-        it such a row fails the bundle with a ``UserError``.
-      record_latency: adds ``now - element timestamp`` of each element, empty ones too, to the latency metric once the
-        bundle is acknowledged.
-      at_once: each block is acknowledged before the next is taken, not at the end of the bundle.
     """
 
     def __init__(
-        self,
-        address: KafkaAddress,
-        config: KafkaConfig | None = None,
-        *,
-        on_too_large: OnTooLarge | None = None,
-        record_latency: bool = False,
-        at_once: bool = False,
+        self, address: KafkaAddress, config: KafkaConfig = KafkaConfig(), settings: WriteSettings = WriteSettings()
     ) -> None:
         super().__init__()
-        self._write = WriteBlocks(address, config or KafkaConfig(), on_too_large, record_latency, at_once)
+        self._write = WriteBlocks(address, config, settings)
 
     def expand(self, blocks: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[Any]:
         return blocks | "Write" >> beam.ParDo(self._write)

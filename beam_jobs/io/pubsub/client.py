@@ -20,11 +20,12 @@ from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransp
 from beam_jobs import stop
 from beam_jobs.credentials import google_credentials
 from beam_jobs.errors import UnreachableError, UserError, one_line
-from beam_jobs.io.address import PubSubAddress
+from beam_jobs.io.pubsub.address import PubSubAddress
 
 EMULATOR = "PUBSUB_EMULATOR_HOST"  # Google's own name: host:port of an emulator, without TLS and credentials
 QUESTION_TIMEOUT_S = 10.0
 DEFAULT_RETENTION_S = 7 * 86_400  # of a subscription's unacknowledged messages
+LONGEST_RETENTION_S = 31 * 86_400  # that the service takes
 
 _HOST = "pubsub.googleapis.com:443"
 _SCOPES = ("https://www.googleapis.com/auth/pubsub",)
@@ -198,6 +199,20 @@ def topic_exists(address: PubSubAddress) -> bool:
         except exceptions.NotFound:
             return False
     return True
+
+
+def topic_of(subscription: PubSubAddress) -> PubSubAddress | None:
+    """The topic a subscription gets its messages from; None: this account may not know."""
+    found = find_subscription(subscription)
+    _, project, _, topic = found.topic.split("/") if found and found.topic.count("/") == 3 else ("", "", "", "")
+    return PubSubAddress(project, topic) if topic else None
+
+
+def retention_s(subscription: PubSubAddress) -> float:
+    """How long the service keeps a message nobody has acknowledged, seconds."""
+    found = find_subscription(subscription)
+    kept = found.message_retention_duration.total_seconds() if found else 0.0
+    return kept or DEFAULT_RETENTION_S
 
 
 def revision_schema(name: str) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from beam_jobs import metrics
 from beam_jobs.errors import UserError
 from beam_jobs.expiring_ids import ExpiringIds
-from beam_jobs.io.address import PubSubAddress
-from beam_jobs.io.pubsub import acknowledged
+from beam_jobs.io import acknowledged
+from beam_jobs.io.pubsub.address import PubSubAddress
 from beam_jobs.io.pubsub.client import Refusals, call, channel, find_subscription
 from beam_jobs.io.pubsub.messages import message_numbers, publish_millis
 from beam_jobs.io.reading import Outage

@@ -17,10 +17,10 @@ from google.pubsub_v1 import types
 from beam_jobs import metrics, stop
 from beam_jobs.block import Block, take
 from beam_jobs.errors import UserError
-from beam_jobs.io.address import PubSubAddress
+from beam_jobs.io.pubsub.address import PubSubAddress
 from beam_jobs.io.pubsub.client import Refusals, call
 from beam_jobs.io.pubsub.messages import MAX_MESSAGE_BYTES, PublishRequest, message_bytes, requests, to_messages
-from beam_jobs.io.writing import DRAIN_TIMEOUT_S, OnTooLarge
+from beam_jobs.io.sink import DRAIN_TIMEOUT_S, WriteSettings
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -33,13 +33,9 @@ _SAY_AWAY_AFTER_S = 2.0  # a service that is merely slow is not reported
 class PublishBlocks(beam.DoFn):
     """See ``pubsub.WriteToPubSub``."""
 
-    def __init__(
-        self, address: PubSubAddress, on_too_large: OnTooLarge | None, record_latency: bool, ordered: bool
-    ) -> None:
+    def __init__(self, address: PubSubAddress, settings: WriteSettings = WriteSettings()) -> None:
         self._address = address
-        self._on_too_large = on_too_large
-        self._record_latency = record_latency
-        self._ordered = ordered
+        self._settings = settings
 
     def setup(self) -> None:
         self._publish_once = call("Publisher/Publish", PublishRequest, types.PublishResponse.pb())
@@ -53,7 +49,7 @@ class PublishBlocks(beam.DoFn):
         self._timestamps_ms: list[float] = []
 
     def process(self, block: pa.RecordBatch, timestamp: Any = beam.DoFn.TimestampParam) -> None:
-        if self._record_latency:
+        if self._settings.record_latency:
             self._timestamps_ms.append(timestamp.micros / 1000)
         if block.num_rows:
             self._rows += self._write(block)
@@ -66,7 +62,7 @@ class PublishBlocks(beam.DoFn):
 
     def _write(self, block: Block) -> int:
         """Publishes the rows, or what stands in for those that are too large; how many that were."""
-        messages = list(to_messages(block, self._ordered))
+        messages = list(to_messages(block, self._settings.ordered))
         large = [i for i, message in enumerate(messages) if message_bytes(message) > MAX_MESSAGE_BYTES]
         if large:
             instead = self._instead(take(block, large))
@@ -77,13 +73,13 @@ class PublishBlocks(beam.DoFn):
 
     def _instead(self, rows: Block) -> list[Any]:
         largest = max(len(value or b"") for value in rows.column("value").to_pylist())
-        if self._on_too_large is None:
+        if self._settings.on_too_large is None:
             raise UserError(
                 f"{self._address}: a record of {largest} bytes, with its key and headers, is more than a Pub/Sub "
                 f"message may be ({MAX_MESSAGE_BYTES:,} bytes); send it to a topic of Kafka"
             )
-        replacement = self._on_too_large(rows)
-        messages = [] if replacement is None else list(to_messages(replacement, self._ordered))
+        replacement = self._settings.on_too_large(rows)
+        messages = [] if replacement is None else list(to_messages(replacement, self._settings.ordered))
         if any(message_bytes(message) > MAX_MESSAGE_BYTES for message in messages):
             raise UserError(f"{self._address}: even what stands in for a record of {largest} bytes is too large")
         return messages

@@ -20,13 +20,12 @@ from apache_beam.io.unbounded_source import CheckpointMark, UnboundedReader, Unb
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 
 from beam_jobs import metrics, stop
-from beam_jobs.block import MAX_BLOCK_ROWS, BlockCoder, beam_time, min_timestamp
-from beam_jobs.io.address import PubSubAddress
-from beam_jobs.io.block_reader import BlockReader
+from beam_jobs.block import BlockCoder, beam_time, min_timestamp
+from beam_jobs.io.block_reader import BlockReader, BlockSettings
 from beam_jobs.io.idle import IdleCache
+from beam_jobs.io.pubsub.address import PubSubAddress
 from beam_jobs.io.pubsub.messages import to_block
 from beam_jobs.io.pubsub.pull import PULLERS, Puller, PullSettings
-from beam_jobs.io.reading import Pace
 
 _FINAL_ACK_S = 10.0  # how long the end of a job waits for its last acknowledgement
 _ORDERED_GATHER_S = 1.0  # a key's next message may wait for the last one's acknowledgement
@@ -61,7 +60,7 @@ class PubSubMarkCoder(coders.Coder):
 
 @dataclass(frozen=True)
 class PubSubSource(UnboundedSource):
-    """Blocks of one subscription; see ``pubsub.ReadFromPubSub`` for the settings."""
+    """Blocks of one subscription; see ``transforms.PubSubInput`` for the settings."""
 
     subscription: PubSubAddress
     name: str  # in the blocks' topic column
@@ -69,13 +68,7 @@ class PubSubSource(UnboundedSource):
     quiet_s: float = 30.0
     timestamp_attribute: str | None = None
     settings: PullSettings = field(default_factory=PullSettings)
-    block_rows: int = MAX_BLOCK_ROWS
-    wait_s: float = 0.05
-    linger_s: float = 0.02
-    max_latency_s: float | None = None
-    out_of_order_s: float = 10.0
-    idle_s: float = 2.0
-    gather_s: float = 0.0
+    blocks: BlockSettings = BlockSettings()
     key: str = field(default_factory=lambda: uuid.uuid4().hex)  # tells the pullers of two sources apart
 
     def split(self, desired_num_splits: int, options: Any = None) -> list[UnboundedSource]:
@@ -96,7 +89,7 @@ class _Session:
 
     def __init__(self, source: PubSubSource) -> None:
         self.puller = Puller(source.subscription, source.settings, source.until_ms)
-        self.pace = Pace(source.block_rows, source.linger_s, source.max_latency_s)
+        self.pace = source.blocks.pace(live=source.until_ms is None)
         self.last_row = time.monotonic()
         self.oldest: deque[tuple[float, int]] = deque()  # (clock, smallest timestamp in ms) of recent blocks
 
@@ -111,7 +104,7 @@ class PubSubReader(BlockReader[_Session]):
     """Reads blocks after ``mark``."""
 
     def __init__(self, source: PubSubSource, mark: PubSubMark) -> None:
-        super().__init__(SESSIONS, source.gather_s)
+        super().__init__(SESSIONS, source.blocks.gather_s)
         self._source = source
         self._mark = mark
 
@@ -129,7 +122,7 @@ class PubSubReader(BlockReader[_Session]):
             return False
         session = self._open()
         rows, linger_s = session.pace.next()
-        pulled = session.puller.fetch(rows, self._source.wait_s, linger_s)
+        pulled = session.puller.fetch(rows, self._source.blocks.poll_interval_s, linger_s)
         session.puller.outage.tell()
         if pulled is None:
             session.pace.handed_out(0)
@@ -174,12 +167,12 @@ class PubSubReader(BlockReader[_Session]):
     def _compute_watermark(self, session: _Session) -> Timestamp:
         """The smallest recent timestamp: messages come in no order. A quiet subscription follows the clock."""
         now = time.monotonic()
-        while session.oldest and session.oldest[0][0] < now - self._source.out_of_order_s:
+        while session.oldest and session.oldest[0][0] < now - self._source.blocks.out_of_order_s:
             session.oldest.popleft()
         if session.oldest:
-            millis = min(millis for _, millis in session.oldest) - int(self._source.out_of_order_s * 1000)
-        elif now - session.last_row > self._source.idle_s and session.puller.connected():
-            millis = int((time.time() - self._source.idle_s - self._source.out_of_order_s) * 1000)
+            millis = min(millis for _, millis in session.oldest) - int(self._source.blocks.out_of_order_s * 1000)
+        elif now - session.last_row > self._source.blocks.idle_s and session.puller.connected():
+            millis = int((time.time() - self._source.blocks.idle_s - self._source.blocks.out_of_order_s) * 1000)
         else:
             return self._watermark
         return max(self._watermark, beam_time(min(millis, int(time.time() * 1000))))  # never ahead of the clock

@@ -18,11 +18,11 @@ from beam_jobs.archives import sink as archive
 from beam_jobs.archives.files import COMPRESSIONS
 from beam_jobs.archives.log import ArchiveLog
 from beam_jobs.archives.rows import PROPERTY, SOURCE_FIELDS
-from beam_jobs.archives.sink import WriteFiles
+from beam_jobs.archives.sink import ArchiveSettings, WriteFiles
 from beam_jobs.block import raw_block, with_source
 from beam_jobs.errors import UserError
-from beam_jobs.io.address import KafkaAddress
 from beam_jobs.io.kafka import topic_id as kafka_topic_id
+from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.topic_id import KafkaTopic
 
@@ -50,8 +50,10 @@ def block(number: int, hour: int = 0) -> pa.RecordBatch:
 
 
 def writer(root: Path, file_format: Any = "avro", compression: str = "deflate", topic: Any = None) -> WriteFiles:
-    write = WriteFiles(str(root), "job", SCHEMA, "at", file_format, compression, None, MAX_BYTES, topic)
-    write.log().recover()
+    write = WriteFiles(
+        ArchiveSettings(str(root), "job", SCHEMA, "at", file_format, compression, None, MAX_BYTES, topic)
+    )
+    write.settings.log().recover()
     write.setup()
     return write
 
@@ -155,10 +157,9 @@ ROUTED = {**SCHEMA, "fields": [*SCHEMA["fields"], {"name": "fleet", "type": ["nu
 
 
 def routing(root: Path, file_format: Any = "avro") -> WriteFiles:
-    write = WriteFiles(
-        str(root), "job", ROUTED, "at", file_format, COMPRESSIONS[file_format][0], "fleet", MAX_BYTES, None
-    )
-    write.log().recover()
+    compression = COMPRESSIONS[file_format][0]
+    write = WriteFiles(ArchiveSettings(str(root), "job", ROUTED, "at", file_format, compression, "fleet", MAX_BYTES))
+    write.settings.log().recover()
     write.setup()
     return write
 

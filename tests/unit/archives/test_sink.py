@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from beam_jobs.archives.rows import PROPERTY, SOURCE_FIELDS
-from beam_jobs.archives.sink import WriteFiles
+from beam_jobs.archives.sink import ArchiveSettings, WriteFiles
 from beam_jobs.block import RAW_SCHEMA, Block, with_source
 from beam_jobs.codec.avro.file import read_avro
 
@@ -37,8 +37,8 @@ def block(positions: list[tuple[str, int, int]], hours: list[int]) -> Block:
 
 
 def writer(root: Path, **more: object) -> WriteFiles:
-    made = WriteFiles(str(root), "job", SCHEMA, "at", "avro", "deflate", None, 1 << 20, **more)  # type: ignore[arg-type]
-    made.log().recover()  # of a job that begins when the one before is gone
+    made = WriteFiles(ArchiveSettings(str(root), "job", SCHEMA, "at", **more))  # type: ignore[arg-type]
+    made.settings.log().recover()  # of a job that begins when the one before is gone
     made.setup()
     made.start_bundle()
     return made
@@ -95,7 +95,7 @@ def test_what_lies_between_the_rows_of_a_bundle(tmp_path: Path, exact: bool) -> 
 )
 def test_any_event_time_has_a_folder(tmp_path: Path, unit: str, number: int | None, folder: str) -> None:
     schema = {**SCHEMA, "fields": [*SOURCE_FIELDS, {"name": "at", "type": ["null", _time(unit)]}]}
-    write = WriteFiles(str(tmp_path), "job", schema, "at", "avro", "deflate", None, 1 << 20)
+    write = WriteFiles(ArchiveSettings(str(tmp_path), "job", schema, "at"))
     write.setup()
     write.start_bundle()
     at = pa.array([number], pa.int64()).view(pa.timestamp(unit, "UTC"))

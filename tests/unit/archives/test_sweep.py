@@ -24,7 +24,7 @@ from beam_jobs.archives.files import COMPRESSIONS, FileFormat
 from beam_jobs.archives.read import open_archive
 from beam_jobs.archives.replay_source import ArchiveSource, SweepMark, SweepReader
 from beam_jobs.archives.rows import archive_schema
-from beam_jobs.archives.sink import WriteFiles
+from beam_jobs.archives.sink import ArchiveSettings, WriteFiles
 from beam_jobs.archives.sweep import Sweep
 from beam_jobs.block import raw_block, with_source
 from beam_jobs.errors import UserError
@@ -63,9 +63,8 @@ def write(
 ) -> None:
     """An archive of events, written bundle by bundle, a bundle block by block."""
     schema = archive_schema(CASE, "events")
-    made = WriteFiles(
-        str(root), name, schema, "at", file_format, COMPRESSIONS[file_format][0], None, 1 << 20, exact=exact
-    )
+    compression = COMPRESSIONS[file_format][0]
+    made = WriteFiles(ArchiveSettings(str(root), name, schema, "at", file_format, compression, exact=exact))
     made.setup()
     for blocks in bundles:
         made.start_bundle()

@@ -1,7 +1,9 @@
 import pytest
 
 from beam_jobs.errors import UserError
-from beam_jobs.io.address import KafkaAddress, PubSubAddress, parse, parse_kafka
+from beam_jobs.io.bus import parse
+from beam_jobs.io.kafka.address import KafkaAddress
+from beam_jobs.io.pubsub.address import PubSubAddress
 
 
 def test_servers_and_topic() -> None:
@@ -61,4 +63,4 @@ def test_pubsub() -> None:
 
 def test_kafka_only() -> None:
     with pytest.raises(UserError, match="expected kafka://"):
-        parse_kafka("pubsub://my-project/events")
+        KafkaAddress.parse("pubsub://my-project/events")

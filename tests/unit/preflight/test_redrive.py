@@ -8,8 +8,11 @@ import pytest
 
 from beam_jobs import metrics
 from beam_jobs.errors import REASONS, UserError
-from beam_jobs.io.address import parse
-from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.io.kafka.address import KafkaAddress
+from beam_jobs.io.kafka.transforms import KafkaInput, KafkaOutput
+from beam_jobs.io.pubsub.address import PubSubAddress
+from beam_jobs.io.pubsub.transforms import PubSubInput
+from beam_jobs.io.source import Source
 from beam_jobs.preflight.redrive import RedriveJob, redrive_job
 from beam_jobs.terminal import options, report
 from beam_jobs.terminal.commands import JOBS
@@ -62,9 +65,12 @@ def test_reading_nothing_says_how_to_come_back(
     address: str, dry_run: bool, part: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(metrics, "STATE", metrics.JobState())
-    source = {"address": parse(address), "group_id": "g"}
-    output = None if dry_run else parse("kafka://b:9092/events")
-    job = RedriveJob(source, KafkaConfig(), ShippedSchemas({}), output, ())
+    if address.startswith("kafka:"):
+        source: Source = KafkaInput(KafkaAddress.parse(address), group_id="g")
+    else:
+        source = PubSubInput(PubSubAddress.parse(address))
+    output = None if dry_run else KafkaOutput(KafkaAddress("b:9092", "events"))
+    job = RedriveJob(source, ShippedSchemas({}), output, ())
     report.conclude_redrive(dry_run, False, job.nothing_read)
     assert re.search(part, capsys.readouterr().err)
     metrics.STATE.add(metrics.RECORDS_READ, 1)

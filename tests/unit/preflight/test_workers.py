@@ -10,7 +10,7 @@ from google.cloud import storage
 
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka.config import KafkaConfig
-from beam_jobs.preflight.addresses import client_settings
+from beam_jobs.preflight.addresses import check_clients
 from beam_jobs.preflight.workers import check_path, check_settings, refuse_at_least_once, warn_if_cleaned
 from beam_jobs.storage import files
 from beam_jobs.terminal import options
@@ -67,7 +67,7 @@ def test_what_a_live_job_reads_later_and_a_rule_deletes_is_said(
         warn_if_cleaned(parsed, "--model", f"{bucket}/models/v1")
         for name in ("client", "plain"):
             parsed.view_as(options.ConnectionOptions).kafka_config = f"{bucket}/temp/{name}.properties"
-            client_settings(parsed)
+            check_clients(parsed)
     said = capsys.readouterr().err.splitlines()
     assert [line.split()[1] for line in said] == ["--model", "--kafka_config"]
     assert "hunter2" not in "".join(said)

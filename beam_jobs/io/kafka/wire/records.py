@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from beam_jobs.block import HEADERS_TYPE
 from beam_jobs.io.kafka.fetch import Epochs
-from beam_jobs.io.kafka.unpack import BadBatchError, NoRoomError, Room, limit_text
+from beam_jobs.io.kafka.wire.unpack import BadBatchError, NoRoomError, Room, limit_text
 from beam_jobs.jit import Int, compiled, copy_bytes
 
 Bytes = NDArray[np.uint8]

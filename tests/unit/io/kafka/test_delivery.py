@@ -9,8 +9,8 @@ import pytest
 from confluent_kafka import KafkaError
 
 from beam_jobs import stop
-from beam_jobs.io.address import KafkaAddress
 from beam_jobs.io.kafka import delivery as kafka_delivery
+from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.delivery import GONE_TIMEOUT_S, TOO_LARGE, Waiting, delivery_error
 
 SINK = KafkaAddress("broker:9092", "scores")

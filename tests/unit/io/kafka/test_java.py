@@ -30,10 +30,10 @@ from apache_beam.transforms.window import TimestampedValue
 from beam_jobs import metrics
 from beam_jobs.block import RAW_SCHEMA, concat
 from beam_jobs.errors import UserError
-from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.java import RowsToBlocks, java_settings
-from beam_jobs.io.kafka.transforms import ReadFromKafka
+from beam_jobs.io.kafka.transforms import KafkaInput, ReadFromKafka
 from beam_jobs.io.position import LATEST, OffsetSpec
 from beam_jobs.preflight.java import check_java
 
@@ -111,7 +111,11 @@ def test_the_graph_hands_the_settings_to_java_and_makes_blocks_of_its_rows(
     metrics.STATE.reset()
     # As the jobs do it: not in a with statement.
     pipeline = beam.Pipeline("FnApiRunner", options=expansion.options)
-    _ = pipeline | "Read" >> ReadFromKafka(ADDRESS, settings, "group", LATEST, io="java") | beam.Map(save, str(out))
+    _ = (
+        pipeline
+        | "Read" >> ReadFromKafka(KafkaInput(ADDRESS, settings, "group", LATEST, io="java"))
+        | beam.Map(save, str(out))
+    )
     labels = [node.full_label for node in pipeline.transforms_stack[0].parts[0].parts]
     assert labels == ["Read/Java"]
     pipeline.run().wait_until_finish()
@@ -148,7 +152,7 @@ def save(block: pa.RecordBatch, path: str) -> None:
 
 def test_a_start_by_time_and_no_group(expansion: SimpleNamespace) -> None:
     pipeline = beam.Pipeline("FnApiRunner", options=expansion.options)
-    _ = pipeline | ReadFromKafka(ADDRESS, start=OffsetSpec.parse(str(TIME_MS)), io="java")
+    _ = pipeline | ReadFromKafka(KafkaInput(ADDRESS, start=OffsetSpec.parse(str(TIME_MS)), io="java"))
     [asked] = expansion.asked
     assert asked.start_read_time == TIME_MS
     assert not asked.commit_offset_in_finalize
@@ -240,9 +244,9 @@ def test_what_cannot_go_to_java(tmp_path: Path, text: str, said: str) -> None:
 
 def test_a_start_or_an_end_that_java_has_not() -> None:
     with pytest.raises(UserError, match="cannot start at 0:5"):
-        ReadFromKafka(ADDRESS, start=OffsetSpec.parse("0:5"), io="java")
+        ReadFromKafka(KafkaInput(ADDRESS, start=OffsetSpec.parse("0:5"), io="java"))
     with pytest.raises(UserError, match="without an end"):
-        ReadFromKafka(ADDRESS, until=LATEST, io="java")
+        ReadFromKafka(KafkaInput(ADDRESS, until=LATEST, io="java"))
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from beam_jobs.io.kafka.unpack import BadBatchError, Room
 from beam_jobs.io.kafka.wire import records
 from beam_jobs.io.kafka.wire.fetcher import blocks
+from beam_jobs.io.kafka.wire.unpack import BadBatchError, Room
 from tests.unit.io.kafka.wire import record_batches as rb
 from tests.unit.io.kafka.wire.record_batches import Rec, batch
 

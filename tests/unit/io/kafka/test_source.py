@@ -10,7 +10,7 @@ import pytest
 
 from beam_jobs import stop
 from beam_jobs.errors import UserError
-from beam_jobs.io.address import KafkaAddress
+from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.client import KafkaTransport
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.mark import KafkaMark, KafkaMarkCoder

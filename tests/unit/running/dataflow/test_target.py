@@ -13,8 +13,8 @@ from apache_beam.runners.dataflow.dataflow_runner import DataflowPipelineResult,
 from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationClient
 from google.cloud import dataflow as api
 
-from beam_jobs.io.address import KafkaAddress
-from beam_jobs.io.kafka.transforms import ReadFromKafka
+from beam_jobs.io.kafka.address import KafkaAddress
+from beam_jobs.io.kafka.transforms import KafkaInput, ReadFromKafka
 from beam_jobs.running.dataflow import target as dataflow
 from beam_jobs.target import Graph
 from tests.services.dataflow import FakeDataflow
@@ -113,7 +113,7 @@ def test_a_job_without_a_stream_is_a_batch_job() -> None:
 @pytest.mark.parametrize("words", [[], ["--max_num_workers=3", "--experiments=use_multiple_sdk_containers"]])
 def test_what_reads_by_our_source_is_given_bounds(words: list[str]) -> None:
     made = pipeline(*words)
-    made | ReadFromKafka(KafkaAddress("h:1", "t"))
+    made | ReadFromKafka(KafkaInput(KafkaAddress("h:1", "t")))
     dataflow.fit(made.options, Graph.of(made))
     assert made.options.view_as(StandardOptions).streaming is True
     assert made.options.view_as(WorkerOptions).max_num_workers == (3 if words else dataflow.READERS)

@@ -10,9 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from beam_jobs.io.kafka.fetch import MAX_BLOCK_BYTES
-from beam_jobs.io.kafka.unpack import BadBatchError, Room
 from beam_jobs.io.kafka.wire.fetcher import blocks
 from beam_jobs.io.kafka.wire.records import MILLIS, OFFSET, VALUE_SIZE, Records, read_batches
+from beam_jobs.io.kafka.wire.unpack import BadBatchError, Room
 from tests.unit.io.kafka.wire import record_batches as rb
 from tests.unit.io.kafka.wire.record_batches import Rec, batch, marker
 

@@ -1,4 +1,4 @@
-"""Word from the Pub/Sub source to a sink of the same process: which messages are acknowledged and need no memory."""
+"""Acknowledgements within a process: a source says which messages need no memory any more, to a sink that keeps one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 Longs = NDArray[np.int64]
 
 _LOCK = threading.Lock()
-_HEARD: dict[str, list[Longs]] = {}  # subscription's name -> numbers of messages; names somebody listens to
+_HEARD: dict[str, list[Longs]] = {}  # stream's name -> numbers of messages; names somebody listens to
 
 
 def listen(name: str) -> None:
-    """From now on what is acknowledged of this subscription is kept for :func:`take`."""
+    """From now on what is acknowledged of this stream is kept for :func:`take`."""
     with _LOCK:
         _HEARD.setdefault(name, [])
 
