@@ -38,6 +38,7 @@ from beam_jobs.io.position import LATEST, OffsetSpec
 from beam_jobs.preflight.java import check_java
 
 ADDRESS = KafkaAddress("broker:9092", "events")
+JAVA = ("--kafka_io=java", f"--input={ADDRESS}")
 TIME_MS = 1_700_000_000_000
 
 
@@ -265,12 +266,12 @@ def test_where_java_is_refused(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=said) as raised:
-        check_java(PipelineOptions(flags), name)
+        check_java(PipelineOptions([*JAVA, *flags]), name)
     assert "\n" not in str(raised.value)
 
 
 def test_where_java_is_let_through(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    check_java(PipelineOptions(["--runner=DataflowRunner", '--beam_services={"a": "b:1"}']), "score/cars")
+    check_java(PipelineOptions([*JAVA, "--runner=DataflowRunner", '--beam_services={"a": "b:1"}']), "score/cars")
     (tmp_path / "java").touch(mode=0o755)
-    check_java(PipelineOptions(["--runner=DataflowRunner"]), "score/cars")
+    check_java(PipelineOptions([*JAVA, "--runner=DataflowRunner"]), "score/cars")
