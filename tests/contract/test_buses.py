@@ -6,7 +6,6 @@ import pickle
 from pathlib import Path
 
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs.archives.read import ArchiveInput
 from beam_jobs.io.bus import BUSES, parse
@@ -48,7 +47,7 @@ def test_a_sink_travels_and_holds_no_secret(name: str, tmp_path: Path) -> None:
     bus = BUSES.get(name)
     path = tmp_path / "client.properties"
     path.write_text("sasl.password=hunter2\n", encoding="utf-8")
-    sink = bus.sink(bus.example, PipelineOptions([f"--kafka_config={path}"]))
+    sink = bus.sink(bus.example, {"kafka_config": str(path)})
     assert sink.address == bus.address(bus.example)
     assert pickle.loads(pickle.dumps(sink)) == sink
     assert b"hunter2" not in pickle.dumps(sink.write())

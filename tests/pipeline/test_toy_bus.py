@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs.archive import CONCERNS
 from beam_jobs.errors import UserError
 from beam_jobs.io.bus import BUSES, parse
 from beam_jobs.preflight.archive import archive_job
 from beam_jobs.terminal import options
+from beam_jobs.terminal.commands import JOBS
 from tests.distribution import install
 from tests.integration.archives import rows
 from tests.integration.topics import events, framed
@@ -181,7 +181,7 @@ def test_what_the_bus_refuses_is_said(toy: Path) -> None:
     given = ["--use_case", "car_sensors", "--input", f"toy://{toy}/events", "--output", str(toy / "archive")]
 
     def checked(*more: str) -> None:
-        archive_job(options.parse("archive", "", [*given, "--dead_letters", f"toy://{toy}/dead", *more], *CONCERNS))
+        archive_job(options.parse(JOBS["archive"].parser(), [*given, "--dead_letters", f"toy://{toy}/dead", *more]))
 
     with pytest.raises(UserError, match="has an end: add --until latest"):
         checked()

@@ -228,5 +228,5 @@ def test_workers_ask_for_what_the_launcher_could_not(
         step = to_alerts(CARS, CARS.preprocessor(), there)
         step.setup()
         assert for_registry(registry.url, {}).writer_schema(1) == schemas.load("alert")
-    kept = checked("archive", archive_job).write.topic
+    kept = checked("archive", archive_job).write.stream
     assert kept.id is None

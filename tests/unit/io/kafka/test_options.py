@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_jobs import redrive, score
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka.bus import BUS
 from beam_jobs.io.kafka.config import KafkaConfig
@@ -15,6 +14,7 @@ from beam_jobs.io.kafka.options import client_config
 from beam_jobs.io.kafka.transforms import KafkaOutput
 from beam_jobs.preflight.addresses import check_clients
 from beam_jobs.terminal import options
+from beam_jobs.terminal.commands import JOBS
 
 
 @pytest.fixture
@@ -30,11 +30,12 @@ def files(tmp_path: Path) -> dict[str, str]:
 
 def parsed(**given: str) -> PipelineOptions:
     words = [word for name, value in given.items() for word in (f"--{name}", value)]
-    return options.parse("job", "", words, *redrive.CONCERNS)
+    return options.parse(JOBS["redrive"].parser(), words)
 
 
 def ids(given: PipelineOptions) -> tuple[str, str]:
-    return client_config(given, "input").get("client.id"), client_config(given, "output").get("client.id")
+    values = given.get_all_options()
+    return client_config(values, "input").get("client.id"), client_config(values, "output").get("client.id")
 
 
 def test_one_file_is_for_both_sides_where_one_has_none_of_its_own(files: dict[str, str]) -> None:
@@ -48,7 +49,7 @@ def test_one_file_is_for_both_sides_where_one_has_none_of_its_own(files: dict[st
 
 
 def test_a_sink_has_those_of_the_output(files: dict[str, str]) -> None:
-    sink = BUS.sink("kafka://b:9092/alerts", parsed(**files))
+    sink = BUS.sink("kafka://b:9092/alerts", parsed(**files).get_all_options())
     assert isinstance(sink, KafkaOutput)
     assert sink.config == KafkaConfig.from_file(files["output_kafka_config"])
 
@@ -76,6 +77,6 @@ def test_workers_of_dataflow_can_follow_neither_sides_secrets(tmp_path: Path) ->
     path = tmp_path / "client.properties"
     path.write_text("sasl.password=env:PASSWORD\n", encoding="utf-8")
     for flag in ("kafka_config", "input_kafka_config", "output_kafka_config"):
-        given = options.parse("job", "", ["--runner=DataflowRunner", f"--{flag}={path}"], *score.CONCERNS)
+        given = options.parse(JOBS["score"].parser(), ["--runner=DataflowRunner", f"--{flag}={path}"])
         with pytest.raises(UserError, match=f"^--{flag}: sasl.password needs the environment variable PASSWORD"):
             check_clients(given)
