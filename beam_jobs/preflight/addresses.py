@@ -15,8 +15,7 @@ from beam_jobs.errors import UserError
 from beam_jobs.io.address import Address
 from beam_jobs.io.block_reader import BlockSettings
 from beam_jobs.io.bus import bus_of, parse
-from beam_jobs.io.kafka.config import KafkaConfig
-from beam_jobs.io.kafka.options import client_file
+from beam_jobs.io.kafka.config import KafkaConfig, client_file
 from beam_jobs.io.position import OffsetKind, OffsetSpec
 from beam_jobs.io.sink import Sink
 from beam_jobs.io.source import Source, Wanted

@@ -16,6 +16,7 @@ from beam_jobs import wiring
 from beam_jobs.archives.read import ReadFromArchive
 from beam_jobs.block import Block, raw_block
 from beam_jobs.codec.avro.encoder import AvroEncoder
+from beam_jobs.io.kafka.transforms import KafkaInput
 from beam_jobs.preflight.score import ScoreJob
 from beam_jobs.running.fn_api import LocalRunner
 from beam_jobs.steps.write_dead_letters import WriteDeadLetters
@@ -45,19 +46,12 @@ def steps(pipeline: beam.Pipeline, within: bool = False) -> dict[str, type]:
 def test_a_topic_gives_events_with_the_columns_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     good = AvroEncoder(schemas.load("car_sensor"), 1).encode(Fleet(3, seed=3, prevalence=0).step()).to_pylist()
     block = raw_block("events", [0] * 4, [0, 1, 2, 3], [0] * 4, [None] * 4, [*good, b"\x01"])
-    asked: dict[str, Any] = {}
-
-    def read(**settings: Any) -> beam.PTransform:
-        asked.update(settings)
-        return beam.Create([block])
-
-    monkeypatch.setattr(wiring.bus, "read", read)
+    monkeypatch.setattr(KafkaInput, "read", lambda _: beam.Create([block]))
     with beam.Pipeline(LocalRunner()) as pipeline:
         events, bad = wiring.read_events(pipeline, SCORE, COLUMNS)
         assert list(bad) == ["Decode"]
         assert_that(events | "Events" >> beam.Map(decoded), equal_to([(3, True, False)]), "EventsCheck")
         assert_that(bad["Decode"] | "Bad" >> beam.Map(reasons), equal_to([["bad_magic_byte"]]), "BadCheck")
-    assert asked == SCORE.source
 
 
 def decoded(block: Block) -> tuple[int, bool, bool]:
@@ -72,7 +66,7 @@ def reasons(block: Block) -> list[str]:
 
 def test_an_archive_is_read_as_it_is() -> None:
     pipeline = beam.Pipeline()
-    _, bad = wiring.read_events(pipeline, replace(SCORE, source={}, archive=ARCHIVED), COLUMNS)
+    _, bad = wiring.read_events(pipeline, replace(SCORE, source=ARCHIVED), COLUMNS)
     assert bad == {}
     assert steps(pipeline) == {"Read": ReadFromArchive}
 

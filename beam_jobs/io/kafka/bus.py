@@ -9,7 +9,7 @@ from typing import Any
 from beam_jobs.io.bus import Bus
 from beam_jobs.io.kafka.address import EXAMPLE, KafkaAddress
 from beam_jobs.io.kafka.client import check_group, check_topic
-from beam_jobs.io.kafka.options import client_config
+from beam_jobs.io.kafka.config import client_config
 from beam_jobs.io.kafka.transforms import KafkaInput, KafkaOutput
 from beam_jobs.io.position import OffsetSpec
 from beam_jobs.io.source import Checks, Wanted

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from beam_jobs.credentials.references import FORMS, is_reference, read_secret
 from beam_jobs.errors import UnreachableError, UserError
@@ -79,6 +79,10 @@ _OWN_TOKENS = (
 _JAAS_OAUTH = re.compile(r"\s*[\w.]*\.OAuthBearerLoginModule\s+required\s*;?\s*")
 _JAAS_MODULE = re.compile(r"\s*[\w.]*\.(PlainLoginModule|ScramLoginModule)\s+required\b(.*);\s*", re.DOTALL)
 _JAAS_OPTION = re.compile(r"""(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|(\S+))""")
+
+
+Side = Literal["input", "output"]
+"""Of a job."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,22 @@ class KafkaConfig:
     def get(self, name: str, default: str = "") -> str:
         """A setting as written (references unresolved)."""
         return dict(self.settings).get(name, default)
+
+
+def client_file(options: Mapping[str, Any], side: Side) -> tuple[str, str | None]:
+    """The option that names the client settings of one side of a job, and what it names."""
+    own = options.get(f"{side}_kafka_config")
+    return (f"--{side}_kafka_config", own) if own else ("--kafka_config", options.get("kafka_config"))
+
+
+def client_config(options: Mapping[str, Any], side: Side) -> KafkaConfig:
+    """The client settings of one side of a job.
+
+    Raises:
+      UserError: as :meth:`KafkaConfig.from_file`.
+    """
+    flag, path = client_file(options, side)
+    return KafkaConfig.from_file(path, flag)
 
 
 def is_secret(name: str) -> bool:

@@ -20,12 +20,15 @@ import confluent_kafka
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from beam_jobs.block import Block, raw_block
-from beam_jobs.io.kafka.wire.unpack import DEFAULT_LIMIT, limit_text
 
 _LOGGER = logging.getLogger(__name__)
 
 # A binary Arrow column counts in int32: blocks stop far below 2 GiB. A single record may be larger than the cap.
 MAX_BLOCK_BYTES = 64 << 20
+
+# Bytes of a response, of what its batches unpack to together, and of what one record takes in memory; set by
+# receive.message.max.bytes, librdkafka's name. Records of 100 MB fit.
+DEFAULT_LIMIT = 128 << 20
 
 _Headers: TypeAlias = list[tuple[str, bytes | None]] | None
 _HEADERS = methodcaller("headers")
@@ -71,6 +74,11 @@ DECIDED = frozenset(
     }
 )
 _FAILING_S = 2.0  # the client repeats an error every half second
+
+
+def limit_text(limit: int) -> str:
+    """For a sentence about what is more than that."""
+    return f"{limit} bytes; raise receive.message.max.bytes in --kafka_config if it is meant"
 
 
 @dataclass(frozen=True)

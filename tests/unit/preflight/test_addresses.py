@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
+from beam_jobs.archives.read import ArchiveInput
 from beam_jobs.errors import UserError
-from beam_jobs.io.kafka.config import KafkaConfig
-from beam_jobs.preflight.addresses import archive_input, shares, stream_source
+from beam_jobs.io.kafka.address import KafkaAddress
+from beam_jobs.io.kafka.transforms import KafkaInput
+from beam_jobs.io.source import Source
+from beam_jobs.preflight.addresses import archive_input, block_settings, shares, stream_source
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.terminal import options
 from beam_jobs.terminal.commands import JOBS
@@ -52,22 +53,26 @@ def test_an_archive_is_cut_by_time_and_read_by_one_source(tmp_path: Path) -> Non
     ],
 )
 def test_bounds_of_what_is_read(words: list[str], text: str) -> None:
+    parsed = parse("--input=kafka://h:1/t", *words)
+    read = parsed.view_as(options.InputOptions)
     with pytest.raises(UserError, match=f"^{text}"):
-        stream_source(Preflight(parse("--input=kafka://h:1/t", *words)), KafkaConfig(), "score/cars")
+        stream_source(Preflight(parsed), "score/cars", block_settings(read))
 
 
 @dataclass(frozen=True)
 class Read:
-    source: Mapping[str, Any] = field(default_factory=dict)
-    archive: Any = None
+    source: Source
 
 
 def test_processes_share_the_partitions_of_a_topic() -> None:
-    parts = shares(cast(Any, Read({"group_id": "g"})), 3)
-    assert [part.source for part in parts] == [{"group_id": "g", "share": (i, 3)} for i in range(3)]
+    source = KafkaInput(KafkaAddress("h:1", "t"), group_id="g")
+    parts = shares(Read(source), 3)
+    assert [part.source for part in parts] == [replace(source, part=(i, 3)) for i in range(3)]
 
 
 def test_processes_share_the_files_of_an_archive() -> None:
-    one, two = shares(cast(Any, Read(archive=ARCHIVED)), 2)
-    assert sorted(one.archive.files + two.archive.files) == sorted(ARCHIVED.files)
-    assert {len(one.archive.files), len(two.archive.files)} == {1}
+    one, two = (part.source for part in shares(Read(ARCHIVED), 2))
+    assert isinstance(one, ArchiveInput)
+    assert isinstance(two, ArchiveInput)
+    assert sorted(one.files + two.files) == sorted(ARCHIVED.files)
+    assert {len(one.files), len(two.files)} == {1}

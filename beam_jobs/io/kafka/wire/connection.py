@@ -16,9 +16,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_jobs.io.kafka.fetch import CONSUMER_DEFAULTS
+from beam_jobs.io.kafka.fetch import CONSUMER_DEFAULTS, DEFAULT_LIMIT
 from beam_jobs.io.kafka.wire import protocol, sasl
-from beam_jobs.io.kafka.wire.unpack import DEFAULT_LIMIT
 
 _MAX_RESPONSE = 1 << 30  # bytes; whoever announces more is no Kafka broker
 _AROUND_BYTES = 1 << 20  # of a response, around the batches

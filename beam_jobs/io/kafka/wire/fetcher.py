@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from beam_jobs.block import MAX_BLOCK_ROWS, Block, concat, raw_block
 from beam_jobs.errors import one_line
-from beam_jobs.io.kafka.fetch import DECIDED, MAX_BLOCK_BYTES, NO_TIMESTAMP, Epochs, Fetched, Problem
+from beam_jobs.io.kafka.fetch import DECIDED, MAX_BLOCK_BYTES, NO_TIMESTAMP, Epochs, Fetched, Problem, limit_text
 from beam_jobs.io.kafka.wire import protocol, records
 from beam_jobs.io.kafka.wire.brokers import BROKER_ERRORS, Brokers, Request, Trouble, worse
 from beam_jobs.io.kafka.wire.connection import ReadSettings, TooLargeError
 from beam_jobs.io.kafka.wire.records import Records
-from beam_jobs.io.kafka.wire.unpack import BadBatchError, Room, limit_text
+from beam_jobs.io.kafka.wire.unpack import BadBatchError, Room
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from beam_jobs.block import HEADERS_TYPE
-from beam_jobs.io.kafka.fetch import Epochs
-from beam_jobs.io.kafka.wire.unpack import BadBatchError, NoRoomError, Room, limit_text
+from beam_jobs.io.kafka.fetch import Epochs, limit_text
+from beam_jobs.io.kafka.wire.unpack import BadBatchError, NoRoomError, Room
 from beam_jobs.jit import Int, compiled, copy_bytes
 
 Bytes = NDArray[np.uint8]

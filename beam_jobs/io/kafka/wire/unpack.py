@@ -6,11 +6,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from beam_jobs.io.kafka.fetch import DEFAULT_LIMIT
+
 Bytes = NDArray[np.uint8]
 
-# Bytes of a response, of what its batches unpack to together, and of what one record takes in memory; set by
-# receive.message.max.bytes, librdkafka's name. Records of 100 MB fit.
-DEFAULT_LIMIT = 128 << 20
 _KEPT_BYTES = 64 << 20  # from one response to the next: memory that is touched already costs nothing
 _MAX_ROWS = 2 << 20  # of one response: their index takes 64 bytes a record, the smallest record seven
 
@@ -25,11 +24,6 @@ class BadBatchError(ValueError):
 
 class NoRoomError(Exception):
     """What is left of the room is too small; all of it might do."""
-
-
-def limit_text(limit: int) -> str:
-    """For a sentence about what is more than that."""
-    return f"{limit} bytes; raise receive.message.max.bytes in --kafka_config if it is meant"
 
 
 class Room:

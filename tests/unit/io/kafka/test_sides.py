@@ -9,8 +9,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka.bus import BUS
-from beam_jobs.io.kafka.config import KafkaConfig
-from beam_jobs.io.kafka.options import client_config
+from beam_jobs.io.kafka.config import KafkaConfig, client_config
 from beam_jobs.io.kafka.transforms import KafkaOutput
 from beam_jobs.preflight.addresses import check_clients
 from beam_jobs.terminal import options
