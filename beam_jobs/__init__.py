@@ -14,19 +14,25 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from beam_jobs.archives.read import ReadFromArchive as ReadFromArchive
-    from beam_jobs.archives.sink import WriteFiles as WriteFiles
+    from beam_jobs.archives.sink import ArchiveSettings as ArchiveSettings
     from beam_jobs.archives.sink import WriteToArchive as WriteToArchive
     from beam_jobs.block import Block as Block
     from beam_jobs.dead_letters import step as step
     from beam_jobs.errors import UserError as UserError
-    from beam_jobs.io.address import KafkaAddress as KafkaAddress
-    from beam_jobs.io.address import PubSubAddress as PubSubAddress
+    from beam_jobs.io.block_reader import BlockSettings as BlockSettings
+    from beam_jobs.io.kafka.address import KafkaAddress as KafkaAddress
     from beam_jobs.io.kafka.config import KafkaConfig as KafkaConfig
+    from beam_jobs.io.kafka.transforms import KafkaInput as KafkaInput
+    from beam_jobs.io.kafka.transforms import KafkaOutput as KafkaOutput
     from beam_jobs.io.kafka.transforms import ReadFromKafka as ReadFromKafka
     from beam_jobs.io.kafka.transforms import WriteToKafka as WriteToKafka
     from beam_jobs.io.position import OffsetSpec as OffsetSpec
+    from beam_jobs.io.pubsub.address import PubSubAddress as PubSubAddress
+    from beam_jobs.io.pubsub.transforms import PubSubInput as PubSubInput
+    from beam_jobs.io.pubsub.transforms import PubSubOutput as PubSubOutput
     from beam_jobs.io.pubsub.transforms import ReadFromPubSub as ReadFromPubSub
     from beam_jobs.io.pubsub.transforms import WriteToPubSub as WriteToPubSub
+    from beam_jobs.io.sink import WriteSettings as WriteSettings
     from beam_jobs.steps.decode import DecodeEvents as DecodeEvents
     from beam_jobs.steps.infer import BlockModelHandler as BlockModelHandler
     from beam_jobs.steps.preprocess import Preprocess as Preprocess
@@ -39,19 +45,25 @@ if TYPE_CHECKING:
 
 PUBLIC = {
     "ReadFromArchive": "beam_jobs.archives.read",
-    "WriteFiles": "beam_jobs.archives.sink",
+    "ArchiveSettings": "beam_jobs.archives.sink",
     "WriteToArchive": "beam_jobs.archives.sink",
     "Block": "beam_jobs.block",
     "step": "beam_jobs.dead_letters",
     "UserError": "beam_jobs.errors",
-    "KafkaAddress": "beam_jobs.io.address",
-    "PubSubAddress": "beam_jobs.io.address",
+    "BlockSettings": "beam_jobs.io.block_reader",
+    "KafkaAddress": "beam_jobs.io.kafka.address",
     "KafkaConfig": "beam_jobs.io.kafka.config",
+    "KafkaInput": "beam_jobs.io.kafka.transforms",
+    "KafkaOutput": "beam_jobs.io.kafka.transforms",
     "ReadFromKafka": "beam_jobs.io.kafka.transforms",
     "WriteToKafka": "beam_jobs.io.kafka.transforms",
     "OffsetSpec": "beam_jobs.io.position",
+    "PubSubAddress": "beam_jobs.io.pubsub.address",
+    "PubSubInput": "beam_jobs.io.pubsub.transforms",
+    "PubSubOutput": "beam_jobs.io.pubsub.transforms",
     "ReadFromPubSub": "beam_jobs.io.pubsub.transforms",
     "WriteToPubSub": "beam_jobs.io.pubsub.transforms",
+    "WriteSettings": "beam_jobs.io.sink",
     "DecodeEvents": "beam_jobs.steps.decode",
     "BlockModelHandler": "beam_jobs.steps.infer",
     "Preprocess": "beam_jobs.steps.preprocess",
