@@ -18,6 +18,7 @@ import pytest
 
 import beam_jobs
 from beam_jobs.errors import REASONS
+from beam_jobs.terminal.commands import COMMANDS
 from chaos.scenarios import SCENARIOS
 
 ROOT = Path(beam_jobs.__file__).resolve().parent.parent
@@ -105,6 +106,20 @@ def test_python_of_a_page_imports_what_there_is() -> None:
                     module = importlib.import_module(str(node.module))
                     missing = [name.name for name in node.names if not hasattr(module, name.name)]
                     assert missing == [], f"{page.name}: from {node.module} import {', '.join(missing)}"
+
+
+def test_commands_of_highbeam_exist() -> None:
+    """``highbeam NAME``, at the beginning of a line or of a span of code, with options that NAME knows."""
+    typed = re.compile(r"(?:^|`)highbeam ([a-z][a-z-]*(?: [a-z]+)?)((?:[^\n`]|\\\n)*)", re.MULTILINE)
+    firsts = {name.split()[0] for name in COMMANDS} | {"completion"}
+    for page in PAGES:
+        for words, rest in typed.findall(page.read_text()):
+            name = words if words in COMMANDS else words.split()[0]
+            assert name in firsts, f"{page.name}: highbeam {words}"
+            if name in COMMANDS and (used := set(FLAG.findall(rest)) - BEAM):
+                assert used <= set(FLAG.findall(COMMANDS[name].parser().format_help())), (
+                    f"{page.name}: highbeam {name}{rest}"
+                )
 
 
 def test_make_help_names_every_target() -> None:
