@@ -30,7 +30,7 @@ def trained_model(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> P
             write_history(folder / "history.parquet", 20_000, seed=3)
             command = [sys.executable, "-m", "model.train", "--use_case", "car_sensors", "--epochs", "6"]
             command += ["--data", str(folder / "history.parquet"), "--registry", str(folder / "models")]
-            subprocess.run([*command, "--no-baseline"], check=True, capture_output=True, timeout=200)
+            subprocess.run([*command, "--no-baseline"], check=True, capture_output=True, timeout=600)
             (folder / "done").touch()
     return folder / "models"
 

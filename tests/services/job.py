@@ -1,8 +1,9 @@
 """A job in a process of its own, as a user starts it, without the four seconds of its imports.
 
 ``Job`` is used as ``subprocess.Popen`` is, and its process is what ``python -m MODULE …`` makes. It is no new
-interpreter, though, but a fork of one that has imported what the jobs import and has run nothing: the server. Each
-process of the tests that starts jobs has one; it ends with that process.
+interpreter, though, but a fork of one that has imported what the jobs import, has loaded what they compile, and has run
+no job: the server. Each process of the tests that starts jobs has one; it ends with that process. No thread may run in
+it that a job needs: Polars makes its own at first use, and Arrow makes new ones in a fork.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
+from demo.broker import cache_dir, locked
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 PIPE, DEVNULL = subprocess.PIPE, subprocess.DEVNULL
 
 # All that a job imports: at its top, and where it first needs it.
 _COMMANDS = ["beam_jobs.archive", "beam_jobs.redrive", "beam_jobs.replay", "beam_jobs.score"]
+_COMPILED = ["beam_jobs.codec.events", "beam_jobs.io.kafka.wire.records", "beam_jobs.steps.alerts"]
 _NEEDED_LATER = ["duckdb", "google.cloud.pubsub_v1", "google.cloud.storage", "grpc", "polars"]
 
 
@@ -151,8 +155,11 @@ def _end(server: subprocess.Popen[bytes], requests: socket.socket) -> None:
 
 def _serve(requests: socket.socket) -> None:
     """Forks for each request until nobody can send any; returns, in the process of a job, once that has ended."""
-    for name in [*_COMMANDS, *_NEEDED_LATER]:
+    for name in [*_COMMANDS, *_COMPILED, *_NEEDED_LATER]:
         importlib.import_module(name)
+    with locked(cache_dir() / "compiled.lock"):  # in a new checkout one compiles, and the others load what it made
+        for name in _COMPILED:
+            sys.modules[name].warm_up()
     for name in _COMMANDS:
         del sys.modules[name]  # each is to be __main__
     gc.collect()
