@@ -15,7 +15,7 @@ from beam_jobs.io.kafka.client import check_topic
 from beam_jobs.io.kafka.config import KafkaConfig
 from demo.broker import Tansu
 from tests.integration.topics import Topics, events, framed, run
-from tests.kafka_broker import SASL_PASSWORD, SASL_USER, SharedBroker
+from tests.services.kafka import SASL_PASSWORD, SASL_USER, SharedBroker
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
