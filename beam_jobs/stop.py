@@ -1,4 +1,4 @@
-"""The stop flag of a process: once set, jobs finish what they have read, commit and end, and nobody waits for long."""
+"""The shutdown flag of a process: once set, jobs finish what they have read, commit and end; waits are cut short."""
 
 from __future__ import annotations
 

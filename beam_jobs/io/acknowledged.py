@@ -1,4 +1,4 @@
-"""Acknowledgements within a process: a source says which messages need no memory any more, to a sink that keeps one."""
+"""In-process acknowledgement channel: a source says which messages a sink that remembers them may forget."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ _BYTES_PER_BLOCK = 250_000  # of a block in a file, the least: bundles end befor
 
 @dataclass(frozen=True)
 class ArchiveJob:
-    """Everything the wiring of ``archive`` needs, checked."""
+    """The validated options of ``archive``, as its wiring takes them."""
 
     name: str  # "archive/USE_CASE"
     use_case: UseCase

@@ -29,7 +29,7 @@ from schemas.source import SchemaSource
 
 @dataclass(frozen=True)
 class RedriveJob:
-    """Everything the wiring of ``redrive`` needs, checked."""
+    """The validated options of ``redrive``, as its wiring takes them."""
 
     source: Source
     writers: SchemaSource  # schemas of the dead letters by id

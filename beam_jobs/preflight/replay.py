@@ -37,7 +37,7 @@ _TELL_EVERY_S = 5.0
 
 @dataclass(frozen=True)
 class ReplayJob:
-    """Everything the wiring of ``replay`` needs, checked."""
+    """The validated options of ``replay``, as its wiring takes them."""
 
     archive: ArchiveInput
     contents: Contents

@@ -35,7 +35,7 @@ from schemas.source import SchemaId, SchemaSource
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """Everything the wiring of ``score`` needs, checked."""
+    """The validated options of ``score``, as its wiring takes them."""
 
     name: str  # "score/USE_CASE": in dead letters and in the consumer group's name
     use_case: UseCase

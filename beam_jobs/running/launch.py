@@ -53,7 +53,7 @@ def run_job(
 ) -> int:
     """Runs the pipelines that ``wires`` build, one a process.
 
-    ``conclude()`` then says what came of them, and the exit status of a job that has run to its end. A job
+    ``conclude()`` then says what happened to them, and the exit status of a job that has run to its end. A job
     that runs elsewhere is handed over, and it is there that one sees what comes of it.
 
     Args:
