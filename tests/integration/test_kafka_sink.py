@@ -32,7 +32,7 @@ from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.client import ensure_topic
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.sink import WriteBlocks
-from beam_jobs.io.kafka.transforms import WriteToKafka
+from beam_jobs.io.kafka.transforms import KafkaOutput, WriteToKafka
 from beam_jobs.io.sink import OnTooLarge, WriteSettings
 from beam_jobs.steps.write_dead_letters import WriteDeadLetters
 from beam_jobs.terminal.cli import find_user_error
@@ -260,7 +260,7 @@ class Refuse(beam.DoFn):
 def run(address: KafkaAddress, limit: float) -> None:
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         letters = pipeline | beam.Create([20_000]) | beam.ParDo(Bad()).with_output_types(Block)
-        letters | WriteDeadLetters(address, CONFIG, 3, limit)
+        letters | WriteDeadLetters(KafkaOutput(address, CONFIG), 3, limit)
         if limit == 1.0:
             letters | "Another" >> beam.ParDo(Refuse()) | "Write" >> WriteToKafka(address, CONFIG)
 
