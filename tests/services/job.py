@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -178,7 +179,7 @@ def _serve(requests: socket.socket) -> None:
 
 
 def _watch(told: bytes, status: int, out: int, err: int) -> None:
-    """Starts the job, tells its process id, then how it ended."""
+    """Starts the job, tells its process id, then how it ended; ends it when nobody is there to be told."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     pid = os.fork()
     if pid == 0:
@@ -192,6 +193,10 @@ def _watch(told: bytes, status: int, out: int, err: int) -> None:
     os.close(1)
     os.close(2)
     os.write(status, b"%d" % pid)
+    ended = os.pidfd_open(pid)
+    if ended not in select.select([ended, status], [], [])[0]:
+        os.kill(pid, signal.SIGKILL)  # the test's process is gone, however it ended
+        os._exit(1)
     _, how = os.waitpid(pid, 0)
     os.write(status, b"%d" % os.waitstatus_to_exitcode(how))
     os._exit(0)
