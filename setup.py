@@ -10,9 +10,6 @@ PACKAGES = ("beam_jobs", "model", "schemas", "use_cases")  # with all that is be
 
 CORE = [
     "apache-beam[gcp]>=2.77,<2.78",  # io/kafka/transforms.py builds on its experimental UnboundedSource
-    "tensorflow-cpu>=2.20,<2.22; platform_system == 'Linux' and platform_machine == 'x86_64'",
-    "tensorflow>=2.20,<2.22; platform_system != 'Linux' or platform_machine != 'x86_64'",
-    "keras>=3.10,<4",
     "confluent-kafka[schemaregistry]>=2.10,<2.17",
     "google-cloud-pubsub>=2.30,<3",
     "google-cloud-storage>=3,<4",  # storage/gcs.py
@@ -28,6 +25,12 @@ CORE = [
     "pyyaml>=6,<7",
     "rich>=13,<16",
     "sqlglot>=27,<31",
+]
+
+NETWORKS = [  # what trains networks; jobs that score import none of it (requirements-scoring.txt)
+    "tensorflow-cpu>=2.20,<2.22; platform_system == 'Linux' and platform_machine == 'x86_64'",
+    "tensorflow>=2.20,<2.22; platform_system != 'Linux' or platform_machine != 'x86_64'",
+    "keras>=3.10,<4",
 ]
 
 EXTRAS = {
@@ -67,7 +70,7 @@ setup(
         "model": ["py.typed"],
         "use_cases": ["*/use_case.yaml", "*/*.sql", "*/*.avsc", "py.typed"],
     },
-    install_requires=CORE,
+    install_requires=[*CORE, *NETWORKS],
     entry_points={"console_scripts": ["highbeam = beam_jobs.__main__:console"]},
     extras_require=EXTRAS,
 )
