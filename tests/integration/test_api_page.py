@@ -1,0 +1,57 @@
+"""The Python of docs/api.md runs: on the embedded broker, with a small model."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+
+import beam_jobs
+import schemas
+from beam_jobs.codec.avro.encoder import AvroEncoder
+from beam_jobs.io.kafka.address import KafkaAddress
+from beam_jobs.io.kafka.transforms import KafkaOutput
+from demo.broker import Tansu
+from demo.fleet import history
+
+ROOT = Path(beam_jobs.__file__).resolve().parent.parent
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(), re.DOTALL)
+BAD = b"no event"
+
+
+def run(code: str, folder: Path) -> str:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.timeout(400)
+def test_the_blocks_of_the_page_run(trained_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "models").symlink_to(trained_model)
+    shutil.copy(trained_model.parent / "history.parquet", tmp_path)
+    scoring, notebook = BLOCKS
+    with Tansu() as broker:
+        for topic in ("sensor-data", "alerts", "dead-letters"):
+            KafkaOutput(KafkaAddress.parse(f"kafka://{broker.bootstrap_servers}/{topic}")).create()
+        # One record a batch: the embedded broker counts a batch as one offset when it is asked where a topic ends.
+        producer = Producer({"bootstrap.servers": broker.bootstrap_servers, "batch.num.messages": 1})
+        schema = schemas.load("car_sensor")
+        encoder = AvroEncoder(schema, 1)
+        for rows in history(2000, seed=9, cars=50):
+            for value in encoder.encode(rows.select([field["name"] for field in schema["fields"]])).to_pylist():
+                producer.produce("sensor-data", value)
+        producer.produce("sensor-data", BAD)
+        producer.flush()
+        run(scoring.replace("localhost:9092", broker.bootstrap_servers), tmp_path)
+    shown = run(notebook, tmp_path)
+    assert "threshold" in shown
+    assert "percentile" in shown
