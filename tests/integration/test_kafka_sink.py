@@ -277,5 +277,5 @@ def test_however_a_job_ends_the_dead_letters_it_counts_are_on_the_topic(
         run(address, limit)
     assert str(find_user_error(raised.value)).startswith(said)
     counted, on_topic = totals.snapshot(), len(messages(address))
-    assert counted[metrics.DEAD_LETTERS] == counted.by_value(metrics.DEAD_LETTERS)["bad_magic_byte"] == on_topic
+    assert counted[metrics.DEAD_LETTERS] == counted.by_value(metrics.DEAD_LETTERS).get("bad_magic_byte", 0) == on_topic
     assert limit == 1.0 or on_topic == 20_000
