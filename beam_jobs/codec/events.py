@@ -1,10 +1,10 @@
-"""Events of any encoding: a Pub/Sub attribute says which, or each value's first byte."""
+"""Events of any encoding: a Pub/Sub attribute says which, or each value's first byte (``codecs.py``)."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from beam_jobs.codec.avro.decoder import AvroDecoder, binary_buffers
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.codec.avro.writers import WriterSchema
+from beam_jobs.codec.codecs import CODECS, Codec, Decoder, EventSchemas, by_first_byte
 from beam_jobs.codec.decoded import Decoded
 from beam_jobs.codec.json.avro_json import AvroJsonDecoder
 from beam_jobs.codec.json.decoder import JsonDecoder, JsonEncoder
@@ -31,16 +32,12 @@ RevisionSchema = Callable[[str], Mapping[str, Any]]
 
 MAX_REVISIONS = 10_000  # whose numbers are remembered
 
-_JSON_STARTS = np.frombuffer(b"{ \t\r\n", np.uint8)
-_NONE, _AVRO, _JSON, _OTHER, _BARE_AVRO, _AVRO_JSON = range(6)
-
-
-class _Decoder(Protocol):
-    def decode(self, values: pa.BinaryArray) -> Decoded: ...
+_FRAMED_AVRO = 0  # the first of CODECS; null and empty values go to it as well
+_OTHER, _BARE_AVRO, _AVRO_JSON = -1, -2, -3  # no codec, and what the attribute says
 
 
 class EventDecoder:
-    """Decodes blocks whose values are Confluent-framed Avro (first byte 0) or JSON objects, mixed in any order.
+    """Decodes blocks whose values are Confluent-framed Avro (first byte 0), JSON objects or of another codec, mixed.
 
     Where the header ``googclient_schemaencoding`` says BINARY or JSON, a value is Avro without a frame or Avro's JSON.
 
@@ -57,11 +54,14 @@ class EventDecoder:
         revision_schema: RevisionSchema | None = None,
     ) -> None:
         self._reader_schema, self._columns = reader_schema, columns
-        self._avro = AvroDecoder(reader_schema, writer_schema, columns)
-        self._json = JsonDecoder(reader_schema, columns)
+        codecs = [CODECS.get(name) for name in CODECS.names()]
+        self._codec_of = by_first_byte(codecs)
+        self._expected = " or ".join(codec.about for codec in codecs)
+        schemas = EventSchemas(reader_schema, writer_schema, columns)
+        self._decoders = [codec.decoder(schemas) for codec in codecs]
         self._bare = _BareAvro(reader_schema, columns, revision_schema)
-        self._avro_json: _Decoder | None = None
-        self.schema: pa.Schema = self._avro.schema
+        self._avro_json: Decoder | None = None
+        self.schema: pa.Schema = schemas.rows()
 
     def decode(self, values: pa.BinaryArray, headers: pa.ListArray | None = None) -> Decoded:
         """Decodes a block of n values; bad rows are reported, never raised.
@@ -73,16 +73,16 @@ class EventDecoder:
         first = data[np.minimum(offsets[:-1], len(data) - 1)]
         encodings = None if headers is None else header_values(headers, ENCODING)
         if encodings is None and not first.any():
-            return self._avro.decode(values)  # it also knows what to say of null and empty values
-        kind = np.where(first == 0, _AVRO, np.where(np.isin(first, _JSON_STARTS), _JSON, _OTHER))
-        kind[offsets[1:] == offsets[:-1]] = _NONE
+            return self._decoders[_FRAMED_AVRO].decode(values)  # it also knows what to say of null and empty values
+        empty = offsets[1:] == offsets[:-1]
         if len(valid):
-            kind[~valid] = _NONE
+            empty |= ~valid
+        kind = np.where(empty, _FRAMED_AVRO, self._codec_of[first])
         if encodings is not None:
             for text, code in ((b"BINARY", _BARE_AVRO), (b"JSON", _AVRO_JSON)):
-                kind[pc.equal(encodings, text).fill_null(False).to_numpy(zero_copy_only=False) & (kind != _NONE)] = code
-        elif (kind != _JSON).all() and not (kind == _OTHER).any():
-            return self._avro.decode(values)
+                kind[pc.equal(encodings, text).fill_null(False).to_numpy(zero_copy_only=False) & ~empty] = code
+        elif not kind.any():
+            return self._decoders[_FRAMED_AVRO].decode(values)
         parts: list[pa.RecordBatch] = []
         places = []
         bad: list[tuple[int, Reason, str]] = []
@@ -92,7 +92,7 @@ class EventDecoder:
             bad += zip(rows[decoded.errors.rows].tolist(), decoded.errors.reasons, decoded.errors.errors, strict=True)
         for row in np.flatnonzero(kind == _OTHER).tolist():
             found = f"the first byte is 0x{int(first[row]):02x}"
-            bad.append((row, "bad_magic_byte", f"{found}, expected 0x00 (Confluent-framed Avro) or {{ (JSON)"))
+            bad.append((row, "bad_magic_byte", f"{found}, expected {self._expected}"))
         bad.sort()
         errors = RowErrors(np.array([b[0] for b in bad], np.int64), [b[1] for b in bad], [b[2] for b in bad])
         order = np.argsort(np.concatenate(places), kind="stable")
@@ -101,10 +101,11 @@ class EventDecoder:
     def _parts(
         self, values: pa.BinaryArray, headers: pa.ListArray | None, kind: NDArray[np.int64]
     ) -> Iterator[tuple[NDArray[np.int64], Decoded]]:
-        """(rows, what happened to them) for each encoding; framed Avro and JSON even where no row has them."""
-        for codes, decoder in (((_NONE, _AVRO), self._avro), ((_JSON,), self._json)):
-            rows = np.flatnonzero(np.isin(kind, codes))
-            yield rows, decoder.decode(values.take(pa.array(rows)))
+        """(rows, what happened to them) for each encoding; framed Avro even where no row has it."""
+        for codec, decoder in enumerate(self._decoders):
+            rows = np.flatnonzero(kind == codec)
+            if len(rows) or codec == _FRAMED_AVRO:
+                yield rows, decoder.decode(values.take(pa.array(rows)))
         rows = np.flatnonzero(kind == _BARE_AVRO)
         if len(rows) and headers is not None:
             yield rows, self._bare.decode(values.take(pa.array(rows)), headers.take(pa.array(rows)))
@@ -112,6 +113,26 @@ class EventDecoder:
         if len(rows):
             self._avro_json = self._avro_json or _avro_json(self._reader_schema, self._columns)
             yield rows, self._avro_json.decode(values.take(pa.array(rows)))
+
+
+class _FramedAvro:
+    about = "0x00 (Confluent-framed Avro)"
+    first_bytes = b"\0"
+
+    def decoder(self, schemas: EventSchemas) -> Decoder:
+        return AvroDecoder(schemas.reader, schemas.writer, schemas.columns)
+
+
+class _Json:
+    about = "{ (JSON)"
+    first_bytes = b"{ \t\r\n"
+
+    def decoder(self, schemas: EventSchemas) -> Decoder:
+        return JsonDecoder(schemas.reader, schemas.columns)
+
+
+AVRO: Codec = _FramedAvro()
+JSON: Codec = _Json()
 
 
 class _BareAvro:
@@ -162,7 +183,7 @@ class _Refuse:
         return Decoded(rows, RowErrors(np.arange(n), ["unresolvable"] * n, [self._error] * n))
 
 
-def _avro_json(reader_schema: Mapping[str, Any], columns: Sequence[str] | None) -> _Decoder:
+def _avro_json(reader_schema: Mapping[str, Any], columns: Sequence[str] | None) -> Decoder:
     try:
         return AvroJsonDecoder(reader_schema, columns)
     except UserError as error:
