@@ -28,13 +28,14 @@ from beam_jobs.archives.gather import GatherBlocks
 from beam_jobs.archives.held import Held, Ranges
 from beam_jobs.archives.log import ArchiveLog, Finished, new_id
 from beam_jobs.archives.owner import Owner, join
-from beam_jobs.archives.rows import SOURCE_KEY, archive_rows, other_keys
+from beam_jobs.archives.rows import SOURCE_KEY, Content, archive_rows, archive_schema, other_keys
 from beam_jobs.block import SOURCE_PREFIX, Block, millis_of, take
 from beam_jobs.expiring_ids import ExpiringIds
 from beam_jobs.io import acknowledged
 from beam_jobs.io.source import MessageIds, StreamId
-from beam_jobs.storage.files import bounded, is_local, make_folder, name_bytes, patiently, upload, writing
+from beam_jobs.storage.files import bounded, is_local, make_folder, name_bytes, patiently, root_of, upload, writing
 from beam_jobs.target import target_of
+from beam_jobs.use_case import UseCase
 
 _LOGGER = logging.getLogger(__name__)
 _OTHER_KEYS = "some records have another key than %s: the archive holds that field instead (--keep_keys keeps the keys)"
@@ -70,6 +71,21 @@ class ArchiveSettings:
     key: str | None = None
     ids: MessageIds | None = None  # None where offsets have an order and ranges of them say what was read
     owner: Owner = field(default_factory=Owner)  # of the log; somebody new, where nobody has written to the folder
+
+    @staticmethod
+    def of(use_case: UseCase, content: Content, folder: str, name: str) -> ArchiveSettings:
+        """For a pipeline of one's own: rows of a use case, by a job that takes the log over from the one before it.
+
+        Args:
+          folder: the archive's, a path or ``gs://bucket/folder``.
+          name: of the log, one for each topic that is archived there.
+
+        Raises:
+          UserError: what is named is no folder, or holds no archive's log where it should.
+        """
+        root = root_of(folder)
+        owner = Owner(by_workers=True, replaces=ArchiveLog(root, name).current_owner(), waits=False)
+        return ArchiveSettings(root, name, archive_schema(use_case, content), use_case.event_time, owner=owner)
 
     def log(self) -> ArchiveLog:
         """The log that is written to."""

@@ -209,6 +209,7 @@ def name_bytes(root: str) -> int:
     """How long the name of a file or folder below ``root`` may be; 255 on most file systems."""
     if not is_local(root):
         return _NAME_BYTES
+    root = os.path.abspath(root)  # a relative path has no parent that is there in the end
     while not os.path.exists(root):
         root = os.path.dirname(root)
     return min(_NAME_BYTES, os.pathconf(root, "PC_NAME_MAX"))

@@ -19,6 +19,7 @@ from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.transforms import KafkaOutput
 from demo.broker import Tansu
 from demo.fleet import history
+from tests.integration.archives import rows
 
 ROOT = Path(beam_jobs.__file__).resolve().parent.parent
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(), re.DOTALL)
@@ -38,7 +39,7 @@ def run(code: str, folder: Path) -> str:
 def test_the_blocks_of_the_page_run(trained_model: Path, tmp_path: Path) -> None:
     (tmp_path / "models").symlink_to(trained_model)
     shutil.copy(trained_model.parent / "history.parquet", tmp_path)
-    scoring, notebook = BLOCKS
+    scoring, archiving, notebook = BLOCKS
     with Tansu() as broker:
         for topic in ("sensor-data", "alerts", "dead-letters"):
             KafkaOutput(KafkaAddress.parse(f"kafka://{broker.bootstrap_servers}/{topic}")).create()
@@ -46,12 +47,15 @@ def test_the_blocks_of_the_page_run(trained_model: Path, tmp_path: Path) -> None
         producer = Producer({"bootstrap.servers": broker.bootstrap_servers, "batch.num.messages": 1})
         schema = schemas.load("car_sensor")
         encoder = AvroEncoder(schema, 1)
-        for rows in history(2000, seed=9, cars=50):
-            for value in encoder.encode(rows.select([field["name"] for field in schema["fields"]])).to_pylist():
+        for events in history(2000, seed=9, cars=50):
+            for value in encoder.encode(events.select([field["name"] for field in schema["fields"]])).to_pylist():
                 producer.produce("sensor-data", value)
         producer.produce("sensor-data", BAD)
         producer.flush()
         run(scoring.replace("localhost:9092", broker.bootstrap_servers), tmp_path)
+        for _ in range(2):  # the second one finds everything in the archive
+            run(archiving.replace("localhost:9092", broker.bootstrap_servers), tmp_path)
+    assert len(rows(tmp_path)) == 2000
     shown = run(notebook, tmp_path)
     assert "threshold" in shown
     assert "percentile" in shown

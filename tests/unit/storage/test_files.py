@@ -281,6 +281,13 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
         file.write(b"x" * 100_000)
 
 
+def test_how_long_names_may_be_below_a_folder_that_is_still_to_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert files.name_bytes("still/to/come") == files.name_bytes(str(tmp_path)) > 0
+
+
 def test_a_file_uri_is_decoded(tmp_path: Path) -> None:
     folder = tmp_path / "my data 100%"
     assert files.root_of(folder.as_uri()) == files.root_of(str(folder)) == str(folder)
