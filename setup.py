@@ -42,7 +42,9 @@ EXTRAS = {
         "hypothesis>=6.100,<7",
         "import-linter>=2.16,<3",  # the contracts of pyproject.toml
         "mkdocs-material>=9.8,<10",  # the documentation as a site
+        "ipykernel>=7,<8",  # with nbclient: runs docs/notebook.ipynb
         "mypy>=1.15,<3",
+        "nbclient>=0.10,<0.12",
         "pandas>=2.2,<4",  # reads the archive as its users do
         "pandas-stubs",
         "pre-commit>=4,<5",
