@@ -120,14 +120,15 @@ def _completion(argv: Sequence[str]) -> int:
 def _complete(line: str) -> None:
     """Answers the shell, and exits: the options of the command in ``line``, which ends at the cursor, or commands."""
     done = line.split()[1:] if line[-1:].isspace() else line.split()[1:-1]
+    names = [name.split() for name in (*COMMANDS, "completion")]
+    nexts = {name[len(done)] for name in names if name[: len(done)] == done and len(name) > len(done)}
     command = _named(done)
     if command is not None:
         _find_demo(command)
         parser, skipped = command.parser(), len(command.name.split())
     else:
         parser, skipped = Parser(prog="highbeam", add_help=False), len(done)
-        names = [name.split() for name in (*COMMANDS, "completion")]
-        nexts = {name[skipped] for name in names if name[:skipped] == done and len(name) > skipped}
+    if nexts:  # of "demo" too, which is a command itself
         parser.add_argument("next", choices=sorted(nexts))
     os.environ["_ARGCOMPLETE"] = str(int(os.environ["_ARGCOMPLETE"]) + skipped)  # words that the parser is not to see
     argcomplete.autocomplete(parser)

@@ -156,6 +156,9 @@ def test_the_demo_is_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     [
         ("highbeam s", {"score", "schemas"}, {"archive"}),
         ("highbeam schemas ", {"check", "docs", "publish", "registry"}, {"score"}),
+        ("highbeam demo ", {"history", "broker", "tail"}, {"score", "demo"}),
+        ("highbeam demo --c", {"--cars"}, {"history"}),
+        ("highbeam demo tail --c", {"--count"}, {"--cars", "history"}),
         ("highbeam score --al", {"--alerts"}, {"--alias", "--input"}),
         ("highbeam score --fetch ", {"auto", "client", "wire"}, {"--alerts"}),
         ("highbeam train --al", {"--alert_budget", "--alias"}, {"--alerts"}),
