@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from beam_jobs.archives.log import FencedError
 from beam_jobs.archives.rows import PROPERTY, SOURCE_FIELDS
 from beam_jobs.archives.sink import ArchiveSettings, WriteFiles
 from beam_jobs.block import RAW_SCHEMA, Block, with_source
 from beam_jobs.codec.avro.file import read_avro
+from beam_jobs.use_case import load_use_case
 
 HOUR = 3_600_000
 SCHEMA = {
@@ -58,6 +61,33 @@ def test_rows_in_any_order_are_each_written_once(tmp_path: Path) -> None:
     again.process(block([("t", 0, o) for o in range(10)], [0] * 10))
     again.finish_bundle()
     assert positions(tmp_path) == [*(("t", 0, o) for o in range(10)), ("t", 1, 1), ("u", 0, 1)]
+
+
+def test_a_pipeline_of_ones_own_takes_the_log_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a launcher that holds the lease; two runs in one process, as in a notebook."""
+    monkeypatch.chdir(tmp_path)
+
+    def begun() -> WriteFiles:
+        settings = ArchiveSettings.of(load_use_case("car_sensors"), "features", "archive", "job")
+        made = WriteFiles(replace(settings, schema=SCHEMA, event_time="at"))
+        made.setup()
+        return made
+
+    first = begun()
+    first.start_bundle()
+    first.process(block([("t", 0, 0)], [1]))
+    first.finish_bundle()
+    first.start_bundle()
+    first.process(block([("t", 0, 1)], [1]))
+    second = begun()
+    with pytest.raises(FencedError):
+        first.finish_bundle()
+    first.teardown()
+    second.start_bundle()
+    second.process(block([("t", 0, 0), ("t", 0, 1)], [1, 1]))
+    second.finish_bundle()
+    second.teardown()
+    assert positions(tmp_path / "archive") == [("t", 0, 0), ("t", 0, 1)]
 
 
 def test_a_kill_repeats_only_what_was_not_committed_meanwhile(tmp_path: Path) -> None:
