@@ -210,7 +210,7 @@ def test_a_disk_that_takes_no_more_is_one_line(topics: Topics, archive: Archive,
     topics.send("events", list(framed(events(20_000))))
     command = archive(str(tmp_path / "archive"))
     limited = ["bash", "-c", 'ulimit -f 200; exec "$@"', "bash", *command]  # no file larger than 200 KiB
-    done = subprocess.run(limited, capture_output=True, timeout=120, check=False)
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"error: {tmp_path / 'archive'}: can't be written (File too large); write smaller")

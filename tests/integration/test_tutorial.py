@@ -31,7 +31,7 @@ def test_its_commands_lead_from_a_csv_file_to_alerts(tmp_path: Path) -> None:
     try:
         for command in BLOCK.findall(PAGE.read_text(encoding="utf-8")):
             command = command.replace("localhost:9092", f"localhost:{port}").replace(
-                "demo.broker", f"demo.broker --port {port}"
+                "demo broker", f"demo broker --port {port}"
             )
             process = subprocess.Popen(
                 ["bash", "-c", f"set -e\n{command}"],
@@ -47,7 +47,7 @@ def test_its_commands_lead_from_a_csv_file_to_alerts(tmp_path: Path) -> None:
                 said.append(process.communicate(timeout=200)[0])
                 running.pop()
                 assert process.returncode == 0, f"{command}\n{said[-1]}"
-            elif "demo.broker" in command:
+            elif "demo broker" in command:
                 assert process.stdout is not None
                 assert f"kafka://127.0.0.1:{port}" in process.stdout.readline()
         scoring = running.pop()

@@ -58,7 +58,7 @@ class Job:
         self.returncode: int | None = None
         self.stdout, out = _stream(stdout, 1)
         self.stderr, err = _stream(stderr, 2)
-        self._told, status = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._told, status = _pair()
         request = [command[2:], str(Path.cwd()), dict(os.environ), start_new_session]
         socket.send_fds(_server(), [json.dumps(request).encode()], [status.fileno(), out, err])
         for fd in (status.detach(), out, err):
@@ -138,10 +138,18 @@ def _stream(wanted: int | IO[str] | None, own: int) -> tuple[IO[str] | None, int
     return None, os.dup(own if wanted is None or isinstance(wanted, int) else wanted.fileno())
 
 
+def _pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends that wait: Beam sets a default timeout in some tests, and a socket with one is not blocking."""
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in pair:
+        end.setblocking(True)
+    return pair
+
+
 @cache
 def _server() -> socket.socket:
     """The way to this process's server, started at the first job."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = _pair()
     command = [sys.executable, "-m", "tests.services.job", str(theirs.fileno())]
     server = subprocess.Popen(command, cwd=ROOT, stdin=DEVNULL, pass_fds=[theirs.fileno()])
     theirs.close()
