@@ -17,6 +17,7 @@ ROWS, TEST_ROWS = 20_000, 30_000
 SHOWN = 2_000  # test rows that get one strange reading
 TRAIN, VALIDATION = 0, 1
 STATE = np.array([6.0, -6.0, 5.0, 0.0, 4.0, -5.0])  # how far the rare normal state is from the usual one
+NOISE = 0.3 * np.sqrt(2)  # standard deviation of what is a feature's own, of t with 4 degrees
 _MIX = np.random.default_rng(1).normal(size=(3, FEATURES))  # how three hidden causes show in the features
 
 
@@ -106,11 +107,38 @@ def _sentinel(part: int) -> Change:
     return change
 
 
-def _overlapping(rows: Rows, rng: Generator) -> None:
-    """Scores of about 7.5 times the usual size, spread by a factor: no gap between them and the tail."""
-    bad = np.flatnonzero(rng.random(len(rows.x)) < 0.05)
-    wider = np.exp(rng.normal(np.log(2.7), 0.25, (len(bad), 1))) - 1
-    rows.x[bad] += wider * 0.3 * rng.standard_t(4, size=(len(bad), FEATURES))
+def _overlapping(wrong: Callable[[Generator, int], Floats]) -> Change:
+    """5 % of the rows are off by no more than the tail of normal rows reaches; [m, F] in spreads of a feature's noise."""
+
+    def change(rows: Rows, rng: Generator) -> None:
+        bad = np.flatnonzero(rng.random(len(rows.x)) < 0.05)
+        rows.x[bad] += NOISE * wrong(rng, len(bad))
+
+    return change
+
+
+def _one_reading(rng: Generator, m: int) -> Floats:
+    """About 2 to 6 of the standard deviations of the feature itself."""
+    off = np.zeros((m, FEATURES))
+    off[np.arange(m), rng.integers(0, FEATURES, m)] = rng.uniform(8, 24, m) * rng.choice([-1, 1], m)
+    return off
+
+
+def _all_readings(rng: Generator, m: int) -> Floats:
+    return np.asarray(rng.exponential(4, (m, 1)) * rng.normal(size=(m, FEATURES)))
+
+
+def _some_way(rng: Generator, m: int) -> Floats:
+    """Scores of 7.5 times the usual size, log-normal."""
+    way = rng.normal(size=(m, FEATURES))
+    length = np.exp(rng.normal(np.log(2.7), 0.25, (m, 1))) * np.sqrt(FEATURES)
+    return np.asarray(length * way / np.linalg.norm(way, axis=1, keepdims=True))
+
+
+def _more_noise(rng: Generator, m: int) -> Floats:
+    """The noise of normal rows, wider: only a heavier tail."""
+    wider = np.exp(rng.normal(np.log(2.7), 0.25, (m, 1))) - 1
+    return np.asarray(wider * rng.standard_t(4, size=(m, FEATURES)) / np.sqrt(2))
 
 
 def _state(share: float) -> Change:
@@ -172,7 +200,10 @@ CASES = (
     Case("sentinel_training", "one 65535 among the training rows", spoil=_sentinel(TRAIN)),
     Case("sentinel_validation", "one 65535 among the validation rows", spoil=_sentinel(VALIDATION)),
     Case("glitches", "0.5 % glitches in one feature", spoil=_outliers(0.005, (3,))),
-    Case("overlapping", "5 % outliers that overlap the tail", spoil=_overlapping),
+    Case("overlapping_reading", "5 % overlap the tail: one reading", spoil=_overlapping(_one_reading)),
+    Case("overlapping_row", "5 % overlap the tail: all readings", spoil=_overlapping(_all_readings)),
+    Case("overlapping_way", "5 % overlap the tail: as far off, some way", spoil=_overlapping(_some_way)),
+    Case("overlapping_noise", "5 % overlap the tail: more noise", spoil=_overlapping(_more_noise)),
     Case("state", "a normal state of 2 % of the rows, in all keys", law=_state(0.02)),
     Case("state_of_keys", "a normal state of 2 % of the keys", law=_state_of_keys),
     Case("drift", "one feature three spreads higher from half of the time on", law=_drift, odd=(1,)),

@@ -28,7 +28,7 @@ _LOWER = 0.9  # of these spacings, the smaller ones: further gaps do not count
 _LOWER_MEAN = 1 - (1 - _LOWER) * (1 - np.log(1 - _LOWER))  # their sum, as a share of that of all exponential ones
 _NARROW = 0.01  # a mean spacing below it counts as this: gaps of a few per cent of the score are none
 _BEND_ROWS = 20  # in a range whose failure rate is compared, at least
-_BEND_ERRORS = 4.5  # standard errors of a sag that is not random
+_BEND_ERRORS = 4.0  # standard errors of a sag that is not random: fewer than 1 in 2,000 clean samples
 _STRAIGHT = 0.95  # of the straight line: the usual laws keep above it
 
 

@@ -15,7 +15,7 @@ from bench.accuracy.world import CASES, Case, draw, struck
 
 LAB = {3, 4, 5, 0, 1, 2, 99}  # seeds that the recipe was chosen on
 LEAST = 3  # trainings of a case that a goal is about
-WITH_GOALS = (*SIX, "state", "state_of_keys", "overlapping", *SECTIONS["cars"])
+WITH_GOALS = (*SIX, "state", "state_of_keys", "overlapping_reading", "overlapping_row", *SECTIONS["cars"])
 KEYS = ("batch_roc_auc", "batch_found", "batch_rate", "batch_iforest", "normal_roc_auc", "normal_found", "normal_rate")
 
 
