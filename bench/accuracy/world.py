@@ -108,7 +108,7 @@ def _sentinel(part: int) -> Change:
 
 
 def _overlapping(wrong: Callable[[Generator, int], Floats]) -> Change:
-    """5 % of the rows are off by no more than the tail of normal rows reaches; [m, F] in spreads of a feature's noise."""
+    """5 % of the rows are off no further than the tail reaches; ``wrong``: [m, F], in spreads of a feature's noise."""
 
     def change(rows: Rows, rng: Generator) -> None:
         bad = np.flatnonzero(rng.random(len(rows.x)) < 0.05)
