@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-VERSION = "0.1.0"  # also beam_jobs.__version__; tests/packaging compares them
+VERSION = "0.2.0"  # also beam_jobs.__version__; tests/packaging compares them
 
 PACKAGES = ("beam_jobs", "model", "schemas", "use_cases")  # with all that is below them; demo runs in a checkout
 

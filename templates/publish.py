@@ -42,7 +42,7 @@ _FORMS = {
     "repo": (r"[a-z][a-z0-9-]{0,62}", "highbeam, an Artifact Registry repository in the region"),
     "bucket": (r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", "my-bucket, without gs://"),
     "region": (r"[a-z]+-[a-z]+[0-9]+", f"{DEFAULT_REGION}"),
-    "tag": (r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", "0.1.0"),
+    "tag": (r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", "0.2.0"),
     "job": (r"[a-z_]+", "score"),
     "name": (JOB_NAME.pattern, "highbeam-score-1"),
 }

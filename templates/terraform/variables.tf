@@ -53,7 +53,7 @@ variable "template_version" {
 
   validation {
     condition     = can(regex("^[A-Za-z0-9._-]*$", var.template_version))
-    error_message = "template_version is a tag: 0.1.0-fc89c62."
+    error_message = "template_version is a tag: 0.2.0-fc89c62."
   }
 }
 

@@ -186,7 +186,7 @@ def test_one_environment_holds_all_steps_and_the_memory_they_need(score: Submitt
 
 def test_what_is_staged(submitted: Callable[[str], Submitted]) -> None:
     staged = {job: {path.name for path in submitted(job).staged} for job in JOBS}
-    package = {"pipeline.pb", "extra_packages.txt", "highbeam-0.1.0.tar.gz"}
+    package = {"pipeline.pb", "extra_packages.txt", "highbeam-0.2.0.tar.gz"}
     by_setup_file = {"pipeline.pb", "workflow.tar.gz"}
     assert staged == {"score": package, "archive": {"pipeline.pb"}, "replay": by_setup_file, "redrive": package}
     [pool] = submitted("archive").body["environment"]["workerPools"]
