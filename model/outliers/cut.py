@@ -56,11 +56,11 @@ def find_cut(scores: NDArray[np.floating]) -> Cut:
         return Cut(np.inf, 0.0, "")
     logs = np.log(spread_ties(top))
     gone = 0
-    while (above := _gap(logs[gone:], most - gone, parted=gone > 0)) > 0:
+    while (above := widest_gap(logs[gone:], most - gone, parted=gone > 0)) > 0:
         gone += above
     score = float(np.sqrt(top[gone - 1]) * np.sqrt(top[gone])) if gone else np.inf  # half way, in logarithms
     share = float(np.mean(values > score))
-    if more := _gap(logs[gone:], rows // 4):
+    if more := widest_gap(logs[gone:], rows // 4):
         beyond = (gone + more) / rows
         return Cut(score, share, f"{beyond:.1%} of the rows lie beyond a gap, more than the {MOST:.0%} of outliers")
     return Cut(score, share, _bend(logs[gone:], rows - start - gone))
@@ -103,7 +103,7 @@ def spread_ties(top: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.sort(result)[::-1]
 
 
-def _gap(logs: NDArray[np.float64], most: int, parted: bool = False) -> int:
+def widest_gap(logs: NDArray[np.float64], most: int, parted: bool = False) -> int:
     """Rows above the widest gap that no tail makes, 0 if there is none; at most ``most``, of descending logarithms.
 
     Where a gap has ``parted`` other rows before, there is more than one kind of them: it need not be the widest of all.

@@ -4,6 +4,7 @@ Logarithms of the scores over a high one follow a generalised Pareto distributio
 1974; "peaks over threshold"), fitted by probability-weighted moments (Hosking and Wallis 1987): a closed form, steadier
 than maximum likelihood for a hundred rows. Logarithms, since scores are squares of heavy-tailed errors: then the shape
 is near 0, and it is drawn there as if PRIOR_ROWS rows had said so (a prior on it, as in Martins and Stedinger 2000).
+Where a gap parts the largest scores from the others, those above it alone are the tail: a rare state has its own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from model.outliers.cut import widest_gap
 
 TAIL_ROWS = 120  # the largest scores, to which the tail is fitted
 TAIL_SHARE = 0.1  # of all rows at most
@@ -41,6 +44,11 @@ class Tail:
         count = min(TAIL_ROWS, max(int(rows * TAIL_SHARE), LEAST_ROWS), len(top) // 2)
         if count < FEWEST_ROWS:
             return cls(rows, 0, 0.0, 0.0, 0.0)
+        above = widest_gap(np.log(top), count)
+        if (
+            above > LEAST_ROWS
+        ):  # a rare state: its scores have a tail of their own, and the gap below it is part of none
+            count = above - 1
         excesses = np.log(top[count - 1 :: -1]) - np.log(top[count])
         scale, shape = _moments(excesses[None])
         return cls(rows, count, float(top[count]), float(scale[0]), float(shape[0]))

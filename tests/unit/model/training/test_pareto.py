@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -43,3 +45,19 @@ def test_a_handful_of_scores_is_no_tail(top: np.ndarray) -> None:
 def test_scores_beyond_all_numbers_stay_numbers() -> None:
     tail = Tail.fit(np.geomspace(1e308, 1e306, 400), 400)
     assert np.isfinite(tail.score(1e-12))
+
+
+@pytest.mark.parametrize("share", [0.006, 0.012])
+def test_a_rare_state_far_above_the_others_has_a_tail_of_its_own(share: float) -> None:
+    """As a flag does that is set in few rows: a tail fitted across the gap reaches 1,000 times too far."""
+    rates = []
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        state = random.random(9000) < share
+        scores = np.exp(random.normal(0, 0.5, 9000)) * np.where(state, 400, 1)
+        top = np.sort(scores)[::-1]
+        found = Tail.fit(top, len(top))
+        assert found.start > 50
+        threshold = found.score(0.9)  # a budget of 0.0001
+        rates.append(share * math.erfc(np.log(threshold / 400) / 0.5 / math.sqrt(2)) / 2)
+    assert 0.3e-4 < np.mean(rates) < 2e-4
