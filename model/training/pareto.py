@@ -48,7 +48,7 @@ class Tail:
         if (
             above > LEAST_ROWS
         ):  # a rare state: its scores have a tail of their own, and the gap below it is part of none
-            count = above - 1
+            count = min(count, above // 2)
         excesses = np.log(top[count - 1 :: -1]) - np.log(top[count])
         scale, shape = _moments(excesses[None])
         return cls(rows, count, float(top[count]), float(scale[0]), float(shape[0]))
