@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import apache_beam as beam
+import numpy as np
+from apache_beam.utils.timestamp import Timestamp
 
 from beam_jobs import metrics
 from beam_jobs.block import Block
@@ -35,6 +38,26 @@ class WriteSettings:
     # A block is acknowledged when it has been handed over, not at the end of its bundle; on Pub/Sub always (but for
     # Dataflow's own sink). The step before, in the same fused stage, knows after its ``yield``.
     at_once: bool = False
+
+
+class Written:
+    """What a bundle writes; it counts, with how late it is, once all of it is acknowledged."""
+
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+        self._timestamps_ms: list[float] = []
+        self.rows = 0
+
+    def element(self, timestamp: Timestamp) -> None:
+        """Takes down when an element came, for the latency."""
+        self._timestamps_ms.append(timestamp.micros / 1000)
+
+    def count(self) -> None:
+        """Adds it to the job's metrics."""
+        metrics.inc(metrics.RECORDS_WRITTEN, self.rows)
+        metrics.inc(metrics.RECORDS_WRITTEN, self.rows, self._topic)
+        if self._timestamps_ms:
+            metrics.observe(metrics.LATENCY_MS, time.time() * 1000 - np.asarray(self._timestamps_ms))
 
 
 class Sink(ABC):

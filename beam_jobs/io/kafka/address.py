@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from beam_jobs.errors import UserError
+from beam_jobs.io.address import without_scheme
 
 KAFKA_DEFAULT_PORT = 9092
 
@@ -36,14 +37,8 @@ class KafkaAddress:
         Raises:
           UserError: another scheme, no server, a bad port or topic, or credentials inside the URI.
         """
-        scheme, separator, rest = uri.partition("://")
-        if not separator or scheme.lower() != "kafka":
-            raise UserError(f"address {uri!r}: expected {EXAMPLE}")
-        if "@" in rest:
-            raise UserError(
-                f"address kafka://…@{rest.rpartition('@')[2]}: credentials do not belong in an address; "
-                "put them in a properties file and pass --kafka_config"
-            )
+        credentials = "put them in a properties file and pass --kafka_config"
+        rest = without_scheme(uri, "kafka", EXAMPLE, credentials)
         servers, _, topic = rest.partition("/")
         names = [_server(uri, server.strip()) for server in servers.split(",")]
         if not _TOPIC.fullmatch(topic) or topic in (".", ".."):

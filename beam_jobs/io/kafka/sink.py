@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from itertools import repeat
 from typing import Any
@@ -13,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from beam_jobs import metrics
 from beam_jobs.block import HEADERS_TYPE, Block
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka.address import KafkaAddress
@@ -21,7 +19,7 @@ from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.control import client_errors
 from beam_jobs.io.kafka.delivery import TOO_LARGE, Waiting, delivery_error, trouble
 from beam_jobs.io.kafka.fetch import DebugLog
-from beam_jobs.io.sink import WriteSettings
+from beam_jobs.io.sink import WriteSettings, Written
 
 ROW_SCHEMA = pa.schema(
     [
@@ -80,24 +78,20 @@ class WriteBlocks(beam.DoFn):
         self._refused: list[tuple[KafkaError, dict[str, list[Any]], tuple[bytes, bytes]]] = []
         self._last_error = ""
         self._waiting = Waiting(self._address, self._trouble)
-        self._rows = 0
-        self._timestamps_ms: list[float] = []
+        self._written = Written(self._address.topic)
 
     def process(self, block: pa.RecordBatch, timestamp: Any = beam.DoFn.TimestampParam) -> None:
         if self._settings.record_latency:
-            self._timestamps_ms.append(timestamp.micros / 1000)
+            self._written.element(timestamp)
         if block.num_rows:
             self._produce(block)
-            self._rows += block.num_rows
+            self._written.rows += block.num_rows
             if self._settings.at_once:
                 self._settle()
 
     def finish_bundle(self) -> None:
         self._settle()
-        metrics.inc(metrics.RECORDS_WRITTEN, self._rows)
-        metrics.inc(metrics.RECORDS_WRITTEN, self._rows, self._address.topic)
-        if self._timestamps_ms:
-            metrics.observe(metrics.LATENCY_MS, time.time() * 1000 - np.asarray(self._timestamps_ms))
+        self._written.count()
 
     def teardown(self) -> None:
         producer, self._producer = self._producer, None
@@ -191,10 +185,10 @@ class WriteBlocks(beam.DoFn):
             )
         rows = [{**row, "headers": [{"key": k, "value": v} for k, v in row.get("headers") or ()]} for row in too_large]
         replacement = self._settings.on_too_large(pa.RecordBatch.from_pylist(rows, schema=ROW_SCHEMA))
-        self._rows -= len(too_large)
+        self._written.rows -= len(too_large)
         if replacement is None or replacement.num_rows == 0:
             return
-        self._rows += replacement.num_rows
+        self._written.rows += replacement.num_rows
         self._produce(replacement)
         self._flush()
         for row in self._take_failed():

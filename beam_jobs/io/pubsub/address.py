@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from beam_jobs.errors import UserError
+from beam_jobs.io.address import without_scheme
 
 EXAMPLE = "pubsub://my-project/name"
 PLACE = "pubsub"  # there is one service
@@ -45,14 +46,8 @@ class PubSubAddress:
         Raises:
           UserError: another scheme, a bad project or name, or credentials inside the URI.
         """
-        scheme, separator, rest = uri.partition("://")
-        if not separator or scheme.lower() != "pubsub":
-            raise UserError(f"address {uri!r}: expected {EXAMPLE}")
-        if "@" in rest:
-            raise UserError(
-                f"address pubsub://…@{rest.rpartition('@')[2]}: credentials do not belong in an address; "
-                "name their file in GOOGLE_APPLICATION_CREDENTIALS"
-            )
+        credentials = "name their file in GOOGLE_APPLICATION_CREDENTIALS"
+        rest = without_scheme(uri, "pubsub", EXAMPLE, credentials)
         project, _, name = rest.partition("/")
         if not _PROJECT.fullmatch(project):
             raise UserError(

@@ -10,17 +10,16 @@ from typing import Any
 
 import apache_beam as beam
 import grpc
-import numpy as np
 import pyarrow as pa
 from google.pubsub_v1 import types
 
-from beam_jobs import metrics, stop
+from beam_jobs import stop
 from beam_jobs.block import Block, take
 from beam_jobs.errors import UserError
 from beam_jobs.io.pubsub.address import PubSubAddress
 from beam_jobs.io.pubsub.client import Refusals, call
 from beam_jobs.io.pubsub.messages import MAX_MESSAGE_BYTES, PublishRequest, message_bytes, requests, to_messages
-from beam_jobs.io.sink import DRAIN_TIMEOUT_S, WriteSettings
+from beam_jobs.io.sink import DRAIN_TIMEOUT_S, WriteSettings, Written
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -45,20 +44,16 @@ class PublishBlocks(beam.DoFn):
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def start_bundle(self) -> None:
-        self._rows = 0
-        self._timestamps_ms: list[float] = []
+        self._written = Written(self._address.topic)
 
     def process(self, block: pa.RecordBatch, timestamp: Any = beam.DoFn.TimestampParam) -> None:
         if self._settings.record_latency:
-            self._timestamps_ms.append(timestamp.micros / 1000)
+            self._written.element(timestamp)
         if block.num_rows:
-            self._rows += self._write(block)
+            self._written.rows += self._write(block)
 
     def finish_bundle(self) -> None:
-        metrics.inc(metrics.RECORDS_WRITTEN, self._rows)
-        metrics.inc(metrics.RECORDS_WRITTEN, self._rows, self._address.topic)
-        if self._timestamps_ms:
-            metrics.observe(metrics.LATENCY_MS, time.time() * 1000 - np.asarray(self._timestamps_ms))
+        self._written.count()
 
     def _write(self, block: Block) -> int:
         """Publishes the rows, or what stands in for those that are too large; how many that were."""
