@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import logging
 import sys
 
@@ -37,8 +36,3 @@ def keep_memory() -> None:
         mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
         mallopt(_M_TOP_PAD, _KEPT_BYTES // 8)
-
-
-def keep_modules() -> None:
-    """Leaves modules and graphs out of collections: a full one that walks them stops the stream for 0.1 s."""
-    gc.freeze()
