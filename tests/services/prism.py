@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from demo.broker import cache_dir, locked
+from demo.broker import cache_dir
+from tests.services.go_build import built
 
 PRISM_VERSION = "v2.77.0"
 PRISM_MODULE = f"github.com/apache/beam/sdks/v2/go/cmd/prism@{PRISM_VERSION}"
@@ -30,19 +30,4 @@ def prism() -> Path:
     if ready:
         return ready[0]
     folder = cache_dir() / f"prism-{PRISM_VERSION}"
-    binary = folder / "prism"
-    with locked(cache_dir() / "prism.lock"):
-        if not binary.exists():
-            if shutil.which("go") is None:
-                pytest.skip("Prism is neither on PATH nor in Beam's cache, and Go to build it is not installed")
-            build = subprocess.run(
-                ["go", "install", PRISM_MODULE],
-                env={**os.environ, "GOBIN": str(folder)},
-                capture_output=True,
-                text=True,
-                timeout=900,
-                check=False,
-            )
-            if build.returncode != 0:
-                pytest.skip(f"Prism could not be built: {build.stderr.strip().splitlines()[-1:]}")
-    return binary
+    return built("Prism", folder / "prism", ["install", PRISM_MODULE], environment={"GOBIN": str(folder)})

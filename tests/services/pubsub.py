@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from demo import guard
-from demo.broker import cache_dir, locked
+from demo.broker import cache_dir
+from tests.services.go_build import built
 
 SOURCE = Path(__file__).parent / "pubsub_server"
 PROJECT = "lab-project"
@@ -22,21 +22,8 @@ def build() -> Path:
     """The server's binary, in the cache; skips the test where it can't be built."""
     binary = cache_dir() / "pubsub-server" / "server"
     newest = max(path.stat().st_mtime for path in SOURCE.iterdir())
-    with locked(cache_dir() / "pubsub-server.lock"):
-        if not binary.exists() or binary.stat().st_mtime < newest:
-            if shutil.which("go") is None:
-                pytest.skip("Go, to build Google's fake of Pub/Sub, is not installed")
-            done = subprocess.run(
-                ["go", "build", "-buildvcs=false", "-o", str(binary), "."],
-                cwd=SOURCE,
-                capture_output=True,
-                text=True,
-                timeout=900,
-                check=False,
-            )
-            if done.returncode != 0:
-                pytest.skip(f"Google's fake of Pub/Sub could not be built: {done.stderr.strip().splitlines()[-1:]}")
-    return binary
+    command = ["build", "-buildvcs=false", "-o", str(binary), "."]
+    return built("Google's fake of Pub/Sub", binary, command, newest, SOURCE)
 
 
 class Server:
