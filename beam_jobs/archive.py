@@ -19,8 +19,7 @@ from beam_jobs.steps.preprocess import Preprocess
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import run
 from beam_jobs.terminal.commands import JOBS
-from beam_jobs.terminal.report import conclude
-from beam_jobs.wiring import read_events, write_dead_letters
+from beam_jobs.wiring import closing, read_events, write_dead_letters
 
 
 def build(pipeline: beam.Pipeline, job: ArchiveJob) -> None:
@@ -42,19 +41,11 @@ def main(argv: Sequence[str]) -> int:
     with launch.begin(parsed) as workers:
         job = archive_job(parsed)
         check_processes(job, workers.count)
-        report = parsed.view_as(options.ReportOptions).report
-        source = job.source
-        done = partial(
-            conclude,
-            live=source.live,
-            path=report,
-            keeps_position=source.keeps_position,
-            archive=True,
-            input_files=source.input_files,
-        )
         wires = [partial(build, job=part) for part in shares(job, workers.count)]
         with owning(parsed, job.write) as owned:
-            return launch.run_job(parsed, wires, job.name, source.live, done, workers) if owned else 0
+            if not owned:
+                return 0
+            return launch.run_job(parsed, wires, job.name, job.source.live, closing(parsed, job), workers)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,7 @@ from beam_jobs.steps.score_records import CheckScores, to_alerts, to_scores
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import run
 from beam_jobs.terminal.commands import JOBS
-from beam_jobs.terminal.report import conclude
-from beam_jobs.wiring import read_events, write_dead_letters
+from beam_jobs.wiring import closing, read_events, write_dead_letters
 
 
 def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
@@ -56,17 +55,8 @@ def main(argv: Sequence[str]) -> int:
     parsed = options.parse(JOBS["score"].parser(), argv)
     with launch.begin(parsed) as workers:
         job = score_job(parsed)
-        report = parsed.view_as(options.ReportOptions).report
-        source = job.source
-        done = partial(
-            conclude,
-            live=source.live,
-            path=report,
-            keeps_position=source.keeps_position,
-            input_files=source.input_files,
-        )
         wires = [partial(build, job=part) for part in shares(job, workers.count)]
-        return launch.run_job(parsed, wires, job.name, source.live, done, workers)
+        return launch.run_job(parsed, wires, job.name, job.source.live, closing(parsed, job), workers)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
-"""What ``score`` and ``archive`` wire alike: events at the beginning, dead letters at the end."""
+"""What ``score`` and ``archive`` do alike: events at the beginning, dead letters and a summary at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs.dead_letters import step
 from beam_jobs.preflight.archive import ArchiveJob
 from beam_jobs.preflight.score import ScoreJob
 from beam_jobs.steps.decode import DecodeEvents
 from beam_jobs.steps.write_dead_letters import WriteDeadLetters
+from beam_jobs.terminal import options
+from beam_jobs.terminal.report import conclude
 
 
 def read_events(
@@ -35,3 +39,15 @@ def write_dead_letters(bad: Mapping[str, beam.PCollection], job: ScoreJob | Arch
         letters | f"DeadLetters{name}" >> WriteDeadLetters(
             job.dead_letters, job.schema_ids["dead_letter"], job.max_dead_letter_rate
         )
+
+
+def closing(parsed: PipelineOptions, job: ScoreJob | ArchiveJob) -> Callable[[], int]:
+    """Says what happened to the records of the job once it has ended; see ``conclude``."""
+    return partial(
+        conclude,
+        live=job.source.live,
+        path=parsed.view_as(options.ReportOptions).report,
+        keeps_position=job.source.keeps_position,
+        archive=isinstance(job, ArchiveJob),
+        input_files=job.source.input_files,
+    )
