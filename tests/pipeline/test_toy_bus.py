@@ -1,4 +1,4 @@
-"""A bus of another distribution, files of lines: jobs read from it and write to it by its scheme alone."""
+"""A bus and a codec of other distributions in whole jobs: found by the scheme, and by the first byte of a value."""
 
 from __future__ import annotations
 
@@ -124,14 +124,42 @@ class ToyBus:
 BUS: Bus = ToyBus()
 """
 
+# Values are a tilde before Confluent-framed Avro, reversed.
+CODEC = """
+import pyarrow as pa
+
+from beam_jobs.codec.avro.decoder import AvroDecoder
+
+
+class Decoder:
+    def __init__(self, schemas):
+        self.avro = AvroDecoder(schemas.reader, schemas.writer, schemas.columns)
+
+    def decode(self, values):
+        return self.avro.decode(pa.array([value[:0:-1] for value in values.to_pylist()], pa.binary()))
+
+
+class Codec:
+    about = "~ (text of Acme)"
+    first_bytes = b"~"
+
+    def decoder(self, schemas):
+        return Decoder(schemas)
+
+
+CODEC = Codec()
+"""
+
 
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for toy topics; the distribution is installed for this process and for those it starts."""
+    """A folder for toy topics; both distributions are installed for this process and for those it starts."""
     place = install(tmp_path / "toy", "acme_toy", TOY, {"highbeam.buses": {"toy": "acme_toy:BUS"}})
+    install(tmp_path / "toy", "acme_codec", CODEC, {"highbeam.codecs": {"acme": "acme_codec:CODEC"}})
     monkeypatch.syspath_prepend(place)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([place, *filter(None, [os.environ.get("PYTHONPATH")])]))
-    monkeypatch.delitem(sys.modules, "acme_toy", raising=False)
+    for name in ("acme_toy", "acme_codec"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 
 
@@ -151,7 +179,8 @@ def run(command: list[str]) -> str:
 
 @pytest.mark.timeout(240)
 def test_events_are_archived_from_a_toy_topic_and_put_back_on_another(toy: Path) -> None:
-    sent = [*framed(events(500)), b"broken"]
+    avro = framed(events(500))
+    sent = [*avro[:250], *(b"~" + value[::-1] for value in avro[250:]), b"broken"]
     pairs = [json.dumps([(b"car-%d" % (i % 7)).hex(), v.hex()]) for i, v in enumerate(sent)]
     (toy / "events").write_text("\n".join(pairs) + "\n")
     read, dead, again = (f"toy://{toy / name}" for name in ("events", "dead", "again"))
