@@ -26,7 +26,7 @@ $(VENV)/.installed: setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "Python 3.11 to 3.13 is needed: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@echo "installing into $(VENV): 3 GB, two to five minutes"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[train,demo,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[train,broker,dev]'
 	@touch $@
 
 demo: setup ## a simulated fleet, a broker: events archived, a model trained on the archive, live anomalies (Ctrl-C ends it)

@@ -28,7 +28,7 @@ from beam_jobs.codec.avro.file import write_avro
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError, one_line
 from beam_jobs.terminal.cli import run
-from beam_jobs.terminal.commands import DATA
+from beam_jobs.terminal.commands import BEGIN
 from beam_jobs.use_case import UseCase, load_use_case
 
 _MILLIS = {"type": "long", "logicalType": "timestamp-millis"}
@@ -255,7 +255,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Parses, imports, says what happened to it and what to do next."""
-    given = DATA["import-csv"].parser().parse_args(argv)
+    given = BEGIN["import-csv"].parser().parse_args(argv)
     if len(given.delimiter) != 1:
         raise UserError(f"--delimiter {given.delimiter!r}: expected one character")
     columns = Columns(given.event_time, given.key, given.label, given.delimiter, given.time_format)

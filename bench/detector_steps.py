@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from beam_jobs.sandbox.fleet import FAILURE_KINDS
 from bench.accuracy import cars, shuttle, six
-from demo.fleet import FAILURE_KINDS
 from model.kinds.autoencoder import fit, scaling
 from model.kinds.autoencoder.scaling import Scaling
 from model.outliers.cut import Cut

@@ -27,10 +27,10 @@ from confluent_kafka import Producer
 import schemas
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.io.kafka.address import KafkaAddress
+from beam_jobs.sandbox.fleet import Fleet
 from bench.processes import resident_mb
 from bench.world import CARS, SCHEMA_ID, prism_options, topic, train
 from demo.broker import ApacheKafka
-from demo.fleet import Fleet
 
 RESULTS = Path(__file__).parent / "results" / "latency.json"
 TICK_S = 0.01

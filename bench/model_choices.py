@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from beam_jobs.sandbox.fleet import Fleet, history
 from beam_jobs.use_case import load_use_case
-from demo.fleet import Fleet, history
 from model.kinds import tf
 from model.kinds.autoencoder import keras_network as autoencoder
 from model.kinds.autoencoder.keras_network import CLIP, ResidualModel

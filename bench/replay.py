@@ -32,11 +32,11 @@ from beam_jobs.archives.sink import ArchiveSettings, WriteFiles
 from beam_jobs.block import MAX_BLOCK_ROWS, raw_block, with_source
 from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.sink import PRODUCER_DEFAULTS
+from beam_jobs.sandbox.fleet import Fleet
 from beam_jobs.use_case import load_use_case
 from bench import processes
 from bench.world import CARS, SCHEMA_ID, topic
 from demo.broker import ApacheKafka
-from demo.fleet import Fleet
 
 HOUR_MS = 3_600_000
 BLOCKS_PER_BUNDLE = 4

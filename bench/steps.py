@@ -35,9 +35,9 @@ import schemas
 from beam_jobs.block import BlockCoder, raw_block
 from beam_jobs.codec import AvroDecoder, AvroEncoder
 from beam_jobs.preprocessing.windows.history import History, Window
+from beam_jobs.sandbox.fleet import Fleet
 from beam_jobs.use_case import load_use_case
 from bench.world import CARS, train
-from demo.fleet import Fleet
 from model.loaded import LoadedModel
 from model.registry import resolve
 

@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 from beam_jobs.archives.rows import PROPERTY, archive_schema
 from beam_jobs.archives.sink import hour_folder
 from beam_jobs.codec.schema import arrow_schema
+from beam_jobs.sandbox.fleet import Fleet
 from beam_jobs.use_case import load_use_case
 from bench import processes
-from demo.fleet import Fleet
 
 CARS = 2000
 HOUR_ROWS = 1_000_000

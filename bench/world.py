@@ -23,8 +23,8 @@ from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.pubsub import client as pubsub_client
 from beam_jobs.io.pubsub.address import PubSubAddress
 from beam_jobs.io.pubsub.messages import Message, PublishRequest
+from beam_jobs.sandbox.fleet import Fleet
 from demo.broker import cache_dir
-from demo.fleet import Fleet
 from demo.history import write_history
 from model.kinds.autoencoder.network import FILE_NAME as NETWORK_FILE
 from model.kinds.autoencoder.network import Network

@@ -17,10 +17,10 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 import schemas
 from beam_jobs.codec.avro.encoder import AvroEncoder
+from beam_jobs.sandbox.fleet import Fleet
 from chaos.job import ROOT
 from chaos.ledger import digest
 from demo.cluster import ApacheKafkaCluster
-from demo.fleet import Fleet
 from demo.history import write_history
 
 USE_CASE = "car_sensors"

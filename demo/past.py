@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,41 +19,27 @@ from rich.console import Console
 
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka.address import KafkaAddress
-from demo.driver import EventSender
-from demo.fleet import history
+from beam_jobs.sandbox.cars import EventSender, send_past
 
 _PATIENCE_S = 30  # for a command to end after Ctrl-C
-_SECONDS = 50  # that demo.fleet.history has a fleet drive, however many rows it is
 
 
 class StoppedError(Exception):
     """Ctrl-C came before the fleet drove off."""
 
 
-def send_past(
-    sender: EventSender, rows: int, seed: int, partitions: int, stop: threading.Event, console: Console
-) -> None:
-    """Sends what another fleet has driven just now, as fast as it goes; its failed cars are labelled by kind.
-
-    The last event of each partition comes alone: the embedded broker's end of a partition (``latest``) is behind the
-    first record of its last batch.
+def send(sender: EventSender, rows: int, seed: int, partitions: int, stop: threading.Event, console: Console) -> None:
+    """Sends what another fleet has driven just now.
 
     Raises:
       StoppedError: on Ctrl-C.
     """
-    left = rows
     with console.status("sending") as status:
-        for events in history(rows, seed, start_time=int(time.time() - _SECONDS) * 1000):
+        for sent in send_past(sender, rows, seed, partitions):
             if stop.is_set():
                 raise StoppedError
-            left -= events.num_rows
-            sender.send(events if left else events.slice(0, max(0, events.num_rows - partitions)))
-            status.update(f"sending: {sender.sent:,} events")
-        sender.flush()
-        for partition in range(min(partitions, events.num_rows)):
-            sender.send(events.slice(events.num_rows - 1 - partition, 1), partition)
-            sender.flush()
-        sender.close()
+            status.update(f"sending: {sent:,} events")
+    sender.close()
 
 
 def archive(

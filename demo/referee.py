@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from demo.fleet import Failure
+from beam_jobs.sandbox.fleet import Failure
 
 
 @dataclass(frozen=True)

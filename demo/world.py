@@ -23,11 +23,13 @@ from beam_jobs.errors import UserError
 from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.client import ensure_topic
 from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.sandbox.cars import EventProducer, EventSender
+from beam_jobs.sandbox.fleet import Fleet
+from beam_jobs.sandbox.process import Tansu
 from beam_jobs.terminal.cli import STOP_SIGNALS
 from demo import past
-from demo.broker import ApacheKafka, Tansu
-from demo.driver import AlertWatch, EventProducer, EventSender
-from demo.fleet import Fleet
+from demo.alert_watch import AlertWatch
+from demo.broker import ApacheKafka
 from demo.live import State, render
 from demo.past import StoppedError
 from demo.referee import Referee, Verdict
@@ -134,7 +136,7 @@ def _train(
     events, data, models = topics["events"], folder / "archive", folder / "models"
     _say(console, "send", f"{settings.training_rows:,} events another fleet has sent just now, to {events.topic}")
     sender = EventSender(events, registry_url, settings.bad_rate, settings.seed + 1)
-    past.send_past(sender, settings.training_rows, settings.seed + 1, _PARTITIONS, stop, console)
+    past.send(sender, settings.training_rows, settings.seed + 1, _PARTITIONS, stop, console)
     _say(console, "archive", "them as features: files by event time, nothing personal in them")
     past.archive(events, data, topics["dead_letters"], registry_url, settings.verbose, stop, console)
     _say(console, "train", "an autoencoder on the archive: what is normal, and how strange may be")

@@ -59,6 +59,12 @@ EXAMPLES = {  # a value for each option that takes one of its own; choices and s
     "alias": "challenger",
     "logdir": "runs/logs",
     "output": "kafka://localhost:9092/sensor-data",
+    "port": "19092",
+    "registry_port": "18081",
+    "topic": "cars",
+    "past": "10000",
+    "rate": "50",
+    "count": "10",
     "file": "readings.csv",
     "event_time": "time",
     "key": "room",
@@ -262,9 +268,24 @@ JOBS = {
     )
 }
 
-DATA = {
+BEGIN = {
     command.name: command
     for command in (
+        Command(
+            "broker",
+            "beam_jobs.broker",
+            "A broker, a Schema Registry and a simulated fleet's events on this machine, in memory, until Ctrl-C",
+            ("port", "rate"),
+            arguments="beam_jobs.terminal.arguments:broker",
+        ),
+        Command(
+            "watch",
+            "beam_jobs.watch",
+            "Shows the alerts, scores or dead letters on a topic, as a table or as JSON",
+            ("kafka://localhost:9092/alerts", "count"),
+            arguments="beam_jobs.terminal.arguments:watch",
+            examples={"topic": "kafka://localhost:9092/alerts", "from": "latest"},
+        ),
         Command(
             "import-csv",
             "beam_jobs.import_csv",
@@ -362,26 +383,12 @@ DEMO = {
             arguments="demo.history:arguments",
             examples={"output": "runs/history.parquet"},
         ),
-        Command(
-            "demo broker",
-            "demo.broker",
-            "The embedded broker, in memory, until Ctrl-C",
-            ("--port 9092",),
-            arguments="demo.broker:arguments",
-        ),
-        Command(
-            "demo tail",
-            "demo.tail",
-            "Prints the records of a topic as JSON",
-            ("kafka://localhost:9092/alerts", "--count 10"),
-            arguments="demo.tail:arguments",
-        ),
     )
 }
 
 GROUPS: Mapping[str, Mapping[str, Command]] = {
     "Jobs, here or on Dataflow": JOBS,
-    "Data of your own": DATA,
+    "To begin with": BEGIN,
     "Models": MODELS,
     "Schemas": SCHEMAS,
     "In a checkout": DEMO,

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from beam_jobs.errors import UserError
 from beam_jobs.terminal.cli import Parser, run
-from beam_jobs.terminal.commands import DATA, JOBS, MODELS, Command
+from beam_jobs.terminal.commands import BEGIN, JOBS, MODELS, Command
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "options.md"
-COMMANDS = (*JOBS.values(), *DATA.values(), MODELS["train"], MODELS["threshold"])
+COMMANDS = (*JOBS.values(), *BEGIN.values(), MODELS["train"], MODELS["threshold"])
 
 _INTRO = """\
 # Options

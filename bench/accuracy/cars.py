@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from beam_jobs.sandbox.fleet import FAILURE_KINDS, WHEELS, Fleet, history
 from beam_jobs.use_case import load_use_case
 from bench.accuracy.detector import try_on
 from bench.accuracy.figures import Found
-from demo.fleet import FAILURE_KINDS, WHEELS, Fleet, history
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]

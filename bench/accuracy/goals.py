@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from beam_jobs.sandbox.fleet import FAILURE_KINDS
 from bench.accuracy.cars import SHARES
 from bench.accuracy.figures import Figures, mean
-from demo.fleet import FAILURE_KINDS
 
 SIX = ("clean", "outliers_0_15", "outliers_1", "outliers_5", "sentinel_training", "sentinel_validation")
 STREAMING_BEST = 0.9646  # LODA in river 0.26's documentation of Shuttle; half-space trees reach 0.9007

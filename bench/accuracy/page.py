@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from beam_jobs.sandbox.fleet import FAILURE_KINDS
 from bench.accuracy.cars import SHARES
 from bench.accuracy.figures import Figures, mean, read
 from bench.accuracy.goals import goals
 from bench.accuracy.world import CASES
-from demo.fleet import FAILURE_KINDS
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 JSON, PAGE = DOCS / "accuracy.json", DOCS / "accuracy.md"

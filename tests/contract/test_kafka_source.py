@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from demo.broker import Tansu
+from beam_jobs.sandbox.process import Tansu
 from tests.contract.batches import BatchesContract
 from tests.contract.positions import PositionsContract
 from tests.contract.suite import KafkaContract

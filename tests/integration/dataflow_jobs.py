@@ -28,9 +28,10 @@ from beam_jobs.block import raw_block, with_source
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.dead_letters import dead_letter_block
 from beam_jobs.errors import RowErrors
+from beam_jobs.sandbox.process import Tansu
 from beam_jobs.storage import files
 from beam_jobs.use_case import load_use_case
-from demo.broker import Tansu, locked
+from demo.broker import locked
 from tests.integration.pubsub_topics import PubSubTopics
 from tests.integration.topics import events, framed
 from tests.packaging.test_install import DEPENDENCIES

@@ -19,8 +19,8 @@ import schemas
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.transforms import KafkaOutput
-from demo.broker import Tansu
-from demo.fleet import history
+from beam_jobs.sandbox.fleet import history
+from beam_jobs.sandbox.process import Tansu
 from tests.integration.archives import rows
 
 ROOT = Path(beam_jobs.__file__).resolve().parent.parent

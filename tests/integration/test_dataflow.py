@@ -18,8 +18,9 @@ import requests
 from apache_beam.io.gcp.pubsub import PubsubMessage
 from apache_beam.portability.api import beam_runner_api_pb2 as api
 
+from beam_jobs.sandbox.process import Tansu
 from beam_jobs.storage import files
-from demo.broker import Tansu, locked
+from demo.broker import locked
 from templates.jobs import TEMPLATES
 from templates.publish import spec
 from tests.integration.dataflow_jobs import (

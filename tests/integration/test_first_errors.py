@@ -13,8 +13,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 import use_cases
 from beam_jobs import score
+from beam_jobs.sandbox.process import free_port
 from beam_jobs.terminal import cli
-from demo.broker import free_port
 from model import registry
 from tests.services.kafka import SharedBroker
 

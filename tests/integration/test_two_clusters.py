@@ -13,7 +13,7 @@ from beam_jobs.errors import UserError
 from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.client import check_topic
 from beam_jobs.io.kafka.config import KafkaConfig
-from demo.broker import Tansu
+from beam_jobs.sandbox.process import Tansu
 from tests.integration.topics import Topics, events, framed, run
 from tests.services.kafka import SASL_PASSWORD, SASL_USER, SharedBroker
 

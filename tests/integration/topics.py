@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 import schemas
 from beam_jobs.codec.avro.decoder import AvroDecoder
 from beam_jobs.codec.avro.encoder import AvroEncoder
-from demo.fleet import Fleet
+from beam_jobs.sandbox.fleet import Fleet
 from tests.services.job import finished
 from tests.services.kafka import SharedBroker
 

@@ -20,8 +20,8 @@ from beam_jobs.block import MAX_BLOCK_ROWS
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.transforms import KafkaOutput
-from demo.broker import Tansu
-from demo.fleet import history
+from beam_jobs.sandbox.fleet import history
+from beam_jobs.sandbox.process import Tansu
 from demo.history import write_history
 
 CHECKOUT = Path(beam_jobs.__file__).resolve().parent.parent

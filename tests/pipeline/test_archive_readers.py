@@ -35,10 +35,10 @@ from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.codec.avro.file import write_avro
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError
+from beam_jobs.sandbox.fleet import Fleet
 from beam_jobs.steps.decode import DecodeEvents
 from beam_jobs.steps.preprocess import Preprocess
 from beam_jobs.use_case import load_use_case
-from demo.fleet import Fleet
 from model.training.data import Counts, read, source
 
 CARS = load_use_case("car_sensors")

@@ -14,10 +14,10 @@ import schemas
 from beam_jobs import dead_letters
 from beam_jobs.block import Block, raw_block
 from beam_jobs.codec.avro.encoder import AvroEncoder
+from beam_jobs.sandbox.fleet import Fleet
 from beam_jobs.steps.decode import DecodeEvents
 from beam_jobs.steps.preprocess import Preprocess
 from beam_jobs.use_case import load_use_case
-from demo.fleet import Fleet
 
 CAR_SENSOR = schemas.load("car_sensor")
 

@@ -13,8 +13,8 @@ from time import monotonic, sleep
 import pytest
 from google.cloud import storage
 
-from demo import guard
-from demo.broker import free_port
+from beam_jobs.sandbox import guard
+from beam_jobs.sandbox.process import free_port
 
 
 class GcsEmulator:

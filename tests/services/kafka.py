@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from demo.broker import ApacheKafka, Tansu, java_missing, locked
+from beam_jobs.sandbox.process import Tansu
+from demo.broker import ApacheKafka, java_missing, locked
 from demo.cluster import ApacheKafkaCluster
 
 SASL_USER, SASL_PASSWORD = "alice", "alice-secret"

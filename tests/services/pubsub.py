@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from demo import guard
+from beam_jobs.sandbox import guard
 from demo.broker import cache_dir
 from tests.services.go_build import built
 

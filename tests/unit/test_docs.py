@@ -23,6 +23,7 @@ from chaos.scenarios import SCENARIOS
 
 ROOT = Path(beam_jobs.__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "templates/README.md"])
+CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]  # which tells of commands that are gone
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 COMMAND = re.compile(r"python -m ((?:beam_jobs|model|schemas|demo|bench|chaos|templates)[\w.]*)((?:[^\n`]|\\\n)*)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
@@ -48,7 +49,7 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", CURRENT, ids=lambda page: page.name)
 def test_commands_know_their_flags(page: Path) -> None:
     for module, rest in COMMAND.findall(page.read_text()):
         module = module.rstrip(".")
@@ -61,7 +62,7 @@ def test_commands_know_their_flags(page: Path) -> None:
 
 
 def test_every_module_a_page_names_exists() -> None:
-    for page in PAGES:
+    for page in CURRENT:
         for module, _ in COMMAND.findall(page.read_text()):
             path = ROOT / module.rstrip(".").replace(".", "/")
             assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), f"{page.name}: {module}"
@@ -70,9 +71,7 @@ def test_every_module_a_page_names_exists() -> None:
 def test_files_and_folders_a_page_names_exist() -> None:
     """Paths in backticks, but for placeholders (NAME), patterns and what only a build or a run makes."""
     named = re.compile(r"`((?:beam_jobs|model|schemas|tests|docs|templates|demo|bench|chaos|use_cases)/[\w./-]*)`")
-    paths = [
-        (page.name, path) for page in PAGES if page.name != "CHANGELOG.md" for path in named.findall(page.read_text())
-    ]
+    paths = [(page.name, path) for page in CURRENT for path in named.findall(page.read_text())]
     assert len(paths) > 50
     assert [(page, path) for page, path in paths if "NAME" not in path and not (ROOT / path).exists()] == []
 
@@ -112,7 +111,7 @@ def test_commands_of_highbeam_exist() -> None:
     """``highbeam NAME``, at the beginning of a line or of a span of code, with options that NAME knows."""
     typed = re.compile(r"(?:^|`)highbeam ([a-z][a-z-]*(?: [a-z]+)?)((?:[^\n`]|\\\n)*)", re.MULTILINE)
     firsts = {name.split()[0] for name in COMMANDS} | {"completion"}
-    for page in PAGES:
+    for page in CURRENT:
         for words, rest in typed.findall(page.read_text()):
             name = words if words in COMMANDS else words.split()[0]
             assert name.split()[0] in firsts, f"{page.name}: highbeam {words}"

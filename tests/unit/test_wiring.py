@@ -19,8 +19,8 @@ from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.io.kafka.transforms import KafkaInput
 from beam_jobs.preflight.score import ScoreJob
 from beam_jobs.running.fn_api import LocalRunner
+from beam_jobs.sandbox.fleet import Fleet
 from beam_jobs.steps.write_dead_letters import WriteDeadLetters
-from demo.fleet import Fleet
 from tests.graphs import ARCHIVED, GRAPHS
 
 SCORE = cast(ScoreJob, cast(Any, GRAPHS["score, Kafka"]).keywords["job"])

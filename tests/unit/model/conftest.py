@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from beam_jobs.sandbox.fleet import history
 from demo.broker import locked
-from demo.fleet import history
 from model.registry import resolve
 from model.training.plan import Settings
 from model.training.train import Trained, train

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 
 from beam_jobs.errors import UserError
+from beam_jobs.sandbox.fleet import history
 from beam_jobs.use_case import load_use_case
-from demo.fleet import history
 from model import manifest
 from model.kinds import tf
 from model.kinds.autoencoder.network import FILE_NAME as NETWORK_FILE

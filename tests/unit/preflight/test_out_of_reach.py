@@ -15,11 +15,11 @@ from beam_jobs import archive, redrive, replay, score
 from beam_jobs.io.pubsub import client as pubsub_client
 from beam_jobs.preflight.archive import archive_job
 from beam_jobs.preflight.score import ScoreJob, score_job
+from beam_jobs.sandbox.process import Tansu
 from beam_jobs.steps.score_records import to_alerts
 from beam_jobs.storage import files
 from beam_jobs.terminal import cli, commands, options
 from beam_jobs.use_case import load_use_case
-from demo.broker import Tansu
 from model.manifest import FILE_NAME, DataSummary, Manifest
 from schemas.registry.server import RegistryServer
 from schemas.source import Registration

@@ -17,7 +17,7 @@ import schemas
 from beam_jobs import stop
 from beam_jobs.codec.schema import SchemaTooLargeError
 from beam_jobs.errors import UnreachableError, UserError
-from demo.broker import free_port
+from beam_jobs.sandbox.process import free_port
 from schemas import client as client_module
 from schemas import http
 from schemas.client import RegistrySchemas

@@ -126,7 +126,16 @@ def test_a_job_that_may_begin_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["score", "--bogus"], ["score", "--help"], ["train", "--help"], ["demo", "--cars=x"], ["models", "x"]]
+    "words",
+    [
+        ["score", "--bogus"],
+        ["score", "--help"],
+        ["train", "--help"],
+        ["demo", "--cars=x"],
+        ["models", "x"],
+        ["broker", "--port=x"],
+        ["watch"],
+    ],
 )
 def test_nothing_that_takes_long_is_imported_for_it(words: list[str]) -> None:
     """Beam alone takes longer than the 1.5 s that a usage error may take."""
@@ -156,9 +165,9 @@ def test_the_demo_is_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     [
         ("highbeam s", {"score", "schemas"}, {"archive"}),
         ("highbeam schemas ", {"check", "docs", "publish", "registry"}, {"score"}),
-        ("highbeam demo ", {"history", "broker", "tail"}, {"score", "demo"}),
+        ("highbeam demo ", {"history"}, {"score", "demo"}),
         ("highbeam demo --c", {"--cars"}, {"history"}),
-        ("highbeam demo tail --c", {"--count"}, {"--cars", "history"}),
+        ("highbeam watch --c", {"--count"}, {"--cars", "--port"}),
         ("highbeam score --al", {"--alerts"}, {"--alias", "--input"}),
         ("highbeam score --fetch ", {"auto", "client", "wire"}, {"--alerts"}),
         ("highbeam train --al", {"--alert_budget", "--alias"}, {"--alerts"}),

@@ -33,7 +33,8 @@ def test_every_example_is_taken(command: Command, action: argparse.Action) -> No
     if not action.option_strings:
         return
     shown = example(command, action)
-    parsed = vars(parser.parse_args([*shlex.split(shown), *(["MODEL"] if command.name == "threshold" else [])]))
+    others = [command.example_of(other) or "MODEL" for other in parser._actions if not other.option_strings]
+    parsed = vars(parser.parse_args([*shlex.split(shown), *others]))
     assert parsed[action.dest] not in (action.default, None)
     assert f"`{shown}`" in page()
 
@@ -41,7 +42,8 @@ def test_every_example_is_taken(command: Command, action: argparse.Action) -> No
 def test_what_a_row_says() -> None:
     lines = page().splitlines()
     sections = {line.removeprefix("## "): n for n, line in enumerate(lines) if line.startswith("## ")}
-    assert list(sections) == ["score", "archive", "replay", "redrive", "import_csv", "model.train", "model.threshold"]
+    begin = ["broker", "watch", "import_csv"]
+    assert list(sections) == ["score", "archive", "replay", "redrive", *begin, "model.train", "model.threshold"]
     score, archive = "\n".join(lines[: sections["archive"]]), "\n".join(lines[sections["archive"] : sections["replay"]])
     assert "| `--alerts URI` | text | required | `--alerts kafka://localhost:9092/alerts` | topic for alerts |" in score
     assert "--alerts" not in archive

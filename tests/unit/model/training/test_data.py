@@ -16,8 +16,8 @@ import pytest
 
 from beam_jobs.codec.avro.file import write_avro
 from beam_jobs.errors import UserError
+from beam_jobs.sandbox.fleet import FAILURE_KINDS, history
 from beam_jobs.use_case import load_use_case
-from demo.fleet import FAILURE_KINDS, history
 from model.training.data import Counts, read, source
 
 CARS = load_use_case("car_sensors")

@@ -11,8 +11,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from beam_jobs.sandbox.fleet import history
 from beam_jobs.use_case import load_use_case
-from demo.fleet import history
 from model.training.data import Counts, read, source
 
 SQL = """

@@ -13,7 +13,7 @@ import pytest
 
 PARENT = """
 import pathlib, subprocess, sys
-from demo import guard
+from beam_jobs.sandbox import guard
 def start(name):
     folder = pathlib.Path(sys.argv[1], name)
     folder.mkdir()

@@ -11,7 +11,7 @@ import pytest
 
 import schemas
 from beam_jobs.codec.schema import arrow_schema
-from demo.fleet import BUMP_RATE, FAILURE_KINDS, LAST_FAILURE, WHEELS, Fleet, history
+from beam_jobs.sandbox.fleet import BUMP_RATE, FAILURE_KINDS, LAST_FAILURE, WHEELS, Fleet, history
 
 START = 1_700_000_000_000
 
