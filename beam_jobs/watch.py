@@ -21,8 +21,8 @@ from beam_jobs.errors import UserError
 from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.client import KafkaTransport, check_topic
 from beam_jobs.io.kafka.config import KafkaConfig
-from beam_jobs.io.kafka.look import read_topic
 from beam_jobs.io.position import OffsetKind, OffsetSpec
+from beam_jobs.samples.topic import read_topic
 from beam_jobs.terminal.cli import run, say
 from beam_jobs.terminal.commands import BEGIN
 from schemas.source import SHIPPED_IDS, SchemaSource
