@@ -98,7 +98,7 @@ def test_train_from_a_bucket_into_one_and_promote(trained_model: Path, bucket: s
     root, history = f"{bucket}/models", f"{bucket}/history"
     files.upload(trained_model.parent / "history.parquet", f"{history}/history.parquet")
     command = [sys.executable, "-m", "model.train", "--use_case", "car_sensors", "--registry", root, "--epochs", "2"]
-    made = run([*command, "--data", history, "--no-baseline"])
+    made = run([*command, "--data", history, "--no-baseline", "--limit", "6000"])
     found = registry.resolve(root)
     (file,) = json.loads(files.read_bytes(f"{found.folder}/{LIST_FILE}"))
     assert file["name"] == "history.parquet"

@@ -135,9 +135,10 @@ def put_again(jobs: Jobs, address: str) -> str:
     return address
 
 
-def test_the_same_events_give_the_same_ids_and_scores(jobs: Jobs, trained_model: Path, pubsub: str) -> None:
+@pytest.mark.parametrize("n", [20_000, pytest.param(100_000, marks=pytest.mark.nightly)])
+def test_the_same_events_give_the_same_ids_and_scores(jobs: Jobs, trained_model: Path, pubsub: str, n: int) -> None:
     """From the topic, from both kinds of archive, and from either bus that the archive was put back on."""
-    jobs.topics.send("events", list(framed(late(events(100_000)))))
+    jobs.topics.send("events", list(framed(late(events(n)))))
     run(jobs.archive(jobs.uri("events"), "events", "--raw", "--max_file_age", "0.1"))
     run(jobs.archive(jobs.uri("events"), "features"))
     sources = {
@@ -157,7 +158,7 @@ def test_the_same_events_give_the_same_ids_and_scores(jobs: Jobs, trained_model:
         rows = AvroDecoder(schema, lambda _, schema=schema: schema).decode(pa.array(values, pa.binary())).rows
         columns = (rows.column(f"source_{part}").to_pylist() for part in ("topic", "partition", "offset"))
         scores[name] = dict(zip(zip(*columns, strict=True), values, strict=True))
-        assert len(values) == len(scores[name]) == 100_000
+        assert len(values) == len(scores[name]) == n
     assert alerts["topic"]
     assert alerts["topic"][0].startswith(jobs.topics.name("events"))
     for name in ("events", "features", "again", "pubsub"):
