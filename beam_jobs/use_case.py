@@ -25,6 +25,7 @@ import yaml
 
 import schemas
 import use_cases
+from beam_jobs.codec.csv.dialect import Dialect
 from beam_jobs.credentials.references import FORMS
 from beam_jobs.errors import UserError, one_line
 from beam_jobs.preprocessing import PiiPolicy, Preprocessor, compile_sql
@@ -32,12 +33,14 @@ from beam_jobs.preprocessing.fields import fields_of
 from beam_jobs.storage import files
 from model.settings import ModelSettings
 
-SETTINGS = ("name", "schema", "sql", "key", "event_time", "pii", "normal", "model")
+SETTINGS = ("name", "schema", "sql", "key", "event_time", "csv", "pii", "normal", "model")
 """Keys of use_case.yaml:
 name: what jobs and models are called; default: the folder's name.
 schema: a shipped schema (car_sensor) or an .avsc file in the folder.
 sql: SQL file in the folder; default: preprocess.sql.
 key, event_time: fields of the schema.
+csv: how CSV files are written, where it is not as usual: {delimiter: ";", decimal: ",", times: "%d.%m.%Y %H:%M"};
+  the fields of codec/csv/dialect.py.
 pii: {key: REFERENCE}, needed by pseudonymize(): env:NAME, file:PATH or secret://projects/P/secrets/S/versions/NUMBER.
 normal: conditions over the features, such as [speed = 0 AND current_draw < 1]; training learns rows that meet one,
   however rare they are.
@@ -58,6 +61,7 @@ class UseCase:
     pii: PiiPolicy = field(default_factory=PiiPolicy)
     model: ModelSettings = field(default_factory=ModelSettings)
     normal: tuple[str, ...] = ()  # conditions over the features: rows that meet one are learnt, however rare
+    csv: Dialect = field(default_factory=Dialect)  # how its CSV files are written
     source: str = "SQL"  # what errors call the SQL
 
     def preprocessor(self) -> Preprocessor:
@@ -131,6 +135,7 @@ def _load(folder: Traversable, name_or_folder: str) -> UseCase:
         pii=_pii(settings.get("pii"), where),
         model=_model(settings.get("model"), where),
         normal=_normal(settings.get("normal"), where),
+        csv=_csv(settings.get("csv"), where),
         source=f"{name_or_folder}/{sql}",
     )
 
@@ -182,6 +187,20 @@ def _schema(folder: Traversable, settings: Mapping[str, Any], where: str) -> dic
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: schema {name} is not JSON: {error}") from error
     return schema
+
+
+def _csv(section: Any, where: str) -> Dialect:
+    if section is None:
+        return Dialect()
+    names = tuple(Dialect.__dataclass_fields__)
+    given = _mapping(section, names, f"{where}: csv")
+    for name, value in given.items():
+        if not isinstance(value, str):
+            raise UserError(f"{where}: csv.{name} is {value!r}; use a text, in quotes")
+    try:
+        return Dialect(**given)
+    except UserError as error:
+        raise UserError(f"{where}: csv: {error}") from error
 
 
 def _pii(section: Any, where: str) -> PiiPolicy:

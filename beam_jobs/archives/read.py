@@ -69,15 +69,18 @@ class ArchiveInput(Source):
         return self.use_case.key if self.content == "features" or path in self.keyless else None
 
 
-def find(root: str, start_ms: int | None = None, end_ms: int | None = None) -> list[str]:
+def find(
+    root: str, start_ms: int | None = None, end_ms: int | None = None, suffixes: Sequence[str] = SUFFIXES
+) -> list[str]:
     """The data files of an archive, sorted; those whose hour can't hold a wanted row are left out.
 
     Raises:
       UserError: there are none.
     """
-    found = [path for path in list_files(f"{root}/**") if path.endswith(SUFFIXES) and _counts(path, root)]
+    found = [path for path in list_files(f"{root}/**") if path.endswith(tuple(suffixes)) and _counts(path, root)]
     if not found:
-        raise UserError(f"{root}: no .avro or .parquet file there; name the folder that beam_jobs.archive wrote to")
+        kinds = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
+        raise UserError(f"{root}: no {kinds} file there; name the folder that beam_jobs.archive wrote to")
     wanted = [path for path in found if may_hold(path, start_ms, end_ms)]
     if not wanted:
         raise UserError(f"{root}: none of its {len(found)} files is of that time")

@@ -13,7 +13,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="PATH",
-        help="Avro or Parquet, an archive or other files: a file, a folder or a glob; gs://bucket/folder",
+        help="an archive, or Avro, Parquet, CSV or JSON lines: a file, a folder or a glob; gs://bucket/folder",
     )
     add("--from", dest="start", metavar="TIME", help="event time of the first rows: 2026-11-22T07:00:00Z, or epoch ms")
     add("--until", metavar="TIME", help="event time of the first rows not wanted any more")

@@ -1,4 +1,4 @@
-"""Training data: Avro and Parquet files, an archive among them, through the same preprocessing as the stream."""
+"""Training data: an archive, or files of events that others wrote, through the same preprocessing as the stream."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -15,14 +15,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from beam_jobs.archives.event_files import READERS, read_events
 from beam_jobs.archives.read import SUFFIXES, check_content, described, find, may_hold, read_rows
 from beam_jobs.archives.rows import archive_schema
-from beam_jobs.codec.avro.file import read_avro
-from beam_jobs.codec.columns import find_columns, fit_column
-from beam_jobs.codec.schema import arrow_schema
-from beam_jobs.errors import RowErrors, UserError, one_line
+from beam_jobs.codec.decoded import Decoded
+from beam_jobs.errors import RowErrors, UserError
 from beam_jobs.io.position import OffsetKind, OffsetSpec
 from beam_jobs.preprocessing.windows.history import History, in_time_order
 from beam_jobs.storage.files import check_access, download, is_local, list_files, patiently, root_of
@@ -30,11 +28,11 @@ from beam_jobs.use_case import UseCase
 from model.manifest import sha256
 from model.training.spool import Examples
 
+ENDINGS = tuple(READERS)  # of the files' names
 LIST_FILE = "training_files.json"  # in a version's folder
 
+_KINDS = f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
 _SOUND = ("", "false", "0", "no", "none", "normal")  # what labels say, in lower case, of rows that are no failure
-_BATCH_ROWS = 32_768  # rows of a Parquet file at a time
-_PAGES_BYTES = 1 << 20  # of a Parquet column at a time, however large its row group is
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ class Counts:
 
 
 def source(pattern: str, start: str | None = None, until: str | None = None) -> Source:
-    """The Avro and Parquet files that a file, a folder or a glob names, here or on ``gs://``.
+    """The Avro, Parquet, CSV and JSON lines files that a file, a folder or a glob names, here or on ``gs://``.
 
     Args:
       pattern: of a folder, all files below it but hidden ones and an archive's log.
@@ -108,19 +106,19 @@ def source(pattern: str, start: str | None = None, until: str | None = None) -> 
     try:
         root = root_of(pattern)
         check_access(root)
-        if root.endswith(SUFFIXES) or any(sign in root for sign in "*?") or Path(root).is_file():
+        if root.endswith(ENDINGS) or any(sign in root for sign in "*?") or Path(root).is_file():
             paths = [path for path in list_files(root) if path.rpartition("/")[2][0] not in "._"]
             paths = [path for path in paths if may_hold(path, start_ms, end_ms)]
             root = re.split(r"[*?]", root, maxsplit=1)[0].rpartition("/")[0]
         else:
-            paths = find(root, start_ms, end_ms)
+            paths = find(root, start_ms, end_ms, ENDINGS)
     except UserError as error:
         raise UserError(f"--data {error}") from error
     if not paths:
-        raise UserError(f"--data {pattern}: no .avro or .parquet file there; name a file, a folder or a glob")
+        raise UserError(f"--data {pattern}: no {_KINDS} file there; name a file, a folder or a glob")
     for path in paths:
-        if not path.endswith(SUFFIXES):
-            raise UserError(f"--data {path}: neither .avro nor .parquet; write one of these formats")
+        if not path.endswith(ENDINGS):
+            raise UserError(f"--data {path}: is no {_KINDS}; write one of these formats")
     return Source(root, tuple(paths), start_ms, end_ms)
 
 
@@ -165,15 +163,18 @@ def read(
         before = counts.read
         with _here(path, scratch) as file:
             digest = sha256(file)
-            for events, archived in _rows(file, use_case):
+            for decoded, archived in _rows(file, use_case):
                 kinds.add(archived)
+                events = decoded.rows
+                counts.read += len(decoded.errors)
+                counts.refuse(decoded.errors)
                 if len(kinds) > 1:
                     raise UserError(
                         f"--data {source.root} holds features as well as events, perhaps of the same records; name a "
                         "folder of either"
                     )
                 events = _within(events, use_case.event_time, source)
-                events = events if limit is None else events.slice(0, limit - counts.read)
+                events = events if limit is None else events.slice(0, max(0, limit - counts.read))
                 counts.read += events.num_rows
                 if history is not None and not archived:
                     waiting.append(events)
@@ -195,13 +196,13 @@ def read(
         raise UserError(f"--data {source.root}: {why}: nothing left to train on")
 
 
-def _rows(file: Path, use_case: UseCase) -> Iterator[tuple[pa.RecordBatch, bool]]:
+def _rows(file: Path, use_case: UseCase) -> Iterator[tuple[Decoded, bool]]:
     """Blocks of a file's events, or of its features if ``beam_jobs.archive`` has preprocessed them already (True).
 
     Raises:
       UserError: features of another preprocessing, or a file of another use case.
     """
-    about = described(str(file))
+    about = described(str(file)) if file.suffix in SUFFIXES else None
     if about is not None:
         check_content(str(file), about, use_case)
     if about is not None and about["content"] == "features":
@@ -209,11 +210,14 @@ def _rows(file: Path, use_case: UseCase) -> Iterator[tuple[pa.RecordBatch, bool]
         columns = [*preprocessor.features, preprocessor.key, preprocessor.event_time, *label]
         schema = archive_schema(use_case, "features")
         for rows in read_rows(str(file), schema, list(dict.fromkeys(columns))):
-            yield rows, True
+            yield Decoded(rows, RowErrors.none()), True
         return
     columns = [*use_case.preprocessor().input_columns, *([use_case.label] if use_case.label else [])]
-    for rows in _read_events(file, use_case, list(dict.fromkeys(columns))):
-        yield rows, False
+    try:
+        for decoded in read_events(file, use_case, list(dict.fromkeys(columns))):
+            yield decoded, False
+    except UserError as error:
+        raise UserError(f"--data {error}") from error
 
 
 def _within(rows: pa.RecordBatch, event_time: str, source: Source) -> pa.RecordBatch:
@@ -262,23 +266,3 @@ def _kinds(label: pa.Array) -> pa.Array:
     """string [n]: the label of failures, "" for other rows."""
     text = pc.utf8_lower(pc.fill_null(label.cast(pa.string()), ""))
     return pc.if_else(pc.is_in(text, pa.array(_SOUND)), "", text)
-
-
-def _read_events(file: Path, use_case: UseCase, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    if file.suffix == ".avro":
-        yield from read_avro(file, use_case.schema, columns)
-        return
-    schema = arrow_schema(use_case.schema, columns)
-    try:
-        parquet = pq.ParquetFile(file, buffer_size=_PAGES_BYTES, pre_buffer=False, page_checksum_verification=True)
-        names = find_columns(f"--data {file}", parquet.schema_arrow.names, use_case.schema, schema)
-        for batch in parquet.iter_batches(_BATCH_ROWS, columns=list(names.values())):
-            arrays = [
-                fit_column(f"--data {file}", batch[names[f.name]], f)
-                if f.name in names
-                else pa.nulls(batch.num_rows, f.type)
-                for f in schema
-            ]
-            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"--data {file}: can't be read ({one_line(error, 200)}); write it again") from error

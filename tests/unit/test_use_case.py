@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import schemas
+from beam_jobs.codec.csv.dialect import Dialect
 from beam_jobs.errors import UserError
 from beam_jobs.use_case import load_use_case
 from model.kinds.autoencoder.settings import NetworkConfig
@@ -33,6 +34,26 @@ def test_car_sensors() -> None:
     assert not {"vin", "driver_name", "latitude", "longitude", "failure_occurred"} & set(query.input_columns)
     assert use_case.model.kind == "autoencoder"
     assert use_case.model.of_kind() == NetworkConfig(hidden=(32, 12, 32))
+
+
+def test_how_csv_files_are_written(tmp_path: Path) -> None:
+    written = {"delimiter": ";", "decimal": ",", "times": "%d.%m.%Y"}
+    assert load_use_case(str(folder(tmp_path, csv=written))).csv == Dialect(**written)
+    assert load_use_case(str(folder(tmp_path))).csv == Dialect()
+
+
+@pytest.mark.parametrize(
+    ("section", "what"),
+    [
+        ({"decimals": ","}, "csv: unknown key 'decimals'"),
+        ({"decimal": 1}, "csv.decimal is 1; use a text"),
+        ({"decimal": "x"}, "csv: decimal 'x'"),
+        (";", "csv: is ';'"),
+    ],
+)
+def test_what_is_no_way_to_write_csv(tmp_path: Path, section: Any, what: str) -> None:
+    with pytest.raises(UserError, match=what):
+        load_use_case(str(folder(tmp_path, csv=section)))
 
 
 def test_pickles() -> None:

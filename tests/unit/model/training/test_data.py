@@ -72,6 +72,27 @@ def test_avro_and_parquet_give_the_same_rows(tmp_path: Path, rows: Loaded) -> No
     assert [file.name for file in avro.counts.files] == ["a.avro"]
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_text_files_give_the_same_rows_and_count_the_wrong_ones(tmp_path: Path, rows: Loaded, ending: str) -> None:
+    file, frame = tmp_path / f"a.{ending}", table()
+    if ending == "csv":
+        frame.write_csv(file)
+        file.write_text(f"{file.read_text()}too,short\n")
+    else:
+        frame.with_columns(pl.col("event_time").dt.epoch("ms")).write_ndjson(file)
+        file.write_text(f"{file.read_text()}{{no json\n")
+    text = load(str(file))
+    np.testing.assert_array_equal(text.x, rows.x)
+    np.testing.assert_array_equal(text.times, rows.times)
+    assert text.keys.equals(rows.keys)
+    assert text.kinds.equals(rows.kinds)
+    assert text.counts.read == 1001
+    [loss] = text.counts.losses()
+    assert "1 refused: " in loss
+    assert ("row 1,001: has 2 cells" if ending == "csv" else "line 1,001: ") in loss
+    assert load(str(file), limit=1000).counts.read == 1000
+
+
 def test_labels_become_kinds(rows: Loaded) -> None:
     labels = table()["failure_occurred"].to_list()
     assert rows.kinds.to_pylist() == ["" if label == "false" else label for label in labels]
@@ -110,15 +131,15 @@ def test_a_column_may_go_by_an_alias(tmp_path: Path, rows: Loaded) -> None:
 
 
 def test_files_that_will_not_do(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no \.avro or \.parquet file there"):
+    with pytest.raises(UserError, match=r"no \.avro, \.parquet, .* or \.ndjson file there"):
         source(str(tmp_path))
-    with pytest.raises(UserError, match=r"no \.avro or \.parquet file there"):
+    with pytest.raises(UserError, match=r"no \.avro, \.parquet, .* or \.ndjson file there"):
         source(str(tmp_path / "*.parquet"))
     with pytest.raises(UserError, match=r"--data 's3://bucket/data': expected gs://"):
         source("s3://bucket/data")
-    (tmp_path / "a.csv").write_text("")
-    with pytest.raises(UserError, match=r"neither \.avro nor \.parquet"):
-        source(str(tmp_path / "a.csv"))
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(UserError, match=r"is no \.avro, \.parquet, \.csv, \.tsv, \.jsonl or \.ndjson; write"):
+        source(str(tmp_path / "a.txt"))
     (tmp_path / "broken.parquet").write_text("PAR1")
     with pytest.raises(UserError, match=r"broken\.parquet: can't be read"):
         load(str(tmp_path / "broken.parquet"))
