@@ -68,7 +68,7 @@ DecodeReason = Literal[
     "wrong_type",
 ]
 PreprocessReason = Literal["out_of_range", "not_finite", "null_feature", "null_key", "null_event_time"]
-ScoreReason = Literal["score_not_finite", "key_too_large"]
+ScoreReason = Literal["score_not_finite", "key_too_large", "attributes_too_large"]
 AnyReason = Literal["unexpected_error"]
 Reason = DecodeReason | PreprocessReason | ScoreReason | AnyReason
 """Why a record is a dead letter: stable names for machines, all there are."""

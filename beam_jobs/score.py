@@ -32,9 +32,11 @@ def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
         blocks, bad["Preprocess"] = step("Preprocess", Preprocess(preprocessor, job.name), blocks)
     infer = RunInference(BlockModelHandler(job.model, preprocessor.features)).with_output_types(Block)
     inferred = blocks | "RunInference" >> infer
-    scored, bad["CheckScores"] = step("CheckScores", CheckScores(job.name, use_case.key), inferred)
+    scored, bad["CheckScores"] = step(
+        "CheckScores", CheckScores(job.name, use_case.key, preprocessor.attributes), inferred
+    )
 
-    alerts = to_alerts(use_case, preprocessor, job.schema_ids["alert"])
+    alerts = to_alerts(use_case, preprocessor, job.schema_ids.get("alert"))
     (
         scored
         | "Alerts" >> beam.ParDo(alerts).with_output_types(Block)

@@ -125,7 +125,8 @@ def as_row(record: Record) -> str:
     if record.kind == "other":
         return as_json(record)
     last = f"{fields['threshold']:.4g}" if record.kind == "score" else made_by(fields)
-    return f"{_time(fields['event_time'])}  {fields['key']:20}  {fields['score']:9.4g}  {last}"
+    carried = [f"  {name}={value}" for name, value in (fields.get("attributes") or {}).items() if value is not None]
+    return f"{_time(fields['event_time'])}  {fields['key']:20}  {fields['score']:9.4g}  {last}{''.join(carried)}"
 
 
 def made_by(alert: Mapping[str, Any]) -> str:

@@ -47,7 +47,7 @@ class ScoreJob:
     scores: Sink | None
     dead_letters: Sink
     max_dead_letter_rate: float
-    schema_ids: dict[str, SchemaId]  # of the outputs, by the schema's file name
+    schema_ids: dict[str, SchemaId]  # of the outputs in Avro, by the schema's file name
 
 
 def score_job(parsed: PipelineOptions) -> ScoreJob:
@@ -95,5 +95,9 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
         scores=outputs.get("score"),
         dead_letters=outputs["dead_letter"],
         max_dead_letter_rate=bad.max_dead_letter_rate,
-        schema_ids={n: output_id(preflight, writers, to.address, schemas.load(n)) for n, to in outputs.items()},
+        schema_ids={
+            n: output_id(preflight, writers, to.address, schemas.load(n))
+            for n, to in outputs.items()
+            if (n, wanted.alerts_format) != ("alert", "json")
+        },
     )

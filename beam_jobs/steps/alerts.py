@@ -21,8 +21,10 @@ from beam_jobs.steps import infer as h
 
 Floats = NDArray[np.float32]
 
-# Of an event. Its scores and alerts hold it twice, and Kafka's topics take a megabyte where nothing else is set.
+# Of an event. Its scores and alerts hold the key twice and the attributes once, JSON makes up to six bytes of one, and
+# Kafka's topics take a megabyte where nothing else is set.
 MAX_KEY_BYTES = 100_000
+MAX_TEXT_BYTES = 100_000  # key and attributes together
 MAX_FEATURES = 5  # an alert names the features that made it, at most this many, largest share first
 
 _TINY = np.finfo(np.float32).tiny
@@ -30,20 +32,41 @@ _SOURCE = tuple(SOURCE_PREFIX + name for name in ("topic", "partition", "offset"
 _SCORED = (h.SCORE, h.THRESHOLD, h.PERCENTILE, h.MODEL, h.VERSION, h.EXPECTED, h.FEATURE_ERROR)
 
 
-def unwritable(scored: Block, key: str) -> RowErrors:
-    """Rows whose score is not a finite number, or whose key (column ``key``) is more than any topic is sure to take."""
+def unwritable(scored: Block, key: str, attributes: Sequence[str] = ()) -> RowErrors:
+    """Rows whose score is not a finite number, or whose texts are more than any topic is sure to take.
+
+    Args:
+      key, attributes: the columns of the events' key and of their attributes.
+    """
     score = scored.column(h.SCORE).to_numpy(zero_copy_only=False)
-    sizes = pc.binary_length(scored.column(key).cast(pa.string())).to_numpy(zero_copy_only=False)
-    found: dict[int, tuple[Reason, str]] = {
-        row: ("key_too_large", f"{key} has {sizes[row]:,} bytes, expected {MAX_KEY_BYTES:,} at most")
-        for row in np.flatnonzero(sizes > MAX_KEY_BYTES).tolist()
-    } | {
-        row: ("score_not_finite", f"the model's score is {score[row]}, expected a finite number")
-        for row in np.flatnonzero(~np.isfinite(score)).tolist()
-    }
+    sizes = _bytes(scored, key)
+    together = sum((_bytes(scored, name) for name in attributes), sizes)
+    found: dict[int, tuple[Reason, str]] = (
+        {
+            row: (
+                "attributes_too_large",
+                f"{', '.join((key, *attributes))} have {together[row]:,} bytes, expected {MAX_TEXT_BYTES:,} at most",
+            )
+            for row in (np.flatnonzero(together > MAX_TEXT_BYTES).tolist() if attributes else ())
+        }
+        | {
+            row: ("key_too_large", f"{key} has {sizes[row]:,} bytes, expected {MAX_KEY_BYTES:,} at most")
+            for row in np.flatnonzero(sizes > MAX_KEY_BYTES).tolist()
+        }
+        | {
+            row: ("score_not_finite", f"the model's score is {score[row]}, expected a finite number")
+            for row in np.flatnonzero(~np.isfinite(score)).tolist()
+        }
+    )
     rows = sorted(found)
     reasons, errors = tuple(found[row][0] for row in rows), tuple(found[row][1] for row in rows)
     return RowErrors(np.array(rows, np.int64), reasons, errors)
+
+
+def _bytes(scored: Block, column: str) -> NDArray[np.int64]:
+    """Of each text of a column, [n]; a null has none."""
+    sizes = pc.binary_length(scored.column(column).cast(pa.string()))
+    return np.asarray((sizes.fill_null(0) if sizes.null_count else sizes).to_numpy(zero_copy_only=False), np.int64)
 
 
 def is_anomaly(scored: Block) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -52,23 +75,46 @@ def is_anomaly(scored: Block) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     return score > scored.column(h.THRESHOLD).to_numpy(zero_copy_only=False)
 
 
-def score_rows(scored: Block, key: str, event_time: str) -> Block:
+def score_rows(scored: Block, key: str, event_time: str, attributes: Sequence[str] = ()) -> Block:
     """Every row of a scored block as ``score.avsc``."""
-    return _rows("score", scored, origin(scored), key, event_time, {"is_anomaly": pa.array(is_anomaly(scored))})
+    own = {"is_anomaly": pa.array(is_anomaly(scored)), "attributes": _attributes(scored, attributes)}
+    return _rows("score", scored, origin(scored), key, event_time, own)
 
 
 def alert_rows(
-    scored: Block, key: str, event_time: str, features: Sequence[str], units: Mapping[str, str | None]
+    scored: Block,
+    key: str,
+    event_time: str,
+    features: Sequence[str],
+    units: Mapping[str, str | None],
+    attributes: Sequence[str] = (),
 ) -> Block:
     """The anomalies of a scored block as ``alert.avsc``; possibly no row.
 
     The id is "topic-partition-offset" of the event's origin: the same on every replay, whatever model made the alert.
     """
     rows = np.flatnonzero(is_anomaly(scored))
-    needed = [key, event_time, *features, *_SOURCE, *_SCORED]
+    needed = [key, event_time, *features, *attributes, *_SOURCE, *_SCORED]
     anomalies = take(scored.select(list(dict.fromkeys(needed))), rows)
-    made_by, source = _features(anomalies, features, units), origin(anomalies)
-    return _rows("alert", anomalies, source, key, event_time, {"id": source.ids(), "features": made_by})
+    source = origin(anomalies)
+    own = {
+        "id": source.ids(),
+        "features": _features(anomalies, features, units),
+        "attributes": _attributes(anomalies, attributes),
+    }
+    return _rows("alert", anomalies, source, key, event_time, own)
+
+
+def _attributes(scored: Block, names: Sequence[str]) -> pa.Array:
+    """For each row the text columns ``names`` by their names, map<string, string> [n]; null where there are none."""
+    n, width = scored.num_rows, len(names)
+    if not names:
+        return pa.nulls(n, pa.map_(pa.string(), pa.string()))
+    columns = pa.concat_arrays([scored.column(name).cast(pa.string()) for name in names])
+    by_row = np.arange(n * width).reshape(width, n).T.reshape(-1)
+    keys = pa.array(names, pa.string()).take(pa.array(np.tile(np.arange(width), n)))
+    offsets = pa.array(np.arange(n + 1, dtype=np.int32) * width)
+    return pa.MapArray.from_arrays(offsets, keys, columns.take(pa.array(by_row)))
 
 
 def _features(anomalies: Block, features: Sequence[str], units: Mapping[str, str | None]) -> pa.Array:

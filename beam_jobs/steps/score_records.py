@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ import schemas
 from beam_jobs import dead_letters, metrics
 from beam_jobs.block import Block, source_of, take
 from beam_jobs.codec.avro.encoder import AvroEncoder
+from beam_jobs.codec.json.decoder import JsonEncoder
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from beam_jobs.steps import alerts
 from beam_jobs.use_case import UseCase
@@ -24,14 +25,16 @@ class CheckScores(beam.DoFn):
 
     Args:
       key: column of the events' key.
+      attributes: text columns that scores and alerts carry along.
     """
 
-    def __init__(self, job: str, key: str) -> None:
+    def __init__(self, job: str, key: str, attributes: Sequence[str] = ()) -> None:
         self._job = job
         self._key = key
+        self._attributes = tuple(attributes)
 
     def process(self, scored: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
-        bad = alerts.unwritable(scored, self._key)
+        bad = alerts.unwritable(scored, self._key, self._attributes)
         if len(bad):
             yield dead_letters.refused(source_of(scored), bad, "score", self._job)
             scored = take(scored, bad.good_rows(scored.num_rows))
@@ -44,13 +47,16 @@ class ToRecords(beam.DoFn):
     """Scored blocks to records (key, value), as ``rows`` makes and ``schema`` encodes them.
 
     A block without rows is passed on: the sink measures the latency of every block, alerts or none.
+
+    Args:
+      schema_id: in front of each Avro value; None: the values are JSON.
     """
 
     def __init__(
         self,
         rows: Callable[[Block], Block],
         schema: dict[str, Any],
-        schema_id: SchemaId,
+        schema_id: SchemaId | None,
         count_as: metrics.Metric | None = None,
     ) -> None:
         self._rows = rows
@@ -59,7 +65,8 @@ class ToRecords(beam.DoFn):
         self._count_as = count_as
 
     def setup(self) -> None:
-        self._encoder = AvroEncoder(self._schema, id_of(self._schema_id))
+        id_ = self._schema_id
+        self._encoder = JsonEncoder(self._schema) if id_ is None else AvroEncoder(self._schema, id_of(id_))
         alerts.warm_up()
 
     def process(self, scored: Block) -> Iterator[Block]:
@@ -70,19 +77,21 @@ class ToRecords(beam.DoFn):
         yield pa.RecordBatch.from_arrays([key, self._encoder.encode(rows)], names=["key", "value"])
 
 
-def to_alerts(use_case: UseCase, preprocessor: Preprocessor, schema_id: SchemaId) -> ToRecords:
-    """The anomalies of scored blocks as records of ``alert.avsc``."""
+def to_alerts(use_case: UseCase, preprocessor: Preprocessor, schema_id: SchemaId | None) -> ToRecords:
+    """The anomalies of scored blocks as records of ``alert.avsc``; without an id as JSON."""
     rows = partial(
         alerts.alert_rows,
         key=use_case.key,
         event_time=use_case.event_time,
         features=preprocessor.features,
         units=preprocessor.units,
+        attributes=preprocessor.attributes,
     )
     return ToRecords(rows, schemas.load("alert"), schema_id, metrics.ALERTS)
 
 
 def to_scores(use_case: UseCase, schema_id: SchemaId) -> ToRecords:
     """Every row of scored blocks as records of ``score.avsc``."""
-    rows = partial(alerts.score_rows, key=use_case.key, event_time=use_case.event_time)
+    attributes = use_case.preprocessor().attributes
+    rows = partial(alerts.score_rows, key=use_case.key, event_time=use_case.event_time, attributes=attributes)
     return ToRecords(rows, schemas.load("score"), schema_id)

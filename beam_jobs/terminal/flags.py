@@ -186,6 +186,13 @@ class Score:
         )
         parser.add_argument("--alerts", metavar="URI", help="topic for alerts")
         parser.add_argument("--scores", metavar="URI", help="topic for every score (optional)")
+        parser.add_argument(
+            "--alerts_format",
+            choices=["avro", "json"],
+            default="avro",
+            help="of alerts: avro, with the id of alert.avsc in front, or json, an object with its fields for webhooks "
+            "and people: times in epoch milliseconds, null for what is not a number (default avro)",
+        )
 
 
 class Archive:

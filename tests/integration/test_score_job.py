@@ -233,6 +233,7 @@ PUMP = {
         {"name": "flow", "type": "double", "unit": "l/s", "min": 0, "max": 100},
         {"name": "power", "type": ["null", "double"], "default": None, "unit": "kW", "min": 0, "max": 50},
         {"name": "operator", "type": "string", "pii": "direct"},
+        {"name": "site", "type": ["null", "string"], "default": None},
     ],
 }
 
@@ -241,7 +242,9 @@ def test_another_use_case_needs_no_python(topics: Topics, tmp_path: Path) -> Non
     folder = tmp_path / "pumps"
     folder.mkdir()
     (folder / "pump.avsc").write_text(json.dumps(PUMP))
-    (folder / "preprocess.sql").write_text("SELECT pump, at, flow, power, power / (flow + 1) AS ratio FROM events")
+    (folder / "preprocess.sql").write_text(
+        "SELECT pump, at, site, flow, power, power / (flow + 1) AS ratio FROM events"
+    )
     (folder / "use_case.yaml").write_text(
         "schema: pump.avsc\nkey: pump\nevent_time: at\nmodel: {epochs: 4, alert_budget: 0.001}\n"
     )
@@ -254,6 +257,7 @@ def test_another_use_case_needs_no_python(topics: Topics, tmp_path: Path) -> Non
             "flow": flow,
             "power": 2 + 0.4 * flow + rng.normal(0, 0.3, n).clip(-1, 1),
             "operator": pa.array(["somebody"] * n),
+            "site": pa.array([("Köln", "Bonn", None)[i % 3] for i in range(n)]),
         }
     )
     write_avro(str(tmp_path / "history.avro"), PUMP, [sound])
@@ -266,8 +270,13 @@ def test_another_use_case_needs_no_python(topics: Topics, tmp_path: Path) -> Non
     topics.send("events", list(values.to_pylist()))
     command = [sys.executable, "-m", "beam_jobs.score", "--use_case", str(folder), "--model", str(tmp_path / "models")]
     command += ["--input", topics.uri("events"), "--until", "latest", "--report", str(tmp_path / "report.json")]
-    run([*command, "--alerts", topics.uri("alerts"), "--dead_letters", topics.uri("dead")])
+    command += ["--alerts", topics.uri("alerts"), "--alerts_format", "json", "--scores", topics.uri("scores")]
+    run([*command, "--dead_letters", topics.uri("dead")])
     assert report(tmp_path)["scored"] == 1010
-    alerts = topics.read("alerts", "alert")
+    alerts = [json.loads(record["value"]) for record in topics.read("alerts")]
     assert {a["key"] for a in alerts} >= {f"pump-{i}" for i in range(10)}
     assert all(f["name"] in ("flow", "power", "ratio") for a in alerts for f in a["features"])
+    sites = ("Köln", "Bonn", None)
+    assert {a["attributes"]["site"] for a in alerts if a["key"] in ("pump-0", "pump-1", "pump-2")} == set(sites)
+    for score in topics.read("scores", "score")[:1000]:
+        assert dict(score["attributes"]) == {"site": sites[(score["event_time"].microsecond // 1000) % 3]}

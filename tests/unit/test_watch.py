@@ -13,7 +13,7 @@ import pytest
 import schemas
 from beam_jobs.errors import UserError
 from beam_jobs.sandbox.process import free_port
-from beam_jobs.watch import as_json, as_record, as_row, main, show
+from beam_jobs.watch import Record, as_json, as_record, as_row, main, show
 from schemas.source import SHIPPED_IDS
 from schemas.writers import for_registry
 
@@ -75,6 +75,12 @@ def test_a_record_is_a_line_of_json() -> None:
 def test_what_json_has_no_number_for_is_null() -> None:
     [first, second] = json.loads(as_json(as_record(framed("alert"), None)), parse_constant=pytest.fail)["features"]
     assert (first["expected"], second["expected"]) == (None, 2.0)
+
+
+def test_a_row_ends_in_the_attributes_of_the_event() -> None:
+    record = Record("alert", {**ALERT, "attributes": {"plant": "Köln", "route": None}})
+    assert as_row(record) == f"{ROWS['alert']}  plant=Köln"
+    assert json.loads(as_json(record))["attributes"] == {"plant": "Köln", "route": None}
 
 
 @pytest.mark.parametrize("name", OURS)

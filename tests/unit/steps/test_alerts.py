@@ -1,14 +1,18 @@
+import json
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import schemas
 from beam_jobs.block import Block, raw_block, with_source
 from beam_jobs.codec.avro.decoder import AvroDecoder
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.steps import alerts
+from beam_jobs.steps.score_records import ToRecords
 
 FEATURES = ("speed", "temp", "ratio")
 UNITS = {"speed": "m/s", "temp": "°C", "ratio": None}
@@ -84,6 +88,61 @@ def decoded(name: str, rows: Block) -> list[dict[str, Any]]:
     return AvroDecoder(schema, lambda _: schema).decode(AvroEncoder(schema, 1).encode(rows)).rows.to_pylist()
 
 
+ATTRIBUTES = {"plant": ["Köln", None, ""], "route": ["A 4", "B 51", None]}
+
+
+def with_attributes(scores: list[float]) -> Block:
+    block = scored(scores)
+    for name, values in ATTRIBUTES.items():
+        block = block.append_column(name, pa.array(values[: len(scores)], pa.string()))
+    return block
+
+
+def test_attributes_reach_scores_and_alerts() -> None:
+    block, names = with_attributes([9.0, 1.0, 8.0]), tuple(ATTRIBUTES)
+    scores = alerts.score_rows(block, "car_id", "event_time", names)
+    made = alerts.alert_rows(block, "car_id", "event_time", FEATURES, UNITS, names)
+    each = [list({"plant": p, "route": r}.items()) for p, r in zip(*ATTRIBUTES.values(), strict=True)]
+    for name, rows, wanted in (("score", scores, each), ("alert", made, [each[0], each[2]])):
+        assert [row["attributes"] for row in decoded(name, rows)] == wanted
+        assert decoded(name, rows) == rows.to_pylist()
+
+
+def test_without_attributes_there_are_none() -> None:
+    rows = alerts.score_rows(scored([9.0, 1.0]), "car_id", "event_time")
+    assert [row["attributes"] for row in decoded("score", rows)] == [None, None]
+    assert make(scored([9.0])).to_pylist()[0]["attributes"] is None
+
+
+@given(
+    st.lists(st.lists(st.one_of(st.none(), st.text(max_size=5)), min_size=3, max_size=3), min_size=0, max_size=6),
+    st.integers(0, 3),
+)
+def test_each_row_has_its_own_attributes(rows: list[list[str | None]], first: int) -> None:
+    names = ("a", "b", "c")
+    columns = {name: pa.array([row[i] for row in rows], pa.string()) for i, name in enumerate(names)}
+    block = pa.record_batch({"score": pa.array(np.zeros(len(rows), np.float32)), **columns}).slice(first)
+    made = alerts._attributes(block, names).to_pylist()
+    assert made == [list(zip(names, row, strict=True)) for row in rows[first:]]
+
+
+def test_an_alert_as_json_is_what_its_avro_says_with_null_for_what_is_not_a_number() -> None:
+    block = rewritten(with_attributes([9.0, 8.0]), expected=pa.array([[10.0, np.nan, np.inf]] * 2))
+    block = rewritten(block, expected=block.column("expected").cast(pa.list_(pa.float32())))
+    rows = alerts.alert_rows(block, "car_id", "event_time", FEATURES, UNITS, tuple(ATTRIBUTES))
+    step = ToRecords(lambda block: rows, schemas.load("alert"), None)
+    step.setup()
+    (records,) = step.process(block)
+    texts = [value.decode() for value in records.column("value").to_pylist()]
+    shown = [json.loads(text, parse_constant=pytest.fail) for text in texts]
+    fields = [field["name"] for field in schemas.load("alert")["fields"]]
+    assert [list(alert) for alert in shown] == [fields, fields]
+    assert [f["expected"] for f in shown[0]["features"]] == [None, None, 10.0]
+    assert shown[1]["attributes"] == {"plant": None, "route": "B 51"}
+    assert (shown[1]["event_time"], shown[1]["key"], shown[1]["score"]) == (1, "car-1", 8.0)
+    assert records.column("key").to_pylist() == [b"car-0", b"car-1"]
+
+
 def test_no_anomaly_is_no_row() -> None:
     assert make(scored([1.0])).num_rows == 0
 
@@ -114,6 +173,29 @@ def test_scores_that_are_no_numbers_and_keys_that_no_topic_takes_are_errors() ->
         assert bad.reasons == ("score_not_finite", "score_not_finite", "key_too_large", "score_not_finite")
         assert "nan" in bad.errors[0]
         assert bad.errors[2] == "car_id has 100,001 bytes, expected 100,000 at most"
+
+
+def test_texts_that_together_no_topic_takes_are_errors() -> None:
+    block, most = scored([1.0, 2.0, 3.0, float("nan")]), alerts.MAX_TEXT_BYTES
+    texts = ["a" * (most - 5), "b" * (most - 4), None, "c" * most]
+    block = block.append_column("note", pa.array(texts))
+    bad = alerts.unwritable(block, "car_id", ("note",))
+    assert bad.rows.tolist() == [1, 3]
+    assert bad.reasons == ("attributes_too_large", "score_not_finite")
+    assert bad.errors[0] == "car_id, note have 100,001 bytes, expected 100,000 at most"
+    assert not len(alerts.unwritable(block.slice(0, 3), "car_id"))
+
+
+@pytest.mark.parametrize("schema_id", [1, None])
+def test_the_largest_attributes_fit_a_topic_as_avro_and_as_json(schema_id: int | None) -> None:
+    """JSON makes six bytes of a control character."""
+    half = alerts.MAX_TEXT_BYTES // 2
+    block = rewritten(scored([9.0]), car_id=pa.array(["\1" * half])).append_column("note", pa.array(["\1" * half]))
+    rows = alerts.alert_rows(block, "car_id", "event_time", FEATURES, UNITS, ("note",))
+    step = ToRecords(lambda block: rows, schemas.load("alert"), schema_id)
+    step.setup()
+    (records,) = step.process(block)
+    assert len(records.column("value")[0].as_py()) + half < 1_000_000
 
 
 @pytest.mark.parametrize("name", ["alert", "score"])

@@ -29,6 +29,8 @@ def read(schema: dict[str, Any], values: pa.BinaryArray) -> list[Any]:
 
 def sample(field: pa.Field) -> Any:
     kind = field.type
+    if pa.types.is_map(kind):
+        return [("one", sample(kind.item_field)), ("none", None)]
     if pa.types.is_list(kind):
         return [sample(kind.value_field), sample(kind.value_field)]
     if pa.types.is_struct(kind):
