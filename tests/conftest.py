@@ -12,6 +12,7 @@ from tests.services.google import no_credentials, secret_server, tokens
 from tests.services.kafka import apache_kafka, embedded, kafka_cluster, own_apache_kafka
 from tests.services.prism import prism_binary
 from tests.services.pubsub import pubsub, pubsub_server
+from tests.services.trained_model import trained_model
 
 __all__ = [
     "apache_kafka",
@@ -27,6 +28,7 @@ __all__ = [
     "pubsub_server",
     "secret_server",
     "tokens",
+    "trained_model",
 ]
 
 # Tests share two cores with brokers and runners: how long an example takes says nothing.

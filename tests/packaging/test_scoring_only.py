@@ -22,7 +22,6 @@ from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.transforms import KafkaOutput
 from beam_jobs.sandbox.fleet import history
 from beam_jobs.sandbox.process import Tansu
-from demo.history import write_history
 
 CHECKOUT = Path(beam_jobs.__file__).resolve().parent.parent
 MOST_MB = 900
@@ -53,16 +52,6 @@ def test_the_file_asks_for_what_setup_py_does_without_networks() -> None:
     assert {r.name for r in declared("NETWORKS")} & set(listed) == set()
 
 
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scoring")
-    write_history(folder / "history.parquet", 6000, seed=8)
-    command = [sys.executable, "-m", "model.train", "--use_case=car_sensors", "--epochs=3", "--no-baseline"]
-    command += ["--data", str(folder / "history.parquet"), "--registry", str(folder / "models")]
-    subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True, timeout=200)
-    return folder / "models"
-
-
 def score(python: str | Path, code: str, registry: Path, broker: Tansu, folder: Path, cwd: Path) -> dict[str, int]:
     """Scores 5,000 events with ``python -c code``; what the report says."""
     name = f"events-{os.urandom(4).hex()}"
@@ -86,16 +75,16 @@ def score(python: str | Path, code: str, registry: Path, broker: Tansu, folder: 
     return found
 
 
-def test_a_job_scores_where_nothing_of_it_can_be_imported(registry: Path, tmp_path: Path) -> None:
+def test_a_job_scores_where_nothing_of_it_can_be_imported(trained_model: Path, tmp_path: Path) -> None:
     with Tansu() as broker:
-        report = score(sys.executable, WITHOUT, registry, broker, tmp_path, CHECKOUT)
+        report = score(sys.executable, WITHOUT, trained_model, broker, tmp_path, CHECKOUT)
     assert report["read"] == 5000
     assert report["scored"] + report["filtered"] + report["dead_letters"] == 5000
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(1200)
-def test_an_installation_without_it_scores_and_is_small(registry: Path, tmp_path: Path) -> None:
+def test_an_installation_without_it_scores_and_is_small(trained_model: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     install = [str(python), "-m", "pip", "install", "--quiet", "--no-compile"]
@@ -107,6 +96,6 @@ def test_an_installation_without_it_scores_and_is_small(registry: Path, tmp_path
     subprocess.run([*install, "--no-deps", str(source)], check=True)
     with Tansu() as broker:
         code = "from beam_jobs.__main__ import console; console()"
-        assert score(python, code, registry, broker, tmp_path, tmp_path)["read"] == 5000
+        assert score(python, code, trained_model, broker, tmp_path, tmp_path)["read"] == 5000
     size = sum(path.lstat().st_blocks for path in (tmp_path / "venv").rglob("*")) * 512 / 2**20
     assert size < MOST_MB
