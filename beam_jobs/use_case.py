@@ -26,6 +26,8 @@ import yaml
 import schemas
 import use_cases
 from beam_jobs.codec.csv.dialect import Dialect
+from beam_jobs.codec.schema import parse_record
+from beam_jobs.codec.valid import check_valid
 from beam_jobs.credentials.references import FORMS
 from beam_jobs.errors import UserError, one_line
 from beam_jobs.preprocessing import PiiPolicy, Preprocessor, compile_sql
@@ -184,8 +186,12 @@ def _schema(folder: Traversable, settings: Mapping[str, Any], where: str) -> dic
             raise UserError(f"{where}: {error}, or name an .avsc file in the folder") from error
     try:
         schema: dict[str, Any] = json.loads(_read(folder, name, f"{where}: schema"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: schema {name} is not JSON: {error}") from error
+    try:
+        check_valid(parse_record(schema))
+    except UserError as error:
+        raise UserError(f"{where}: {name}: {error}") from error
     return schema
 
 

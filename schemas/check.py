@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_jobs.codec.schema import parse_record
+from beam_jobs.codec.valid import check_valid
 from beam_jobs.errors import UserError
 from beam_jobs.terminal.cli import run
 from beam_jobs.terminal.commands import SCHEMAS
@@ -88,8 +89,11 @@ def _git(folder: Path, *arguments: str) -> str | None:
 def check_folder(folder: Path, release: Release | None) -> dict[tuple[str, Finding], list[str]]:
     """What the changes in a folder do to others: (schema, finding), each with the versions it is found against."""
     today = {path.stem: files.read(path) for path in files.schema_files(folder)}
-    for schema in today.values():
-        parse_record(schema)  # a wrong one is reported before anything is compared
+    for name, schema in today.items():  # a wrong one is reported before anything is compared
+        try:
+            check_valid(parse_record(schema))
+        except UserError as e:
+            raise UserError(f"{folder / name}.avsc: {e}") from e
     found: dict[tuple[str, Finding], list[str]] = {}
     for name, earlier in release.schemas(folder).items() if release else ():
         for finding in _against(today.get(name), earlier):

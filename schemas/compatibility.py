@@ -15,8 +15,9 @@ not used because it is wrong in both directions, and its messages do not say wha
 * an alias may take a field that another field already reads by its name, which no reader can do;
 * inside a union any branch may save the day, where readers take the first that matches and then fail.
 
-So it may refuse what a registry built on Java's checker lets in, never the other way round as far as the tests see
-(``tests/unit/schemas``, fastavro as the oracle). ``python -m schemas.compatibility NEW OLD`` runs it on files.
+So it may refuse what a registry built on Java's checker lets in, for those reasons alone, and never the other way
+round: ``tests/property/test_resolution.py`` compares the two, and what the decoder makes of the same schemas. ``python
+-m schemas.compatibility NEW OLD`` runs it on files.
 """
 
 from __future__ import annotations
@@ -26,21 +27,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from beam_jobs.codec.schema import NO_DEFAULT, AvroField, AvroType, parse_schema
+from beam_jobs.codec.resolution import (
+    NAMED,
+    PROMOTIONS,
+    candidates,
+    logical_name,
+    may_match,
+    misread,
+    pair_fields,
+)
+from beam_jobs.codec.schema import NO_DEFAULT, AvroType, parse_schema
+from beam_jobs.codec.valid import check_valid
 from beam_jobs.errors import UserError
 from beam_jobs.terminal.cli import run
 from beam_jobs.terminal.commands import SCHEMAS
 
 LEVELS = ("BACKWARD", "BACKWARD_TRANSITIVE", "FORWARD", "FORWARD_TRANSITIVE", "FULL", "FULL_TRANSITIVE", "NONE")
-
-_PROMOTIONS = {  # writer's type: the reader's types that can take it
-    "int": ("long", "float", "double"),
-    "long": ("float", "double"),
-    "float": ("double",),
-    "string": ("bytes",),
-    "bytes": ("string",),
-}
-_NAMED = ("record", "enum", "fixed")
 
 Schema = Mapping[str, Any] | Sequence[Any] | str
 T = TypeVar("T")
@@ -108,10 +110,10 @@ class _Comparison:
                 self.compare(reader, branch, path)
         elif reader.kind == "union":
             self.compare_branches(reader, writer, path)
-        elif not _may_match(reader, writer):
+        elif not may_match(reader, writer):
             self.type_mismatch(reader, writer, path)
-        elif reader.logical and writer.logical and _logical(reader) != _logical(writer):
-            new, old = self.sides(_logical(reader), _logical(writer))
+        elif misread(reader, writer):
+            new, old = self.sides(logical_name(reader) or reader.kind, logical_name(writer) or writer.kind)
             self.add(path, f"is {new} where the earlier schema has {old}: keep it, its values would be misread")
         elif reader.kind == "record":
             self.compare_fields(reader, writer, path)
@@ -124,11 +126,10 @@ class _Comparison:
             self.compare(reader.item, writer.item, path + ("[]" if reader.kind == "array" else "{}"))
 
     def compare_branches(self, reader: AvroType, writer: AvroType, path: str) -> None:
-        # Readers differ in which of several matching branches they take: each of them has to do.
-        candidates = [branch for branch in reader.branches if _may_match(branch, writer)]
-        for branch in candidates:
+        found = candidates(reader.branches, writer)
+        for branch in found:  # readers differ in which one they take: each of them has to do
             self.compare(branch, writer, path)
-        if not candidates:
+        if not found:
             branches = ", ".join(branch.label for branch in reader.branches)
             if self.new_reads:
                 text = f"no longer takes {writer.label} (it takes {branches}): keep {writer.label} in the union"
@@ -137,7 +138,7 @@ class _Comparison:
             self.add(path, text)
 
     def compare_fields(self, reader: AvroType, writer: AvroType, path: str) -> None:
-        for entry, source in pair_fields(reader, writer):
+        for entry, source in pair_fields(reader.fields, writer.fields):
             inner = f"{path}.{entry.name}" if path else entry.name
             if source is not None:
                 self.compare(entry.type, source.type, inner)
@@ -158,10 +159,10 @@ class _Comparison:
 
     def type_mismatch(self, reader: AvroType, writer: AvroType, path: str) -> None:
         new, old = self.sides(reader, writer)
-        if reader.kind == writer.kind and reader.kind in _NAMED:
+        if reader.kind == writer.kind and reader.kind in NAMED:
             remedy = f"keep the name, or give it the alias {old.name!r}" if self.new_reads else "keep the name"
         elif self.new_reads:
-            wider = ", ".join(_PROMOTIONS.get(old.kind, ()))
+            wider = ", ".join(PROMOTIONS.get(old.kind, ()))
             remedy = f"keep {old.label}" + (f", or widen it to {wider}" if wider else "")
         else:
             remedy = f"keep {old.label}, which readers of the earlier schema expect"
@@ -173,36 +174,6 @@ class _Comparison:
 
     def add(self, path: str, text: str) -> None:
         self.problems.append(f"field {path!r} {text}" if path else f"the schema {text}")
-
-
-def pair_fields(reader: AvroType, writer: AvroType) -> list[tuple[AvroField, AvroField | None]]:
-    """Each field of the reader with the writer's field it takes: by name, then by alias among those left."""
-    by_name = {entry.name: entry for entry in writer.fields}
-    taken = {entry.name for entry in reader.fields} & by_name.keys()
-    pairs: list[tuple[AvroField, AvroField | None]] = []
-    for entry in reader.fields:
-        source = by_name.get(entry.name)
-        if source is None:
-            alias = next((name for name in entry.aliases if name in by_name and name not in taken), None)
-            if alias is not None:
-                taken.add(alias)
-                source = by_name[alias]
-        pairs.append((entry, source))
-    return pairs
-
-
-def _may_match(reader: AvroType, writer: AvroType) -> bool:
-    """True if the two types match by themselves, whatever is inside them."""
-    if reader.kind != writer.kind:
-        return reader.kind in _PROMOTIONS.get(writer.kind, ())
-    if reader.kind not in _NAMED:
-        return True
-    same = reader.name.rpartition(".")[2] == writer.name.rpartition(".")[2]
-    return same or writer.name in reader.aliases
-
-
-def _logical(avro: AvroType) -> str | None:
-    return f"decimal({avro.precision}, {avro.scale})" if avro.logical == "decimal" else avro.logical
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -220,6 +191,10 @@ def main(argv: Sequence[str]) -> int:
             texts.append(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as e:
             raise UserError(f"schema file {path} cannot be read ({e}); give the path of an .avsc file") from e
+        try:
+            check_valid(parse_schema(texts[-1]))
+        except UserError as e:
+            raise UserError(f"{path}: {e}") from e
     problems = check(texts[0], texts[1:], args.level)
     for problem in problems:
         print(problem)

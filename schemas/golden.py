@@ -23,9 +23,9 @@ import pyarrow as pa
 
 import schemas
 from beam_jobs.codec import JsonDecoder, JsonEncoder, read_avro
+from beam_jobs.codec.resolution import pair_fields
 from beam_jobs.codec.schema import NO_DEFAULT, AvroType, parse_record
 from beam_jobs.errors import UserError
-from schemas.compatibility import pair_fields
 
 FOLDER = "golden"
 ROWS = 8
@@ -132,7 +132,7 @@ def resolved(value: Any, reader: AvroType, writer: AvroType) -> Any:
         return value if plain is None else resolved(value, reader, plain[0])
     if reader.kind == "record" and writer.kind == "record":
         out = {}
-        for entry, source in pair_fields(reader, writer):
+        for entry, source in pair_fields(reader.fields, writer.fields):
             if source is not None:
                 out[entry.name] = resolved(value.get(source.name), entry.type, source.type)
             else:

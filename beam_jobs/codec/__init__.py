@@ -15,8 +15,9 @@ from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.codec.avro.file import read_avro, write_avro
 from beam_jobs.codec.decoded import Decoded
 from beam_jobs.codec.events import EventDecoder, warm_up
+from beam_jobs.codec.fingerprint import fingerprint
 from beam_jobs.codec.json.decoder import JsonDecoder, JsonEncoder
-from beam_jobs.codec.schema import arrow_schema, fingerprint, parse_schema
+from beam_jobs.codec.schema import arrow_schema, parse_schema
 
 __all__ = [
     "AvroDecoder",

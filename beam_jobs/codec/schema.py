@@ -21,8 +21,9 @@ array, map, record                     list, map, struct
 
 from __future__ import annotations
 
-import hashlib
+import difflib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,7 @@ import pyarrow as pa
 from beam_jobs.errors import UserError
 
 PRIMITIVES = ("null", "boolean", "int", "long", "float", "double", "bytes", "string")
+_COMPLEX = ("record", "enum", "array", "map", "fixed")
 MAX_DECIMAL_PRECISION = 38  # digits that 128 bits hold
 
 LOGICAL_ARROW: Mapping[tuple[str, str], pa.DataType] = {
@@ -63,10 +65,10 @@ MAX_NESTING = 64  # levels of types, one inside the other; each takes five calls
 MAX_NAME = 500  # characters; full names are made of namespace and name, for every type of a namespace anew
 MAX_COLUMNS = 10_000  # of a reader, nested ones too; records used in several places count in each
 MAX_FIXED = (1 << 31) - 1  # bytes; an int in the specification
+MAX_SHOWN = 80  # characters of a part of a schema in a message
 MAX_WIDTH = 1 << 40  # where adding up sizes stops: no value is as long
 
 WIDTHS = {"null": 0, "boolean": 1, "float": 4, "double": 8}  # bytes
-FINGERPRINTED = ("unit", "min", "max")  # field properties that change what a value means; docs and aliases do not
 NO_DEFAULT = object()
 
 
@@ -81,7 +83,7 @@ class AvroField:
     name: str
     type: AvroType
     default: Any  # as in the schema's JSON; NO_DEFAULT where there is none
-    aliases: tuple[str, ...]
+    aliases: tuple[str, ...]  # without those that are other fields' names: those fields take the values
     properties: Mapping[str, Any]  # everything else the schema says of the field: unit, min, max, pii, ...
 
 
@@ -92,6 +94,7 @@ class AvroType:
     kind: str  # a primitive's name, or fixed, enum, array, map, record, union
     name: str = ""  # full name of a fixed, enum or record
     logical: str | None = None  # a logical type this codec knows and that fits the kind
+    declared: str | None = None  # the logicalType as the schema has it, fitting or not
     aliases: tuple[str, ...] = ()  # full names
     fields: list[AvroField] = field(default_factory=list)
     symbols: tuple[str, ...] = ()
@@ -141,12 +144,13 @@ def parse_schema(schema: Mapping[str, Any] | Sequence[Any] | str) -> AvroType:
 
     Raises:
       SchemaTooLargeError: the schema is over one of the bounds above, whether it is valid or not.
-      UserError: the schema is not valid Avro; the message names the type or field.
+      UserError: no value can be read with the schema; the message has the place, as ``CarSensor.position.lat``. What
+        does not matter to a reader of values, such as a wrong default, is let through: see ``valid.py``.
     """
     if isinstance(schema, str) and schema not in PRIMITIVES:
         schema = schema_of_text(schema)
     try:
-        return _Parser().parse(schema, "", "schema")
+        return _Parser().parse(schema, "", "")
     except (TypeError, AttributeError, RecursionError) as e:
         raise UserError(f"Avro schema is malformed ({e}); check it against the Avro specification") from None
 
@@ -187,120 +191,160 @@ def parse_record(schema: Mapping[str, Any] | str) -> AvroType:
 
 
 class _Parser:
+    """Parses one schema. ``place``: the outermost record's name and the fields down to the type; "" outside of any."""
+
     def __init__(self) -> None:
         self.named: dict[str, AvroType] = {}
         self.types = 0  # so far
         self.depth = 0  # of the type at hand
 
-    def parse(self, schema: Any, namespace: str, where: str) -> AvroType:
+    def parse(self, schema: Any, namespace: str, place: str) -> AvroType:
         self.types += 1
         self.depth += 1
         if self.types > MAX_TYPES:
             raise SchemaTooLargeError(f"Avro schema has more than {MAX_TYPES:,} types; split it")
         if self.depth > MAX_NESTING:
-            raise SchemaTooLargeError(f"Avro schema: {where} is nested deeper than {MAX_NESTING} levels; nest it less")
-        parsed = self.one(schema, namespace, where)
+            raise SchemaTooLargeError(f"{_at(place)} is nested deeper than {MAX_NESTING} levels; nest it less")
+        parsed = self.one(schema, namespace, place)
         self.depth -= 1
         return parsed
 
-    def one(self, schema: Any, namespace: str, where: str) -> AvroType:
+    def one(self, schema: Any, namespace: str, place: str) -> AvroType:
         if isinstance(schema, str):
-            return self.reference(schema, namespace, where)
+            return self.reference(schema, namespace, place)
         if isinstance(schema, Sequence):
-            branches = [self.parse(branch, namespace, where) for branch in schema]
+            branches = [self.parse(branch, namespace, place) for branch in schema]
             keys = [branch.name or branch.kind for branch in branches]
             if len(set(keys)) < len(keys) or "union" in keys:
-                raise UserError(f"Avro schema: {where} has the union {keys}; branches must differ and not be unions")
+                raise UserError(f"{_at(place)} has the union {_shown(keys)}; branches must differ and not be unions")
             union = AvroType("union", branches=branches)
             union.holds(branches)
             return union
         if not isinstance(schema, Mapping) or "type" not in schema:
-            raise UserError(
-                f"Avro schema: {where} is {schema!r}; expected a type name, a list or an object with 'type'"
-            )
+            raise UserError(f"{_at(place)} is {_shown(schema)}; expected a type name, a list or an object with 'type'")
         kind = schema["type"]
         if kind == "error":
             kind = "record"
         if not isinstance(kind, str):  # {"type": {"type": ...}}: an extra pair of braces is common
-            return self.parse(kind, namespace, where)
+            return self.parse(kind, namespace, place)
         if kind in PRIMITIVES:
-            return _with_logical(AvroType(kind), schema, where)
+            return _with_logical(AvroType(kind), schema)
         if kind in ("array", "map"):
             key = "items" if kind == "array" else "values"
             if key not in schema:
-                raise UserError(f"Avro schema: {where} is a {kind} without {key!r}; add it")
-            listed = AvroType(kind, items=self.parse(schema[key], namespace, f"{where}.{key}"))
+                raise UserError(f"{_at(place)} is {_a(kind)} without {key!r}; add it")
+            inner = place + ("[]" if kind == "array" else "{}")
+            listed = AvroType(kind, items=self.parse(schema[key], namespace, inner))
             listed.holds([listed.item])
             return listed
         if kind in ("record", "enum", "fixed"):
-            return self.define(kind, schema, namespace, where)
-        return self.reference(kind, namespace, where)
+            return self.define(kind, schema, namespace, place)
+        return self.reference(kind, namespace, place)
 
-    def reference(self, name: str, namespace: str, where: str) -> AvroType:
+    def reference(self, name: str, namespace: str, place: str) -> AvroType:
         if name in PRIMITIVES:
             return AvroType(name)
         for full in (_full_name(name, namespace), name):
             if full in self.named:
                 return self.named[full]
-        raise UserError(f"Avro schema: {where} has the type {name!r}, which is not defined before it; define it there")
+        known = [*PRIMITIVES, *_COMPLEX, *self.named, *(full.rpartition(".")[2] for full in self.named)]
+        near = difflib.get_close_matches(name[:MAX_NAME], known, n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else "define it there"
+        raise UserError(f"{_at(place)} has the type {_shown(name)}, which is not defined before it; {remedy}")
 
-    def define(self, kind: str, schema: Mapping[str, Any], namespace: str, where: str) -> AvroType:
-        if not isinstance(schema.get("name"), str):
-            raise UserError(f"Avro schema: {where} is a {kind} without a name; add 'name'")
-        space = schema.get("namespace", namespace) or ""
+    def define(self, kind: str, schema: Mapping[str, Any], namespace: str, place: str) -> AvroType:
+        if not isinstance(schema.get("name"), str) or not schema["name"]:
+            raise UserError(f"{_at(place)} is {_a(kind)} without a name; add 'name'")
+        space = namespace if schema.get("namespace") is None else schema["namespace"]
         if not isinstance(space, str):
-            raise UserError(f"Avro schema: {where} has the namespace {space!r}; write a name, or leave it out")
+            raise UserError(f"{_at(place)} has the namespace {_shown(space)}; write a name, or leave it out")
         name = _full_name(_checked(schema["name"]), _checked(space))
+        place = place or name.rpartition(".")[2]
         if name in self.named:
-            raise UserError(f"Avro schema: {where} defines {name!r} a second time; refer to it by its name")
+            raise UserError(f"{_at(place)} defines {name!r} a second time; refer to it by its name")
         inner = name.rpartition(".")[0]
-        self.types += len(schema.get("aliases", ()))
-        aliases = tuple(_full_name(_checked(alias), inner) for alias in schema.get("aliases", ()))
+        given = _aliases(schema, place)
+        self.types += len(given)
+        aliases = tuple(_full_name(_checked(alias), inner) for alias in given)
         parsed = self.named[name] = AvroType(kind, name=name, aliases=aliases)
         if kind == "record":
-            if not isinstance(schema.get("fields"), Sequence):
-                raise UserError(f"Avro schema: record {name!r} has no list 'fields'; add it")
-            parsed.fields.extend(self.field(entry, inner, name) for entry in schema["fields"])
+            if not isinstance(schema.get("fields"), list | tuple):
+                raise UserError(f"{_at(place)} is a record and has no list 'fields'; add it")
+            names = Counter(entry.get("name") for entry in schema["fields"] if isinstance(entry, Mapping))
+            for entry in schema["fields"]:
+                parsed.fields.append(self.field(entry, inner, place, names))
             parts = [entry.type for entry in parsed.fields]
             parsed.holds(parts)
             widths = [part.width for part in parts]
             parsed.width = None if None in widths else min(sum(w for w in widths if w), MAX_WIDTH)
-            names = [entry.name for entry in parsed.fields]
-            if len(set(names)) < len(names):
-                raise UserError(f"Avro schema: record {name!r} has a field twice in {names}; rename one")
         elif kind == "enum":
-            symbols = schema.get("symbols", ())
-            for symbol in [symbols] if isinstance(symbols, str) else symbols:
-                if not isinstance(symbol, str) or symbol is symbols:
-                    raise UserError(f"Avro schema: enum {name!r} has the symbol {symbol!r}; expected a list of names")
+            symbols = schema.get("symbols")
+            if not isinstance(symbols, list | tuple):
+                raise UserError(
+                    f"Avro schema is malformed: {place} is an enum and has the symbols {_shown(symbols)}; "
+                    "expected a list of names"
+                )
+            for symbol in symbols:
+                if not isinstance(symbol, str):
+                    raise UserError(f"{_at(place)} is an enum and has the symbol {_shown(symbol)}; expected a name")
             parsed.symbols = tuple(symbols)
             parsed.symbol_default = schema.get("default")
             if parsed.symbol_default is not None and parsed.symbol_default not in parsed.symbols:
                 raise UserError(
-                    f"Avro schema: enum {name!r} has the default {parsed.symbol_default!r}; use one of {parsed.symbols}"
+                    f"{_at(place)} is an enum and has the default {_shown(parsed.symbol_default)}; "
+                    f"use one of {', '.join(parsed.symbols[:10])}"
                 )
         else:
             size = schema.get("size", -1)
             if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= MAX_FIXED:
-                shown = "a number of many digits" if isinstance(size, int) and size > MAX_WIDTH else repr(size)
-                raise UserError(f"Avro schema: fixed {name!r} has the size {shown}; use a number of bytes below 2**31")
+                shown = "a number of many digits" if isinstance(size, int) and size > MAX_WIDTH else _shown(size)
+                raise UserError(f"{_at(place)} is a fixed and has the size {shown}; use a number of bytes below 2**31")
             parsed.size = parsed.width = size
-            _with_logical(parsed, schema, where)
+            _with_logical(parsed, schema)
         return parsed
 
-    def field(self, entry: Mapping[str, Any], namespace: str, record: str) -> AvroField:
-        if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str) or "type" not in entry:
-            raise UserError(f"Avro schema: record {record!r} has the field {entry!r}; expected 'name' and 'type'")
+    def field(self, entry: Any, namespace: str, record: str, names: Mapping[Any, int]) -> AvroField:
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+            raise UserError(f"{_at(record)} has the field {_shown(entry)} without a name; add 'name'")
         name = _checked(entry["name"])
-        parsed = self.parse(entry["type"], namespace, f"field {name!r}")
+        place = f"{record}.{name}"
+        if names[name] > 1:
+            raise UserError(f"{_at(place)}: the record has a field twice, {name!r}; rename one")
+        if "type" not in entry:
+            raise UserError(f"{_at(place)} has no type; add 'type'")
+        parsed = self.parse(entry["type"], namespace, place)
         known = ("name", "type", "default", "aliases", "doc", "order")
         return AvroField(
             name=name,
             type=parsed,
             default=entry.get("default", NO_DEFAULT),
-            aliases=tuple(entry.get("aliases", ())),
+            aliases=tuple(alias for alias in _aliases(entry, place) if alias not in names),
             properties={key: value for key, value in entry.items() if key not in known},
         )
+
+
+def _at(place: str) -> str:
+    return f"Avro schema: {place}" if place else "Avro schema: it"
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "ae" else f"a {kind}"
+
+
+def _shown(value: Any) -> str:
+    """A part of a schema as a message shows it."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = "a value with a number of many digits"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def _aliases(schema: Mapping[str, Any], place: str) -> tuple[str, ...]:
+    given = schema.get("aliases") or ()
+    if not isinstance(given, list | tuple) or not all(isinstance(alias, str) for alias in given):
+        raise UserError(f"{_at(place)} has the aliases {_shown(given)}; expected a list of names")
+    return tuple(given)
 
 
 def _checked(name: str) -> str:
@@ -313,8 +357,9 @@ def _full_name(name: str, namespace: str) -> str:
     return name if "." in name or not namespace else f"{namespace}.{name}"
 
 
-def _with_logical(parsed: AvroType, schema: Mapping[str, Any], where: str) -> AvroType:
+def _with_logical(parsed: AvroType, schema: Mapping[str, Any]) -> AvroType:
     logical = schema.get("logicalType")
+    parsed.declared = logical if isinstance(logical, str) else None
     if (parsed.kind, logical) in LOGICAL_ARROW or (parsed.kind == "string" and logical == "uuid"):
         parsed.logical = logical
     elif logical == "decimal" and parsed.kind in ("bytes", "fixed"):
@@ -401,47 +446,6 @@ def arrow_schema(avro: Mapping[str, Any] | str, columns: Sequence[str] | None = 
         inner, nullable = _arrow_type(entry.type, entry.name, (record,))
         fields.append(pa.field(entry.name, inner, nullable=nullable))
     return pa.schema(fields)
-
-
-def fingerprint(schema: Mapping[str, Any] | str) -> str:
-    """SHA-256, hex, of what the schema says about values: names, types, order, defaults, logical types, unit, min, max.
-
-    Docs, aliases and tags such as ``pii`` change nothing in the values and are left out.
-    """
-    described = _describe(parse_schema(schema), set())
-    text = json.dumps(described, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _describe(avro: AvroType, seen: set[str]) -> Any:
-    if avro.kind == "union":
-        return [_describe(branch, seen) for branch in avro.branches]
-    if avro.name in seen:
-        return avro.name
-    out: dict[str, Any] = {"type": avro.kind}
-    if avro.name:
-        seen.add(avro.name)
-        out["name"] = avro.name
-    if avro.logical:
-        out["logicalType"] = avro.logical
-    if avro.logical == "decimal":
-        out |= {"precision": avro.precision, "scale": avro.scale}
-    if avro.kind == "fixed":
-        out["size"] = avro.size
-    if avro.kind == "enum":
-        out |= {"symbols": list(avro.symbols), "default": avro.symbol_default}
-    if avro.items is not None:
-        out["items"] = _describe(avro.items, seen)
-    if avro.kind == "record":
-        out["fields"] = [_describe_field(entry, seen) for entry in avro.fields]
-    return out
-
-
-def _describe_field(entry: AvroField, seen: set[str]) -> dict[str, Any]:
-    out = {"name": entry.name, "type": _describe(entry.type, seen)}
-    if entry.default is not NO_DEFAULT:
-        out["default"] = entry.default
-    return out | {key: entry.properties[key] for key in FINGERPRINTED if key in entry.properties}
 
 
 def walk_names(entry: AvroField) -> Iterator[str]:

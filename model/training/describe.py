@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from beam_jobs.codec.schema import fingerprint
+from beam_jobs.codec.fingerprint import fingerprint
 from model import manifest, registry
 from model.kinds.protocol import FittedModel, ModelKind, Scorer, signed_deviations
 from model.manifest import DataSummary, Manifest

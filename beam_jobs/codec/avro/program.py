@@ -1,9 +1,10 @@
 """Compiles (writer schema, reader schema, projection) into a program for ``vm.py``.
 
-Resolution follows the Avro specification: fields by name, then by the reader's aliases; records, enums and fixeds
-by unqualified name or alias; defaults for fields the writer lacks; promotions int → long → float → double and
-string ⇄ bytes; unions on either side. Beyond it, timestamps of different units are converted. What can only fail for
-some values (a union branch or an enum symbol the reader has no place for) fails for those rows alone.
+Resolution follows the Avro specification (``codec/resolution.py``): fields by name, then by the reader's aliases;
+records, enums and fixeds by unqualified name or alias; defaults for fields the writer lacks; promotions int → long →
+float → double and string ⇄ bytes; unions on either side. Beyond it, the outermost record may have any name, timestamps
+of different units are converted, and a decimal of the same scale is read whatever its precision and its bytes. What can
+only fail for some values (a union branch or an enum symbol the reader has no place for) fails for those rows alone.
 
 What a program costs is bounded while it is made: a schema of a few hundred bytes may take forever without that.
 """
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 
 from beam_jobs.codec.avro import ops as op
 from beam_jobs.codec.avro.layout import Column, Layout
-from beam_jobs.codec.schema import MAX_WIDTH, NO_DEFAULT, AvroField, AvroType, SchemaTooLargeError, walk_names
+from beam_jobs.codec.resolution import misread, pair_fields, same_name
+from beam_jobs.codec.schema import MAX_WIDTH, NO_DEFAULT, AvroField, AvroType, SchemaTooLargeError
 from beam_jobs.errors import UserError
 
 INT32 = (-(1 << 31), (1 << 31) - 1)
@@ -170,13 +172,8 @@ class _Compiler:
 
     def _record(self, writer: AvroType, fields: list[AvroField], columns: list[Column], path: str) -> None:
         self._spend(len(writer.fields) + len(fields))
-        place: dict[str, int] = {}
-        written = {entry.name for entry in writer.fields}
-        for i, entry in enumerate(fields):
-            for name in walk_names(entry):
-                if name in written and name not in place:
-                    place[name] = i
-                    break
+        pairs = pair_fields(fields, writer.fields)
+        place = {source.name: i for i, (_, source) in enumerate(pairs) if source is not None}
         for source in writer.fields:
             where = f"{path}.{source.name}" if path else source.name
             if source.name in place:
@@ -242,17 +239,19 @@ class _Compiler:
         reader = column.avro
         if writer.kind in ("array", "map") and writer.kind == reader.kind:
             self._items(writer, column)
-        elif writer.kind == "record" and reader.kind == "record" and _same_name(writer, reader):
+        elif writer.kind == "record" and reader.kind == "record" and same_name(reader, writer):
             self._record(writer, reader.fields, column.parts, column.path)
-        elif writer.kind == "enum" and reader.kind == "enum" and _same_name(writer, reader):
+        elif writer.kind == "enum" and reader.kind == "enum" and same_name(reader, writer):
             self._enum(writer, column)
         elif reader.logical == "decimal":
             self._decimal(writer, column)
-        elif writer.kind == "fixed" and reader.kind == "fixed" and _same_name(writer, reader):
-            if writer.size != reader.size:
+        elif writer.kind == "fixed" and reader.kind == "fixed" and same_name(reader, writer):
+            if writer.size != reader.size or misread(reader, writer):
                 raise self._mismatch(writer, column)
             self._emit(op.FIXED, column.slot, column.level, reader.size)
         elif writer.kind in ("string", "bytes") and reader.kind in ("string", "bytes"):
+            if misread(reader, writer):
+                raise self._mismatch(writer, column)
             self._emit(op.STRING if reader.kind == "string" else op.BYTES, column.slot, column.level)
         else:
             self._number(writer, column)
@@ -289,11 +288,11 @@ class _Compiler:
 
     def _decimal(self, writer: AvroType, column: Column) -> None:
         reader = column.avro
-        if (
-            writer.kind not in ("bytes", "fixed")
-            or (writer.logical == "decimal" and writer.scale != reader.scale)
-            or (reader.kind == "fixed" and writer.kind == "fixed" and not _same_name(writer, reader))
-        ):
+        if writer.logical == "decimal":  # a number is a number, whatever holds it
+            fits = writer.scale == reader.scale and (writer.kind != reader.kind or same_name(reader, writer))
+        else:
+            fits = writer.kind == reader.kind and same_name(reader, writer) and writer.size == reader.size
+        if not fits:
             raise self._mismatch(writer, column)
         limit = 10**reader.precision
         self._emit(op.DECIMAL, column.slot, column.level, writer.size if writer.kind == "fixed" else -1)
@@ -326,7 +325,7 @@ class _Compiler:
         remedy = "mend the writer, or widen the reader's type"
         if writer.kind == "null":
             remedy = "mend the writer, or let the reader's type be null"
-        elif writer.kind == column.avro.kind and writer.name and not _same_name(writer, column.avro):
+        elif writer.kind == column.avro.kind and writer.name and not same_name(column.avro, writer):
             remedy = f"add the alias {writer.name!r} if they are the same"
         return UnresolvableError(
             f"field {column.path!r}: the writer's {writer.label} has no place in the reader's {column.avro.label}; "
@@ -452,12 +451,6 @@ class _Compiler:
 def _null_first(branches: list[AvroType]) -> list[int]:
     """The order to lay out a union's bodies in: the last one needs no jump, and a value is likelier than null."""
     return sorted(range(len(branches)), key=lambda i: branches[i].kind != "null")
-
-
-def _same_name(writer: AvroType, reader: AvroType) -> bool:
-    unqualified = writer.name.rpartition(".")[2]
-    aliases = {alias for name in reader.aliases for alias in (name, name.rpartition(".")[2])}
-    return unqualified == reader.name.rpartition(".")[2] or writer.name in aliases or unqualified in aliases
 
 
 def _unit_factor(writer: AvroType, reader: AvroType) -> float | None:

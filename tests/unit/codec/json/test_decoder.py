@@ -105,6 +105,12 @@ def test_layout_aliases_and_defaults() -> None:
     ]
 
 
+def test_a_name_wins_over_an_alias() -> None:
+    fields = [{"name": "b", "type": ["null", "long"], "aliases": ["a"]}, {"name": "a", "type": "long"}]
+    decoded = decode(b'{"a": 1}', b'{"a": 2, "b": 3}', schema={"type": "record", "name": "R", "fields": fields})
+    assert decoded.rows.to_pylist() == [{"b": None, "a": 1}, {"b": 3, "a": 2}]
+
+
 def test_projection_refuses_unknown_names_only() -> None:
     values = [b'{"car_id": 7, "at": 5, "level": "x"}', b'{"car_id": "a", "at": 5, "other": 1}', b'{"at": 6}']
     decoded = decode(*values, columns=["level", "at"][1:])

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from beam_jobs.codec.schema import fingerprint
+from beam_jobs.codec.fingerprint import fingerprint
 from beam_jobs.errors import UserError
 from beam_jobs.terminal.commands import MODELS
 from beam_jobs.use_case import load_use_case
