@@ -1,16 +1,64 @@
-"""What can go wrong: errors a user can act on, and rows that cannot be handled.
+"""What can go wrong: errors a user can act on, rows that cannot be handled; and how messages show what others wrote.
+
+A message shows a value by ``shown``, and the text of another program (a broker's, a library's) by ``one_line``:
+
+    >>> print(f"column 'speed' holds {shown('fast' + chr(27) + '[2J')}, expected double")
+    column 'speed' holds 'fast\\x1b[2J', expected double
+    >>> print(f"field 'vin' is {shown('WVWZZZ1JZ', personal='direct')}, expected long")
+    field 'vin' is (personal: left out), expected long
 
 This module imports neither Beam nor TensorFlow; the codec, the preprocessing and the model use it too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+PERSONAL = "(personal: left out)"  # stands for a value of a field that is tagged pii
+MAX_SHOWN = 60  # characters of a value
+MAX_LISTED = 20  # names
+MAX_MESSAGE = 2_000  # characters; a guard: parts that may be long are cut where the message is made
+
+
+def one_line(text: object, most: int = MAX_MESSAGE) -> str:
+    """What others say, for a message: one line that no terminal obeys, at most ``most`` (20 or more) characters.
+
+    Control and bidirectional characters, halves of surrogate pairs and the like stand there as escapes.
+    """
+    line = str(text)
+    if not line.isprintable():
+        line = " ".join(filter(None, map(str.strip, line.splitlines())))
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    if len(line) <= most:
+        return line
+    end = most // 3  # remedies stand at the end
+    return f"{line[: most - end - 3]} … {line[-end:]}"
+
+
+def shown(value: Any, personal: object = None, form: Callable[[Any], str] = repr, most: int = MAX_SHOWN) -> str:
+    """A value as a message may show it: see ``one_line``; texts in quotes.
+
+    Args:
+      personal: the pii tag of the field it is of; anything but None and False: the value is left out.
+      form: makes the text of it.
+    """
+    if personal:
+        return PERSONAL
+    if type(value) in (str, bytes) and len(value) > 2 * most:  # no megabytes are escaped to be thrown away
+        value = value[:most] + value[-most:]
+    return one_line(form(value), most)
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names for a message, the first of many."""
+    found = [one_line(name, MAX_SHOWN) for name in names]
+    more = f" and {len(found) - MAX_LISTED:,} more" if len(found) > MAX_LISTED else ""
+    return ", ".join(found[:MAX_LISTED]) + more
 
 
 class UserError(Exception):
@@ -18,6 +66,9 @@ class UserError(Exception):
 
     Commands print the message alone and exit with status 2 (a stack trace only with ``--verbose``).
     """
+
+    def __init__(self, message: object) -> None:
+        super().__init__(one_line(message))
 
 
 class UnreachableError(UserError):
@@ -43,11 +94,6 @@ class BadRowsError(Exception):
             raise ValueError("BadRowsError: no row is bad")
         super().__init__(message)
         self.mask = mask
-
-
-def one_line(text: object, most: int | None = None) -> str:
-    """What an error says, for a message of one line: no line breaks, ``most`` characters at most (None: all)."""
-    return " ".join(str(text).split())[:most]
 
 
 DecodeReason = Literal[
@@ -90,9 +136,10 @@ class RowErrors:
 
     rows: NDArray[np.int64]  # indexes into the block that was handed in, ascending, unique
     reasons: Sequence[Reason]
-    errors: Sequence[str]  # one sentence for a person: the field, the value, what was expected
+    errors: Sequence[str]  # one sentence for a person: the field, the value, what was expected; made one line
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "errors", list(map(one_line, self.errors)))
         if not len(self.rows) == len(self.reasons) == len(self.errors):
             raise ValueError(
                 f"RowErrors: {len(self.rows)} rows, {len(self.reasons)} reasons, {len(self.errors)} errors"

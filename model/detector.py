@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from beam_jobs.codec.columns import find_columns, fit_column
+from beam_jobs.codec.columns import Fit
 from beam_jobs.codec.schema import arrow_schema
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.use_case import UseCase, load_use_case
 from model.loaded import LoadedModel
 from model.manifest import Manifest, check_fingerprint
@@ -95,26 +95,24 @@ class Detector:
         wanted = arrow_schema(schema, self.use_case.preprocessor().input_columns)
         kind = _kind(events)
         there = events.schema.names if kind == "pyarrow" else [str(name) for name in events.columns]
-        names = find_columns(where, there, schema, wanted)
+        fit = Fit(where, there, schema, wanted)
+        names = list(fit.columns.values())
         try:
             if kind == "pyarrow":
-                table = pa.table(events.select(list(names.values())))
+                table = pa.table(events.select(names))
             elif kind == "pandas":
-                frame = events[list(names.values())]
+                frame = events[names]
                 zoned = [name for name in frame if getattr(frame[name].dtype, "tz", None) is not None]
                 table = pa.table(frame.assign(**{name: frame[name].dt.tz_convert(None) for name in zoned}))
             else:
-                table = pa.table(events[list(names.values())])
-        except pa.ArrowException as error:
-            raise UserError(f"{where}: a column has values of several types ({error}); give it one") from error
-        arrays = [
-            _plain(table[names[field.name]].combine_chunks(), field)
-            if field.name in names
-            else pa.nulls(table.num_rows, field.type)
-            for field in wanted
-        ]
-        fitted = [fit_column(where, array, field) for array, field in zip(arrays, wanted, strict=True)]
-        return pa.RecordBatch.from_arrays(fitted, schema=wanted)
+                table = pa.table(events[names])
+        except pa.ArrowException as error:  # quotes a value, and then names the column
+            which = one_line(error.args[-1], 200) if len(error.args) > 1 else "no type for them all"
+            raise UserError(f"{where}: a column has values of several types ({which}); give it one") from None
+        columns = {
+            column: _plain(table[column].combine_chunks(), wanted.field(name)) for name, column in fit.columns.items()
+        }
+        return fit.rows(columns, table.num_rows)
 
 
 def _kind(events: Any) -> str:

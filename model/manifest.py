@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from model.alert_rate import AlertRate, ThresholdFit
 from model.outliers.groups import LeftOut
 from model.outliers.sentinels import Sentinel
 
 FILE_NAME = "manifest.json"
+_LONGEST = 100_000  # characters of a line of the summary
 FORMAT = 1  # of the file; raised when a reader of the old one would go wrong
 
 
@@ -105,7 +106,7 @@ class Manifest:
             "preprocessing": self.preprocessing_fingerprint,
             "libraries": ", ".join(f"{name} {version}" for name, version in self.libraries.items()),
         }
-        return "".join(f"{name:<15}{text}\n" for name, text in lines.items() if text)
+        return "".join(f"{name:<15}{one_line(text, _LONGEST)}\n" for name, text in lines.items() if text)
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:

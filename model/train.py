@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from beam_jobs.errors import one_line
 from beam_jobs.storage import files
 from beam_jobs.terminal import cli
 from beam_jobs.terminal.commands import MODELS
@@ -27,13 +28,14 @@ def print_summary(console: Console, made: Trained, settings: Settings) -> None:
         f"{made.failures:,} labelled as failures; {described.data.training_rows:,} trained on "
         f"in {made.training_seconds:.1f} s (held out by {made.split})",
         highlight=False,
+        markup=False,  # examples of refused rows are data
     )
     table = Table(title="held-out rows")
     header, *rows = metrics_table(made.evaluations, made.shown.peers)
     for column in header:
         table.add_column(column)
     for row in rows:
-        table.add_row(*(Text(_printable(cell)) for cell in row))  # kinds of failures are data, no markup
+        table.add_row(*(Text(one_line(cell)) for cell in row))  # kinds of failures are data, no markup
     console.print(table)
     lines = [
         *peers.explain(made.shown.peers),
@@ -55,12 +57,7 @@ def print_summary(console: Console, made: Trained, settings: Settings) -> None:
         "--alerts kafka://HOST:9092/ALERTS --dead_letters kafka://HOST:9092/DEAD_LETTERS",
     ]
     for line in lines:
-        console.print(_printable(line), highlight=False, soft_wrap=True, markup=False)
-
-
-def _printable(text: str) -> str:
-    """Without what a terminal would obey: names of features and labels are data."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+        console.print(one_line(line), highlight=False, soft_wrap=True, markup=False)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_jobs.codec.avro.file import read_avro
-from beam_jobs.codec.columns import find_columns, fit_column
+from beam_jobs.codec.columns import Fit
 from beam_jobs.codec.csv.reader import read_csv
 from beam_jobs.codec.decoded import Decoded
 from beam_jobs.codec.json.lines import read_json_lines
@@ -44,13 +44,9 @@ def _parquet(file: Path, use_case: UseCase, columns: Sequence[str]) -> Iterator[
     schema = arrow_schema(use_case.schema, columns)
     try:
         parquet = pq.ParquetFile(file, buffer_size=_PAGES_BYTES, pre_buffer=False, page_checksum_verification=True)
-        names = find_columns(str(file), parquet.schema_arrow.names, use_case.schema, schema)
-        for batch in parquet.iter_batches(_BATCH_ROWS, columns=list(names.values())):
-            arrays = [
-                fit_column(str(file), batch[names[f.name]], f) if f.name in names else pa.nulls(batch.num_rows, f.type)
-                for f in schema
-            ]
-            yield Decoded(pa.RecordBatch.from_arrays(arrays, schema=schema), RowErrors.none())
+        fit = Fit(str(file), parquet.schema_arrow.names, use_case.schema, schema)
+        for batch in parquet.iter_batches(_BATCH_ROWS, columns=list(fit.columns.values())):
+            yield Decoded(fit.rows(batch, batch.num_rows), RowErrors.none())
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{file}: can't be read ({one_line(error, 200)}); write it again") from error
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from beam_jobs.archives.held import Held
 from beam_jobs.archives.log import ArchiveLog, FencedError, new_id
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.storage.files import patiently, read_bytes, update
 
 _LOGGER = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class Lease:
         try:
             update(self._path, lambda old: b"" if _holder(old or b"") == self._token else None)
         except (OSError, UserError) as error:
-            _LOGGER.debug("%s: not released: %s", self._path, error)
+            _LOGGER.debug("%s: not released: %s", self._path, one_line(error))
         if self._lock is not None:
             Path(_lock_path(self._token)).unlink(missing_ok=True)
             os.close(self._lock)
@@ -135,7 +135,7 @@ class Lease:
             try:
                 now = update(self._path, self._next) or b""
             except (OSError, UserError) as error:
-                _LOGGER.debug("%s: no beat: %s", self._path, error)
+                _LOGGER.debug("%s: no beat: %s", self._path, one_line(error))
                 continue
             if _holder(now) != self._token:
                 return

@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from beam_jobs.errors import UserError
+from beam_jobs.codec.schema import parse_record
+from beam_jobs.errors import UserError, listed, one_line, shown
 
 
 def find_columns(where: str, there: Sequence[str], schema: Mapping[str, Any], wanted: pa.Schema) -> dict[str, str]:
@@ -31,17 +32,72 @@ def find_columns(where: str, there: Sequence[str], schema: Mapping[str, Any], wa
         if name is not None:
             found[wish.name] = name
         elif not wish.nullable:
-            raise UserError(f"{where}: no column {wish.name!r}; it has {', '.join(there)}")
+            raise UserError(f"{where}: no column {wish.name!r}; it has {listed(there)}")
     return found
 
 
-def fit_column(where: str, array: pa.Array, field: pa.Field) -> pa.Array:
-    """A column as the field's type; UserError if it does not fit."""
-    if array.null_count and not field.nullable:
-        raise UserError(f"{where}: column {field.name!r} has nulls, which the schema forbids; drop those rows")
+class Fit:
+    """Columns of a table as the wanted fields of a schema; for arguments and errors see ``find_columns``."""
+
+    def __init__(self, where: str, there: Sequence[str], schema: Mapping[str, Any], wanted: pa.Schema) -> None:
+        self._where, self._wanted = where, wanted
+        self._personal = {field.name for field in parse_record(schema).fields if field.personal}
+        self.columns = find_columns(where, there, schema, wanted)  # field to column
+
+    def rows(self, columns: Mapping[str, pa.Array], count: int) -> pa.RecordBatch:
+        """The wanted fields of ``count`` rows.
+
+        Args:
+          columns: by their own names.
+
+        Raises:
+          UserError: a value that does not fit; the message shows no personal data.
+        """
+        arrays = [
+            self._column(columns[self.columns[field.name]], field)
+            if field.name in self.columns
+            else pa.nulls(count, field.type)
+            for field in self._wanted
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=self._wanted)
+
+    def _column(self, array: pa.Array, field: pa.Field) -> pa.Array:
+        where = f"{self._where}: column {field.name!r}"
+        if array.null_count and not field.nullable:
+            raise UserError(f"{where} has nulls, which the schema forbids; drop those rows")
+        try:
+            return array.cast(field.type)
+        except pa.ArrowException:
+            bad = misfit(array, field.type, field.name in self._personal)
+            kinds = f"{one_line(array.type, 100)} and can't become {field.type}"
+            raise UserError(f"{where} is {kinds}{bad}; convert it before") from None
+
+
+def misfit(array: pa.Array, kind: pa.DataType, personal: bool) -> str:
+    """Of an array that can't be cast what its first value is that can't be; "": the types alone forbid it.
+
+    Arrow's own sentence may quote a value of any length and content, and would show what is ``personal``.
+    """
+    if not _casts(array[:0], kind):
+        return ""
+    first, end = 0, len(array)
+    while end - first > 1:
+        middle = (first + end) // 2
+        first, end = (middle, end) if _casts(array[first:middle], kind) else (first, middle)
+    return f": it holds {shown(_value(array[first]), personal)}"
+
+
+def _casts(array: pa.Array, kind: pa.DataType) -> bool:
     try:
-        return array.cast(field.type)
-    except pa.ArrowException as error:
-        raise UserError(
-            f"{where}: column {field.name!r} is {array.type} and can't become {field.type} ({error})"
-        ) from error
+        array.cast(kind)
+    except pa.ArrowException:
+        return False
+    return True
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    """As Python has it, or as bytes where it has none."""
+    try:
+        return scalar.as_py()
+    except ValueError:  # a text that is no UTF-8, a time beyond the year 9999
+        return scalar.cast(pa.binary()).as_py() if pa.types.is_string(scalar.type) else str(scalar.cast(pa.int64()))

@@ -84,7 +84,8 @@ class AvroField:
     type: AvroType
     default: Any  # as in the schema's JSON; NO_DEFAULT where there is none
     aliases: tuple[str, ...]  # without those that are other fields' names: those fields take the values
-    properties: Mapping[str, Any]  # everything else the schema says of the field: unit, min, max, pii, ...
+    properties: Mapping[str, Any]  # everything else the schema says of the field: unit, min, max, ...
+    personal: bool  # tagged pii, beside either "type": messages leave its values out
 
 
 @dataclass(eq=False)
@@ -314,12 +315,15 @@ class _Parser:
             raise UserError(f"{_at(place)} has no type; add 'type'")
         parsed = self.parse(entry["type"], namespace, place)
         known = ("name", "type", "default", "aliases", "doc", "order")
+        branches = entry["type"] if isinstance(entry["type"], list) else [entry["type"]]
+        tags = [entry, *(branch for branch in branches if isinstance(branch, Mapping))]
         return AvroField(
             name=name,
             type=parsed,
             default=entry.get("default", NO_DEFAULT),
             aliases=tuple(alias for alias in _aliases(entry, place) if alias not in names),
             properties={key: value for key, value in entry.items() if key not in known},
+            personal=any(tagged.get("pii") for tagged in tags),
         )
 
 

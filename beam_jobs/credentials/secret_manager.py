@@ -58,7 +58,7 @@ def access(name: str, what: str) -> str:
         except GoogleAwayError as error:
             if kept is None:
                 raise
-            _LOGGER.warning("%s; going on with the value read before", error)
+            _LOGGER.warning("%s; going on with the value read before", one_line(error))
             value = kept[0]
         _cache[name] = value, float("inf") if is_pinned(name) else time.monotonic() + ALIAS_S
         return value

@@ -6,9 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 
+from beam_jobs.errors import one_line
+
 _LOGGER = logging.getLogger(__name__)
 
 _SMALLEST_CUT = 1024  # rows; what a smaller block takes is overhead, cutting it would not help
+_LONGEST = 500  # characters of what brokers say
 _PATIENCE_S = 1.0  # an election, a broker that restarts at once: not worth a line
 
 
@@ -28,7 +31,7 @@ class Outage:
         """Something is wrong; ``text`` says what."""
         if self._since is None:
             self._since = time.monotonic()
-        self._text = text
+        self._text = one_line(text, _LONGEST)
 
     def tell(self) -> None:
         """Speaks if it has lasted; called again and again."""
@@ -65,7 +68,7 @@ class PartitionOutages:
         due = {p for p in unreadable if p not in self._told and now - self._since[p] >= _PATIENCE_S}
         if due:
             self._told |= due
-            reasons = "; ".join(dict.fromkeys(unreadable[p] for p in sorted(due)))
+            reasons = one_line("; ".join(dict.fromkeys(unreadable[p] for p in sorted(due))), _LONGEST)
             if len(unreadable) == total:
                 _LOGGER.warning("%s: nothing can be read (%s); waiting", self._address, reasons)
             else:

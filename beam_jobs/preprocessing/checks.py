@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from beam_jobs.errors import PreprocessReason, Reason, RowErrors
+from beam_jobs.errors import PreprocessReason, Reason, RowErrors, shown
 from beam_jobs.preprocessing.fields import Field
 
 OUT_OF_RANGE: PreprocessReason = "out_of_range"
@@ -149,11 +149,11 @@ def _sentence(field: Field, value: float, type_: pa.DataType) -> str:
     else:
         expected = "a finite number"
     if field.kind == "timestamp":
-        return f"{field.name} is {_number(value)} {type_.unit} after 1970, expected a time in the years 1 to 9999"
-    # Errors are logged and shown: they must not carry personal data.
-    shown = "outside its limits (value withheld: personal data)" if field.pii else _number(value)
-    unit = f" {field.unit}" if field.unit and math.isfinite(value) and not field.pii else ""
-    return f"{field.name} is {shown}{unit}, expected {expected}"
+        expected, unit = "a time in the years 1 to 9999", f" {type_.unit} after 1970"
+    else:
+        unit = f" {field.unit}" if field.unit and math.isfinite(value) else ""
+    found = shown(value, field.pii, lambda number: f"{_number(number)}{unit}")
+    return f"{field.name} is {found}, expected {expected}"
 
 
 def _number(value: float) -> str:

@@ -17,7 +17,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from beam_jobs import metrics, stop
-from beam_jobs.errors import UserError, one_line
+from beam_jobs.errors import UserError
 from beam_jobs.preprocessing.threads import one_thread
 from beam_jobs.running.process import configure_logging, keep_memory
 from beam_jobs.running.workers import Workers
@@ -137,7 +137,7 @@ def _prepare(parsed: PipelineOptions, wire: Wire, name: str, live: bool) -> _Run
     try:
         pipeline = beam.Pipeline(runner, parsed)
     except ValueError as error:
-        raise UserError(one_line(str(error).removeprefix("Pipeline has validations errors:"))) from error
+        raise UserError(str(error).removeprefix("Pipeline has validations errors:")) from error
     wire(pipeline)
     graph = Graph.of(pipeline)
     reason = target.cannot(graph)

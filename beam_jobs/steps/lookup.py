@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from beam_jobs.codec.schema import arrow_schema
-from beam_jobs.errors import UserError, one_line
+from beam_jobs.errors import UserError, listed, one_line, shown
 from beam_jobs.storage.files import FileInfo, find_files, patiently, read_bytes
 
 _LOGGER = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ def _read(path: str, types: Mapping[str, pa.DataType], all_columns: bool = False
             raise UserError(f"{path}: has two columns {twice[0]!r}; rename one of them")
         missing = [name for name in types if name not in table.column_names]
         if missing:
-            raise UserError(f"{path}: has no column {missing[0]!r}; it has {', '.join(table.column_names)}")
+            raise UserError(f"{path}: has no column {missing[0]!r}; it has {listed(table.column_names)}")
         columns = {}
         for name in table.column_names if all_columns else types:
             column = table.column(name)
@@ -174,7 +174,7 @@ class Table:
         if len(twice):
             first = twice[0].as_py()
             raise UserError(
-                f"{name}: {key} {first['values']!r} is there {first['counts']} times ({len(twice)} such keys); "
+                f"{name}: {key} {shown(first['values'])} is there {first['counts']} times ({len(twice)} such keys); "
                 "keep one row a key"
             )
         self.rows = len(keys)

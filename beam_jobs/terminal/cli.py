@@ -121,15 +121,16 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
         status = EXIT_INTERRUPTED
     except Exception as error:
         if "--verbose" in args:
-            traceback.print_exc()
+            for line in traceback.format_exc().splitlines():
+                say(line)
         user_error = find_user_error(error)
         if user_error is not None:
-            print(f"error: {user_error}", file=sys.stderr)
+            say(f"error: {user_error}")
             status = EXIT_USAGE
         else:
             summary = one_line(error, 500)
             hint = "" if "--verbose" in args else " (--verbose shows the stack trace)"
-            print(f"error: {type(error).__name__}: {summary}{hint}", file=sys.stderr)
+            say(f"error: {type(error).__name__}: {summary}{hint}")
             status = EXIT_FAILED
     finally:
         gc.freeze()  # the interpreter would walk through all modules once more before it ends: half a second
@@ -142,7 +143,8 @@ def find_user_error(error: BaseException | None) -> UserError | None:
     text = str(error)
     while error is not None and id(error) not in seen:
         if isinstance(error, UserError):
-            return UserError(_WHILE_RUNNING.sub("", str(error)))
+            said = str(error)
+            return UserError(_WHILE_RUNNING.sub("", said))
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     told = _TOLD.findall(text)
@@ -151,4 +153,4 @@ def find_user_error(error: BaseException | None) -> UserError | None:
 
 def say(text: str) -> None:
     """One line for the person at the terminal, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(one_line(text), file=sys.stderr, flush=True)

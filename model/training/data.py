@@ -20,8 +20,9 @@ from beam_jobs.archives.event_files import READERS, read_events
 from beam_jobs.archives.read import SUFFIXES, check_content, described, find, may_hold, read_rows
 from beam_jobs.archives.rows import archive_schema
 from beam_jobs.codec.decoded import Decoded
-from beam_jobs.errors import RowErrors, UserError
+from beam_jobs.errors import RowErrors, UserError, shown
 from beam_jobs.io.position import OffsetKind, OffsetSpec
+from beam_jobs.preprocessing.fields import fields_of
 from beam_jobs.preprocessing.windows.history import History, in_time_order
 from beam_jobs.storage.files import check_access, download, is_local, list_files, patiently, root_of
 from beam_jobs.use_case import UseCase
@@ -245,7 +246,7 @@ def _examples(
         rows, label = result.rows, label.take(pa.array(result.kept))
     x = np.stack([rows[name].to_numpy() for name in preprocessor.features], axis=1)
     times = rows[use_case.event_time].cast(pa.int64()).to_numpy()
-    return Examples(x, rows[use_case.key], times, _kinds(label))
+    return Examples(x, rows[use_case.key], times, _kinds(label, use_case))
 
 
 @contextmanager
@@ -262,7 +263,9 @@ def _here(path: str, scratch: Path) -> Iterator[Path]:
         copy.unlink()
 
 
-def _kinds(label: pa.Array) -> pa.Array:
-    """string [n]: the label of failures, "" for other rows."""
-    text = pc.utf8_lower(pc.fill_null(label.cast(pa.string()), ""))
-    return pc.if_else(pc.is_in(text, pa.array(_SOUND)), "", text)
+def _kinds(label: pa.Array, use_case: UseCase) -> pa.Array:
+    """string [n]: what reports call the label of failures, "" for other rows."""
+    text = pc.utf8_lower(pc.fill_null(label.cast(pa.string()), "")).dictionary_encode()
+    personal = any(field.label and field.pii for field in fields_of(use_case.schema).values())
+    names = ["" if name in _SOUND else shown(name, personal, str) for name in text.dictionary.to_pylist()]
+    return pa.array(names, pa.string()).take(text.indices)

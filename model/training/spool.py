@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, shown
 from model.rows import Floats, Longs, Part, append
 
 HELD_ROWS = 1 << 18  # rows that wait in memory to be thrown into buckets
@@ -168,7 +168,7 @@ class Spool:
             self._kinds.setdefault(name, len(self._kinds))
         if len(self._kinds) > MAX_KINDS:
             raise UserError(
-                f"the label has more than {MAX_KINDS} values, such as {names[-1]!r}: it says no kind of failure; "
+                f"the label has more than {MAX_KINDS} values, such as {shown(names[-1])}: it says no kind of failure; "
                 "tag another field as label, or none"
             )
         return np.array([self._kinds[name] for name in names], np.int32)[encoded.indices.to_numpy()]

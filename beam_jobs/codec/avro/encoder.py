@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from beam_jobs.codec.avro import encode_vm as vm
+from beam_jobs.codec.columns import misfit
 from beam_jobs.codec.schema import AvroType, arrow_schema, arrow_type, parse_record
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, listed, shown
 
 MAX_BYTES = {vm.VARINT: 10, vm.DOUBLE: 8, vm.FLOAT: 4, vm.BOOLEAN: 1, vm.TEXT: 10, vm.NULLABLE: 1, vm.LIST: 11}
 """The most an instruction writes, beside bytes of the pool. DECIMAL: see ``_max_bytes``."""
@@ -69,7 +70,7 @@ class AvroEncoder:
         for entry in self._record.fields:
             index = rows.schema.get_field_index(entry.name)
             array = rows.column(index) if index >= 0 else None
-            columns.add(entry.type, entry.name, array, n, 0)
+            columns.add(entry.type, entry.name, array, n, 0, entry.personal)
         ops = self._program.patched(columns)
         pool, cells = columns.pool(), columns.joined_cells()
         bound = len(self._header) * n + len(pool)
@@ -194,7 +195,7 @@ class _Columns:
             at += 0 if part is None else len(part)
         return starts
 
-    def add(self, avro: AvroType, path: str, array: pa.Array | None, n: int, level: int) -> None:
+    def add(self, avro: AvroType, path: str, array: pa.Array | None, n: int, level: int, personal: bool) -> None:
         """Appends the n values of a field; None: the column is missing."""
         arrow, nullable = arrow_type(avro, path)
         plain = avro.non_null()
@@ -206,19 +207,19 @@ class _Columns:
             array = pa.nulls(n, arrow)
         if value.kind == "null":
             return
-        array = _cast(array, arrow, path)
+        array = _cast(array, arrow, path, personal)
         self.flags.append(array.is_valid().to_numpy(zero_copy_only=False).view(np.uint8) if array.null_count else None)
         if value.kind == "record":
             for entry in value.fields:
                 index = array.type.get_field_index(entry.name)
                 part = array.field(index) if index >= 0 else None
-                self.add(entry.type, f"{path}.{entry.name}", part, n, level)
+                self.add(entry.type, f"{path}.{entry.name}", part, n, level, personal or entry.personal)
         elif value.kind in ("array", "map"):
-            self._list(value, path, array)
+            self._list(value, path, array, personal)
         else:
-            self.cells.append(self._cells(value, path, array))
+            self.cells.append(self._cells(value, path, array, personal))
 
-    def _list(self, value: AvroType, path: str, array: pa.Array) -> None:
+    def _list(self, value: AvroType, path: str, array: pa.Array, personal: bool) -> None:
         inner, self.next_level = self.next_level, self.next_level + 1
         offsets = np.zeros(1, np.int64)
         if len(array):
@@ -227,10 +228,10 @@ class _Columns:
         self.cells.append(offsets - first)
         self.level_rows[inner] = n
         if value.kind == "map":
-            self.add(AvroType("string"), f"{path} key", array.keys.slice(first, n), n, inner)
-            self.add(value.item, f"{path}[]", array.items.slice(first, n), n, inner)
+            self.add(AvroType("string"), f"{path} key", array.keys.slice(first, n), n, inner, personal)
+            self.add(value.item, f"{path}[]", array.items.slice(first, n), n, inner, personal)
         else:
-            self.add(value.item, f"{path}[]", array.values.slice(first, n), n, inner)
+            self.add(value.item, f"{path}[]", array.values.slice(first, n), n, inner, personal)
 
     def _text(self, text: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[np.int64]:
         start = self.text_bytes
@@ -238,12 +239,12 @@ class _Columns:
         self.text_bytes += len(text)
         return ends + start
 
-    def _cells(self, value: AvroType, path: str, array: pa.Array) -> NDArray[np.int64]:
+    def _cells(self, value: AvroType, path: str, array: pa.Array, personal: bool) -> NDArray[np.int64]:
         n, kind, at = len(array), value.kind, array.offset
         if kind == "boolean":
             return array.cast(pa.int8()).fill_null(0).to_numpy().astype(np.int64)
         if kind == "enum":
-            return _symbols(value, path, array)
+            return _symbols(value, path, array, personal)
         data = array.buffers()[-1]
         if value.logical == "decimal":
             pairs = np.frombuffer(data, np.int64, 2 * n, 16 * at) if n else np.empty(0, np.int64)
@@ -266,7 +267,7 @@ _NO_TEXT = np.empty(0, np.uint8)
 _NO_CELLS = np.empty(0, np.int64)
 
 
-def _cast(array: pa.Array, arrow: pa.DataType, path: str) -> pa.Array:
+def _cast(array: pa.Array, arrow: pa.DataType, path: str, personal: bool) -> pa.Array:
     """The array in the schema's type. Structs, lists and maps are cast part by part, later."""
     kind = array.type
     for nested in (pa.types.is_struct, pa.types.is_list, pa.types.is_map):
@@ -274,23 +275,21 @@ def _cast(array: pa.Array, arrow: pa.DataType, path: str) -> pa.Array:
             return array
     if kind == arrow or kind.equals(arrow):
         return array
+    wanted = pa.string() if pa.types.is_dictionary(arrow) else arrow
     try:
-        if pa.types.is_dictionary(arrow):
-            return array.cast(pa.string()).dictionary_encode()
-        return array.cast(arrow)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
-        text = str(e).splitlines()[0]
-        raise UserError(
-            f"field {path!r}: a column of {kind} does not fit {arrow} ({text}); convert it before"
-        ) from None
+        fitting = array.cast(wanted)
+    except pa.ArrowException:
+        bad = misfit(array, wanted, personal)
+        raise UserError(f"field {path!r}: a column of {kind} does not fit {arrow}{bad}; convert it before") from None
+    return fitting.dictionary_encode() if wanted != arrow else fitting
 
 
-def _symbols(value: AvroType, path: str, array: pa.DictionaryArray) -> NDArray[np.int64]:
+def _symbols(value: AvroType, path: str, array: pa.DictionaryArray, personal: bool) -> NDArray[np.int64]:
     symbols = pc.index_in(array.dictionary.cast(pa.string()), pa.array(value.symbols, pa.string()))
     indices = symbols.take(array.indices)
     if indices.null_count > array.null_count:
         missing = array.cast(pa.string()).filter(pc.and_(indices.is_null(), array.is_valid()))[0].as_py()
-        raise UserError(f"field {path!r} has the value {missing!r}; use one of {', '.join(value.symbols)}")
+        raise UserError(f"field {path!r} has the value {shown(missing, personal)}; use one of {listed(value.symbols)}")
     return indices.fill_null(0).to_numpy().astype(np.int64)
 
 

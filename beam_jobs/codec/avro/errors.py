@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from beam_jobs.codec.avro import ops as op
 from beam_jobs.codec.avro.code import Code
-from beam_jobs.errors import Reason, RowErrors
+from beam_jobs.errors import Reason, RowErrors, shown
 
 REASONS: Mapping[int, Reason] = {
     op.NULL_VALUE: "null_value",
@@ -40,7 +40,7 @@ FIELD_SENTENCES = {
     op.VARINT_TOO_LONG: "field {field!r} at byte {at}: an integer of more than 64 bits",
     op.NEGATIVE_LENGTH: "field {field!r} at byte {at}: the length {value} is negative",
     op.OUT_OF_RANGE: "field {field!r} at byte {at}: {value} is outside the range of its type",
-    op.NOT_BOOLEAN: "field {field!r} at byte {at}: byte 0x{value:02x}, expected a boolean, 0x00 or 0x01",
+    op.NOT_BOOLEAN: "field {field!r} at byte {at}: byte {value}, expected a boolean, 0x00 or 0x01",
     op.NO_SUCH_BRANCH: "field {field!r} at byte {at}: union branch {value}, expected 0 to {last}",
     op.NO_SUCH_SYMBOL: "field {field!r} at byte {at}: enum symbol number {value}, expected 0 to {last}",
     op.SYMBOL_DROPPED: "field {field!r} at byte {at}: the writer's enum symbol number {value} is not in the reader's",
@@ -85,5 +85,6 @@ def row_errors(
             sentence = FIELD_SENTENCES[why]
             fields = program.run_fields.get(number, []) if instruction[op.OP] in RUNS else []
             field = program.names[fields[nth] if fields else instruction[op.FIELD]]
-            errors.append(sentence.format(field=field, at=at + header, value=value, last=instruction[op.A] - 1))
+            found = shown(value, field in program.personal, form="0x{:02x}".format if why == op.NOT_BOOLEAN else str)
+            errors.append(sentence.format(field=field, at=at + header, value=found, last=instruction[op.A] - 1))
     return RowErrors(rows, reasons, errors)

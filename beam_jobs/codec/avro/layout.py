@@ -38,9 +38,10 @@ class Layout:
     def __init__(self, record: AvroType, columns: Sequence[str] | None) -> None:
         self.slots: list[int] = []  # cell columns per level
         self.valids: list[int] = []  # validity columns per level
+        self.personal: set[str] = set()  # paths of values that no message may show
         self._new_level()
         self.fields: list[AvroField] = selected_fields(record, columns)
-        self.columns: list[Column] = [self._column(entry.type, entry.name, 0) for entry in self.fields]
+        self.columns: list[Column] = [self._column(entry.type, entry.name, 0, entry.personal) for entry in self.fields]
         self.schema = pa.schema(
             [
                 pa.field(entry.name, column.arrow, nullable=column.nullable)
@@ -58,23 +59,28 @@ class Layout:
         self.slots[level] += cells
         return first
 
-    def _column(self, avro: AvroType, path: str, level: int) -> Column:
+    def _column(self, avro: AvroType, path: str, level: int, personal: bool) -> Column:
         arrow, nullable = arrow_type(avro, path)
         plain = avro.non_null()
         assert plain is not None
         value = plain[0]
         column = Column(value, arrow, nullable, path, level)
+        if personal:
+            self.personal.add(path)
         if nullable and value.kind != "null":
             column.valid = self.valids[level]
             self.valids[level] += 1
         if value.kind == "record":
-            column.parts = [self._column(entry.type, f"{path}.{entry.name}", level) for entry in value.fields]
+            column.parts = [
+                self._column(entry.type, f"{path}.{entry.name}", level, personal or entry.personal)
+                for entry in value.fields
+            ]
         elif value.kind in ("array", "map"):
             column.slot = self._slot(level)
             column.items_level = self._new_level()
             if value.kind == "map":
-                column.parts.append(self._column(AvroType("string"), f"{path} key", column.items_level))
-            column.parts.append(self._column(value.item, f"{path}[]", column.items_level))
+                column.parts.append(self._column(AvroType("string"), f"{path} key", column.items_level, personal))
+            column.parts.append(self._column(value.item, f"{path}[]", column.items_level, personal))
         elif value.logical == "decimal":
             column.slot = self._slot(level, cells=2)
         elif value.kind != "null":

@@ -12,6 +12,7 @@ What a program costs is bounded while it is made: a schema of a few hundred byte
 from __future__ import annotations
 
 import struct
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,7 @@ class Program:
     names: tuple[str, ...]  # of fields, for errors
     sentences: tuple[str, ...]  # of what fails for some rows
     run_fields: dict[int, list[int]]  # of an instruction that reads several fields: their names
+    personal: Set[str]  # of names: their values no error may show
 
     @property
     def content(self) -> bytes:
@@ -109,7 +111,7 @@ class _Compiler:
         self._emit(op.END)
         self._skip_subroutines()
         ops = np.array(self.ops, np.int64).reshape(-1, op.WIDTH)
-        return Program(ops, tuple(self.names), tuple(self.sentences), self.run_fields)
+        return Program(ops, tuple(self.names), tuple(self.sentences), self.run_fields, self._layout.personal)
 
     def check_defaults(self, fields: list[AvroField], columns: list[Column]) -> None:
         for entry, column in zip(fields, columns, strict=True):

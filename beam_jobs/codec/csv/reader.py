@@ -17,7 +17,7 @@ from beam_jobs.codec.csv.cells import convert
 from beam_jobs.codec.csv.dialect import Dialect, as_fields, header_of
 from beam_jobs.codec.decoded import Decoded
 from beam_jobs.codec.schema import AvroField, arrow_schema, parse_record, selected_fields
-from beam_jobs.errors import Reason, RowErrors, UserError, one_line
+from beam_jobs.errors import Reason, RowErrors, UserError, one_line, shown
 
 _CHUNK_BYTES = 4 << 20  # of the file at a time
 _MAX_TOLD = 1_000  # rows of a wrong number of cells that are told one by one
@@ -168,7 +168,11 @@ def _column(cells: pa.Array, field: AvroField, dialect: Dialect, bad: Bad) -> pa
     found = convert(texts, kind, dialect)
     for row in np.flatnonzero(found.bad).tolist():
         bad.setdefault(
-            row, ("wrong_type", f"field {field.name!r} is {_shown(texts[row].as_py(), field)}, expected {kind.label}")
+            row,
+            (
+                "wrong_type",
+                f"field {field.name!r} is {shown(texts[row].as_py(), field.personal)}, expected {kind.label}",
+            ),
         )
     if not nullable and found.values.null_count:
         for row in np.flatnonzero(found.values.is_null().to_numpy(zero_copy_only=False)).tolist():
@@ -189,9 +193,3 @@ def _texts(cells: pa.Array, field: AvroField, bad: Bad) -> pa.Array:
                 texts.append(None)
                 bad[row] = ("invalid_utf8", f"field {field.name!r}: byte {error.start} is not UTF-8; save it as UTF-8")
         return pa.array(texts, pa.string())
-
-
-def _shown(text: str, field: AvroField) -> str:
-    if field.properties.get("pii"):
-        return "(personal: left out)"
-    return repr(text if len(text) <= 60 else text[:60] + "...")

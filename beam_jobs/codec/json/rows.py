@@ -15,9 +15,8 @@ import pyarrow as pa
 
 from beam_jobs.codec.avro.program import INT32, INT64, RANGES
 from beam_jobs.codec.schema import NO_DEFAULT, AvroField, AvroType, walk_names
-from beam_jobs.errors import Reason
+from beam_jobs.errors import Reason, shown
 
-MAX_SHOWN = 60  # characters of a value in a sentence
 _INTEGER = re.compile(r"-?[0-9]+")
 _DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
@@ -59,37 +58,41 @@ def parse_row(value: bytes, record: AvroType, wanted: Sequence[AvroField]) -> di
     except ValueError as e:
         raise RowError("invalid_json", f"the value is not JSON: {e}") from None
     if not isinstance(parsed, dict):
-        raise RowError("wrong_type", f"the value is {_show(parsed)}, expected a JSON object")
+        raise RowError("wrong_type", f"the value is {_kind(parsed)}, expected a JSON object")
     return _fields(parsed, record.fields, wanted, "")
 
 
 def _fields(
-    value: Mapping[str, Any], known: Sequence[AvroField], wanted: Sequence[AvroField], path: str
+    value: Mapping[str, Any], known: Sequence[AvroField], wanted: Sequence[AvroField], path: str, personal: bool = False
 ) -> dict[str, Any]:
     names = {name for entry in known for name in walk_names(entry)}
     for name in value:
         if name not in names:
-            raise RowError("unknown_field", f"field {_show(path + name)} is not in the schema")
+            raise RowError("unknown_field", f"field {_show(path + name, personal)} is not in the schema")
     out: dict[str, Any] = {}
     for entry in wanted:
         given = [value[name] for name in walk_names(entry) if value.get(name) is not None]
         name = path + entry.name
         if given:
-            out[entry.name] = convert(given[0], entry.type, name)
+            out[entry.name] = convert(given[0], entry.type, name, personal or entry.personal)
             continue
         plain = entry.type.non_null()
         assert plain is not None
         if plain[1] and (any(alias in value for alias in walk_names(entry)) or entry.default in (None, NO_DEFAULT)):
             out[entry.name] = None
         elif entry.default is not NO_DEFAULT and entry.default is not None:
-            out[entry.name] = convert(_as_parsed(entry.default), entry.type, name)
+            out[entry.name] = convert(_as_parsed(entry.default), entry.type, name, personal or entry.personal)
         else:
             raise RowError("missing_field", f"field {name!r} is missing or null, expected {plain[0].label}")
     return out
 
 
-def convert(value: Any, avro: AvroType, path: str) -> Any:
-    """A parsed JSON value as ``pa.array`` takes it: enums as their symbols, dates and times as integers."""
+def convert(value: Any, avro: AvroType, path: str, personal: bool = False) -> Any:
+    """A parsed JSON value as ``pa.array`` takes it: enums as their symbols, dates and times as integers.
+
+    Args:
+      personal: it is of a field tagged pii.
+    """
     plain = avro.non_null()
     assert plain is not None
     target, nullable = plain
@@ -99,16 +102,16 @@ def convert(value: Any, avro: AvroType, path: str) -> Any:
             return None
         raise RowError("missing_field", f"field {path!r} is null, expected {target.label}")
     if kind == "record" and isinstance(value, dict):
-        return _fields(value, target.fields, target.fields, path + ".")
+        return _fields(value, target.fields, target.fields, path + ".", personal)
     if kind == "array" and isinstance(value, list):
-        return [convert(item, target.item, path + "[]") for item in value]
+        return [convert(item, target.item, path + "[]", personal) for item in value]
     if kind == "map" and isinstance(value, dict):
-        return [(_text(key, path), convert(item, target.item, path + "[]")) for key, item in value.items()]
+        return [(_text(key, path), convert(item, target.item, path + "[]", personal)) for key, item in value.items()]
     if kind == "boolean" and isinstance(value, bool):
         return value
     if isinstance(value, Number):
         if kind in ("int", "long") and _INTEGER.fullmatch(value):
-            return _integer(value, target, path)
+            return _integer(value, target, path, personal)
         if kind in ("float", "double"):
             arrow = pa.float32() if kind == "float" else pa.float64()
             number = pa.scalar(str(value)).cast(arrow).as_py()
@@ -118,39 +121,41 @@ def convert(value: Any, avro: AvroType, path: str) -> Any:
         if kind == "enum":
             if value in target.symbols or target.symbol_default is not None:
                 return value if value in target.symbols else target.symbol_default
-            raise RowError("invalid_value", f"field {path!r} is {_show(value)}, expected one of {target.symbols}")
+            raise RowError(
+                "invalid_value", f"field {path!r} is {_show(value, personal)}, expected one of {target.symbols}"
+            )
         if kind == "string":
             return _text(value, path)
         if target.logical == "decimal":
-            return _decimal(value, target, path)
+            return _decimal(value, target, path, personal)
         if kind in ("bytes", "fixed"):
-            return _binary(value, target, path)
-    raise RowError("wrong_type", f"field {path!r} is {_show(value)}, expected {_expected(target)}")
+            return _binary(value, target, path, personal)
+    raise RowError("wrong_type", f"field {path!r} is {_show(value, personal)}, expected {_expected(target)}")
 
 
-def _integer(text: str, target: AvroType, path: str) -> int:
+def _integer(text: str, target: AvroType, path: str, personal: bool) -> int:
     low, high = RANGES.get(target.logical or "", INT32 if target.kind == "int" else INT64)
     number = int(text) if len(text) <= 20 else high + 1
     if low <= number <= high:
         return number
-    raise RowError("invalid_value", f"field {path!r} is {_show(Number(text))}, expected {low} to {high}")
+    raise RowError("invalid_value", f"field {path!r} is {_show(Number(text), personal)}, expected {low} to {high}")
 
 
-def _decimal(text: str, target: AvroType, path: str) -> pa.Scalar:
+def _decimal(text: str, target: AvroType, path: str, personal: bool) -> pa.Scalar:
     whole, _, fraction = text.lstrip("-").partition(".")
     digits = len(whole.lstrip("0")) + target.scale
     if not _DECIMAL.fullmatch(text) or len(fraction) > target.scale or digits > target.precision:
         expected = f"a decimal in quotes with up to {target.precision} digits, {target.scale} after the point"
-        raise RowError("invalid_value", f"field {path!r} is {_show(text)}, expected {expected}")
+        raise RowError("invalid_value", f"field {path!r} is {_show(text, personal)}, expected {expected}")
     return pa.scalar(text).cast(pa.decimal128(target.precision, target.scale)).as_py()
 
 
-def _binary(text: str, target: AvroType, path: str) -> bytes:
+def _binary(text: str, target: AvroType, path: str, personal: bool) -> bytes:
     try:
         raw = text.encode("latin-1")
     except UnicodeEncodeError:
         raise RowError(
-            "invalid_value", f"field {path!r} is {_show(text)}, expected bytes as characters up to U+00FF"
+            "invalid_value", f"field {path!r} is {_show(text, personal)}, expected bytes as characters up to U+00FF"
         ) from None
     if target.kind == "fixed" and len(raw) != target.size:
         raise RowError("invalid_value", f"field {path!r} has {len(raw)} bytes, expected {target.size}")
@@ -189,6 +194,12 @@ def _expected(target: AvroType) -> str:
     return target.label
 
 
-def _show(value: Any) -> str:
-    text = str(value) if isinstance(value, Number) else json.dumps(value)
-    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
+def _show(value: Any, personal: bool = False) -> str:
+    return shown(value, personal, form=str if isinstance(value, Number) else json.dumps)
+
+
+def _kind(value: Any) -> str:
+    """What JSON calls a value; of its content nobody knows whether it is personal."""
+    if isinstance(value, Number):
+        return "a number"
+    return {list: "an array", str: "a string", bool: "a boolean"}.get(type(value), "null")

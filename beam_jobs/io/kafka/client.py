@@ -13,7 +13,7 @@ from typing import Literal
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient, NewTopic
 
-from beam_jobs.errors import UnreachableError, UserError
+from beam_jobs.errors import UnreachableError, UserError, one_line
 from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.commits import DENIED, Commits
@@ -216,7 +216,7 @@ def _check_right(address: KafkaAddress, config: KafkaConfig, needed: AclOperatio
     try:
         allowed = asked[address.topic].result().authorized_operations
     except KafkaException as error:
-        _LOGGER.debug("%s: rights unknown: %s", address, error)
+        _LOGGER.debug("%s: rights unknown: %s", address, one_line(error))
         return
     if allowed is not None and needed not in allowed:
         raise UserError(
@@ -238,7 +238,7 @@ def check_group(address: KafkaAddress, config: KafkaConfig, group_id: str, timeo
     except KafkaException as error:
         if error.args[0].code() in DENIED:
             raise UserError(_no_right(address, group_id)) from None
-        _LOGGER.debug("%s: group %s is not known: %s", address, group_id, error)
+        _LOGGER.debug("%s: group %s is not known: %s", address, group_id, one_line(error))
         return
     if group.members:
         member = group.members[0]
@@ -288,8 +288,9 @@ def ensure_topic(
     except KafkaException as error:
         failure = error.args[0]
         if failure.code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            why = one_line(failure.str(), 300)
             raise user_error(address, failure) or UserError(
-                f"{address}: the topic could not be created ({failure.str()}); check the address, and the broker"
+                f"{address}: the topic could not be created ({why}); check the address, and the broker"
             ) from None
     deadline = time.monotonic() + timeout_s
     while True:
@@ -298,7 +299,7 @@ def ensure_topic(
             if found is not None and found.partitions and all(p.leader >= 0 for p in found.partitions.values()):
                 return
         except KafkaException as error:
-            _LOGGER.debug("%s: %s", address, error)
+            _LOGGER.debug("%s: %s", address, one_line(error))
         if time.monotonic() > deadline:
             raise UserError(f"{address}: the topic has no leader after {timeout_s:.0f} s; check the brokers")
         time.sleep(0.02)

@@ -26,7 +26,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from beam_jobs import metrics
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.commits import DENIED, Commits
 from beam_jobs.io.kafka.config import KafkaConfig
@@ -130,7 +130,9 @@ class KafkaControl:
         except KafkaException as error:
             if error.args[0].code() not in _UNSUPPORTED:
                 raise
-            _LOGGER.debug("%s: the newest records are not known: %s", self._address, error)  # before Kafka 3.0
+            _LOGGER.debug(
+                "%s: the newest records are not known: %s", self._address, one_line(error)
+            )  # before Kafka 3.0
             return found
         younger = [p for p, answer in newest.items() if answer.timestamp >= timestamp_ms]
         sure = {p: offset for p, offset in found.items() if offset is not None or p in newest.keys() - set(younger)}
@@ -221,7 +223,7 @@ class KafkaControl:
                 "%s: committing offsets for group %s failed (%s); trying again",
                 self._address,
                 self._group_id,
-                failure.str(),
+                one_line(failure.str(), 300),
             )
 
     def close(self) -> None:

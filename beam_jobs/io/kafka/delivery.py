@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from beam_jobs import stop
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.client import user_error
 from beam_jobs.io.kafka.control import NO_TOPIC
@@ -56,7 +56,7 @@ _REMEDIES: Mapping[int, str] = {
 
 def delivery_error(address: KafkaAddress, error: KafkaError) -> UserError:
     """The end of the job for a delivery that failed for good, whatever the code: reason, remedy, what comes next."""
-    reason = f"{error.name()}: {error.str()}" if error.str() else error.name()
+    reason = one_line(f"{error.name()}: {error.str()}" if error.str() else error.name(), 300)
     if error.code() in _TOPIC_GONE:
         return _gone(address)
     known = None if error.code() in _REMEDIES else user_error(address, error)
@@ -114,7 +114,9 @@ class Waiting:
             if known and self._reason != self._said and (gone or not self._said):
                 self._said = self._reason
                 ends = f"; the job ends in {GONE_TIMEOUT_S:.0f} s unless it is made anew" if gone else ""
-                _LOGGER.warning("%s: no records are taken (%s); waiting%s", self._address, self._reason, ends)
+                _LOGGER.warning(
+                    "%s: no records are taken (%s); waiting%s", self._address, one_line(self._reason, 300), ends
+                )
         patience = 2 * _ASK_EVERY_S if stop.requested() else GONE_TIMEOUT_S  # one answer decides nothing
         if self._gone_since is not None and now - self._gone_since > patience:
             raise _gone(self._address)

@@ -15,7 +15,7 @@ from datetime import UTC
 from typing import Any
 
 from beam_jobs.credentials.google_credentials import application_default, refresh
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class GoogleTokens:
             token = self.token()
         except Exception as error:
             if not self._told:
-                _LOGGER.warning("%s; trying again", error)
+                _LOGGER.warning("%s; trying again", one_line(error))
             self._told = True
             return "", 0.0
         self._told = False

@@ -25,7 +25,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from beam_jobs import metrics, stop
 from beam_jobs.block import Block, BlockCoder, beam_time, min_timestamp
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.block_reader import BlockReader, BlockSettings
 from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.kafka.commits import DENIED
@@ -263,7 +263,9 @@ class KafkaReader(BlockReader[_Session]):
             text = f"{self._source.transport}: partition {problem.partition}: {problem.text}"
             if session.ends is not None:
                 raise UserError(f"{text}; start behind it with --from, or repair the topic")
-            _LOGGER.error("%s; this partition is not read on until the job is restarted, the others are", text)
+            _LOGGER.error(
+                "%s; this partition is not read on until the job is restarted, the others are", one_line(text)
+            )
             session.fetcher.stop([problem.partition])
             session.unanswered[problem.partition] = problem.text
         elif problem.code == KafkaError._UNSUPPORTED_FEATURE:
@@ -271,7 +273,7 @@ class KafkaReader(BlockReader[_Session]):
             session.fetcher = self._source.transport.fetcher(lacking=problem.text)
             session.assign()
         else:  # a partition with a problem that nobody decides is asked again by the fetcher
-            _LOGGER.error("%s: partition %d: %s", self._source.transport, problem.partition, problem.text)
+            _LOGGER.error("%s: partition %d: %s", self._source.transport, problem.partition, one_line(problem.text))
 
     def _out_of_range(self, session: _Session, partition: int) -> None:
         """The records at our position are gone: retention was faster, the log was cut, or the topic was recreated."""
@@ -374,7 +376,7 @@ class KafkaReader(BlockReader[_Session]):
                     whole = replace(source.range, start=EARLIEST)  # nobody has read them
                     session.take_on(begin(source.transport, control, topic.id, new, whole, _LOOK_S))
         except KafkaException as error:
-            _LOGGER.debug("%s: looking at the topic: %s", self._source.transport, error)
+            _LOGGER.debug("%s: looking at the topic: %s", self._source.transport, one_line(error))
 
     def _look_at_ends(self, session: _Session, control: Control) -> None:
         """A log that was cut before the end of a bounded read, behind what was read: that end never comes.

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 from confluent_kafka import KafkaError, KafkaException
 
 from beam_jobs import stop
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.kafka.client import user_error
 from beam_jobs.io.kafka.fetch import Control, Positions, Transport
 from beam_jobs.io.kafka.mark import KafkaMark
@@ -184,6 +184,8 @@ def patiently(transport: Transport, question: Callable[[float], T]) -> T:
             if lasting is not None and refusals >= _REFUSALS:
                 raise lasting from None
             if stop.wait(_AGAIN_S):
-                raise UserError(f"{transport}: ended before the cluster answered ({error.args[0].str()})") from None
+                raise UserError(
+                    f"{transport}: ended before the cluster answered ({one_line(error.args[0].str(), 300)})"
+                ) from None
             outage.seen(error.args[0].str())
             outage.tell()

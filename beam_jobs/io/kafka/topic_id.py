@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from confluent_kafka import KafkaException
 
-from beam_jobs.errors import UnreachableError, UserError
+from beam_jobs.errors import UnreachableError, UserError, one_line
 from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.client import KafkaTransport, user_error
 from beam_jobs.io.kafka.config import KafkaConfig
@@ -48,7 +48,7 @@ class KafkaTopic:
         except KafkaException as error:
             failure = error.args[0]
             raise user_error(address, failure) or UnreachableError(
-                f"{address}: the broker does not say the topic's id ({failure.str()}); try again"
+                f"{address}: the broker does not say the topic's id ({one_line(failure.str(), 300)}); try again"
             ) from error
 
     def known(self) -> KafkaTopic:
@@ -72,7 +72,7 @@ class KafkaTopic:
         try:
             now = _id_now(self.address, self.config)
         except KafkaException as error:
-            _LOGGER.debug("%s: the topic's id is not known: %s", self.address, error)
+            _LOGGER.debug("%s: the topic's id is not known: %s", self.address, one_line(error))
             return
         if self.id and now and now != self.id:
             raise UserError(

@@ -19,7 +19,7 @@ from google.rpc import error_details_pb2, status_pb2
 from numpy.typing import NDArray
 
 from beam_jobs import metrics
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.expiring_ids import ExpiringIds
 from beam_jobs.io import acknowledged
 from beam_jobs.io.pubsub.address import PubSubAddress
@@ -315,7 +315,7 @@ class Puller:
         """A stream ended; ``lived_s``: after so many seconds."""
         if lived_s > 5 * _SETTLED_S:
             self._pull_refusals.none()
-        self.outage.seen(f"{error.code().name}: {error.details()}")
+        self.outage.seen(f"{error.code().name}: {one_line(error.details(), 300)}")
         self._end(self._pull_refusals.seen(error))
 
     def _end(self, error: Exception | None) -> None:
@@ -420,7 +420,7 @@ class Puller:
         elif now - self._unacked_since > _SAY_AFTER_S and not self._unacked_told:
             self._unacked_told = True
             text = "%s: takes no acknowledgements (%s: %s); %d messages are finished and wait"
-            _LOGGER.warning(text, self._subscription, error.code().name, error.details(), waiting)
+            _LOGGER.warning(text, self._subscription, error.code().name, one_line(error.details()), waiting)
 
     def _modify(self, ack_ids: list[str], seconds: int) -> None:
         """Sets the leases of messages, 0 to give them back; a failure only means that they run out."""
@@ -433,7 +433,7 @@ class Puller:
             try:
                 self._modify_deadline(request, timeout=_CALL_TIMEOUT_S)
             except grpc.RpcError as error:
-                _LOGGER.debug("%s: leases: %s", self._subscription, error.details())
+                _LOGGER.debug("%s: leases: %s", self._subscription, one_line(error.details()))
                 return
 
 

@@ -15,7 +15,7 @@ from google.pubsub_v1 import types
 
 from beam_jobs import stop
 from beam_jobs.block import Block, take
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.pubsub.address import PubSubAddress
 from beam_jobs.io.pubsub.client import Refusals, call
 from beam_jobs.io.pubsub.messages import MAX_MESSAGE_BYTES, PublishRequest, message_bytes, requests, to_messages
@@ -98,7 +98,7 @@ class PublishBlocks(beam.DoFn):
                 publish()
             except grpc.RpcError as error:
                 waited = time.monotonic() - since
-                reason = f"{error.code().name}: {error.details()}"
+                reason = f"{error.code().name}: {one_line(error.details(), 300)}"
                 refused = refusals.seen(error)
                 if refused is not None:
                     raise UserError(f"{refused}; what was read and is not acknowledged is read again") from None

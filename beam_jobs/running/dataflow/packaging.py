@@ -40,7 +40,7 @@ def _sdist(checkout: Path, folder: Path) -> Path:
     done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)  # noqa: S603
     made = list(folder.glob(f"{NAME}-*.tar.gz"))
     if done.returncode or len(made) != 1:
-        reason = one_line(done.stderr, None)[-300:]
+        reason = one_line(done.stderr[-300:])
         raise UserError(
             f"no package can be made of {checkout} ({reason}); pip install setuptools, or name an image that has "
             "Highbeam with --sdk_container_image"

@@ -142,7 +142,7 @@ def _submit(pipeline: beam.Pipeline) -> Any:
     try:
         return pipeline.run()
     except DataflowJobAlreadyExistsError as error:
-        raise UserError(one_line(error)) from error
+        raise UserError(error) from error
     except GoogleAPICallError as error:
         if error.code is not None and 400 <= error.code < 500:
             raise UserError(f"Dataflow refuses the job: {one_line(error.message, 500)}") from error

@@ -45,7 +45,9 @@ def epoch_end(properties: Mapping[str, Any], topic: str, partition: int, epoch: 
             body = protocol.epoch_end_request(topic, partition, epoch)
             code, found = protocol.epoch_end(connection.ask(protocol.EPOCH_END, protocol.EPOCH_END_VERSION, body))
     except LackingError as error:
-        _LOGGER.debug("%s: partition %d: the end of epoch %d is not known: %s", topic, partition, epoch, error)
+        _LOGGER.debug(
+            "%s: partition %d: the end of epoch %d is not known: %s", topic, partition, epoch, one_line(error)
+        )
         return None
     except (OSError, ValueError, AuthenticationError) as error:
         raise KafkaException(KafkaError(KafkaError._TRANSPORT, one_line(error))) from None
