@@ -12,6 +12,7 @@ This module imports neither Beam nor TensorFlow; the codec, the preprocessing an
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -20,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 PERSONAL = "(personal: left out)"  # stands for a value of a field that is tagged pii
-MAX_SHOWN = 60  # characters of a value
+MAX_SHOWN = 63  # characters of a value
 MAX_LISTED = 20  # names
 MAX_MESSAGE = 2_000  # characters; a guard: parts that may be long are cut where the message is made
 
 
 def one_line(text: object, most: int = MAX_MESSAGE) -> str:
-    """What others say, for a message: one line that no terminal obeys, at most ``most`` (20 or more) characters.
+    """What others say, for a message: one line that no terminal obeys, its first ``most`` characters.
 
     Control and bidirectional characters, halves of surrogate pairs and the like stand there as escapes.
     """
@@ -34,10 +35,7 @@ def one_line(text: object, most: int = MAX_MESSAGE) -> str:
     if not line.isprintable():
         line = " ".join(filter(None, map(str.strip, line.splitlines())))
         line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    if len(line) <= most:
-        return line
-    end = most // 3  # remedies stand at the end
-    return f"{line[: most - end - 3]} … {line[-end:]}"
+    return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
 def shown(value: Any, personal: object = None, form: Callable[[Any], str] = repr, most: int = MAX_SHOWN) -> str:
@@ -50,7 +48,7 @@ def shown(value: Any, personal: object = None, form: Callable[[Any], str] = repr
     if personal:
         return PERSONAL
     if type(value) in (str, bytes) and len(value) > 2 * most:  # no megabytes are escaped to be thrown away
-        value = value[:most] + value[-most:]
+        value = value[: 2 * most]
     return one_line(form(value), most)
 
 
@@ -68,7 +66,10 @@ class UserError(Exception):
     """
 
     def __init__(self, message: object) -> None:
-        super().__init__(one_line(message))
+        line = one_line(message, sys.maxsize)
+        if len(line) > MAX_MESSAGE:
+            line = f"{line[: MAX_MESSAGE - 505]} ... {line[-500:]}"  # the remedy stands at the end
+        super().__init__(line)
 
 
 class UnreachableError(UserError):

@@ -58,7 +58,8 @@ def parse_row(value: bytes, record: AvroType, wanted: Sequence[AvroField]) -> di
     except ValueError as e:
         raise RowError("invalid_json", f"the value is not JSON: {e}") from None
     if not isinstance(parsed, dict):
-        raise RowError("wrong_type", f"the value is {_kind(parsed)}, expected a JSON object")
+        personal = any(entry.personal for entry in record.fields)  # nobody knows of which field it is
+        raise RowError("wrong_type", f"the value is {_show(parsed, personal)}, expected a JSON object")
     return _fields(parsed, record.fields, wanted, "")
 
 
@@ -195,11 +196,11 @@ def _expected(target: AvroType) -> str:
 
 
 def _show(value: Any, personal: bool = False) -> str:
-    return shown(value, personal, form=str if isinstance(value, Number) else json.dumps)
+    return shown(value, personal, form=str if isinstance(value, Number) else _as_text)
 
 
-def _kind(value: Any) -> str:
-    """What JSON calls a value; of its content nobody knows whether it is personal."""
-    if isinstance(value, Number):
-        return "a number"
-    return {list: "an array", str: "a string", bool: "a boolean"}.get(type(value), "null")
+def _as_text(value: Any) -> str:
+    try:
+        return json.dumps(value)
+    except RecursionError:
+        return "nested too deep"
