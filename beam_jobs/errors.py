@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PERSONAL = "(personal: left out)"  # stands for a value of a field that is tagged pii
-MAX_SHOWN = 63  # characters of a value
+MAX_SHOWN = 80  # characters of a value
 MAX_LISTED = 20  # names
 MAX_MESSAGE = 2_000  # characters; a guard: parts that may be long are cut where the message is made
 
@@ -49,7 +49,10 @@ def shown(value: Any, personal: object = None, form: Callable[[Any], str] = repr
         return PERSONAL
     if type(value) in (str, bytes) and len(value) > 2 * most:  # no megabytes are escaped to be thrown away
         value = value[: 2 * most]
-    return one_line(form(value), most)
+    try:
+        return one_line(form(value), most)
+    except (RecursionError, ValueError):  # thousands of levels, or of digits
+        return "a value too large to be shown"
 
 
 def listed(names: Iterable[object]) -> str:

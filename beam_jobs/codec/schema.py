@@ -30,7 +30,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, shown
 
 PRIMITIVES = ("null", "boolean", "int", "long", "float", "double", "bytes", "string")
 _COMPLEX = ("record", "enum", "array", "map", "fixed")
@@ -65,7 +65,6 @@ MAX_NESTING = 64  # levels of types, one inside the other; each takes five calls
 MAX_NAME = 500  # characters; full names are made of namespace and name, for every type of a namespace anew
 MAX_COLUMNS = 10_000  # of a reader, nested ones too; records used in several places count in each
 MAX_FIXED = (1 << 31) - 1  # bytes; an int in the specification
-MAX_SHOWN = 80  # characters of a part of a schema in a message
 MAX_WIDTH = 1 << 40  # where adding up sizes stops: no value is as long
 
 WIDTHS = {"null": 0, "boolean": 1, "float": 4, "double": 8}  # bytes
@@ -217,12 +216,12 @@ class _Parser:
             branches = [self.parse(branch, namespace, place) for branch in schema]
             keys = [branch.name or branch.kind for branch in branches]
             if len(set(keys)) < len(keys) or "union" in keys:
-                raise UserError(f"{_at(place)} has the union {_shown(keys)}; branches must differ and not be unions")
+                raise UserError(f"{_at(place)} has the union {shown(keys)}; branches must differ and not be unions")
             union = AvroType("union", branches=branches)
             union.holds(branches)
             return union
         if not isinstance(schema, Mapping) or "type" not in schema:
-            raise UserError(f"{_at(place)} is {_shown(schema)}; expected a type name, a list or an object with 'type'")
+            raise UserError(f"{_at(place)} is {shown(schema)}; expected a type name, a list or an object with 'type'")
         kind = schema["type"]
         if kind == "error":
             kind = "record"
@@ -251,14 +250,14 @@ class _Parser:
         known = [*PRIMITIVES, *_COMPLEX, *self.named, *(full.rpartition(".")[2] for full in self.named)]
         near = difflib.get_close_matches(name[:MAX_NAME], known, n=1)
         remedy = f"did you mean {near[0]!r}?" if near else "define it there"
-        raise UserError(f"{_at(place)} has the type {_shown(name)}, which is not defined before it; {remedy}")
+        raise UserError(f"{_at(place)} has the type {shown(name)}, which is not defined before it; {remedy}")
 
     def define(self, kind: str, schema: Mapping[str, Any], namespace: str, place: str) -> AvroType:
         if not isinstance(schema.get("name"), str) or not schema["name"]:
             raise UserError(f"{_at(place)} is {_a(kind)} without a name; add 'name'")
         space = namespace if schema.get("namespace") is None else schema["namespace"]
         if not isinstance(space, str):
-            raise UserError(f"{_at(place)} has the namespace {_shown(space)}; write a name, or leave it out")
+            raise UserError(f"{_at(place)} has the namespace {shown(space)}; write a name, or leave it out")
         name = _full_name(_checked(schema["name"]), _checked(space))
         place = place or name.rpartition(".")[2]
         if name in self.named:
@@ -282,31 +281,31 @@ class _Parser:
             symbols = schema.get("symbols")
             if not isinstance(symbols, list | tuple):
                 raise UserError(
-                    f"Avro schema is malformed: {place} is an enum and has the symbols {_shown(symbols)}; "
+                    f"Avro schema is malformed: {place} is an enum and has the symbols {shown(symbols)}; "
                     "expected a list of names"
                 )
             for symbol in symbols:
                 if not isinstance(symbol, str):
-                    raise UserError(f"{_at(place)} is an enum and has the symbol {_shown(symbol)}; expected a name")
+                    raise UserError(f"{_at(place)} is an enum and has the symbol {shown(symbol)}; expected a name")
             parsed.symbols = tuple(symbols)
             parsed.symbol_default = schema.get("default")
             if parsed.symbol_default is not None and parsed.symbol_default not in parsed.symbols:
                 raise UserError(
-                    f"{_at(place)} is an enum and has the default {_shown(parsed.symbol_default)}; "
+                    f"{_at(place)} is an enum and has the default {shown(parsed.symbol_default)}; "
                     f"use one of {', '.join(parsed.symbols[:10])}"
                 )
         else:
             size = schema.get("size", -1)
             if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= MAX_FIXED:
-                shown = "a number of many digits" if isinstance(size, int) and size > MAX_WIDTH else _shown(size)
-                raise UserError(f"{_at(place)} is a fixed and has the size {shown}; use a number of bytes below 2**31")
+                found = "a number of many digits" if isinstance(size, int) and size > MAX_WIDTH else shown(size)
+                raise UserError(f"{_at(place)} is a fixed and has the size {found}; use a number of bytes below 2**31")
             parsed.size = parsed.width = size
             _with_logical(parsed, schema)
         return parsed
 
     def field(self, entry: Any, namespace: str, record: str, names: Mapping[Any, int]) -> AvroField:
         if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
-            raise UserError(f"{_at(record)} has the field {_shown(entry)} without a name; add 'name'")
+            raise UserError(f"{_at(record)} has the field {shown(entry)} without a name; add 'name'")
         name = _checked(entry["name"])
         place = f"{record}.{name}"
         if names[name] > 1:
@@ -335,19 +334,10 @@ def _a(kind: str) -> str:
     return f"an {kind}" if kind[0] in "ae" else f"a {kind}"
 
 
-def _shown(value: Any) -> str:
-    """A part of a schema as a message shows it."""
-    try:
-        text = repr(value)
-    except ValueError:  # an integer of thousands of digits
-        text = "a value with a number of many digits"
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
-
-
 def _aliases(schema: Mapping[str, Any], place: str) -> tuple[str, ...]:
     given = schema.get("aliases") or ()
     if not isinstance(given, list | tuple) or not all(isinstance(alias, str) for alias in given):
-        raise UserError(f"{_at(place)} has the aliases {_shown(given)}; expected a list of names")
+        raise UserError(f"{_at(place)} has the aliases {shown(given)}; expected a list of names")
     return tuple(given)
 
 

@@ -196,11 +196,4 @@ def _expected(target: AvroType) -> str:
 
 
 def _show(value: Any, personal: bool = False) -> str:
-    return shown(value, personal, form=str if isinstance(value, Number) else _as_text)
-
-
-def _as_text(value: Any) -> str:
-    try:
-        return json.dumps(value)
-    except RecursionError:
-        return "nested too deep"
+    return shown(value, personal, form=str if isinstance(value, Number) else json.dumps)
