@@ -126,7 +126,8 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     monkeypatch.setattr(pubsub_pull, "_SAY_AFTER_S", 0.1)
     monkeypatch.setattr(pubsub_sink, "_SAY_AWAY_AFTER_S", 0.1)
     metrics.STATE.reset()
-    server = grpc.server(ThreadPoolExecutor(12))
+    # With SO_REUSEPORT, gRPC's default, two processes of the tests may be given one port.
+    server = grpc.server(ThreadPoolExecutor(12), options=[("grpc.so_reuseport", 0)])
     handler = Service()
     server.add_generic_rpc_handlers((handler,))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -353,7 +354,7 @@ class _Denied(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 @pytest.mark.parametrize("granted", [[], ["pubsub.topics.publish"]])
 def test_a_publisher_need_not_be_a_viewer(monkeypatch: pytest.MonkeyPatch, granted: list[str]) -> None:
-    server = grpc.server(ThreadPoolExecutor(2))
+    server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers((_Denied(granted),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

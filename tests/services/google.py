@@ -113,7 +113,7 @@ class SecretManager:
             self._access, AccessSecretVersionRequest.deserialize, AccessSecretVersionResponse.serialize
         )
         service = "google.cloud.secretmanager.v1.SecretManagerService"
-        self._server = grpc.server(ThreadPoolExecutor(2))
+        self._server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers(
             [grpc.method_handlers_generic_handler(service, {"AccessSecretVersion": handler})]
         )

@@ -86,7 +86,7 @@ def expansion(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 
     urn = JavaReadFromKafka.URN_WITH_METADATA
     monkeypatch.setitem(beam.PTransform._known_urns, urn, (ExternalConfigurationPayload, made))
-    server = grpc.server(ThreadPoolExecutor(2))
+    server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])
     servicer = ExpansionServiceServicer()
     beam_expansion_api_pb2_grpc.add_ExpansionServiceServicer_to_server(servicer, server)
     beam_artifact_api_pb2_grpc.add_ArtifactRetrievalServiceServicer_to_server(servicer.artifact_service(), server)
