@@ -1,7 +1,8 @@
-"""Columns from elsewhere (a Parquet file, a dataframe) as the fields of a schema."""
+"""Columns from elsewhere (a CSV or Parquet file, a dataframe) as the fields of a schema."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,9 @@ from beam_jobs.errors import UserError, listed, one_line, shown
 
 
 def find_columns(where: str, there: Sequence[str], schema: Mapping[str, Any], wanted: pa.Schema) -> dict[str, str]:
-    """Field to column, which may go by one of the field's aliases; nullable fields may be missing.
+    """Field to column, which may go by one of the field's aliases, or by what :func:`field_name` makes the name.
+
+    Fields that are nullable or have a default may be missing.
 
     Args:
       where: the columns are, for errors.
@@ -24,16 +27,36 @@ def find_columns(where: str, there: Sequence[str], schema: Mapping[str, Any], wa
       UserError: a column that is missing, or is there more than once.
     """
     aliases = {field["name"]: [field["name"], *field.get("aliases", ())] for field in schema["fields"]}
+    defaults = {field["name"] for field in schema["fields"] if "default" in field}
+    called = _as_fields(there, schema)
     found: dict[str, str] = {}
     for wish in wanted:
-        name = next((alias for alias in aliases[wish.name] if alias in there), None)
-        if name is not None and list(there).count(name) > 1:
+        name = next((alias for alias in aliases[wish.name] if alias in called), None)
+        if name is not None and called.count(name) > 1:
             raise UserError(f"{where}: has the column {name!r} more than once; write it once")
         if name is not None:
-            found[wish.name] = name
-        elif not wish.nullable:
+            found[wish.name] = there[called.index(name)]
+        elif not wish.nullable and wish.name not in defaults:
             raise UserError(f"{where}: no column {wish.name!r}; it has {listed(there)}")
     return found
+
+
+def field_name(column: str) -> str:
+    """A column's name as Avro takes it, which is the name of its field: letters, digits and underscores."""
+    name = re.sub(r"\W+", "_", column, flags=re.ASCII).strip("_") or "column"
+    return f"c{name}" if name[0].isdigit() else name
+
+
+def _as_fields(columns: Sequence[str], schema: Mapping[str, Any]) -> list[str]:
+    """Columns, each called as the field it is, where its name has to be made one that Avro takes; others stay."""
+    fields = {name for field in schema["fields"] for name in (field["name"], *field.get("aliases", ()))}
+    lacking = fields - {*columns}
+    return [field_name(name) if name not in fields and field_name(name) in lacking else name for name in columns]
+
+
+def missing_column(field: pa.Field, default: Any, n: int) -> pa.Array:
+    """n rows of a field that has no column: its default, or null."""
+    return pa.nulls(n, field.type) if default is None else pa.array([default] * n).cast(field.type)
 
 
 class Fit:
@@ -42,6 +65,7 @@ class Fit:
     def __init__(self, where: str, there: Sequence[str], schema: Mapping[str, Any], wanted: pa.Schema) -> None:
         self._where, self._wanted = where, wanted
         self._personal = {field.name for field in parse_record(schema).fields if field.personal}
+        self._defaults = {field["name"]: field.get("default") for field in schema["fields"]}
         self.columns = find_columns(where, there, schema, wanted)  # field to column
 
     def rows(self, columns: Mapping[str, pa.Array], count: int) -> pa.RecordBatch:
@@ -56,7 +80,7 @@ class Fit:
         arrays = [
             self._column(columns[self.columns[field.name]], field)
             if field.name in self.columns
-            else pa.nulls(count, field.type)
+            else missing_column(field, self._defaults[field.name], count)
             for field in self._wanted
         ]
         return pa.RecordBatch.from_arrays(arrays, schema=self._wanted)

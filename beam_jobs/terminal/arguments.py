@@ -22,6 +22,53 @@ def broker(parser: argparse.ArgumentParser) -> None:
     _verbose(parser)
 
 
+def init(parser: argparse.ArgumentParser) -> None:
+    """Adds those of ``highbeam init``."""
+    add = parser.add_argument
+    add(
+        "source",
+        metavar="SOURCE",
+        help="a file (.csv, .tsv, .jsonl, .ndjson, .parquet, .avro), a topic (kafka://host:9092/topic) or a registry's "
+        "subject (http://registry:8081/subjects/NAME)",
+    )
+    add("--output", required=True, metavar="FOLDER", help="the use case's folder, whose name is the use case's")
+    add("--overwrite", action="store_true", help="write over the files of a use case that is there already")
+    add("--key", metavar="COLUMN", help="names the device or account; none: all rows are of one. Default: guessed")
+    add("--event_time", metavar="COLUMN", help="the time of the event; default: guessed")
+    add("--label", metavar="COLUMN", help="says what failed, never a feature; none: there is none. Default: guessed")
+    add(
+        "--delimiter",
+        metavar="CHARACTER",
+        help="what parts the columns of a CSV file; default: what makes most of them",
+    )
+    add("--time_format", metavar="FORMAT", help="of the times in a CSV file; default: ISO 8601 or since 1970")
+    add("--events", action="store_true", help="write the rows of a file as events too, to be replayed")
+    _connection(parser)
+    _verbose(parser)
+
+
+def check(parser: argparse.ArgumentParser) -> None:
+    """Adds those of ``highbeam check``."""
+    add = parser.add_argument
+    add("--use_case", required=True, metavar="NAME", help="a use case that ships (car_sensors), or the folder of one")
+    add(
+        "--input",
+        required=True,
+        metavar="URI",
+        help="events: a topic (kafka://host:9092/topic), an archive, or files, as training takes them",
+    )
+    add("--rows", type=int, default=20_000, metavar="N", help="to look at; of a topic the newest; default: %(default)s")
+    add(
+        "--max_refused",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="exit status 1 where more than this share of the rows is refused; default: %(default)s",
+    )
+    _connection(parser)
+    _verbose(parser)
+
+
 def watch(parser: argparse.ArgumentParser) -> None:
     """Adds those of ``highbeam watch``."""
     add = parser.add_argument

@@ -162,9 +162,9 @@ def read(
         if limit is not None and counts.read >= limit:
             break
         before = counts.read
-        with _here(path, scratch) as file:
+        with local_copy(path, scratch) as file:
             digest = sha256(file)
-            for decoded, archived in _rows(file, use_case):
+            for decoded, archived in rows_of(file, use_case):
                 kinds.add(archived)
                 events = decoded.rows
                 counts.read += len(decoded.errors)
@@ -197,7 +197,7 @@ def read(
         raise UserError(f"--data {source.root}: {why}: nothing left to train on")
 
 
-def _rows(file: Path, use_case: UseCase) -> Iterator[tuple[Decoded, bool]]:
+def rows_of(file: Path, use_case: UseCase) -> Iterator[tuple[Decoded, bool]]:
     """Blocks of a file's events, or of its features if ``beam_jobs.archive`` has preprocessed them already (True).
 
     Raises:
@@ -250,7 +250,7 @@ def _examples(
 
 
 @contextmanager
-def _here(path: str, scratch: Path) -> Iterator[Path]:
+def local_copy(path: str, scratch: Path) -> Iterator[Path]:
     """The file on this machine."""
     if is_local(path):
         yield Path(path)

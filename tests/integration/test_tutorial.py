@@ -57,8 +57,9 @@ def test_its_commands_lead_from_a_csv_file_to_alerts(tmp_path: Path) -> None:
         for process in running:
             os.killpg(process.pid, signal.SIGINT)
             process.communicate(timeout=60)
-    _, imported, trained, replayed, tailed = said
-    assert imported in PAGE.read_text(encoding="utf-8")
+    _, begun, checked, trained, replayed, tailed = said
+    assert begun in PAGE.read_text(encoding="utf-8")
+    assert checked in PAGE.read_text(encoding="utf-8")
     assert "left out   60 of the training rows" in trained
     assert re.search(r"written and acknowledged +│ +30,000", replayed)
     alerts = [json.loads(line) for line in tailed.splitlines()]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from beam_jobs.codec.columns import field_name
 from beam_jobs.errors import UserError, one_line
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -63,21 +63,3 @@ def _first(text: str, delimiter: str, where: str) -> list[str]:
         return next(row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row)
     except (csv.Error, StopIteration) as error:
         raise UserError(f"{where}: has no header ({one_line(error, 200)}); write the columns' names first") from error
-
-
-def field_name(column: str) -> str:
-    """A column's name as Avro takes it, which is the name of its field: letters, digits and underscores."""
-    name = re.sub(r"\W+", "_", column, flags=re.ASCII).strip("_") or "column"
-    return f"c{name}" if name[0].isdigit() else name
-
-
-def as_fields(columns: Sequence[str], fields: Collection[str]) -> list[str]:
-    """The columns of a file, each called as its field where it is one; other names stay."""
-    exact = set(columns) & set(fields)
-    return [
-        name if name in exact or field_name(name) in exact else _of(field_name(name), name, fields) for name in columns
-    ]
-
-
-def _of(name: str, column: str, fields: Collection[str]) -> str:
-    return name if name in fields else column

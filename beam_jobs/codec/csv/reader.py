@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 from numpy.typing import NDArray
 
-from beam_jobs.codec.columns import find_columns
+from beam_jobs.codec.columns import find_columns, missing_column
 from beam_jobs.codec.csv.cells import convert
-from beam_jobs.codec.csv.dialect import Dialect, as_fields, header_of
+from beam_jobs.codec.csv.dialect import Dialect, header_of
 from beam_jobs.codec.decoded import Decoded
-from beam_jobs.codec.schema import AvroField, arrow_schema, parse_record, selected_fields
+from beam_jobs.codec.schema import NO_DEFAULT, AvroField, arrow_schema, parse_record, selected_fields
 from beam_jobs.errors import Reason, RowErrors, UserError, one_line, shown
 
 _CHUNK_BYTES = 4 << 20  # of the file at a time
@@ -34,7 +34,7 @@ def read_csv(
     """The rows of a CSV file with a header, and what is wrong with the others.
 
     A column belongs to the field of its name, of one of its aliases, or of its name in letters, digits and underscores
-    (``dialect.field_name``). Columns that are no field are left alone. An empty cell, and ``NA`` and the like where
+    (``columns.field_name``). Columns that are no field are left alone. An empty cell, and ``NA`` and the like where
     the field is no text, is null; texts may be in quotes, with line breaks and quotes (doubled) in them.
 
     Args:
@@ -51,11 +51,7 @@ def read_csv(
     schema = arrow_schema(reader_schema, columns)
     names = {name for field in reader_schema["fields"] for name in (field["name"], *field.get("aliases", ()))}
     delimiter, header = header_of(Path(file), where, dialect.delimiter, names)
-    called = as_fields(header, names)
-    found = find_columns(where, called, reader_schema, schema)
-    places = {field: header[called.index(column)] for field, column in found.items()}
-    if twice := next((name for name in places.values() if header.count(name) > 1), None):
-        raise UserError(f"{where}: has the column {twice!r} more than once; rename one of them")
+    places = find_columns(where, header, reader_schema, schema)
     ragged = _Ragged(len(header))
     try:
         reader = arrow_csv.open_csv(
@@ -144,7 +140,7 @@ def _decoded(
     arrays = [
         _column(batch.column(places[field.name]), field, dialect, bad)
         if field.name in places
-        else pa.nulls(batch.num_rows, wanted.type)
+        else missing_column(wanted, None if field.default is NO_DEFAULT else field.default, batch.num_rows)
         for field, wanted in zip(fields, schema, strict=True)
     ]
     rows = sorted(bad)

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from beam_jobs.codec.columns import field_name
 from beam_jobs.codec.csv import reader
-from beam_jobs.codec.csv.dialect import Dialect, field_name, header_of
+from beam_jobs.codec.csv.dialect import Dialect, header_of
 from beam_jobs.codec.csv.reader import read_csv
 from beam_jobs.errors import UserError
 
@@ -178,6 +179,12 @@ def test_columns_find_their_fields(tmp_path: Path) -> None:
     wanted = schema(b="long", key="string", Temp_C="double", gone="double")
     wanted["fields"][1]["aliases"] = ["KEY"]
     assert load(tmp_path / "x.csv", wanted) == ([{"b": 2, "key": "k", "Temp_C": 1.0, "gone": None}], [])
+
+
+def test_a_field_without_a_column_is_its_default(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a\n1\n2\n")
+    wanted = schema(a="long", device={"field": 1, "type": "string", "default": "one"})
+    assert load(tmp_path / "x.csv", wanted)[0] == [{"a": 1, "device": "one"}, {"a": 2, "device": "one"}]
 
 
 def test_a_cell_that_is_no_utf8_is_told(tmp_path: Path) -> None:
