@@ -182,7 +182,14 @@ REDELIVERED = Metric(
 READERS_CREATED = Metric("readers_created", "consumers opened by a source", "readers", progress="readers")
 LATENCY_MS = Metric(
     "latency_ms",
-    "record timestamp of a block's oldest record to its output acknowledged; one a block",
+    "record timestamp of a block's oldest record to its output acknowledged; one a block, and none of blocks with "
+    "records from before the reading began",
+    "ms",
+    "distribution",
+)
+BACKLOG_AGE_MS = Metric(
+    "backlog_age_ms",
+    "the same of the other blocks: how old what waited for the job was when it was done with",
     "ms",
     "distribution",
 )
@@ -204,6 +211,7 @@ class Counted:
     first_read: float = 0.0  # time.time(); 0: none
     last_output: float = 0.0  # time.time(); 0: none
     reached_ms: int | None = None  # event time, a replay's: of the newest row it has handed out
+    behind: int = 0  # records that were there when the reading began, and are still to be read; 0 where nobody knows
 
     def __getitem__(self, metric: Metric) -> int:
         return self.counts[metric.name]
@@ -235,6 +243,7 @@ def together(parts: list[Counted]) -> Counted:
         min((part.first_read for part in parts if part.first_read), default=0.0),
         max((part.last_output for part in parts), default=0.0),
         max((part.reached_ms for part in parts if part.reached_ms is not None), default=None),
+        sum(part.behind for part in parts),
     )
 
 
@@ -251,13 +260,16 @@ class JobState:
             self.started = time.time()
             self._counts: Counter[str] = Counter()
             self._distributions: dict[str, NDArray[np.int64]] = {}
-            self._first_read = self._last_output = 0.0
+            self._reading_since = self._first_read = self._last_output = 0.0
             self._reached_ms: int | None = None
+            self._behind: dict[str, int] = {}  # by reader
             self._workers: dict[int, Counted] = {}  # what the job's other processes have counted so far
 
     def add(self, metric: Metric, n: int, value: str = "") -> None:
         with self._lock:
             self._counts[metric.name_of(value)] += n
+            if metric == READERS_CREATED and not self._reading_since:
+                self._reading_since = time.time()
             if metric == RECORDS_READ and not self._first_read:
                 self._first_read = time.time()
             if metric in (ARCHIVED, RECORDS_WRITTEN):
@@ -268,8 +280,18 @@ class JobState:
         with self._lock:
             before = self._distributions.get(metric.name, _no_values())
             self._distributions[metric.name] = before + buckets
-            if metric == LATENCY_MS:
+            if metric in (LATENCY_MS, BACKLOG_AGE_MS):
                 self._last_output = time.time()
+
+    @property
+    def live_since(self) -> float:
+        """When the reading began, ``time.time()``; what is older was there before, and is backlog."""
+        return self._reading_since or self.started
+
+    def behind(self, reader: str, records: int) -> None:
+        """How many of the records that were there when it began a reader has still to read."""
+        with self._lock:
+            self._behind[reader] = records
 
     def reached(self, millis: int) -> None:
         """The event time that a replay has come to."""
@@ -290,6 +312,7 @@ class JobState:
                 self._first_read,
                 self._last_output,
                 self._reached_ms,
+                sum(self._behind.values()),
             )
 
     def snapshot(self) -> Counted:

@@ -1,27 +1,36 @@
-"""The live view of the demo: rates, latency, the score histogram and the newest alerts, once a second."""
+"""The live view of the demo: rates, latency, the score histogram and the newest alerts, once a second.
+
+It fills the terminal it is given and no more: 80x24 shows less of each alert and fewer of them than 120x40.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isnan
+from functools import partial
+from math import isfinite
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.columns import Columns
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from beam_jobs.errors import one_line
+from beam_jobs.watch import made_by
 from demo.referee import Verdict
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _BINS = 48
-_LINES = 9  # alerts shown
+_LINES = 40  # alerts kept; how many are shown depends on the terminal
 _EDGES = np.logspace(-2, 7, _BINS + 1)  # scores are spread over decades
+_WIDE = 100  # columns from which on the histogram has all its bins
+_LEAST_WIDE = 72  # columns below which there is no room for the histogram
+_ROWS = 7  # of the panels
+_MANY = 20  # alerts from which on a share of them says something
 
 
 @dataclass
@@ -33,11 +42,13 @@ class State:
     produced: int = 0
     progress: Mapping[str, Any] = field(default_factory=dict)  # the job's own progress line
     histogram: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_BINS, np.int64))
-    alerts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by car, newest last: cells of its newest alert
+    alerts: dict[str, Alert] = field(default_factory=dict)  # by car, newest last: its newest alert
     alerts_of: Counter[str] = field(default_factory=Counter)  # alerts so far, by car
-    rates: deque[int] = field(default_factory=lambda: deque(maxlen=40))  # events/s, one a second
-    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=40))  # p99 in ms, one a second
+    rates: deque[int] = field(default_factory=lambda: deque(maxlen=60))  # events/s, one a second
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=60))  # p99 in ms, one a second
     verdict: Verdict | None = None
+    trouble: str = ""  # what the job or the demo complains of
+    hint: str = ""  # what else one may do now
 
     def add_scores(self, scores: NDArray[np.float32]) -> None:
         """Adds scores, float32 [n], to the histogram; what is outside goes to its ends."""
@@ -49,7 +60,7 @@ class State:
         car = alert["key"]
         self.alerts_of[car] += 1
         self.alerts.pop(car, None)
-        self.alerts[car] = alert_cells(alert, self.alerts_of[car], truth)
+        self.alerts[car] = alert_of(alert, self.alerts_of[car], truth)
         if len(self.alerts) > _LINES:
             del self.alerts[next(iter(self.alerts))]
 
@@ -61,78 +72,130 @@ class State:
             self.latencies.append(progress["latency_ms_p99"])
 
 
-def alert_cells(alert: Mapping[str, Any], count: int, truth: str) -> tuple[str, ...]:
-    """The cells of one alert: time, car, alerts of the car, score, what made it, what the simulator says."""
-    made_by: list[str] = []
-    for feature in alert["features"][:2]:
-        if feature["share"] < 0.05 and made_by:
-            break
+@dataclass(frozen=True)
+class Alert:
+    """One alert, as the view shows it."""
+
+    time: str
+    car: str
+    count: int  # alerts of the car so far
+    score: str
+    made_by: str  # the features that made it, with what was expected of them
+    short: str  # the first of them, the reading before the name
+    truth: str  # what the simulator says: a kind of failure, "" for a false alarm
+
+
+def alert_of(alert: Mapping[str, Any], count: int, truth: str) -> Alert:
+    """An alert as its record has it, for the view."""
+    time, score, short = f"{alert['event_time']:%H:%M:%S}", f"{alert['score']:.3g}", ""
+    for feature in alert["features"][:1]:
         unit = f" {feature['unit']}" if feature["unit"] else ""
-        expected = "" if isnan(feature["expected"]) else f"expected {feature['expected']:.4g}, "
-        made_by.append(
-            f"{feature['name']} {feature['observed']:.4g}{unit} ({expected}{feature['share']:.0%} of the error)"
-        )
-    when = f"{alert['event_time']:%H:%M:%S}"
-    return when, alert["key"], f"{count:,}", f"{alert['score']:.3g}", "; ".join(made_by), truth
+        expected = f", not {feature['expected']:.4g}" if isfinite(feature["expected"]) else ""
+        short = f"{feature['observed']:.4g}{unit}{expected}: {feature['name']}"
+    return Alert(time, alert["key"], count, score, made_by(alert), short, truth)
 
 
-def render(state: State) -> RenderableType:
-    """The whole view."""
-    return Group(
-        Text(state.title, style="bold"),
-        Columns([_flow(state), _scores(state)], expand=False),
-        _alerts(state),
-        Text("Ctrl-C ends the demo", style="dim"),
-    )
+def render(state: State, width: int, height: int) -> RenderableType:
+    """The whole view, ``width`` columns by ``height`` rows at most."""
+    flow = 38 if width < _LEAST_WIDE else width - _bins(width) - 4
+    panels = Table.grid()
+    panels.add_row(_flow(state, min(flow, width)), *([_scores(state, width)] if width >= _LEAST_WIDE else []))
+    above: list[RenderableType] = [_line(state.title, "bold"), panels, _line(standing(state.verdict), "bold")]
+    if state.trouble:
+        above.append(_line(state.trouble, "bold red"))
+    below = [_line("  ".join(filter(None, ["Ctrl-C ends the demo.", state.hint])), "dim")]
+    room = height - (len(above) - 1) - (_ROWS + 2) - len(below)
+    return Group(*above, *([_alerts(state, width, room)] if room > 1 else []), *below)
 
 
-def sparkline(values: list[float]) -> str:
+def sparkline(values: Sequence[float]) -> str:
     """One character a value, scaled to the largest."""
     top = max(values, default=0.0) or 1.0
     return "".join(_BARS[min(len(_BARS) - 1, round(v / top * (len(_BARS) - 1)))] for v in values)
 
 
-def _flow(state: State) -> RenderableType:
-    progress, grid = state.progress, Table.grid(padding=(0, 2))
-    grid.add_column()
-    grid.add_column(justify="right")
-    grid.add_column()
+def standing(verdict: Verdict | None) -> str:
+    """How the alerts compare with what the simulator knows; shares only of what is enough to have some."""
+    if verdict is None or not (verdict.alerts or verdict.failed_cars):
+        return "no car has failed yet, and there is no alert: nothing to judge"
+    alerts = f"{verdict.alerts:,} alert{'s'[: verdict.alerts != 1]}"
+    if not verdict.failed_cars:
+        return f"{alerts}, and no car has failed yet"
+    cars = f"{verdict.failed_cars:,} failed car{'s'[: verdict.failed_cars != 1]}"
+    if not verdict.alerts:
+        return f"{cars}, and no alert yet"
+    right, found = round((verdict.precision or 0) * verdict.alerts), round((verdict.recall or 0) * verdict.failed_cars)
+    share = f" ({verdict.precision:.1%})" if verdict.alerts >= _MANY and verdict.precision is not None else ""
+    missed = [kind.replace("_", " ") for kind, of_it in verdict.recall_by_kind.items() if of_it < 1]
+    text = f"{right:,} of {alerts} right{share}, {found:,} of {cars} found"
+    return text + (f"; missed so far: {', '.join(missed)}" if missed else "")
+
+
+def _line(text: str, style: str) -> Text:
+    return Text(one_line(text), style=style, no_wrap=True, overflow="ellipsis")
+
+
+def _bins(width: int) -> int:
+    """Columns of the histogram in a terminal so wide."""
+    return _BINS if width >= _WIDE else _BINS // 2
+
+
+def _flow(state: State, width: int) -> RenderableType:
+    progress, grid = state.progress, Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True)
+    grid.add_column(justify="right", no_wrap=True, min_width=12)
+    grid.add_column(no_wrap=True)
+    room = max(0, width - 36)
     p50, p99 = progress.get("latency_ms_p50"), progress.get("latency_ms_p99")
-    rate = progress.get("events_per_second", 0)
-    grid.add_row("events/s", f"{rate:,}", sparkline([float(r) for r in state.rates]))
-    latency = f"{p50:,.0f} / {p99:,.0f} ms" if p50 is not None and p99 is not None else "-"
-    grid.add_row("latency p50 / p99", latency, sparkline(list(state.latencies)))
-    grid.add_row("produced", f"{state.produced:,}", "")
-    grid.add_row("scored", f"{progress.get('scored', 0):,}", "")
-    grid.add_row("filtered", f"{progress.get('filtered', 0):,}", "")
-    grid.add_row("dead letters", f"{progress.get('dead_letters', 0):,}", "")
-    grid.add_row("alerts", f"{progress.get('alerts', 0):,}", "")
-    return Panel(grid, title="flow", width=72)
+    label, latency, drawn = "latency p50/p99", "-", ""
+    if progress.get("catching_up"):
+        drawn = "catching up"[:room]
+        if progress.get("behind"):
+            label, latency = "records behind", f"{progress['behind']:,}"
+    elif p50 is not None and p99 is not None:
+        latency, drawn = f"{p50:,.0f} / {p99:,.0f} ms", sparkline(_newest(state.latencies, room))
+    grid.add_row("events/s", f"{progress.get('events_per_second', 0):,}", sparkline(_newest(state.rates, room)))
+    grid.add_row(label, latency, drawn)
+    grid.add_row("produced", f"{state.produced:,}")
+    for name in ("scored", "filtered", "dead_letters", "alerts"):
+        grid.add_row(name.replace("_", " "), f"{progress.get(name, 0):,}")
+    return Panel(grid, title="flow", width=width, height=_ROWS + 2)
 
 
-def _scores(state: State) -> RenderableType:
-    heights = np.log1p(state.histogram)  # a failure among thousands must stay visible
-    bars = sparkline(heights.tolist())
-    mark = int(np.clip(np.searchsorted(_EDGES, state.threshold) - 1, 0, _BINS - 1))
-    text = Text()
-    text.append(bars[: mark + 1], style="green")
-    text.append(bars[mark + 1 :] + "\n", style="red")
-    text.append(" " * mark + "▲ threshold " + f"{state.threshold:.3g}\n")
-    text.append(f"{_EDGES[0]:g}{'score':^{_BINS - 10}}{_EDGES[-1]:g}", style="dim")
-    return Panel(text, title="scores (log-log)", width=_BINS + 4)
+def _newest(values: Sequence[float], room: int) -> list[float]:
+    return [float(value) for value in values][-room:] if room else []
 
 
-def _alerts(state: State) -> RenderableType:
-    table = Table(expand=True, title="newest alerts", title_justify="left")
-    for name in ("time", "car", "alerts", "score", "made by", "the simulator says"):
-        table.add_column(name, overflow="fold", no_wrap=name in ("time", "car"))
-    for cells in reversed(list(state.alerts.values())):
-        table.add_row(*cells, style=None if cells[-1].startswith("right") else "yellow")
-    if state.verdict is None or not state.verdict.alerts:
-        return table
-    v = state.verdict
-    kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in v.recall_by_kind.items())
-    precision = "-" if v.precision is None else f"{v.precision:.1%}"
-    recall = "-" if v.recall is None else f"{v.recall:.1%}"
-    standing = f"precision {precision}   recall {recall} of {v.failed_cars} failed cars ({kinds or 'none yet'})"
-    return Group(table, Text(standing, style="bold"))
+def _scores(state: State, width: int) -> RenderableType:
+    bins = _bins(width)
+    heights = np.log1p(state.histogram.reshape(bins, -1).sum(axis=1))  # a failure among thousands must stay visible
+    mark = int(np.clip(np.searchsorted(_EDGES, state.threshold) - 1, 0, _BINS - 1)) * bins // _BINS
+    rows = _ROWS - 2
+    eighths = np.ceil(heights / (heights.max(initial=0.0) or 1.0) * 8 * rows).astype(int)
+    text = Text(no_wrap=True)
+    for row in range(rows - 1, -1, -1):
+        bars = "".join(_BARS[min(8, max(0, of_bin - 8 * row))] for of_bin in eighths.tolist())
+        text.append(bars[: mark + 1], style="green")
+        text.append(bars[mark + 1 :] + "\n", style="red")
+    named = f"threshold {state.threshold:.3g}"
+    text.append(f"{' ' * mark}▲ {named}\n" if mark + len(named) + 2 <= bins else f"{named:>{mark - 1}} ▲\n")
+    text.append(f"{_EDGES[0]:g}{'score (log-log)':^{bins - 9}}{_EDGES[-1]:.0e}", style="dim")
+    return Panel(text, title="scores", width=bins + 4, height=_ROWS + 2)
+
+
+def _alerts(state: State, width: int, height: int) -> RenderableType:
+    table = Table(box=None, padding=(0, 1, 0, 0), width=width, header_style="dim")
+    add = partial(table.add_column, no_wrap=True, overflow="ellipsis")
+    add("time", min_width=8)
+    add("car", min_width=6, max_width=16)
+    add("alerts", justify="right", min_width=6, max_width=7)
+    add("score", justify="right", min_width=8)
+    add("made by", ratio=1)
+    add("simulator", min_width=11, max_width=15)
+    for alert in list(reversed(list(state.alerts.values())))[: height - 1]:
+        what = alert.made_by if width >= _WIDE else alert.short
+        cells = alert.time, alert.car, f"{alert.count:,}", alert.score, what, alert.truth or "false alarm"
+        table.add_row(*map(Text, cells), style=None if alert.truth else "yellow")
+    if not state.alerts:
+        return _line("no alert yet", "dim")
+    return table

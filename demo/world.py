@@ -39,6 +39,7 @@ from schemas.registry.server import RegistryServer
 _PARTITIONS = 4  # of the events' topic
 _READY_SECONDS = 120  # the scoring job compiles and loads the model; minutes on a slow machine
 _SPAN_SECONDS = 120.0  # within which the failures happen when the demo has no end
+_COMPLAINT_S = 10  # for which what the job says is shown
 _DRAIN_SECONDS = 60  # after the last event, for the job to catch up
 
 
@@ -110,7 +111,7 @@ def run_demo(settings: Settings) -> int:
         )
         producer = EventProducer(EventSender(topics["events"], registry.url, settings.bad_rate, settings.seed), fleet)
         title = f"Highbeam: {settings.cars:,} cars, {settings.rate:,.0f} events/s, {described.version}"
-        state = State(title, described.threshold)
+        state = State(title, described.threshold, hint=f"All alerts: highbeam watch {topics['alerts']}")
         referee = Referee(fleet.failures)
         watch = stack.enter_context(AlertWatch(topics["alerts"], topics["scores"], registry.url, state, referee))
         producer.start()
@@ -174,13 +175,14 @@ def _drive(
             state.verdict = referee.verdict(producer.now_ms)
             if job.progress and job.progress is not state.progress:
                 state.add_progress(job.progress)
+            state.trouble = job.complaint()
             if live:
-                live.update(render(state), refresh=True)
+                live.update(render(state, *console.size), refresh=True)
             elif second % 10 == 0:
                 p99 = state.progress.get("latency_ms_p99")
                 console.print(
                     f"{second} s: produced {state.produced:,}, scored {state.progress.get('scored', 0):,}, "
-                    f"alerts {state.progress.get('alerts', 0):,}, latency p99 {p99 or 0:,.0f} ms"
+                    f"alerts {state.progress.get('alerts', 0):,}" + (f", latency p99 {p99:,.0f} ms" if p99 else "")
                 )
 
 
@@ -209,6 +211,7 @@ class _ScoreJob:
         ]
         self.progress: dict[str, Any] = {}
         self._words: list[str] = []
+        self._said_at = 0.0  # monotonic clock, when the last of them came
 
     def __enter__(self) -> _ScoreJob:
         past.show_command(self._command, self._console)
@@ -233,9 +236,15 @@ class _ScoreJob:
                 self.progress = json.loads(line)
             else:
                 self._words.append(line.rstrip())
+                self._said_at = time.monotonic()
                 del self._words[:-50]
                 if self._verbose:
                     print(line, end="", file=sys.stderr)
+
+    def complaint(self) -> str:
+        """What the job has warned of in the last seconds."""
+        recent = self._words[-1:] if time.monotonic() - self._said_at < _COMPLAINT_S else []
+        return "".join(word for word in recent if word.startswith(("WARNING ", "ERROR ", "CRITICAL ")))
 
     @property
     def ended(self) -> bool:

@@ -56,8 +56,11 @@ class Written:
         """Adds it to the job's metrics."""
         metrics.inc(metrics.RECORDS_WRITTEN, self.rows)
         metrics.inc(metrics.RECORDS_WRITTEN, self.rows, self._topic)
-        if self._timestamps_ms:
-            metrics.observe(metrics.LATENCY_MS, time.time() * 1000 - np.asarray(self._timestamps_ms))
+        times = np.asarray(self._timestamps_ms)
+        live, age = times >= metrics.STATE.live_since * 1000, time.time() * 1000 - times
+        for metric, values in ((metrics.LATENCY_MS, age[live]), (metrics.BACKLOG_AGE_MS, age[~live])):
+            if len(values):
+                metrics.observe(metric, values)
 
 
 class Sink(ABC):

@@ -152,5 +152,6 @@ def find_user_error(error: BaseException | None) -> UserError | None:
 
 
 def say(text: str) -> None:
-    """One line for the person at the terminal, on stderr."""
-    print(one_line(text), file=sys.stderr, flush=True)
+    """One line for the person at the terminal, on stderr; in the place of a status line that stands there."""
+    line = one_line(text)
+    print(f"\r\033[K{line}" if sys.stderr.isatty() else line, file=sys.stderr, flush=True)

@@ -6,10 +6,11 @@ All of it is made from the declared metrics; what is worked out from several of 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,8 @@ from beam_jobs.metrics import Counted
 from beam_jobs.terminal.cli import EXIT_FAILED, say
 
 _YEAR_1_MS, _YEAR_10000_MS = -62_135_596_800_000, 253_402_300_800_000  # what datetime can say
+
+_FIRST_LEFT_OUT = 1000  # of the parts of a status line that is too long
 
 Row = tuple[str, str]
 
@@ -57,6 +60,8 @@ def conclude(live: bool, path: str | None, keeps_position: bool, archive: bool =
     if latency["p50"] is not None and latency["p99"] is not None:
         shown = f"{latency['p50']:,.0f} / {latency['p99']:,.0f} ms"
         rows.append(("latency of a block's slowest record, p50 / p99", shown))
+    elif live and counted.values(metrics.BACKLOG_AGE_MS).any():
+        rows.append(("latency", "none: all records were there before the job"))
     console = _print("Summary", [*rows, ("time", f"{seconds:,.1f} s")])
     if files_not_read:
         console.print(f"[bold]ended before {files_not_read:,} files of the input were read[/bold] to their end")
@@ -250,7 +255,7 @@ class Progress:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-            if self._how == "line":
+            if self._how == "line" and sys.stderr.isatty():
                 print(file=sys.stderr)
 
     def _run(self) -> None:
@@ -258,8 +263,12 @@ class Progress:
         while not self._stop.wait(1.0):
             counted, now = metrics.STATE.snapshot(), time.monotonic()
             rate = round((counted[metrics.RECORDS_READ] - before[metrics.RECORDS_READ]) / (now - then))
-            latest = counted.values(metrics.LATENCY_MS) - before.values(metrics.LATENCY_MS)
+            latest, old = (
+                counted.values(metric) - before.values(metric)
+                for metric in (metrics.LATENCY_MS, metrics.BACKLOG_AGE_MS)
+            )
             p50, p99 = metrics.quantile(latest, 0.5), metrics.quantile(latest, 0.99)
+            catching_up = bool(counted.behind or (old.any() and not latest.any()))
             before, then = counted, now
             if self._how == "json":
                 state = {
@@ -267,26 +276,54 @@ class Progress:
                     **{metric.progress: counted[metric] for metric in metrics.declared() if metric.progress},
                     "reached": time_text(counted.reached_ms),  # by a replay
                     "events_per_second": rate,
+                    "catching_up": catching_up,
+                    "behind": counted.behind,
                     "latency_ms_p50": p50,
                     "latency_ms_p99": p99,
                 }
                 print(json.dumps(state), file=sys.stderr, flush=True)
+            elif sys.stderr.isatty():
+                columns = os.get_terminal_size(sys.stderr.fileno()).columns  # 0: nobody knows
+                # One stays free: a terminal wraps what fills its last one.
+                line = status_line(self._job, counted, rate, p99, catching_up, columns - 1 if columns else None)
+                print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
             else:
-                print(f"\r\033[K{status_line(self._job, counted, rate, p99)}", end="", file=sys.stderr, flush=True)
+                print(status_line(self._job, counted, rate, p99, catching_up), file=sys.stderr, flush=True)
 
 
-def status_line(job: str, counted: Counted, rate: int, p99: float | None) -> str:
+def status_line(
+    job: str, counted: Counted, rate: int, p99: float | None, catching_up: bool = False, width: int | None = None
+) -> str:
     """The state of a job in a line.
 
     Args:
       rate: records read a second.
       p99: of the latency, milliseconds; None: nothing was output.
+      catching_up: what is read was there before the job.
+      width: characters it may have; what matters least is left out for it. None: no matter how many.
     """
     if counted.reached_ms is not None:
-        return f"replayed {counted[metrics.RECORDS_WRITTEN]:,} ({rate:,}/s)  at {time_text(counted.reached_ms)}"
+        replayed = f"replayed {counted[metrics.RECORDS_WRITTEN]:,} ({rate:,}/s)"
+        return _fit([(0, replayed), (1, f"at {time_text(counted.reached_ms)}")], width)
     shown = [metric for metric in metrics.declared() if metric.line and metric.row_of(job)]
     parts = [
-        f"{metric.progress.replace('_', ' ')} {counted[metric]:,}" for metric in sorted(shown, key=lambda m: m.line)
+        (
+            _FIRST_LEFT_OUT if metric == metrics.RECORDS_FILTERED else metric.line,
+            f"{metric.progress.replace('_', ' ')} {counted[metric]:,}",
+        )
+        for metric in sorted(shown, key=lambda m: m.line)
     ]
-    parts[:1] = [f"{part} ({rate:,}/s)" for part in parts[:1]]
-    return "  ".join(parts + ([] if p99 is None else [f"latency p99 {p99:,.0f} ms"]))
+    parts[:1] = [(matters, f"{part} ({rate:,}/s)") for matters, part in parts[:1]]
+    if catching_up:
+        parts.append((2, f"catching up, {counted.behind:,} records behind" if counted.behind else "catching up"))
+    elif p99 is not None:
+        parts.append((_FIRST_LEFT_OUT - 1, f"latency p99 {p99:,.0f} ms"))
+    return _fit(parts, width)
+
+
+def _fit(parts: Sequence[tuple[int, str]], width: int | None) -> str:
+    """The texts of ``parts`` in a line; those with the largest numbers are left out where it would be too long."""
+    kept = list(parts)
+    while width is not None and len(kept) > 1 and len("  ".join(text for _, text in kept)) > width:
+        kept.remove(max(kept, key=lambda part: part[0]))
+    return "  ".join(text for _, text in kept)[:width]

@@ -117,8 +117,15 @@ class _Session:
         self.unanswered: dict[int, str] = {}  # of them, when the fetcher was told its positions: until it has read one
         self.short: dict[int, int] = {}  # partition -> looks in a row that found its log to end before the read's end
         self.pace = source.blocks.pace(live=source.until is None)
+        self.waiting: dict[int, int] = {}  # partition -> end of what was there when a live read began, if that is known
         self.assign()
         metrics.inc(metrics.READERS_CREATED)
+        if source.until is None:
+            try:
+                with source.transport.control() as control:
+                    self.waiting = {p: end for p, (_, end) in control.bounds(self.positions, _LOOK_S).items()}
+            except KafkaException as error:
+                _LOGGER.debug("%s: how much is waiting is not known: %s", source.transport, error)
 
     def assign(self, but: Mapping[int, str] = MappingProxyType({})) -> None:
         """Lets the fetcher read from our positions; some partitions in a moment only, for what they are mapped to."""
@@ -146,7 +153,15 @@ class _Session:
     def ended(self, partition: int) -> bool:
         return self.ends is not None and self.positions[partition] >= self.ends[partition]
 
+    def tell_behind(self) -> None:
+        """Tells how much of what was there when a live read began is still to be read, until that is nothing."""
+        if self.waiting:
+            behind = {p: end for p, end in self.waiting.items() if end > self.positions.get(p, end)}
+            metrics.STATE.behind(self.name, sum(end - self.positions[p] for p, end in behind.items()))
+            self.waiting = behind
+
     def close(self) -> None:
+        metrics.STATE.behind(self.name, 0)
         self.fetcher.close()
 
 
@@ -175,6 +190,7 @@ class KafkaReader(BlockReader[_Session]):
         if session.again_at is not None and time.monotonic() >= session.again_at:
             session.assign()
         self._look(session)
+        session.tell_behind()
         self._mark = KafkaMark(
             dict(session.positions),
             session.ends,

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
 import re
+import struct
+import termios
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from beam_jobs import metrics
 from beam_jobs.errors import UserError
 from beam_jobs.metrics import Metric
 from beam_jobs.terminal import report
-from beam_jobs.terminal.cli import EXIT_FAILED
+from beam_jobs.terminal.cli import EXIT_FAILED, say
 
 Capture = pytest.CaptureFixture[str]
 
@@ -247,11 +255,70 @@ def test_progress_in_json_and_as_a_line(capsys: Capture, monkeypatch: pytest.Mon
     state: dict[str, Any] = json.loads(progress("json", capsys, monkeypatch))
     assert state.pop("seconds") == pytest.approx(60, abs=5)
     counts = {"read": 1_000_000, "scored": 999_000, "archived": 0, "filtered": 900, "dead_letters": 100, "alerts": 7}
-    others = {"written": 0, "readers": 0, "events_per_second": 0}
+    others = {"written": 0, "readers": 0, "events_per_second": 0, "catching_up": False, "behind": 0}
     assert state == counts | others | dict.fromkeys(["reached", "latency_ms_p50", "latency_ms_p99"])
-    assert progress("line", capsys, monkeypatch).endswith(
-        "read 1,000,000 (0/s)  alerts 7  filtered 900  dead letters 100"
+
+
+def test_catching_up_is_no_latency(capsys: Capture) -> None:
+    """What was there before the job is old when it is scored, however fast the job is."""
+    scored()
+    metrics.observe(metrics.BACKLOG_AGE_MS, np.array([3_600_000.0]))
+    metrics.STATE.behind("reader 1", 12_000)
+    metrics.STATE.behind("reader 2", 345)
+    line = report.status_line("score", metrics.STATE.snapshot(), 1200, None, catching_up=True)
+    assert line.endswith("dead letters 100  catching up, 12,345 records behind")
+    report.conclude(True, None, keeps_position=False)
+    assert ("latency", "none: all records were there before the job") in rows(capsys.readouterr().out)
+    metrics.STATE.behind("reader 1", 0)
+    metrics.STATE.behind("reader 2", 0)
+    assert report.status_line("score", metrics.STATE.snapshot(), 1200, None, catching_up=True).endswith("  catching up")
+
+
+@given(st.lists(st.integers(0, 10**13), min_size=6, max_size=6), st.integers(1, 200), st.booleans(), st.booleans())
+def test_the_status_line_keeps_to_its_width(numbers: list[int], width: int, catching_up: bool, replay: bool) -> None:
+    read, rate, alerts, filtered, bad, behind = numbers
+    counts = {"records_read": read, "alerts": alerts, "archived": alerts, "records_filtered": filtered}
+    counted = metrics.Counted(
+        Counter({**counts, "dead_letters": bad}), reached_ms=behind if replay else None, behind=behind
     )
+    for job in ("score", "archive"):
+        line = report.status_line(job, counted, rate, 1e7, catching_up, width)
+        assert len(line) <= width
+        assert line.startswith(("replayed" if replay else "read")[:width])
+
+
+def test_at_80_columns_what_matters_least_is_left_out() -> None:
+    counts = {"records_read": 123_456_789, "alerts": 12_345, "records_filtered": 1_234_567, "dead_letters": 9_999}
+    counted = metrics.Counted(Counter(counts), behind=87_654_321)
+    line = report.status_line("score", counted, 654_321, 1234.0, width=79)
+    assert line == "read 123,456,789 (654,321/s)  alerts 12,345  dead letters 9,999"
+    line = report.status_line("score", counted, 654_321, None, catching_up=True, width=79)
+    assert line == "read 123,456,789 (654,321/s)  catching up, 87,654,321 records behind"
+
+
+def test_a_terminal_of_80_columns_has_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    count([(metrics.RECORDS_READ, 10**10), (metrics.RECORDS_FILTERED, 10**10), (metrics.ALERTS, 10**9)])
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with os.fdopen(its, "w") as terminal:
+        monkeypatch.setattr("sys.stderr", terminal)
+        shown, waits = report.Progress("auto", "score"), iter([False, False, True])
+        monkeypatch.setattr(shown._stop, "wait", lambda seconds: next(waits))
+        shown._run()
+        say("stopping")
+        written = os.read(ours, 4096).decode()
+    os.close(ours)
+    first, second, last = written.rstrip().split("\r\033[K")[1:]
+    assert first == second
+    assert first.startswith("read 10,000,000,000 (0/s)  alerts 1,000,000,000")
+    assert len(first) <= 79
+    assert last == "stopping"
+
+
+def test_without_a_terminal_each_state_is_a_plain_line(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored()
+    said = progress("line", capsys, monkeypatch)
+    assert said == "read 1,000,000 (0/s)  alerts 7  filtered 900  dead letters 100\n"
 
 
 def test_no_progress_unless_somebody_looks(capsys: Capture) -> None:
