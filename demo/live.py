@@ -195,7 +195,7 @@ def _alerts(state: State, width: int, height: int) -> RenderableType:
     for alert in list(reversed(list(state.alerts.values())))[: height - 1]:
         what = alert.made_by if width >= _WIDE else alert.short
         cells = alert.time, alert.car, f"{alert.count:,}", alert.score, what, alert.truth or "false alarm"
-        table.add_row(*map(Text, cells), style=None if alert.truth else "yellow")
+        table.add_row(*map(Text, map(one_line, cells)), style=None if alert.truth else "yellow")
     if not state.alerts:
         return _line("no alert yet", "dim")
     return table

@@ -125,7 +125,7 @@ class _Session:
                 with source.transport.control() as control:
                     self.waiting = {p: end for p, (_, end) in control.bounds(self.positions, _LOOK_S).items()}
             except KafkaException as error:
-                _LOGGER.debug("%s: how much is waiting is not known: %s", source.transport, error)
+                _LOGGER.debug("%s: how much is waiting is not known: %s", source.transport, one_line(error))
 
     def assign(self, but: Mapping[int, str] = MappingProxyType({})) -> None:
         """Lets the fetcher read from our positions; some partitions in a moment only, for what they are mapped to."""
