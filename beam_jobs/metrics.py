@@ -119,6 +119,14 @@ RECORDS_FILTERED = Metric(
     line=4,
     row={"score": "filtered", "archive": "filtered", "redrive": "left: another reason"},
 )
+TOMBSTONES = Metric(
+    "tombstones",
+    "records without a value, which say that their key is deleted; no event",
+    outcome="tombstones",
+    report="tombstones",
+    row={"score": "tombstones", "archive": "tombstones", "redrive": "left: tombstones"},
+    optional=True,
+)
 DEAD_LETTERS = Metric(
     "dead_letters",
     "records no step could handle",

@@ -28,7 +28,7 @@ def read_events(
     if job.source.gives != "records":
         return blocks, {}
     revisions = job.source.revision_schema
-    decode = DecodeEvents(job.use_case.schema, columns, job.writers.writer_schema, job.name, revisions)
+    decode = DecodeEvents(job.use_case.schema, columns, job.writers.writer_schema, job.name, revisions, job.events)
     events, undecodable = step("Decode", decode, blocks)
     return events, {"Decode": undecodable}
 

@@ -30,6 +30,7 @@ class EventSchemas:
     reader: Mapping[str, Any]  # an Avro schema
     writer: WriterSchema  # the Avro schema of an id
     columns: Sequence[str] | None  # of the reader's fields, the ones that are wanted; None: all
+    json_strict: bool = False  # of JSON, only Avro's own forms: integers for times, strings for decimals
 
     def rows(self) -> pa.Schema:
         """Of the rows that a decoder gives."""

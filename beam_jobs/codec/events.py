@@ -44,6 +44,7 @@ class EventDecoder:
     Args:
       reader_schema, writer_schema, columns: as :class:`AvroDecoder`.
       revision_schema: writer schemas of Avro without a frame; None, or no revision in the headers: the reader's.
+      json_strict: as ``strict`` of :class:`JsonDecoder`.
     """
 
     def __init__(
@@ -52,12 +53,13 @@ class EventDecoder:
         writer_schema: WriterSchema,
         columns: Sequence[str] | None = None,
         revision_schema: RevisionSchema | None = None,
+        json_strict: bool = False,
     ) -> None:
-        self._reader_schema, self._columns = reader_schema, columns
+        self._reader_schema, self._columns, self._json_strict = reader_schema, columns, json_strict
         codecs = [CODECS.get(name) for name in CODECS.names()]
         self._codec_of = by_first_byte(codecs)
         self._expected = " or ".join(codec.about for codec in codecs)
-        schemas = EventSchemas(reader_schema, writer_schema, columns)
+        schemas = EventSchemas(reader_schema, writer_schema, columns, json_strict)
         self._decoders = [codec.decoder(schemas) for codec in codecs]
         self._bare = _BareAvro(reader_schema, columns, revision_schema)
         self._avro_json: Decoder | None = None
@@ -111,7 +113,7 @@ class EventDecoder:
             yield rows, self._bare.decode(values.take(pa.array(rows)), headers.take(pa.array(rows)))
         rows = np.flatnonzero(kind == _AVRO_JSON)
         if len(rows):
-            self._avro_json = self._avro_json or _avro_json(self._reader_schema, self._columns)
+            self._avro_json = self._avro_json or _avro_json(self._reader_schema, self._columns, self._json_strict)
             yield rows, self._avro_json.decode(values.take(pa.array(rows)))
 
 
@@ -125,10 +127,10 @@ class _FramedAvro:
 
 class _Json:
     about = "{ (JSON)"
-    first_bytes = b"{ \t\r\n"
+    first_bytes = b"{ \t\r\n\xef"  # the last one begins a byte order mark
 
     def decoder(self, schemas: EventSchemas) -> Decoder:
-        return JsonDecoder(schemas.reader, schemas.columns)
+        return JsonDecoder(schemas.reader, schemas.columns, schemas.json_strict)
 
 
 AVRO: Codec = _FramedAvro()
@@ -183,9 +185,9 @@ class _Refuse:
         return Decoded(rows, RowErrors(np.arange(n), ["unresolvable"] * n, [self._error] * n))
 
 
-def _avro_json(reader_schema: Mapping[str, Any], columns: Sequence[str] | None) -> Decoder:
+def _avro_json(reader_schema: Mapping[str, Any], columns: Sequence[str] | None, strict: bool) -> Decoder:
     try:
-        return AvroJsonDecoder(reader_schema, columns)
+        return AvroJsonDecoder(reader_schema, columns, strict)
     except UserError as error:
         return _Refuse(JsonDecoder(reader_schema, columns).schema, str(error))
 

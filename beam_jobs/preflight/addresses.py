@@ -23,6 +23,7 @@ from beam_jobs.preflight.java import check_java
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.workers import check_path, check_settings, warn_if_cleaned, warn_of_this_machine
 from beam_jobs.preprocessing.preprocessor import Preprocessor
+from beam_jobs.steps.decode import EventSettings
 from beam_jobs.storage.files import check_access, is_local, root_of
 from beam_jobs.terminal import options
 from beam_jobs.use_case import UseCase
@@ -89,6 +90,12 @@ def check_clients(parsed: PipelineOptions) -> dict[str, str]:
             warn_if_cleaned(parsed, flag, path)
         settings |= dict(config.settings)
     return settings
+
+
+def event_settings(parsed: PipelineOptions) -> EventSettings:
+    """What the job takes for an event."""
+    given = parsed.view_as(options.EventOptions)
+    return EventSettings(skip_tombstones=given.tombstones == "skip", json_strict=given.json_strict)
 
 
 def block_settings(given: options.InputOptions) -> BlockSettings:

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import FrameType
 
 import pyarrow as pa
@@ -30,6 +30,7 @@ from beam_jobs.preflight.addresses import (
     block_settings,
     check_clients,
     check_no_windows,
+    event_settings,
     output_id,
     prepare_outputs,
     schema_source,
@@ -38,6 +39,7 @@ from beam_jobs.preflight.addresses import (
 )
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.workers import check_path, check_pii_key, refuse_at_least_once, warn_if_cleaned
+from beam_jobs.steps.decode import EventSettings
 from beam_jobs.steps.lookup import LookupFile, describe
 from beam_jobs.storage.files import bounded, check_access, is_local, make_folder, name_bytes, root_of, writing
 from beam_jobs.target import target_of
@@ -68,6 +70,7 @@ class ArchiveJob:
     dead_letters: Sink
     max_dead_letter_rate: float
     schema_ids: dict[str, SchemaId]
+    events: EventSettings = field(default_factory=EventSettings)
 
 
 def archive_job(parsed: PipelineOptions) -> ArchiveJob:
@@ -182,6 +185,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
         lookup_every_s=wanted.enrich_every,
         dead_letters=dead,
         max_dead_letter_rate=bad.max_dead_letter_rate,
+        events=event_settings(parsed),
         schema_ids={"dead_letter": output_id(preflight, writers, dead.address, schemas.load("dead_letter"))},
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -15,6 +15,7 @@ from beam_jobs.preflight.addresses import (
     block_settings,
     check_clients,
     check_no_windows,
+    event_settings,
     output_id,
     prepare_outputs,
     schema_source,
@@ -24,6 +25,7 @@ from beam_jobs.preflight.addresses import (
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.workers import check_path, check_pii_key, warn_if_cleaned
 from beam_jobs.preprocessing.preprocessor import Preprocessor
+from beam_jobs.steps.decode import EventSettings
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import require, say
 from beam_jobs.terminal.commands import JOBS
@@ -48,6 +50,7 @@ class ScoreJob:
     dead_letters: Sink
     max_dead_letter_rate: float
     schema_ids: dict[str, SchemaId]  # of the outputs in Avro, by the schema's file name
+    events: EventSettings = field(default_factory=EventSettings)
 
 
 def score_job(parsed: PipelineOptions) -> ScoreJob:
@@ -95,6 +98,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
         scores=outputs.get("score"),
         dead_letters=outputs["dead_letter"],
         max_dead_letter_rate=bad.max_dead_letter_rate,
+        events=event_settings(parsed),
         schema_ids={
             n: output_id(preflight, writers, to.address, schemas.load(n))
             for n, to in outputs.items()

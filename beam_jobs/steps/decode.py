@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
+import pyarrow.compute as pc
 
-from beam_jobs import dead_letters
+from beam_jobs import dead_letters, metrics
 from beam_jobs.block import Block, with_source
 from beam_jobs.codec.decoded import Decoded
 from beam_jobs.codec.events import EventDecoder, RevisionSchema, warm_up
 from beam_jobs.isolate import Isolate
 
 Writers = Callable[[int], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class EventSettings:
+    """What counts as an event."""
+
+    skip_tombstones: bool = False  # records without a value are counted and left out; otherwise dead letters
+    json_strict: bool = False  # as ``strict`` of JsonDecoder
 
 
 class DecodeEvents(beam.DoFn):
@@ -26,16 +36,19 @@ class DecodeEvents(beam.DoFn):
         writer_schema: Writers,
         job: str,
         revision_schema: RevisionSchema | None = None,
+        settings: EventSettings = EventSettings(),
     ) -> None:
         self._schema = schema
         self._columns = tuple(columns)
         self._writer_schema = writer_schema
         self._job = job
         self._revision_schema = revision_schema
+        self._settings = settings
 
     def setup(self) -> None:
         warm_up()  # the first block must not wait for the compiler
-        decoder = EventDecoder(self._schema, self._writer_schema, self._columns, self._revision_schema)
+        strict = self._settings.json_strict
+        decoder = EventDecoder(self._schema, self._writer_schema, self._columns, self._revision_schema, strict)
 
         def decode(raw: Block) -> Decoded:
             return decoder.decode(raw.column("value"), raw.column("headers"))
@@ -43,6 +56,8 @@ class DecodeEvents(beam.DoFn):
         self._decode = Isolate(decode)
 
     def process(self, raw: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
+        if self._settings.skip_tombstones:
+            raw = without_tombstones(raw)
         parts, bad = self._decode(raw)
         if len(bad):
             yield dead_letters.refused(raw, bad, "decode", self._job)
@@ -52,3 +67,12 @@ class DecodeEvents(beam.DoFn):
                 yield dead_letters.refused(part.block, decoded.errors, "decode", self._job)
             if decoded.rows.num_rows:
                 yield with_source(decoded.rows, part.block, decoded.errors.good_rows(part.block.num_rows))
+
+
+def without_tombstones(raw: Block) -> Block:
+    """The records of a block that have a value; the others are counted as tombstones."""
+    values = raw.column("value")
+    if not values.null_count:
+        return raw
+    metrics.inc(metrics.TOMBSTONES, values.null_count)
+    return raw.filter(pc.is_valid(values))

@@ -14,6 +14,7 @@ import schemas
 from beam_jobs import metrics
 from beam_jobs.block import Block, raw_block
 from beam_jobs.codec.avro.decoder import AvroDecoder
+from beam_jobs.steps.decode import without_tombstones
 from beam_jobs.steps.write_dead_letters import left_out
 
 REDRIVES_HEADER = "highbeam.redrives"  # how often a record was put back, a decimal number
@@ -35,6 +36,7 @@ class Redrive(beam.DoFn):
         self._decoder = AvroDecoder(schemas.load("dead_letter"), self._writer_schema)
 
     def process(self, raw: Block) -> Iterator[Block]:
+        raw = without_tombstones(raw)
         decoded = self._decoder.decode(raw.column("value"))
         metrics.inc(metrics.UNREADABLE, len(decoded.errors))
         letters = decoded.rows

@@ -273,6 +273,26 @@ class Replay:
         )
 
 
+class Events:
+    """Which records are events."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse._ActionsContainer) -> None:
+        parser.add_argument(
+            "--tombstones",
+            choices=["skip", "dead_letter"],
+            default="skip",
+            help="records without a value, which say in a compacted topic that their key is deleted: skip counts them "
+            "(default), dead_letter makes dead letters of them",
+        )
+        parser.add_argument(
+            "--json_strict",
+            action="store_true",
+            help="of JSON take integers for times, never ISO 8601, no 1.0 for an int or long, decimals in strings "
+            "alone, and no byte order mark",
+        )
+
+
 class DeadLetter:
     """Where records go that no step can handle."""
 

@@ -73,8 +73,10 @@ def conclude(live: bool, path: str | None, keeps_position: bool, archive: bool =
             "before their bundle was done; their offsets are not committed and the next run reads them again"
         )
     elif not uncommitted:
-        became = " + ".join(metric.outcome for metric in outcomes if metric.row_of(job))
-        console.print(f"read = {became}: every record is accounted for")
+        became = [
+            metric.outcome for metric in outcomes if metric.row_of(job) and (counted[metric] or not metric.optional)
+        ]
+        console.print(f"read = {' + '.join(became)}: every record is accounted for")
     if path:
         figures = {metric.report: counted[metric] for metric in metrics.declared() if metric.report}
         by_value = {metric.report_by: counted.by_value(metric) for metric in metrics.declared() if metric.report_by}

@@ -11,11 +11,11 @@ from apache_beam.testing.test_pipeline import TestPipeline as Pipeline
 from apache_beam.testing.util import assert_that
 
 import schemas
-from beam_jobs import dead_letters
+from beam_jobs import dead_letters, metrics
 from beam_jobs.block import Block, raw_block
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.sandbox.fleet import Fleet
-from beam_jobs.steps.decode import DecodeEvents
+from beam_jobs.steps.decode import DecodeEvents, EventSettings
 from beam_jobs.steps.preprocess import Preprocess
 from beam_jobs.use_case import load_use_case
 
@@ -51,11 +51,14 @@ def run(
     features: list[tuple[int, bytes]],
     decode: list[tuple[int, str]],
     preprocess: list[tuple[int, str, bytes]],
+    skip_tombstones: bool = False,
 ) -> None:
     """Runs the two steps over one block and compares the three outputs."""
     use_case = load_use_case("car_sensors")
     compiled = use_case.preprocessor()
-    step = DecodeEvents(use_case.schema, compiled.input_columns, lambda _: CAR_SENSOR, "test")
+    step = DecodeEvents(
+        use_case.schema, compiled.input_columns, lambda _: CAR_SENSOR, "test", settings=EventSettings(skip_tombstones)
+    )
     with Pipeline("FnApiRunner") as p:
         decoded = (
             p
@@ -92,6 +95,19 @@ def test_bad_records_are_dead_letters_and_their_neighbours_go_on() -> None:
         ],
         preprocess=[(1, "not_finite", values[1]), (2, "out_of_range", values[2])],
     )
+
+
+def test_tombstones_are_counted_and_their_neighbours_go_on() -> None:
+    values = AvroEncoder(CAR_SENSOR, 1).encode(events(2)).to_pylist()
+    before = metrics.STATE.snapshot()[metrics.TOMBSTONES]
+    run(
+        [None, values[0], None, b"", values[1]],
+        features=[(1, values[0]), (4, values[1])],
+        decode=[(3, "empty_value")],
+        preprocess=[],
+        skip_tombstones=True,
+    )
+    assert metrics.STATE.snapshot()[metrics.TOMBSTONES] - before == 2
 
 
 def test_a_block_of_bad_records_alone_has_no_features() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from typing import Any
 from unittest import mock
@@ -52,6 +53,7 @@ ODD = st.one_of(
     st.just({}),
     st.integers(400, 401).map(lambda digits: 10**digits),
     st.sampled_from([2**31, 2**63, -(2**63), "\ud800", 1e39, 86_400_000]),
+    st.sampled_from([5.0, -0.0, 1e3, 1e22, 2.5e-1, "2026-01-01T00:00:00Z", "2026-01-01", "12:00:00.25", "24:00:00"]),
 )
 
 
@@ -100,6 +102,24 @@ def texts(odd: bool) -> st.SearchStrategy[bytes]:
     )
     fixed = st.sampled_from([b"", b" ", b"{}", b"null", b"[{}]", b'{"key":1,"key":2}', b'{"x":Inf}', b'{"x":-NaN}'])
     return st.one_of(dumped, dumped, damaged, fixed, st.binary(max_size=6))
+
+
+MOMENTS = st.datetimes(timezones=st.timezones())
+
+
+@given(st.lists(MOMENTS, min_size=1, max_size=5), st.sampled_from(["auto", "microseconds", "seconds"]))
+@checked
+def test_times_are_those_of_python(moments: list[datetime.datetime], detail: str) -> None:
+    fields = [{"name": "t", "type": {"type": "long", "logicalType": "timestamp-micros"}}]
+    texts = [moment.isoformat(timespec=detail) for moment in moments]
+    zero = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    decoded = JsonDecoder({"type": "record", "name": "R", "fields": fields}).decode(
+        pa.array([json.dumps({"t": text}).encode() for text in texts], pa.binary())
+    )
+    good = [text for text in texts if text.count(":") == 3]  # Python has offsets of seconds, of before the railways
+    expected = [(datetime.datetime.fromisoformat(text) - zero) // datetime.timedelta(microseconds=1) for text in good]
+    assert decoded.rows.column("t").view(pa.int64()).to_pylist() == expected
+    assert len(decoded.errors) == len(texts) - len(good)
 
 
 def slow(decoder: JsonDecoder) -> JsonDecoder:

@@ -22,15 +22,17 @@ class AvroJsonDecoder:
     """Decodes blocks of Avro JSON into columns of the reader schema.
 
     Args:
-      reader_schema, columns: as :class:`JsonDecoder`.
+      reader_schema, columns, strict: as :class:`JsonDecoder`.
 
     Raises:
       UserError: as there, and a union of null and a named type in a namespace.
     """
 
-    def __init__(self, reader_schema: Mapping[str, Any], columns: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, reader_schema: Mapping[str, Any], columns: Sequence[str] | None = None, strict: bool = False
+    ) -> None:
         self.schema: pa.Schema = arrow_schema(reader_schema, columns)
-        self._json = JsonDecoder(tagged(reader_schema), columns)
+        self._json = JsonDecoder(tagged(reader_schema), columns, strict)
         self._wanted = selected_fields(parse_record(reader_schema), columns)
 
     def decode(self, values: pa.BinaryArray) -> Decoded:

@@ -1,12 +1,14 @@
 """Whole blocks of JSON objects ⇄ Arrow, with the Avro schema that also describes the topic's Avro values.
 
 Field names and their aliases are accepted, names outside the schema are refused. Values are plain JSON: a nullable
-field is null, missing, or its value; dates, times and timestamps are integers as in Avro; bytes are strings of
-characters up to U+00FF and decimals are strings such as "12.50". NaN and infinities are not JSON.
+field is null, missing, or its value; dates, times and timestamps are integers as in Avro, or ISO 8601 texts
+(``iso.py``); an integer may be written 1.0 or 1e3; bytes are strings of characters up to U+00FF; decimals are numbers,
+or strings such as "12.50". A byte order mark is skipped. NaN and infinities are not JSON. ``strict`` takes integers
+for times and ``-?[0-9]+`` for integers only, decimals in strings, and no byte order mark.
 
-Most blocks are read by pyarrow's JSON reader at once. When it refuses one, halves of the block are tried, down to a few
-rows, and those are read one by one (``rows.py``), which also says what is wrong. Bytes, fixed, decimals and maps have
-no fast path.
+Most blocks are read by pyarrow's JSON reader at once. When it refuses one, the values it does not take are rewritten
+(``loose.py``), then halves of the block are tried, down to a few rows, and those are read one by one (``rows.py``),
+which also says what is wrong. Bytes, fixed and maps have no fast path.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from numpy.typing import NDArray
 from beam_jobs.codec.avro.decoder import binary_buffers
 from beam_jobs.codec.avro.program import RANGES
 from beam_jobs.codec.decoded import Decoded
-from beam_jobs.codec.json.rows import RowError, parse_row
+from beam_jobs.codec.json.loose import GROWTH, Plan, rewrite
+from beam_jobs.codec.json.rows import RowError, decimal_pattern, parse_row
 from beam_jobs.codec.json.scan import join_objects
 from beam_jobs.codec.schema import (
     NO_DEFAULT,
@@ -49,12 +52,16 @@ class JsonDecoder:
     Args:
       reader_schema: a record schema.
       columns: the fields wanted, in that order (None: all). The types of the others are not checked.
+      strict: see above.
 
     Raises:
       UserError: as ``arrow_schema``.
     """
 
-    def __init__(self, reader_schema: Mapping[str, Any], columns: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, reader_schema: Mapping[str, Any], columns: Sequence[str] | None = None, strict: bool = False
+    ) -> None:
+        self._strict = strict
         self.schema: pa.Schema = arrow_schema(reader_schema, columns)
         self._record = parse_record(reader_schema)
         self._wanted = selected_fields(self._record, columns)
@@ -63,6 +70,8 @@ class JsonDecoder:
         if self._fast:
             forms = [pa.schema(list(_json_fields(self._record.fields, aliases))) for aliases in (False, True)]
             self._forms = forms if forms[0] != forms[1] else forms[:1]
+        self._plan = Plan.of(self._record) if self._fast and not strict else None
+        self._rewrites = False  # whether the last block had something to rewrite: the next one likely has
         self._row_type = pa.struct([pa.field(e.name, _row_type(e.type)) for e in self._wanted])
 
     def decode(self, values: pa.BinaryArray) -> Decoded:
@@ -75,12 +84,10 @@ class JsonDecoder:
         places: list[NDArray[np.int64]] = []
         if self._fast:
             out = np.empty(int(offsets[-1] - offsets[0]) + n if n else 0, np.uint8)
-            size = join_objects(data, offsets, out, ends, plain)
+            size = join_objects(data, offsets, out, ends, plain, not self._strict)
             if len(valid):
                 plain &= valid
-            text = pa.py_buffer(out[:size])
-            starts = np.concatenate(([0], ends[:-1])) if n else ends
-            for rows, batch in self._read(text, starts, ends, np.flatnonzero(plain)):
+            for rows, batch in self._read_lines(out[:size], ends, np.flatnonzero(plain)):
                 parts.append(batch)
                 places.append(rows)
         slow = np.ones(n, np.bool_)
@@ -96,25 +103,50 @@ class JsonDecoder:
         order = np.argsort(np.concatenate(places), kind="stable")
         return pa.concat_batches(parts).take(pa.array(order))
 
+    def _read_lines(
+        self, text: NDArray[np.uint8], ends: NDArray[np.int64], rows: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], pa.RecordBatch]]:
+        """The rows the block reader can read, as they are or rewritten; what it cannot read is left out."""
+        if not len(rows):
+            return
+        if not self._rewrites:
+            whole = self._read_piece(pa.py_buffer(text), rows)
+            if whole is not None:
+                yield from whole
+                return
+        if self._plan is not None:
+            out, out_ends = np.empty(GROWTH * len(text), np.uint8), np.empty_like(ends)
+            size, changed = rewrite(text, ends, self._plan.nodes, self._plan.keys, self._plan.names, out, out_ends)
+            self._rewrites = changed > 0
+            if changed:
+                text, ends = out[:size], out_ends
+        yield from self._read(pa.py_buffer(text), np.concatenate(([0], ends[:-1])), ends, rows)
+
     def _read(
         self, text: pa.Buffer, starts: NDArray[np.int64], ends: NDArray[np.int64], rows: NDArray[np.int64]
     ) -> Iterator[tuple[NDArray[np.int64], pa.RecordBatch]]:
         """The rows the block reader can read, in pieces; what it cannot read is left out."""
-        if not len(rows):
-            return
         first, last = int(starts[rows[0]]), int(ends[rows[-1]])
-        table = self._read_text(text.slice(first, last - first), len(rows)) if last - first <= MAX_TEXT else None
-        if table is not None:
-            columns, bad = _finish_fields(table.to_struct_array(), self._wanted)
-            batch = _batch(columns, self.schema, len(rows))
-            if bad.any():
-                batch = batch.filter(pa.array(~bad))
-                rows = rows[~bad]
-            if len(rows):
-                yield rows, batch
+        piece = self._read_piece(text.slice(first, last - first), rows)
+        if piece is not None:
+            yield from piece
         elif len(rows) > ROWS_ONE_BY_ONE:
             yield from self._read(text, starts, ends, rows[: len(rows) // 2])
             yield from self._read(text, starts, ends, rows[len(rows) // 2 :])
+
+    def _read_piece(
+        self, text: pa.Buffer, rows: NDArray[np.int64]
+    ) -> list[tuple[NDArray[np.int64], pa.RecordBatch]] | None:
+        """The good rows of a piece (one entry, or none), None if the block reader refuses it."""
+        table = self._read_text(text, len(rows)) if text.size <= MAX_TEXT else None
+        if table is None:
+            return None
+        columns, bad = _finish_fields(table.to_struct_array(), self._wanted, self._strict)
+        batch = _batch(columns, self.schema, len(rows))
+        if bad.any():
+            batch = batch.filter(pa.array(~bad))
+            rows = rows[~bad]
+        return [(rows, batch)] if len(rows) else []
 
     def _read_text(self, text: pa.Buffer, rows: int) -> pa.RecordBatch | None:
         for form in self._forms:
@@ -149,14 +181,14 @@ class JsonDecoder:
                     raise RowError("null_value", "the value is null (a tombstone)")
                 if not value:
                     raise RowError("empty_value", "the value is empty")
-                good.append(parse_row(value, self._record, self._wanted))
+                good.append(parse_row(value, self._record, self._wanted, self._strict))
                 good_rows.append(row)
             except RowError as e:
                 bad_rows.append(row)
                 reasons.append(e.reason)
                 errors.append(str(e))
         if good:
-            columns, _ = _finish_fields(pa.array(good, self._row_type), self._wanted)
+            columns, _ = _finish_fields(pa.array(good, self._row_type), self._wanted, self._strict)
             parts.append(_batch(columns, self.schema, len(good)))
             places.append(np.array(good_rows, np.int64))
         return RowErrors(np.array(bad_rows, np.int64), reasons, errors)
@@ -181,11 +213,11 @@ def _has_fast_path(avro: AvroType, inside: tuple[AvroType, ...]) -> bool:
         return bool(value.fields) and all(_has_fast_path(entry.type, (*inside, value)) for entry in value.fields)
     if value.kind == "array":
         return _has_fast_path(value.item, inside)
-    return value.kind not in ("bytes", "fixed", "map")
+    return value.logical == "decimal" or value.kind not in ("bytes", "fixed", "map")
 
 
 def _json_type(avro: AvroType, aliases: bool) -> pa.DataType:
-    """What to ask the reader for: enums as strings, dates and times as integers."""
+    """What to ask the reader for: enums and decimals as strings, dates and times as integers."""
     plain = avro.non_null()
     assert plain is not None
     value = plain[0]
@@ -193,7 +225,7 @@ def _json_type(avro: AvroType, aliases: bool) -> pa.DataType:
         return pa.struct(list(_json_fields(value.fields, aliases)))
     if value.kind == "array":
         return pa.list_(_json_type(value.item, aliases))
-    return pa.string() if value.kind == "enum" else PLAIN_ARROW[value.kind]
+    return pa.string() if value.kind == "enum" or value.logical == "decimal" else PLAIN_ARROW[value.kind]
 
 
 def _json_fields(fields: Sequence[AvroField], aliases: bool) -> Iterator[pa.Field]:
@@ -227,14 +259,16 @@ def _row_type(avro: AvroType) -> pa.DataType:
 Finished = tuple[pa.Array, NDArray[np.bool_]]
 
 
-def _finish_fields(rows: pa.StructArray, fields: Sequence[AvroField]) -> tuple[list[pa.Array], NDArray[np.bool_]]:
+def _finish_fields(
+    rows: pa.StructArray, fields: Sequence[AvroField], strict: bool
+) -> tuple[list[pa.Array], NDArray[np.bool_]]:
     """(the fields' columns in the schema's types, bool [n]: rows that need a closer look)."""
     columns: list[pa.Array] = []
     bad = np.zeros(len(rows), np.bool_)
     for entry in fields:
         found = [rows.field(name) for name in walk_names(entry) if rows.type.get_field_index(name) >= 0]
         given = [array for array in found if array.null_count < len(array)] or found[:1]
-        array, bad_here = _finish(pc.coalesce(*given) if len(given) > 1 else given[0], entry.type)
+        array, bad_here = _finish(pc.coalesce(*given) if len(given) > 1 else given[0], entry.type, strict)
         if entry.default is not NO_DEFAULT and entry.default is not None and given[0].null_count:
             bad_here = bad_here | pc.is_null(given[0]).to_numpy(zero_copy_only=False)  # null, or the default?
         columns.append(array)
@@ -242,7 +276,7 @@ def _finish_fields(rows: pa.StructArray, fields: Sequence[AvroField]) -> tuple[l
     return columns, bad
 
 
-def _finish(array: pa.Array, avro: AvroType) -> Finished:
+def _finish(array: pa.Array, avro: AvroType, strict: bool) -> Finished:
     plain = avro.non_null()
     assert plain is not None
     value, nullable = plain
@@ -251,17 +285,21 @@ def _finish(array: pa.Array, avro: AvroType) -> Finished:
     bad = np.zeros(n, np.bool_) if nullable else missing
     bitmap = pc.invert(pa.array(missing)).buffers()[1] if array.null_count else None
     if value.kind == "record":
-        parts, inner = _finish_fields(array, value.fields)
+        parts, inner = _finish_fields(array, value.fields, strict)
         fields = [pa.field(e.name, p.type, e.type.non_null()[1]) for e, p in zip(value.fields, parts, strict=True)]  # type: ignore[index]
         struct = pa.Array.from_buffers(pa.struct(fields), n, [bitmap], -1, children=parts)
         return struct, bad | (inner & ~missing)
     if value.kind in ("array", "map"):
-        return _finish_items(array, value, bad, bitmap)
+        return _finish_items(array, value, bad, bitmap, strict)
     if value.kind == "enum":
         indices = pc.index_in(array, pa.array(value.symbols, pa.string()))
         if indices.null_count > array.null_count:
             bad = bad | (indices.is_null().to_numpy(zero_copy_only=False) & ~missing)
         return pa.DictionaryArray.from_arrays(indices, pa.array(value.symbols, pa.string())), bad
+    if value.logical == "decimal" and pa.types.is_string(array.type):
+        fits = pc.match_substring_regex(array, decimal_pattern(value, strict)).fill_null(False)
+        decimals = pc.if_else(fits, array, pa.scalar(None, pa.string())).cast(arrow_type(value, "")[0])
+        return decimals, bad | ~(fits.to_numpy(zero_copy_only=False) | missing)
     if value.kind in ("float", "double"):
         infinite = np.isinf(array.to_numpy(zero_copy_only=False))
         return array, bad | (infinite & ~missing)
@@ -274,12 +312,14 @@ def _finish(array: pa.Array, avro: AvroType) -> Finished:
     return array, bad
 
 
-def _finish_items(array: pa.Array, value: AvroType, bad: NDArray[np.bool_], bitmap: pa.Buffer | None) -> Finished:
+def _finish_items(
+    array: pa.Array, value: AvroType, bad: NDArray[np.bool_], bitmap: pa.Buffer | None, strict: bool
+) -> Finished:
     n = len(array)
     offsets = np.asarray(array.offsets).astype(np.int64)
     first, last = int(offsets[0]), int(offsets[-1])
     items = (array.items if value.kind == "map" else array.values).slice(first, last - first)
-    finished, bad_items = _finish(items, value.item)
+    finished, bad_items = _finish(items, value.item, strict)
     before = np.concatenate(([0], np.cumsum(bad_items)))
     bad = bad | (before[offsets[1:] - first] > before[offsets[:-1] - first])
     item = value.item.non_null()

@@ -20,6 +20,7 @@ def join_objects(
     out: NDArray[np.uint8],
     ends: NDArray[np.int64],
     plain: NDArray[np.bool_],
+    bom: bool,
 ) -> int:
     """Copies the rows that are one whole object each to ``out``, a line a row; returns the bytes written.
 
@@ -32,6 +33,7 @@ def join_objects(
       out: at least as long as data and n.
       ends: int64 [n], filled: where each row's line ends in ``out``.
       plain: bool [n], filled.
+      bom: whether a row may begin with a byte order mark, which is left out.
     """
     pos = np.int64(0)
     for row in range(len(plain)):
@@ -40,9 +42,12 @@ def join_objects(
         in_string = False
         escaped = False
         done = False
-        fine = is_utf8(data, offsets[row], offsets[row + 1] - offsets[row])
+        first, last = offsets[row], offsets[row + 1]
+        if bom and last - first >= 3 and data[first] == 0xEF and data[first + 1] == 0xBB and data[first + 2] == 0xBF:
+            first += 3
+        fine = is_utf8(data, first, last - first)
         if fine:
-            for i in range(offsets[row], offsets[row + 1]):
+            for i in range(first, last):
                 char = data[i]
                 if in_string:
                     if escaped:

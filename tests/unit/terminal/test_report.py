@@ -92,6 +92,7 @@ def test_a_scoring_job(tmp_path: Path, capsys: Capture) -> None:
         "filtered": 900,
         "alerts": 7,
         "dead_letters": 100,
+        "tombstones": 0,
         "without_payload": 0,
         "archived": 0,
         "already_archived": 0,
@@ -106,6 +107,16 @@ def test_a_scoring_job(tmp_path: Path, capsys: Capture) -> None:
         name: found[name] for name in ("seconds", "reading_seconds", "latency_ms", "events_per_second")
     }
     assert {name: round(value) for name, value in found["latency_ms"].items()} == {"p50": 10, "p99": 21, "p99.9": 21}
+
+
+def test_tombstones_are_accounted_for(capsys: Capture) -> None:
+    scored()
+    metrics.inc(metrics.RECORDS_READ, 5)
+    metrics.inc(metrics.TOMBSTONES, 5)
+    report.conclude(True, None, keeps_position=False)
+    table = rows(capsys.readouterr().out)
+    assert ("tombstones", "5") in table
+    assert ("", "read = scored + filtered + tombstones + dead letters: every record is accounted for") in table
 
 
 def test_a_bounded_job_has_no_latency(tmp_path: Path, capsys: Capture) -> None:
