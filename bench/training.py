@@ -22,8 +22,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from beam_jobs.archives.layout import Layout
 from beam_jobs.archives.rows import PROPERTY, archive_schema
-from beam_jobs.archives.sink import hour_folder
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.sandbox.fleet import Fleet
 from beam_jobs.use_case import load_use_case
@@ -44,7 +44,7 @@ def write_archive(folder: Path, rows: int) -> None:
     steps = HOUR_ROWS // CARS
     fleet = Fleet(CARS, 1, 0.2, START, HOUR_MS / 1000 / steps, span=rows / HOUR_ROWS * 3600, label="kind")
     for hour in range(-(-rows // HOUR_ROWS)):
-        path = folder / hour_folder(START // HOUR_MS + hour) / "part-0.parquet"
+        path = folder / Layout().period_folder(START // HOUR_MS + hour) / "part-0.parquet"
         path.parent.mkdir(parents=True)
         with pq.ParquetWriter(path, arrow, compression="zstd") as writer:
             for _ in range(min(steps, rows // CARS - hour * steps) // 20):

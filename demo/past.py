@@ -68,7 +68,7 @@ def archive(
     summary: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
     if summary["unaccounted"] or not summary["archived"]:
         raise UserError(f"the archive job read {summary['read']} records and archived {summary['archived']}")
-    files = sorted(path.relative_to(output) for path in output.rglob("date=*/**/*.avro"))
+    files = sorted(path.relative_to(output) for path in output.glob("highbeam_date=*/**/*.avro"))
     console.print(
         f"{summary['archived']:,} rows, {summary['dead_letters']:,} dead letters, "
         f"{len(files)} {'file' if len(files) == 1 else 'files'}, such as {files[0]}",

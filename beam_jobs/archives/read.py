@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import IO, Any, ClassVar
@@ -16,6 +15,7 @@ from apache_beam.transforms.window import TimestampedValue
 from numpy.typing import NDArray
 
 from beam_jobs import metrics, stop
+from beam_jobs.archives.layout import may_hold
 from beam_jobs.archives.log import FOLDER
 from beam_jobs.archives.rows import PROPERTY, SOURCE_FIELDS, SOURCE_KEY, Content, archive_schema
 from beam_jobs.block import MAX_BLOCK_ROWS, RAW_SCHEMA, Block, millis_of, min_timestamp, take, with_source
@@ -28,8 +28,6 @@ from beam_jobs.storage.files import list_files, open_file, patiently
 from beam_jobs.use_case import UseCase
 
 SUFFIXES = (".avro", ".parquet")
-_DAY_HOUR = re.compile(r"/date=(\d{4}-\d\d-\d\d)/hour=(\d\d)/")
-_HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class ArchiveInput(Source):
 def find(
     root: str, start_ms: int | None = None, end_ms: int | None = None, suffixes: Sequence[str] = SUFFIXES
 ) -> list[str]:
-    """The data files of an archive, sorted; those whose hour can't hold a wanted row are left out.
+    """The data files of an archive, sorted; those whose time can't hold a wanted row are left out.
 
     Raises:
       UserError: there are none.
@@ -90,15 +88,6 @@ def find(
 def _counts(path: str, root: str) -> bool:
     parts = path.removeprefix(root).strip("/").split("/")
     return FOLDER not in parts and not any(part[:1] in "._" for part in parts)
-
-
-def may_hold(path: str, start_ms: int | None, end_ms: int | None) -> bool:
-    """Whether the hour of a file, if its folders say one, overlaps the time asked for."""
-    match = _DAY_HOUR.search(path)
-    if match is None:
-        return True
-    begin = int(np.datetime64(f"{match[1]}T{match[2]}", "ms").astype(np.int64))
-    return (start_ms is None or begin + _HOUR_MS > start_ms) and (end_ms is None or begin < end_ms)
 
 
 def described(path: str) -> Mapping[str, Any] | None:

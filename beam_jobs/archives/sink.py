@@ -1,7 +1,6 @@
 """The archive sink and source: event-time partitions of Avro or Parquet files, each row in exactly one of them.
 
-Files lie under ``date=2026-11-22/hour=07/`` (UTC), below ``COLUMN=VALUE/`` where a route column is given. What makes a
-file count, and why a retry makes no second copy: ``log.py``.
+Which folder a row belongs to: ``layout.py``. What makes a file count, and why a retry makes no second copy: ``log.py``.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import apache_beam as beam
 import numpy as np
@@ -26,6 +24,7 @@ from beam_jobs import metrics
 from beam_jobs.archives.files import BundleFiles, FileFormat, OpenFile
 from beam_jobs.archives.gather import GatherBlocks
 from beam_jobs.archives.held import Held, Ranges
+from beam_jobs.archives.layout import Layout, find_layout, keep_layout
 from beam_jobs.archives.log import ArchiveLog, Finished, new_id
 from beam_jobs.archives.owner import Owner, join
 from beam_jobs.archives.rows import SOURCE_KEY, Content, archive_rows, archive_schema, other_keys
@@ -33,7 +32,7 @@ from beam_jobs.block import SOURCE_PREFIX, Block, millis_of, take
 from beam_jobs.expiring_ids import ExpiringIds
 from beam_jobs.io import acknowledged
 from beam_jobs.io.source import MessageIds, StreamId
-from beam_jobs.storage.files import bounded, is_local, make_folder, name_bytes, patiently, root_of, upload, writing
+from beam_jobs.storage.files import is_local, make_folder, name_bytes, patiently, root_of, upload, writing
 from beam_jobs.target import target_of
 from beam_jobs.use_case import UseCase
 
@@ -41,8 +40,6 @@ _LOGGER = logging.getLogger(__name__)
 _OTHER_KEYS = "some records have another key than %s: the archive holds that field instead (--keep_keys keeps the keys)"
 
 _FILE_NAME_BYTES = 60  # part-BUNDLE-NUMBER.parquet
-_HOUR_MS = 3_600_000
-_FIRST_HOUR, _LAST_HOUR = -17_259_888, 70_389_527  # of the years 1 to 9999, whose folders have names
 _MAX_FILES = 1_000  # of a commit, where there can be one at any time
 _MANY_FOLDERS, _FEW_ROWS = 16, 1_000  # more folders than that in a block, of fewer rows each: blocks are gathered first
 _GATHERED_BYTES = 32 << 20
@@ -60,7 +57,7 @@ class ArchiveSettings:
     event_time: str  # column of the event's time
     file_format: FileFormat = "avro"
     compression: str = "deflate"  # one of the format's ``COMPRESSIONS``
-    route: str | None = None  # text column whose values get folders of their own; None: none do
+    layout: Layout = field(default_factory=Layout)  # of the folders; it is settled already (``keep_layout``)
     max_file_bytes: int = 128_000_000  # a file that has reached it is followed by another one
     stream: StreamId | None = None  # that is read; its positions are not those of a topic of the same name before it
     # The rows come in any order (from another archive), not as unbroken ranges of each partition: the archive remembers
@@ -85,7 +82,10 @@ class ArchiveSettings:
         """
         root = root_of(folder)
         owner = Owner(by_workers=True, replaces=ArchiveLog(root, name).current_owner(), waits=False)
-        return ArchiveSettings(root, name, archive_schema(use_case, content), use_case.event_time, owner=owner)
+        schema = archive_schema(use_case, content)
+        layout = find_layout(root, [f["name"] for f in schema["fields"]], None, None)
+        keep_layout(root, layout)
+        return ArchiveSettings(root, name, schema, use_case.event_time, layout=layout, owner=owner)
 
     def log(self) -> ArchiveLog:
         """The log that is written to."""
@@ -258,24 +258,9 @@ class WriteFiles(beam.DoFn):
         millis = millis_of(times)
         if times.null_count:  # raw events are not checked: the record's own time stands in
             millis = np.where(times.is_null(), millis_of(rows.column("source_timestamp")), millis)
-        hours = hours_of(millis)
-        if self.settings.route is None:
-            routes, names = np.zeros(len(hours), np.int64), [""]
-        else:
-            coded = rows.column(self.settings.route).cast(pa.string()).fill_null("").dictionary_encode()
-            routes = coded.indices.to_numpy().astype(np.int64)
-            names = coded.dictionary.to_pylist()
-        groups, place = np.unique(hours * len(names) + routes, return_inverse=True)
-
-        def folder(group: int) -> str:
-            hour, route = divmod(group, len(names))
-            above = ""
-            if self.settings.route is not None:
-                name = f"{self.settings.route}={quote(names[route], safe='') or '__none__'}"
-                above = f"{bounded(name, self._name_bytes)}/"
-            return above + hour_folder(hour)
-
-        return groups, place, folder
+        route = self.settings.layout.route_by
+        routes = None if route is None else rows.column(route).cast(pa.string())
+        return self.settings.layout.divided(millis, routes, self._name_bytes)
 
     def _spool(self, bundle: str, number: int) -> Path:
         """Where a file is written."""
@@ -297,17 +282,6 @@ def _firsts(values: Longs) -> NDArray[np.bool_]:
     first = np.zeros(len(values), np.bool_)
     first[np.unique(values, return_index=True)[1]] = True
     return first
-
-
-def hours_of(millis: Longs) -> Longs:
-    """The hour since the epoch of each time; that of one beyond the years 1 to 9999 is the first or last of them."""
-    return np.asarray(np.clip(millis // _HOUR_MS, _FIRST_HOUR, _LAST_HOUR))
-
-
-def hour_folder(hour: int) -> str:
-    """``date=…/hour=…`` of an hour since the epoch, UTC, as ``hours_of`` gives it."""
-    text = str(np.datetime64(hour, "h"))  # 2026-11-22T07
-    return f"date={text[:10]}/hour={text[11:13]}"
 
 
 class WriteToArchive(beam.PTransform):

@@ -16,6 +16,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 import schemas
 from beam_jobs.archives.files import COMPRESSIONS
 from beam_jobs.archives.held import Held
+from beam_jobs.archives.layout import find_layout, keep_layout
 from beam_jobs.archives.log import FOLDER, ArchiveLog, log_names
 from beam_jobs.archives.owner import Lease, Owner, take_over
 from beam_jobs.archives.read import ArchiveInput
@@ -50,7 +51,7 @@ from beam_jobs.use_case import UseCase, load_use_case
 from schemas.source import SchemaId, SchemaSource
 
 _MB = 1_000_000
-_LONGEST_BELOW = 400  # bytes of a file's name below --output: COLUMN=VALUE/date=…/hour=…/part-…, or in the log
+_LONGEST_BELOW = 400  # bytes of a file's name below --output: highbeam_route=…/…/highbeam_hour=…/part-…, or in the log
 _BYTES_PER_BLOCK = 250_000  # of a block in a file, the least: bundles end before many files are much too large
 
 
@@ -104,15 +105,15 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     if lookup is not None:
         schema = archive_schema(use_case, content, lookup.fields)
     rows = arrow_schema(schema)
-    if wanted.route_by and (wanted.route_by not in rows.names or not _is_text(rows.field(wanted.route_by).type)):
-        texts = ", ".join(f.name for f in rows if _is_text(f.type))
-        raise UserError(f"--route_by {wanted.route_by}: no text column of the archive; there are {texts}")
-    if (wanted.route_by or "").startswith("_"):
-        raise UserError(f"--route_by {wanted.route_by}: readers pass over folders whose name begins with '_'")
     root = root_of(parsed.view_as(options.OutputOptions).output)
     check_path(parsed, "--output", root)
     check_access(root)
     warn_if_cleaned(parsed, "--output", f"{root}/{FOLDER}")
+    with writing(root):
+        layout = find_layout(root, rows.names, wanted.partition_by, wanted.route_by)
+    if layout.route_by and (layout.route_by not in rows.names or not _is_text(rows.field(layout.route_by).type)):
+        texts = ", ".join(f.name for f in rows if _is_text(f.type))
+        raise UserError(f"--route_by {layout.route_by}: no text column of the archive; there are {texts}")
     name = f"archive/{use_case.name}"
     given = parsed.view_as(options.InputOptions)
     archive = archive_input(given, use_case)
@@ -148,6 +149,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
         if not is_local(root):
             make_folder(root, _LONGEST_BELOW)
         ArchiveLog(root, log).check_writable()
+        keep_layout(root, layout)
         if source.live and not given.start_from and log in log_names(root):
             source = source.resumed()
         if owner.by_workers:
@@ -155,7 +157,12 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     if source.gives == "records":
         say(writers.describe())
     say(source.describe())
-    say(f"writing {content} to {root}, a file an hour of event time, finished every {wanted.max_file_age:g} s")
+    if hidden := layout.hidden(rows.names):
+        say(
+            f"{root} was begun by an older release: DuckDB, pandas and Spark show its folders' names in place of the "
+            f"columns {', '.join(hidden)}; docs/archive.md says how to move to a new one"
+        )
+    say(f"writing {content} to {root}, {layout.describe()}, files finished every {wanted.max_file_age:g} s")
     label = carried(use_case)
     needed = rows.names if content == "events" else [*preprocessor.input_columns, *([label] if label else [])]
     return ArchiveJob(
@@ -172,7 +179,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
             use_case.event_time,
             wanted.file_format,
             compression,
-            wanted.route_by,
+            layout,
             int(wanted.max_file_mb * _MB),
             stream,
             exact=source.gives != "records",

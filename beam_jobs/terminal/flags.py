@@ -235,9 +235,16 @@ class Archive:
             help="how often the lookup table is looked at; one that changed is loaded anew (default 30)",
         )
         parser.add_argument(
+            "--partition_by",
+            choices=["hour", "day", "month"],
+            help="how much of event time, in UTC, a folder and its files hold; history makes fewer files by day or "
+            "month. Default: as the archive has it, hour in a new one",
+        )
+        parser.add_argument(
             "--route_by",
             metavar="COLUMN",
-            help="a text column whose values get folders of their own, above date and hour",
+            help="a text column whose values get folders of their own, above those of event time. Default: as the "
+            "archive has it",
         )
         parser.add_argument(
             "--max_file_age",

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_jobs.archives.event_files import READERS, read_events
-from beam_jobs.archives.read import SUFFIXES, check_content, described, find, may_hold, read_rows
+from beam_jobs.archives.layout import may_hold
+from beam_jobs.archives.read import SUFFIXES, check_content, described, find, read_rows
 from beam_jobs.archives.rows import archive_schema
 from beam_jobs.codec.decoded import Decoded
 from beam_jobs.errors import RowErrors, UserError, shown
@@ -96,7 +97,7 @@ def source(pattern: str, start: str | None = None, until: str | None = None) -> 
 
     Args:
       pattern: of a folder, all files below it but hidden ones and an archive's log.
-      start, until: event times as jobs take them; hours of an archive that can't hold a wanted row are left out.
+      start, until: event times as jobs take them; files of an archive that can't hold a wanted row are left out.
 
     Raises:
       UserError: there are none, or no such time.

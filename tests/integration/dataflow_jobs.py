@@ -242,7 +242,7 @@ def left_behind(cloud: Cloud, job: str) -> dict[str, int]:
     if job == "score":
         return {name: cloud.received(name) for name in ("alerts", "scores")}
     if job == "archive":
-        return {"files": len(files.list_files(f"{cloud.root}/archive/date=*/hour=*/*.avro"))}
+        return {"files": len(files.list_files(f"{cloud.root}/archive/highbeam_date=*/highbeam_hour=*/*.avro"))}
     return {"back": cloud.received(job)}
 
 

@@ -38,8 +38,8 @@ def test_rows_are_filed_by_event_time(
     for path in (tmp_path / "archive").rglob(f"*.{file_format}"):
         hours = {pd.Timestamp(t).floor("h") for t in pd.DataFrame(one(path))["event_time"]}
         (hour,) = hours
-        assert path.parent.name == f"hour={hour:%H}"
-        assert path.parent.parent.name == f"date={hour:%Y-%m-%d}"
+        assert path.parent.name == f"highbeam_hour={hour:%H}"
+        assert path.parent.parent.name == f"highbeam_date={hour:%Y-%m-%d}"
     car = load_use_case("car_sensors")
     assert Counter(row["car_id"] for row in found) == Counter(sent.column("car_id").to_pylist())
     if content == "features":
@@ -49,13 +49,15 @@ def test_rows_are_filed_by_event_time(
 
 def test_the_same_range_again_adds_nothing(topics: Topics, archive: Callable[..., list[str]], tmp_path: Path) -> None:
     topics.send("events", list(framed(events(1000))))
-    run(archive())
+    run(archive("--partition_by", "day"))
     topics.send("events", list(framed(events(500, seed=6))))
-    run(archive())
+    run(archive())  # goes on by day
     counted = report(tmp_path)
     assert (counted["already_archived"], counted["archived"], counted["unaccounted"]) == (1000, 500, 0)
     assert set(positions(rows(tmp_path)).values()) == {1}
     assert len(rows(tmp_path)) == 1500
+    days = {f"highbeam_date={row['event_time']:%Y-%m-%d}" for row in rows(tmp_path)}
+    assert {path.name for path in (tmp_path / "archive").iterdir()} == {*days, "_archive"}
 
 
 def test_killed_at_random_every_record_is_in_one_row(

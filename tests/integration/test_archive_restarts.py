@@ -67,7 +67,7 @@ class World:
 
     def rows(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
-        for path in files.list_files(f"{self._root}/date=*/hour=*/*.avro"):
+        for path in files.list_files(f"{self._root}/highbeam_date=*/highbeam_hour=*/*.avro"):
             found += fastavro.reader(BytesIO(files.read_bytes(path)))  # type: ignore[arg-type]
         return found
 

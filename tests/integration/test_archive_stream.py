@@ -69,7 +69,8 @@ def test_a_live_archive_is_whole_at_any_time_and_late_rows_go_where_they_belong(
     for path in (tmp_path / "archive").rglob("*.avro"):
         for row in one(path):
             hour = pd.Timestamp(row["event_time"])
-            assert (path.parent.parent.name, path.parent.name) == (f"date={hour:%Y-%m-%d}", f"hour={hour:%H}")
+            assert path.parent.parent.name == f"highbeam_date={hour:%Y-%m-%d}"
+            assert path.parent.name == f"highbeam_hour={hour:%H}"
             filed[f"{hour:%Y-%m-%d %H}"] += 1
     hours = Counter(f"{t:%Y-%m-%d %H}" for t in late.column("event_time").to_pylist())
     assert {hour: filed[hour] for hour in hours} == hours
@@ -130,7 +131,7 @@ def test_rows_are_enriched_and_routed_by_a_lookup_table_that_changes(
         assert "loaded anew, 40 rows" in stop(job)
     assert report(tmp_path)["not_in_lookup"] == 2 * (1000 - known)
     assert {path.name for path in (tmp_path / "archive").iterdir()} == {
-        *("fleet=north", "fleet=south", "fleet=__none__", "_archive")
+        *("highbeam_route=fleet.north", "highbeam_route=fleet.south", "highbeam_route=fleet", "_archive")
     }
     schema = archive_schema(load_use_case("car_sensors"), "features")
     back = [read_rows(path, schema) for path in find(str(tmp_path / "archive"))]  # as score and training read it

@@ -65,7 +65,7 @@ class Archive:
 
     @property
     def files(self) -> list[Path]:
-        return sorted(self.folder.glob(f"date=*/hour=*/*.{self.file_format}"))
+        return sorted(self.folder.glob(f"highbeam_date=*/highbeam_hour=*/*.{self.file_format}"))
 
     def expected(self) -> list[tuple[Any, ...]]:
         """The rows, made from the events without the codec or the archive."""
@@ -164,7 +164,7 @@ def test_python_reads_the_rows(archive: Archive, reader: Callable[[Archive], lis
 
 
 def test_beam_reads_the_rows(archive: Archive) -> None:
-    names, pattern = archive.schema.names, str(archive.folder / "date=*" / "hour=*" / f"*.{archive.file_format}")
+    names, pattern = archive.schema.names, str(archive.folder / "**" / f"*.{archive.file_format}")
     transform = ReadFromAvro(pattern) if archive.file_format == "avro" else ReadFromParquet(pattern)
     with Pipeline("FnApiRunner") as p:
         rows = p | transform | beam.Map(lambda row: plain([[row[name] for name in names]])[0])
@@ -174,11 +174,11 @@ def test_beam_reads_the_rows(archive: Archive) -> None:
 def test_duckdb_reads_the_rows(archive: Archive) -> None:
     if archive.file_format == "avro":
         pytest.skip("DuckDB's Avro extension has to be downloaded")
-    query = f"from '{archive.folder}/date=*/hour=*/*.parquet'"
+    query = f"from '{archive.folder}/**/*.parquet'"
     found = duckdb.sql(f"select {', '.join(archive.schema.names)} {query}")
     assert dict(zip(found.columns, (DUCKDB[str(t)] for t in found.types), strict=True)) == _types(archive.schema)
     assert plain(found.fetchall()) == archive.expected()
-    assert duckdb.sql(f"select distinct date, hour {query} order by all").fetchall() == [
+    assert duckdb.sql(f"select distinct highbeam_date, highbeam_hour {query} order by all").fetchall() == [
         (datetime(2026, 11, 22).date(), 11),
         (datetime(2026, 11, 22).date(), 12),
     ]

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 
 import schemas
 from beam_jobs import metrics
-from beam_jobs.archives.read import may_hold
-from beam_jobs.archives.sink import hour_folder, hours_of
+from beam_jobs.archives.layout import Layout, may_hold
 from beam_jobs.block import BlockCoder, millis_of, min_timestamp, raw_block
 from beam_jobs.codec.avro.decoder import AvroDecoder
 from beam_jobs.codec.avro.encoder import AvroEncoder
@@ -41,6 +40,12 @@ from tests.services.kafka_cluster import Record
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 NOW = int(time.time() * 1000)
 EDGES = [-(1 << 63), -1, 0, NOW, NOW * 10**6, MIN_TIMESTAMP.micros // 1000, MAX_TIMESTAMP.micros // 1000, (1 << 63) - 1]
+LAYOUTS = {
+    Layout("hour"): "highbeam_date=%Y-%m-%d/highbeam_hour=%H",
+    Layout("day"): "highbeam_date=%Y-%m-%d",
+    Layout("month"): "highbeam_month=%Y-%m",
+    Layout("hour", plain_names=True): "date=%Y-%m-%d/hour=%H",
+}
 TIMES = st.lists(INT64 | st.sampled_from(EDGES), min_size=1, max_size=6)
 
 
@@ -128,16 +133,17 @@ def test_pubsub(times: list[int]) -> None:
 def test_the_folder_of_any_event_time(number: int, unit: str) -> None:
     (millis,) = millis_of(pa.array([number], pa.int64()).view(pa.timestamp(unit, "UTC"))).tolist()
     assert millis == number // {"ms": 1, "us": 10**3, "ns": 10**6}[unit]
-    (hour_,) = hours_of(np.array([millis])).tolist()
-    folder = hour_folder(hour_)
-    day, hour = folder.split("/")
-    found = datetime.strptime(f"{day} {hour}", "date=%Y-%m-%d hour=%H").replace(tzinfo=UTC)
-    if -62_135_596_800_000 <= millis < 253_402_300_800_000:
-        assert found == datetime.fromtimestamp(millis // 3_600_000 * 3600, UTC)
     year_1, year_9999 = -62_135_596_800_000, 253_402_300_799_000
-    for bound in (year_1 + 1, 0, NOW, year_9999):  # a row that is wanted lies in a folder that is looked into
-        assert millis < bound or may_hold(f"/a/{folder}/f.avro", bound, None)
-        assert millis >= bound or may_hold(f"/a/{folder}/f.avro", None, bound)
+    for layout, pattern in LAYOUTS.items():
+        groups, _, folder_of = layout.divided(np.array([millis]), None, 255)
+        (folder,) = map(folder_of, groups.tolist())
+        found = datetime.strptime(folder, pattern).replace(tzinfo=UTC)
+        if year_1 <= millis <= year_9999:
+            assert found.strftime(pattern) == datetime.fromtimestamp(millis // 1000, UTC).strftime(pattern)
+        for bound in (year_1 + 1, 0, NOW, year_9999):  # a row that is wanted lies in a folder that is looked into
+            assert millis < bound or may_hold(f"/a/{folder}/f.avro", bound, None)
+            assert millis >= bound or may_hold(f"/a/{folder}/f.avro", None, bound)
+        assert millis > year_9999 or not may_hold(f"/a/{folder}/f.avro", millis + 31 * 86_400_000, None)
 
 
 @given(TIMES)

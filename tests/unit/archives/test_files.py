@@ -16,6 +16,7 @@ import pytest
 from beam_jobs.archives import files as archive_files
 from beam_jobs.archives import sink as archive
 from beam_jobs.archives.files import COMPRESSIONS
+from beam_jobs.archives.layout import Layout
 from beam_jobs.archives.log import ArchiveLog
 from beam_jobs.archives.rows import PROPERTY, SOURCE_FIELDS
 from beam_jobs.archives.sink import ArchiveSettings, WriteFiles
@@ -51,7 +52,7 @@ def block(number: int, hour: int = 0) -> pa.RecordBatch:
 
 def writer(root: Path, file_format: Any = "avro", compression: str = "deflate", topic: Any = None) -> WriteFiles:
     write = WriteFiles(
-        ArchiveSettings(str(root), "job", SCHEMA, "at", file_format, compression, None, MAX_BYTES, topic)
+        ArchiveSettings(str(root), "job", SCHEMA, "at", file_format, compression, Layout(), MAX_BYTES, topic)
     )
     write.settings.log().recover()
     write.setup()
@@ -112,9 +113,9 @@ def test_nothing_is_seen_before_the_commit_and_each_hour_has_its_folder(tmp_path
     write.finish_bundle()
     found = {path.parent.name: offsets(path) for path in files(tmp_path)}
     assert {name: sorted({o // ROWS for o in of}) for name, of in found.items()} == {
-        "hour=02": [3],
-        "hour=05": [0, 2],
-        "hour=06": [1],
+        "highbeam_hour=02": [3],
+        "highbeam_hour=05": [0, 2],
+        "highbeam_hour=06": [1],
     }
 
 
@@ -158,7 +159,9 @@ ROUTED = {**SCHEMA, "fields": [*SCHEMA["fields"], {"name": "fleet", "type": ["nu
 
 def routing(root: Path, file_format: Any = "avro") -> WriteFiles:
     compression = COMPRESSIONS[file_format][0]
-    write = WriteFiles(ArchiveSettings(str(root), "job", ROUTED, "at", file_format, compression, "fleet", MAX_BYTES))
+    write = WriteFiles(
+        ArchiveSettings(str(root), "job", ROUTED, "at", file_format, compression, Layout(route_by="fleet"), MAX_BYTES)
+    )
     write.settings.log().recover()
     write.setup()
     return write
@@ -200,13 +203,15 @@ def test_a_value_of_any_length_is_filed(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_made_is_found_before_the_commit(tmp_path: Path) -> None:
-    (tmp_path / "fleet=b").write_text("in the way")
+    (tmp_path / "highbeam_route=fleet.b").write_text("in the way")
     write = routing(tmp_path)
-    with pytest.raises(UserError, match=r"fleet=b/date=.*: Not a directory\); a file is where a folder should be"):
+    with pytest.raises(
+        UserError, match=r"=fleet\.b/highbeam_date=.*: Not a directory\); a file is where a folder should be"
+    ):
         run(write, routed(0, ["a", "b"]))
     write.teardown()
     assert files(tmp_path) == []
-    (tmp_path / "fleet=b").unlink()
+    (tmp_path / "highbeam_route=fleet.b").unlink()
     again = routing(tmp_path)
     run(again, routed(0, ["a", "b"]))
     assert sorted(offset for path in files(tmp_path) for offset in offsets(path)) == [0, 1]

@@ -116,11 +116,11 @@ def test_what_lies_between_the_rows_of_a_bundle(tmp_path: Path, exact: bool) -> 
 @pytest.mark.parametrize(
     ("unit", "number", "folder"),
     [
-        ("us", 1_500, "date=1970-01-01/hour=00"),  # no whole millisecond
-        ("us", -1, "date=1969-12-31/hour=23"),
-        ("ms", (1 << 63) - 1, "date=9999-12-31/hour=23"),
-        ("ms", -(1 << 63), "date=0001-01-01/hour=00"),
-        ("ms", None, "date=1970-01-01/hour=00"),  # the record's own time
+        ("us", 1_500, "highbeam_date=1970-01-01/highbeam_hour=00"),  # no whole millisecond
+        ("us", -1, "highbeam_date=1969-12-31/highbeam_hour=23"),
+        ("ms", (1 << 63) - 1, "highbeam_date=9999-12-31/highbeam_hour=23"),
+        ("ms", -(1 << 63), "highbeam_date=0001-01-01/highbeam_hour=00"),
+        ("ms", None, "highbeam_date=1970-01-01/highbeam_hour=00"),  # the record's own time
     ],
 )
 def test_any_event_time_has_a_folder(tmp_path: Path, unit: str, number: int | None, folder: str) -> None:

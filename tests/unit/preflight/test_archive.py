@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from beam_jobs.archives.layout import Layout, keep_layout
 from beam_jobs.errors import UserError
 from beam_jobs.preflight.archive import archive_job
 from beam_jobs.terminal import options
@@ -16,10 +17,11 @@ def refused(folder: Path, *more: str) -> str:
     nowhere = "kafka://127.0.0.1:1"
     given = ["--use_case", "car_sensors", "--input", f"{nowhere}/events", "--dead_letters", f"{nowhere}/dead"]
     parsed = options.parse(JOBS["archive"].parser(), [*given, "--output", str(folder / "archive"), *more])
+    before = sorted(folder.rglob("*"))
     with pytest.raises(UserError) as error:
         archive_job(parsed)
     assert "\n" not in str(error.value)
-    assert not (folder / "archive").exists()
+    assert sorted(folder.rglob("*")) == before
     return str(error.value)
 
 
@@ -45,6 +47,13 @@ def test_a_lookup_table_that_does_not_fit(tmp_path: Path, text: str | None, more
     if text is not None:
         file.write_text(text)
     assert message.format(file=file) in refused(tmp_path, "--enrich", str(file), *more)
+
+
+def test_a_layout_that_the_archive_has_not(tmp_path: Path) -> None:
+    keep_layout(str(tmp_path / "archive"), Layout("day", "vin"))
+    assert "has a folder for each day of event time" in refused(tmp_path, "--partition_by", "hour")
+    assert "--route_by car_id: the archive in " in refused(tmp_path, "--route_by", "car_id")
+    assert "--route_by vin: no text column of the archive" in refused(tmp_path)  # personal, and of no archive of ours
 
 
 def test_options_that_do_not_fit(tmp_path: Path) -> None:
