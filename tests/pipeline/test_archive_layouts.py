@@ -71,7 +71,7 @@ STEP = 40 * 60_000  # of event time, from row to row
 LAYOUTS = [Layout("hour", "fleet"), Layout("day", "fleet"), Layout("month", "fleet"), Layout("hour"), Layout("month")]
 
 
-def write(root: Path, layout: Layout, values: list[str | None]) -> list[tuple[Any, ...]]:
+def write(root: Path | str, layout: Layout, values: list[str | None]) -> list[tuple[Any, ...]]:
     """An archive of events, written by two jobs one after the other; the rows: offset, fleet, then those of NAMES."""
     schema = archive_schema(CASE, "events")
     n = len(values)
@@ -135,6 +135,13 @@ def test_the_project_reads_a_range_of_each_layout(tmp_path: Path, layout: Layout
         assert rows_of(part) == list(range(first, last))
         assert layout.partition_by == "month" or len(part.files) < len(everything.files)
     assert log_names(str(tmp_path)) == {"job"}
+
+
+def test_a_bucket_takes_the_name_of_every_value(bucket: str) -> None:
+    write(f"{bucket}/routes", Layout("month", "fleet"), ODD)
+    archive = open_archive(f"{bucket}/routes", CASE)
+    assert rows_of(archive) == list(range(len(ODD)))
+    assert len({path.split("/")[-3] for path in archive.files}) == len(ODD)
 
 
 def test_old_and_new_folders_beside_each_other_are_read_once(tmp_path: Path) -> None:
