@@ -5,6 +5,8 @@ Rows have columns called like what readers make of folders' names, and route val
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from beam_jobs.archives.layout import Layout
+from beam_jobs.archives.layout import Layout, find_layout
 from beam_jobs.archives.log import log_names
 from beam_jobs.archives.read import ArchiveInput, ReadFiles, open_archive
 from beam_jobs.archives.rows import archive_schema
@@ -65,6 +67,7 @@ ODD: list[str | None] = [
     ),
 ]
 NUMBERS: list[str | None] = ["7", "007", "8"]  # which readers take for numbers where all are
+PAGE = Path(__file__).resolve().parents[2] / "docs/archive.md"
 TOPIC = "t" * 249
 START = 1_795_348_800_000  # 2026-11-22T12:00:00Z
 STEP = 40 * 60_000  # of event time, from row to row
@@ -157,6 +160,21 @@ def rows_of(archive: ArchiveInput) -> list[int]:
     read = ReadFiles(archive)
     found = [element.value.column("_offset").to_pylist() for path in archive.files for element in read.process(path)]
     return sorted(np.concatenate(found).tolist())
+
+
+def test_an_archive_from_before_gets_the_new_names_in_place(tmp_path: Path) -> None:
+    """As docs/archive.md has it; the log goes on, and no row is written again."""
+    root = tmp_path / "archive/car_sensors"
+    write(root, Layout(plain_names=True), ["a"] * 50)
+    assert find_layout(str(root), NAMES, None, None).plain_names
+    (script,) = re.findall(r"```bash\n(cd archive/car_sensors\nfor .*?)```", PAGE.read_text(), re.DOTALL)
+    subprocess.run(["bash", "-euc", script], cwd=tmp_path, check=True)
+    layout = find_layout(str(root), NAMES, None, None)
+    assert layout == Layout()
+    write(root, layout, ["a"] * 60)
+    assert {path.name.split("=")[0] for path in root.iterdir()} == {"_archive", "highbeam_date"}
+    assert rows_of(open_archive(str(root), CASE)) == list(range(60))
+    assert pd.read_parquet(root)["hour"].sum() == sum(range(0, 600, 10))
 
 
 def test_history_by_the_month_is_few_files(tmp_path: Path) -> None:
