@@ -375,7 +375,7 @@ def test_features_can_be_filed_anew(jobs: Jobs) -> None:
     run(jobs.archive(jobs.uri("events"), "features-1"))
     run(jobs.archive(str(jobs.folder / "features-1"), "features-2", "--route_by", "car_id"))
     assert {path.parent.parent.parent.name for path in (jobs.folder / "features-2").rglob("*.avro")} == {
-        f"car_id={row['car_id']}" for row in jobs.rows("features-1")
+        f"highbeam_route=car_id.{row['car_id']}" for row in jobs.rows("features-1")
     }
     assert Counter(map(str, jobs.rows("features-2"))) == Counter(map(str, jobs.rows("features-1")))
 
