@@ -30,6 +30,8 @@ def refused(folder: Path, *more: str) -> str:
     [
         ("car_id,fleet\na,x\na,y\n", [], "--enrich: {file}: car_id 'a' is there 2 times (1 such keys)"),
         ("car_id,speed\na,1\n", [], "the lookup table has a column 'speed'"),
+        ("car_id,Highbeam_Date\na,1\n", [], "a column is called 'Highbeam_Date', as the archive's folders are"),
+        ("car_id,Fleet,fleet\na,x,y\n", [], "'Fleet' and 'fleet' differ in upper and lower case only"),
         ("car_id,driver_name\na,Ann\n", [], "personal data in the events (pii: direct)"),
         ("car_id,fleet\na,x\n", ["--enrich_on", "sped"], "--enrich_on sped: no column of the archive"),
         ("speed,fleet\n1,x\n", ["--enrich_on", "speed"], "speed is a float; rows are looked up by a text"),
