@@ -92,7 +92,7 @@ def load_use_case(name_or_folder: str) -> UseCase:
     if name_or_folder in shipped():
         return _load(resources.files(use_cases) / name_or_folder, name_or_folder)
     if files.is_local(name_or_folder):
-        return _load(Path(name_or_folder), name_or_folder)
+        return _load(files.local_path(name_or_folder), name_or_folder)
     with tempfile.TemporaryDirectory() as copies:
         return _load(_copied(name_or_folder, Path(copies)), name_or_folder)
 

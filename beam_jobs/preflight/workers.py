@@ -46,7 +46,7 @@ def check_path(parsed: PipelineOptions, flag: str, path: str, in_image: bool = F
     Raises:
       UserError: as above.
     """
-    if target_of(parsed).describe().here or not files.is_local(path.removeprefix("file://")):
+    if target_of(parsed).describe().here or not files.is_local(path):
         return
     if in_image and parsed.view_as(GoogleCloudOptions).template_location:
         return

@@ -21,6 +21,7 @@ from beam_jobs.errors import UserError
 from beam_jobs.preprocessing.threads import one_thread
 from beam_jobs.running.process import configure_logging, keep_memory
 from beam_jobs.running.workers import Workers
+from beam_jobs.storage.files import local_path
 from beam_jobs.target import Graph, Target, target_of
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import EXIT_INTERRUPTED, STOP_SIGNALS, say
@@ -38,6 +39,8 @@ def begin(parsed: PipelineOptions) -> Workers:
       UserError: no such runner, or something that its target needs.
     """
     one_thread()
+    reporting = parsed.view_as(options.ReportOptions)
+    reporting.report = str(local_path(reporting.report)) if reporting.report else None
     target = target_of(parsed)
     target.check()
     return Workers(target.describe().processes)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote
 
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, shown
 from beam_jobs.storage.local import Local
 from beam_jobs.storage.patience import StorageAwayError, patiently
 
@@ -33,6 +33,7 @@ __all__ = [
     "find_files",
     "is_local",
     "list_files",
+    "local_path",
     "make_folder",
     "move",
     "name_bytes",
@@ -104,28 +105,46 @@ def _storage(path: str) -> _Storage:
 
 
 def root_of(uri: str) -> str:
-    """The path of a folder: ``file:///my%20data/x`` and ``/my data/x`` alike; no slash at the end.
+    """The path of a file or folder: ``file:///my%20data/x`` and ``/my data/x`` alike; no slash at the end.
 
     Raises:
-      UserError: another scheme than file and gs, or no path.
+      UserError: another scheme than file and gs, another machine, or no path.
     """
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
+    expected = "expected gs://bucket/folder, file:///folder or a path"
+    scheme, separator, rest = uri.partition(":/")
+    if not separator or not scheme.isalnum():
         path = os.path.abspath(uri) if uri else ""
-    elif scheme == "file":
-        path = unquote(rest) if rest.startswith("/") else ""
-    elif scheme == "gs":
+    elif scheme.lower() == "file":
+        host, slash, below = rest[1:].partition("/") if rest.startswith("/") else ("", "/", rest)
+        if host.lower() not in ("", "localhost"):
+            raise UserError(f"{shown(uri)} is of another machine, {shown(host)}; {expected}")
+        path = unquote(f"{slash}{below}", errors="surrogateescape")  # names are bytes
+    elif scheme == "gs" and rest.startswith("/"):
         path = uri if rest.strip("/") else ""
     else:
-        raise UserError(f"{uri!r}: expected gs://bucket/folder, file:///folder or a path")
+        raise UserError(f"{shown(uri)}: {expected}")
     if not path.strip("/"):
-        raise UserError(f"{uri!r} names no folder; expected gs://bucket/folder, file:///folder or a path")
+        raise UserError(f"{shown(uri)} names no folder; {expected}")
+    if "\0" in path:
+        raise UserError(f"{shown(uri)}: a zero byte is in no path; {expected}")
     return path.rstrip("/")
+
+
+def local_path(text: str) -> Path:
+    """A path of this machine, as it is or as a ``file://`` address; for command lines.
+
+    Raises:
+      UserError: it is in a bucket, or as in ``root_of``.
+    """
+    path = root_of(text)
+    if not is_local(path):
+        raise UserError(f"{shown(text)} is in a bucket; name a file or folder of this machine")
+    return Path(path if text.lower().startswith("file:/") else text)
 
 
 def is_local(path: str) -> bool:
     """Whether it is on this machine."""
-    return "://" not in path
+    return not path.startswith("gs://")
 
 
 def check_access(path: str) -> None:

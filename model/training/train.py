@@ -22,6 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from beam_jobs.storage.files import local_path
 from model import manifest, registry
 from model.kinds import KINDS
 from model.kinds.protocol import FittedModel, Scorer, Training
@@ -82,7 +83,7 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
     ):
         rows = gather(plan, Path(scratch), bar)
         started = time.monotonic()
-        logs = Path(settings.logdir or draft.path / "logs")
+        logs = local_path(settings.logdir) if settings.logdir else draft.path / "logs"
         fitted = plan.kind.fit(_training(plan, rows, plan.own, logs, bar))
         seconds = time.monotonic() - started
         step = bar.add_task("judging and writing", total=None)

@@ -15,13 +15,12 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from beam_jobs.credentials.references import FORMS, is_reference, read_secret
 from beam_jobs.errors import UnreachableError, UserError
 from beam_jobs.io.kafka.oauth import GOOGLE_HANDLER, GOOGLE_TOKENS, HANDLER
-from beam_jobs.storage.files import read_bytes
+from beam_jobs.storage.files import read_bytes, root_of
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -103,7 +102,7 @@ class KafkaConfig:
         """
         if path is None:
             return KafkaConfig()
-        where = str(path) if "://" in str(path) else str(Path(path).absolute())
+        where = root_of(str(path))
         settings = _translate(_read(where, flag), where)
         for name, value in settings.items():
             if is_secret(name) and not is_reference(value):

@@ -288,6 +288,45 @@ def test_how_long_names_may_be_below_a_folder_that_is_still_to_come(
     assert files.name_bytes("still/to/come") == files.name_bytes(str(tmp_path)) > 0
 
 
-def test_a_file_uri_is_decoded(tmp_path: Path) -> None:
-    folder = tmp_path / "my data 100%"
+@pytest.mark.parametrize("name", ["my data 100%", "Ä ö/ü 東京", "a%20b", "a+b&c#d", "x:y"])
+def test_a_file_uri_is_decoded(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
     assert files.root_of(folder.as_uri()) == files.root_of(str(folder)) == str(folder)
+    assert files.root_of(folder.as_uri().replace("file:///", "FILE://localhost/")) == str(folder)
+    assert files.root_of(folder.as_uri().replace("file:///", "file:/")) == str(folder)
+    assert str(files.local_path(folder.as_uri())) == str(folder)
+    assert files.is_local(str(folder))
+
+
+def test_a_file_uri_may_name_bytes_that_are_no_utf_8(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.avro")).write_bytes(b"x")
+    assert files.read_bytes(files.root_of(f"{tmp_path.as_uri()}/caf%E9.avro")) == b"x"
+
+
+def test_a_relative_path_stays_relative_for_command_lines() -> None:
+    assert str(files.local_path("some/folder")) == "some/folder"
+    assert files.root_of("some/folder") == os.path.abspath("some/folder")
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("file://host/share/x", "of another machine, 'host'"),
+        ("file://relative", "another machine"),
+        ("file:///", "names no folder"),
+        ("", "names no folder"),
+        ("s3://bucket/x", "expected gs://bucket"),
+        ("file:///a%00b", "zero byte"),
+        ("file:///%1b[2J%0a" + "x" * 500 + "%00", "zero byte"),
+    ],
+)
+def test_what_names_no_file_here_is_one_line(uri: str, said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)) as error:
+        files.root_of(uri)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 300
+
+
+def test_a_bucket_is_no_path_of_this_machine() -> None:
+    with pytest.raises(UserError, match="is in a bucket"):
+        files.local_path("gs://bucket/x")
