@@ -123,11 +123,9 @@ def _kind(events: Any) -> str:
 
 
 def _plain(array: pa.Array, field: pa.Field) -> pa.Array:
-    """What dataframes write otherwise than the codec: a missing number as null, text and times of other widths."""
+    """What dataframes write otherwise than the codec: a missing number as null, text of other widths."""
     if pa.types.is_floating(field.type) and not field.nullable and array.null_count:
         return array.cast(field.type).fill_null(np.nan)  # the row gets the reason not_finite, as NaN does
-    if pa.types.is_timestamp(field.type) and pa.types.is_timestamp(array.type):
-        return array.cast(pa.timestamp(field.type.unit, array.type.tz), safe=False)
     if pa.types.is_large_string(array.type) or pa.types.is_string_view(array.type):
         return array.cast(pa.string())
     return array

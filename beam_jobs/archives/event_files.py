@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from beam_jobs.codec.avro.file import read_avro
 from beam_jobs.codec.columns import Fit
 from beam_jobs.codec.csv.reader import read_csv
 from beam_jobs.codec.decoded import Decoded
 from beam_jobs.codec.json.lines import read_json_lines
+from beam_jobs.codec.parquet import open_parquet, readable
 from beam_jobs.codec.schema import arrow_schema
-from beam_jobs.errors import RowErrors, UserError, one_line
+from beam_jobs.errors import RowErrors
 from beam_jobs.use_case import UseCase
 
 _BATCH_ROWS = 32_768  # rows of a Parquet file at a time
@@ -41,14 +39,12 @@ def _avro(file: Path, use_case: UseCase, columns: Sequence[str]) -> Iterator[Dec
 
 
 def _parquet(file: Path, use_case: UseCase, columns: Sequence[str]) -> Iterator[Decoded]:
-    schema = arrow_schema(use_case.schema, columns)
-    try:
-        parquet = pq.ParquetFile(file, buffer_size=_PAGES_BYTES, pre_buffer=False, page_checksum_verification=True)
-        fit = Fit(str(file), parquet.schema_arrow.names, use_case.schema, schema)
+    wanted = arrow_schema(use_case.schema, columns)
+    with readable(f"{file}: can't be read", "write it again"), file.open("rb") as opened:
+        parquet = open_parquet(opened, buffer_size=_PAGES_BYTES, pre_buffer=False)
+        fit = Fit(str(file), parquet.schema_arrow.names, use_case.schema, wanted)
         for batch in parquet.iter_batches(_BATCH_ROWS, columns=list(fit.columns.values())):
             yield Decoded(fit.rows(batch, batch.num_rows), RowErrors.none())
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{file}: can't be read ({one_line(error, 200)}); write it again") from error
 
 
 def _csv(file: Path, use_case: UseCase, columns: Sequence[str]) -> Iterator[Decoded]:

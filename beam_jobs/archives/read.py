@@ -19,10 +19,12 @@ from beam_jobs.archives.layout import may_hold
 from beam_jobs.archives.log import FOLDER
 from beam_jobs.archives.rows import PROPERTY, SOURCE_FIELDS, SOURCE_KEY, Content, archive_schema
 from beam_jobs.block import MAX_BLOCK_ROWS, RAW_SCHEMA, Block, millis_of, min_timestamp, take, with_source
-from beam_jobs.codec.avro.container import BadContainerError, read_header
+from beam_jobs.codec.avro.container import read_header
 from beam_jobs.codec.avro.file import read_avro
+from beam_jobs.codec.columns import Fit
+from beam_jobs.codec.parquet import open_parquet, readable
 from beam_jobs.codec.schema import arrow_schema
-from beam_jobs.errors import UserError, one_line
+from beam_jobs.errors import UserError
 from beam_jobs.io.source import Source
 from beam_jobs.storage.files import list_files, open_file, patiently
 from beam_jobs.use_case import UseCase
@@ -96,16 +98,16 @@ def described(path: str) -> Mapping[str, Any] | None:
     Raises:
       UserError: the file can't be read.
     """
-    try:
-        with _open(path) as file:
-            if path.endswith(".parquet"):
-                text = (pq.read_schema(file).metadata or {}).get(PROPERTY.encode())
-                return None if text is None else dict(json.loads(text))
+    with readable(f"{path}: can't be read", "restore it"), _open(path) as file:
+        if path.endswith(".parquet"):
+            text = (pq.read_schema(file).metadata or {}).get(PROPERTY.encode())
+            found = None if text is None else json.loads(text)
+        else:
             schema = json.loads(read_header(file).schema)
             found = schema.get(PROPERTY) if isinstance(schema, dict) else None
-            return found if isinstance(found, dict) else None
-    except (OSError, ValueError, RecursionError, BadContainerError, pa.ArrowException) as error:
-        raise UserError(f"{path}: can't be read ({one_line(error, 200)})") from error
+        if isinstance(found, dict) and not {"use_case", "content", "preprocessing"} <= found.keys():
+            raise ValueError(f"its property {PROPERTY} lacks what the archive job writes")
+        return found if isinstance(found, dict) else None
 
 
 def check_content(path: str, about: Mapping[str, Any], use_case: UseCase) -> None:
@@ -156,19 +158,11 @@ def read_rows(path: str, schema: Mapping[str, Any], columns: Sequence[str] | Non
             yield from read_avro(file, schema, columns)
             return
         wanted = arrow_schema(schema, columns)
-        try:
-            table = pq.ParquetFile(file, page_checksum_verification=True)
-            # As Avro's defaults do it: what was added since is null in older files.
-            added = {f["name"] for f in schema["fields"] if f.get("default", ...) is None}
-            missing = added - set(table.schema_arrow.names)
-            for batch in table.iter_batches(MAX_BLOCK_ROWS, columns=wanted.names):
-                arrays = [
-                    batch.column(f.name).cast(f.type) if f.name not in missing else pa.nulls(batch.num_rows, f.type)
-                    for f in wanted
-                ]
-                yield pa.RecordBatch.from_arrays(arrays, schema=wanted)
-        except (OSError, KeyError, pa.ArrowException) as error:
-            raise UserError(f"{path}: can't be read ({one_line(error, 200)})") from error
+        with readable(f"{path}: can't be read", "restore it"):
+            parquet = open_parquet(file)
+            fit = Fit(path, parquet.schema_arrow.names, schema, wanted)
+            for batch in parquet.iter_batches(MAX_BLOCK_ROWS, columns=list(fit.columns.values())):
+                yield fit.rows(batch, batch.num_rows)
 
 
 def wanted_rows(archive: ArchiveInput, event_times: pa.Array) -> NDArray[np.bool_]:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from beam_jobs.codec.schema import parse_record
 from beam_jobs.errors import UserError, listed, one_line, shown
+
+_LOGGER = logging.getLogger(__name__)
+
+_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+_SOONEST_S, _LATEST_S = 100_000_000, 253_402_300_800  # March 1973, the year 10000
+_TOLD: set[tuple[str, str]] = set()  # columns whose times were rounded, said once in a process
 
 
 def find_columns(where: str, there: Sequence[str], schema: Mapping[str, Any], wanted: pa.Schema) -> dict[str, str]:
@@ -89,12 +99,70 @@ class Fit:
         where = f"{self._where}: column {field.name!r}"
         if array.null_count and not field.nullable:
             raise UserError(f"{where} has nulls, which the schema forbids; drop those rows")
-        try:
-            return array.cast(field.type)
-        except pa.ArrowException:
-            bad = misfit(array, field.type, field.name in self._personal)
-            kinds = f"{one_line(array.type, 100)} and can't become {field.type}"
+        return fit(array, field.type, where, field.name in self._personal)
+
+
+def fit(array: pa.Array, kind: pa.DataType, where: str, personal: bool = False) -> pa.Array:
+    """A column in another type, its values the same; times finer than the type are rounded down, as Avro's are.
+
+    Args:
+      where: names it, for errors.
+      personal: errors show none of its values.
+
+    Raises:
+      UserError: a value that does not fit, or is no text, or whole numbers that can be no times.
+    """
+    if pa.types.is_timestamp(kind) and pa.types.is_integer(array.type):
+        _check_epoch(array, kind, where)
+    try:
+        fitted = array.cast(kind)
+    except pa.ArrowException:
+        rounded = _rounded(array, kind)
+        if rounded is None:
+            bad = misfit(array, kind, personal)
+            kinds = f"{one_line(array.type, 100)} and can't become {kind}"
             raise UserError(f"{where} is {kinds}{bad}; convert it before") from None
+        _tell_rounded(where, kind)
+        fitted = rounded
+    try:
+        fitted.validate(full=True)  # Parquet's readers do not look whether texts are texts
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{where} is damaged, or no UTF-8 ({one_line(error, 100)}); write it anew as UTF-8") from None
+    return fitted
+
+
+def _rounded(array: pa.Array, kind: pa.DataType) -> pa.Array | None:
+    """Times in a coarser unit; None: it is none, or they are not times."""
+    if not (pa.types.is_timestamp(array.type) and pa.types.is_timestamp(kind)):
+        return None
+    per = _PER_SECOND[array.type.unit] // _PER_SECOND[kind.unit]
+    if per <= 1:
+        return None
+    numbers = array.cast(pa.int64())
+    rest = np.mod(numbers.fill_null(0).to_numpy(), per)  # of the sign of per: times before 1970 are rounded down too
+    return pc.divide(pc.subtract(numbers, pa.array(rest)), per).cast(kind)
+
+
+def _tell_rounded(where: str, kind: pa.DataType) -> None:
+    column = where.rpartition(": ")[2]
+    if (column, kind.unit) not in _TOLD:
+        _TOLD.add((column, kind.unit))
+        _LOGGER.warning("%s: times finer than the schema's %s are rounded down", where, _NAMES[kind.unit])
+
+
+def _check_epoch(array: pa.Array, kind: pa.DataType, where: str) -> None:
+    """Whole numbers do not say what they count: what would all be 1970, or all beyond the year 9999, is refused."""
+    ends = pc.min_max(array.cast(pa.decimal128(20)))
+    if ends["max"].as_py() is None:
+        return
+    low, high = int(ends["min"].as_py()), int(ends["max"].as_py())
+    per = _PER_SECOND[kind.unit]
+    if 0 < high < _SOONEST_S * per or low >= _LATEST_S * per:
+        other = "seconds" if high < _SOONEST_S * per else "a finer unit"
+        raise UserError(
+            f"{where} is {array.type}, which is read as {_NAMES[kind.unit]} since 1970, and looks like {other}: "
+            "write timestamps, or multiply before"
+        )
 
 
 def misfit(array: pa.Array, kind: pa.DataType, personal: bool) -> str:
@@ -123,5 +191,5 @@ def _value(scalar: pa.Scalar) -> Any:
     """As Python has it, or as bytes where it has none."""
     try:
         return scalar.as_py()
-    except ValueError:  # a text that is no UTF-8, a time beyond the year 9999
-        return scalar.cast(pa.binary()).as_py() if pa.types.is_string(scalar.type) else str(scalar.cast(pa.int64()))
+    except (ValueError, OverflowError):  # a text that is no UTF-8, a time beyond the year 9999
+        return scalar.cast(pa.binary()).as_py() if pa.types.is_string(scalar.type) else scalar.value

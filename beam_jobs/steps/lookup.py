@@ -22,9 +22,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from beam_jobs.codec.columns import fit
+from beam_jobs.codec.parquet import open_parquet, readable
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError, listed, one_line, shown
 from beam_jobs.storage.files import FileInfo, find_files, patiently, read_bytes
@@ -52,7 +53,10 @@ class LookupFile:
           UserError: it can't be read, lacks a column, a value doesn't fit its type, or a key is missing or there twice.
         """
         table = _read(self.path, {self.key: self.key_type} | _types(self.fields))
-        return Table(table, self.key, self.path)
+        try:
+            return Table(table, self.key, self.path)
+        except pl.exceptions.PanicException as error:  # a BaseException, which would end the process
+            raise UserError(f"{self.path}: can't be used as a lookup table ({one_line(error, 200)})") from error
 
 
 def key_type(name: str, kind: pa.DataType) -> pa.DataType:
@@ -120,27 +124,23 @@ def _read(path: str, types: Mapping[str, pa.DataType], all_columns: bool = False
     data = read_bytes(path)
     if len(data) > MAX_BYTES:
         raise UserError(f"{path}: has {len(data):,} bytes; a lookup table is held in memory, keep it below 1 GiB")
-    try:
-        table = (
-            _read_csv(data, types)
-            if path.endswith(".csv")
-            else pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-        )
-        twice = [name for name, n in Counter(table.column_names).items() if n > 1]
-        if twice:
-            raise UserError(f"{path}: has two columns {twice[0]!r}; rename one of them")
-        missing = [name for name in types if name not in table.column_names]
-        if missing:
-            raise UserError(f"{path}: has no column {missing[0]!r}; it has {listed(table.column_names)}")
-        columns = {}
-        for name in table.column_names if all_columns else types:
-            column = table.column(name)
-            if name in types and column.type != types[name]:
-                column = column.cast(types[name])
-            columns[name] = column
-        return pa.table(columns)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: can't be read as a lookup table ({one_line(error, 300)})") from error
+    with readable(f"{path}: can't be read as a lookup table", "write it again"):
+        table = _read_csv(data, types) if path.endswith(".csv") else open_parquet(pa.BufferReader(data)).read()
+        table.validate(full=True)
+    twice = [name for name, n in Counter(table.column_names).items() if n > 1]
+    if twice:
+        raise UserError(f"{path}: has two columns {twice[0]!r}; rename one of them")
+    missing = [name for name in types if name not in table.column_names]
+    if missing:
+        raise UserError(f"{path}: has no column {missing[0]!r}; it has {listed(table.column_names)}")
+    return pa.table(
+        {
+            name: fit(_array(table.column(name)), types[name], f"{path}: column {name!r}")
+            if name in types
+            else table.column(name)
+            for name in (table.column_names if all_columns else types)
+        }
+    )
 
 
 def _read_csv(data: bytes, types: Mapping[str, pa.DataType]) -> pa.Table:

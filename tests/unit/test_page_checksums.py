@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from beam_jobs.archives.event_files import read_events
 from beam_jobs.archives.read import read_rows
 from beam_jobs.errors import UserError
 from beam_jobs.steps import lookup
-from model.training.data import _read_events
 from tests.unit.archives.test_files import SCHEMA, block, files, run, writer
 
 ROWS = pa.table({"car_id": [f"car-{i}" for i in range(1000)], "speed": pa.array([50.0] * 1000)})
@@ -38,7 +38,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_training_data(path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.parquet: can't be read \(.*checksum"):
-        list(_read_events(path, cast("Any", USE_CASE), ["speed"]))
+        list(read_events(path, cast("Any", USE_CASE), ["speed"]))
 
 
 def test_a_lookup_table(path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -210,6 +212,43 @@ def test_a_broken_version_leaves_the_old_one_in_use_and_says_so_once(
         watched.write("car_id,fleet,doors\na,east,2\n")
         assert watched.value() == "east"
         assert "loaded anew, 1 rows" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: whole[:-1],
+        lambda whole: b"",
+        lambda whole: whole.replace(b"car_id", b"c\xff\xfe_id"),
+        lambda whole: whole[:40] + b"Z" * 60 + whole[100:],
+    ],
+)
+def test_a_damaged_parquet_file_leaves_the_old_table_in_use(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
+) -> None:
+    path, clock = tmp_path / "cars.parquet", 0.0
+    pq.write_table(pa.table({"car_id": ["a"] + [f"car-{i}" for i in range(999)], "fleet": ["north"] * 1000}), path)
+    followed = Lookup(describe(str(path), "car_id", pa.string()), 10.0, lambda: clock)
+    path.write_bytes(damage(path.read_bytes()))
+    os.utime(path, (1, 1))
+    for _ in range(3):
+        clock += 11
+        assert followed.current().columns_for(pa.array(["a"])).to_pylist() == [{"fleet": "north"}]
+    (line,) = caplog.messages
+    assert "cars.parquet" in line
+    assert "the lookup table of before stays in use" in line
+
+
+def test_a_panic_of_the_library_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "cars.csv"
+    path.write_text("car_id,fleet\na,x\n")
+
+    def panic(keys: pa.Array, seed: int) -> Any:
+        raise pl.exceptions.PanicException("index out of bounds")
+
+    monkeypatch.setattr(lookup, "_hashes", panic)
+    with pytest.raises(UserError, match=r"cars\.csv: can't be used as a lookup table \(index out of bounds\)"):
+        describe(str(path), "car_id", pa.string())
 
 
 def test_a_file_that_is_gone_leaves_the_old_table_in_use(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
