@@ -117,13 +117,12 @@ def fit(array: pa.Array, kind: pa.DataType, where: str, personal: bool = False) 
     try:
         fitted = array.cast(kind)
     except pa.ArrowException:
-        rounded = _rounded(array, kind)
-        if rounded is None:
+        if not _is_finer(array.type, kind):
             bad = misfit(array, kind, personal)
             kinds = f"{one_line(array.type, 100)} and can't become {kind}"
             raise UserError(f"{where} is {kinds}{bad}; convert it before") from None
         _tell_rounded(where, kind)
-        fitted = rounded
+        fitted = rounded_down(array, kind)
     try:
         fitted.validate(full=True)  # Parquet's readers do not look whether texts are texts
     except pa.ArrowInvalid as error:
@@ -131,16 +130,17 @@ def fit(array: pa.Array, kind: pa.DataType, where: str, personal: bool = False) 
     return fitted
 
 
-def _rounded(array: pa.Array, kind: pa.DataType) -> pa.Array | None:
-    """Times in a coarser unit; None: it is none, or they are not times."""
-    if not (pa.types.is_timestamp(array.type) and pa.types.is_timestamp(kind)):
-        return None
-    per = _PER_SECOND[array.type.unit] // _PER_SECOND[kind.unit]
-    if per <= 1:
-        return None
-    numbers = array.cast(pa.int64())
-    rest = np.mod(numbers.fill_null(0).to_numpy(), per)  # of the sign of per: times before 1970 are rounded down too
-    return pc.divide(pc.subtract(numbers, pa.array(rest)), per).cast(kind)
+def rounded_down(times: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Timestamps in a coarser unit, those before 1970 rounded down as well; Arrow's cast goes towards 1970."""
+    per = _PER_SECOND[times.type.unit] // _PER_SECOND[kind.unit]
+    numbers = times.cast(pa.int64())
+    rest = pa.array(np.mod(numbers.fill_null(0).to_numpy(), per))
+    return pc.divide(pc.subtract(numbers, rest), per).cast(kind)
+
+
+def _is_finer(kind: pa.DataType, than: pa.DataType) -> bool:
+    both = pa.types.is_timestamp(kind) and pa.types.is_timestamp(than)
+    return both and _PER_SECOND[kind.unit] > _PER_SECOND[than.unit]
 
 
 def _tell_rounded(where: str, kind: pa.DataType) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from beam_jobs.codec.columns import rounded_down
 from beam_jobs.errors import RowErrors
 from beam_jobs.preprocessing import checks
 from beam_jobs.preprocessing.fields import Field
@@ -179,7 +180,7 @@ class Preprocessor:
         return Preprocessed(rows, kept, filtered, errors)
 
     def _converted(self, columns: Sequence[pa.Array]) -> list[pa.Array]:
-        """The columns in the output types; what float32 can't hold becomes infinite, microseconds are cut off.
+        """The columns in the output types; what float32 can't hold becomes infinite, times are rounded down.
 
         The features lie one behind the other in one buffer, where the model takes them from without a copy.
         """
@@ -192,6 +193,8 @@ class Preprocessor:
                 with np.errstate(over="ignore"):
                     matrix[at] = array.to_numpy()  # a third of the time of Arrow's cast
                 converted.append(flat.slice(at * n, n))
+            elif pa.types.is_timestamp(type_):
+                converted.append(array if array.type == type_ else rounded_down(array, type_))
             else:
                 converted.append(array if array.type == type_ else pc.cast(array, type_, safe=False))
         return converted

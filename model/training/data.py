@@ -20,6 +20,7 @@ from beam_jobs.archives.event_files import READERS, read_events
 from beam_jobs.archives.layout import may_hold
 from beam_jobs.archives.read import SUFFIXES, check_content, described, find, read_rows
 from beam_jobs.archives.rows import archive_schema
+from beam_jobs.block import millis_of
 from beam_jobs.codec.decoded import Decoded
 from beam_jobs.errors import RowErrors, UserError, shown
 from beam_jobs.io.position import OffsetKind, OffsetSpec
@@ -225,9 +226,9 @@ def rows_of(file: Path, use_case: UseCase) -> Iterator[tuple[Decoded, bool]]:
 def _within(rows: pa.RecordBatch, event_time: str, source: Source) -> pa.RecordBatch:
     if source.start_ms is None and source.end_ms is None:
         return rows
-    times = pc.cast(rows[event_time], pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64())
+    times = pa.array(millis_of(rows[event_time]))
     low, high = source.start_ms, source.end_ms
-    keep = pc.is_valid(times)
+    keep = pc.is_valid(rows[event_time])
     if low is not None:
         keep = pc.and_kleene(keep, pc.greater_equal(times, low))
     if high is not None:
