@@ -23,6 +23,7 @@ from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError
 from beam_jobs.samples.draft import Draft, Wishes, draft
 from beam_jobs.samples.found import Found, Options, look
+from beam_jobs.storage.files import local_path
 from beam_jobs.terminal.cli import run
 from beam_jobs.terminal.commands import BEGIN
 from beam_jobs.use_case import UseCase, load_use_case
@@ -109,20 +110,20 @@ def _say(found: Found, made: Draft, names: Sequence[str], output: Path, source: 
 def main(argv: Sequence[str]) -> int:
     """Parses, looks, writes, and says what was taken for what."""
     given = BEGIN["init"].parser().parse_args(argv)
-    output = Path(given.output)
+    output = local_path(given.output)
     if not re.fullmatch(r"[A-Za-z_]\w*", output.name, re.ASCII):
         raise UserError(f"--output {output}: name the folder with letters, digits and _, as the use case is called")
     if output.exists() and not given.overwrite:
         raise UserError(f"--output {output} is there already; name a new folder, or write over it with --overwrite")
     Dialect(given.delimiter, times=given.time_format)  # what it refuses is said first
-    if given.events and "://" in given.source:
+    if given.events and "://" in given.source and not given.source.lower().startswith("file:"):
         raise UserError(
             "--events makes events of a file's rows, and what is on a topic are events already; leave it out"
         )
     options = Options(given.schema_registry, given.kafka_config, given.delimiter, given.time_format)
     found = look(given.source, options)
     made = draft(output.name, found, Wishes(given.key, given.event_time, given.label))
-    names = write(made, output, given.overwrite, Path(given.source) if given.events else None)
+    names = write(made, output, given.overwrite, local_path(given.source) if given.events else None)
     _say(found, made, names, output, given.source, given.schema_registry)
     return 0
 

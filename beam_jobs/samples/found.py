@@ -15,21 +15,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 import pyarrow.json as arrow_json
-import pyarrow.parquet as pq
 
 from beam_jobs.archives.rows import PROPERTY
-from beam_jobs.codec.avro.container import BadContainerError, read_header
+from beam_jobs.codec.avro.container import read_header
 from beam_jobs.codec.avro.file import read_avro
 from beam_jobs.codec.csv.cells import convert
 from beam_jobs.codec.csv.dialect import Dialect, header_of
 from beam_jobs.codec.events import EventDecoder
 from beam_jobs.codec.json.lines import numbered_lines
+from beam_jobs.codec.parquet import open_parquet, readable
 from beam_jobs.codec.schema import AvroType, arrow_schema, schema_of_text
 from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.client import KafkaTransport, check_topic
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.samples.topic import newest, read_topic
+from beam_jobs.storage.files import local_path
 from schemas.settings import registry_settings
 from schemas.source import SchemaSource
 from schemas.writers import for_registry
@@ -78,8 +79,8 @@ def look(source: str, options: Options) -> Found:
     if scheme == "kafka":
         return _topic(KafkaAddress.parse(source), options)
     readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _json, ".ndjson": _json, ".parquet": _parquet, ".avro": _avro}
-    path = Path(source)
-    if scheme or path.suffix not in readers:
+    path = local_path(source) if scheme in ("", "file") else Path(source)
+    if scheme not in ("", "file") or path.suffix not in readers:
         raise UserError(
             f"{source}: neither a file ({', '.join(readers)}), a topic (kafka://host:9092/topic) nor a subject "
             "(http://registry:8081/subjects/NAME)"
@@ -180,20 +181,16 @@ def _is_json(line: bytes) -> bool:
 
 
 def _parquet(path: Path, options: Options) -> Found:
-    try:
-        file = pq.ParquetFile(path)
+    with readable(f"{path}: can't be read", "write it again"), path.open("rb") as opened:
+        file = open_parquet(opened)
         rows = _up_to(file.iter_batches(), file.schema_arrow)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: can't be read ({one_line(error, 200)}); write it again") from error
+        rows.validate(full=True)
     return Found(_rows_of(rows, path), rows)
 
 
 def _avro(path: Path, options: Options) -> Found:
-    try:
-        with path.open("rb") as file:
-            schema = json.loads(read_header(file).schema)
-    except (OSError, ValueError, BadContainerError) as error:
-        raise UserError(f"{path}: can't be read ({one_line(error, 200)})") from error
+    with readable(f"{path}: can't be read", "write it again"), path.open("rb") as file:
+        schema = json.loads(read_header(file).schema)
     _record(schema, str(path))
     schema.pop(PROPERTY, None)
     rows = _up_to(read_avro(path, schema), arrow_schema(schema))
