@@ -7,11 +7,13 @@ python -m demo --cars 200 --seconds 60 --headless --report report.json
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from beam_jobs.errors import UserError
 from beam_jobs.terminal.cli import run
 from beam_jobs.terminal.commands import DEMO
 from beam_jobs.terminal.report import check_writable
+from demo.keep import prepare
 from demo.world import Settings, run_demo
 
 
@@ -28,6 +30,10 @@ def main(argv: Sequence[str]) -> int:
     for name in ("prevalence", "bad_rate"):
         if not 0 <= getattr(args, name) <= 1:
             raise UserError(f"--{name} {getattr(args, name)}: expected a share between 0 and 1")
+    if args.keep and args.model:
+        raise UserError(f"--keep {args.keep}: with --model nothing is archived or trained; leave one of them out")
+    if args.keep:
+        prepare(Path(args.keep))
     return run_demo(Settings(**vars(args)))
 
 

@@ -16,6 +16,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--training_rows", type=int, default=100_000, help="past events to archive and train on")
     parser.add_argument("--model", default=None, help="score with this registered model instead of training one")
     parser.add_argument(
+        "--keep",
+        metavar="DIR",
+        default=None,
+        help="keep the use case, the archive and the model in this new folder, and say how to go on with them",
+    )
+    parser.add_argument(
         "--broker",
         default="embedded",
         help="embedded (in memory, no Java), apache (Apache Kafka; needs Java and Maven), or kafka://host:9092",

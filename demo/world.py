@@ -30,6 +30,7 @@ from beam_jobs.terminal.cli import STOP_SIGNALS
 from demo import past
 from demo.alert_watch import AlertWatch
 from demo.broker import ApacheKafka
+from demo.keep import how_to_go_on
 from demo.live import State, render
 from demo.past import StoppedError
 from demo.referee import Referee, Verdict
@@ -55,6 +56,7 @@ class Settings:
     seed: int
     training_rows: int
     model: str | None
+    keep: str | None  # folder for the use case, the archive and the model; None: they go with the demo
     broker: str
     runner: str
     headless: bool
@@ -92,7 +94,8 @@ def run_demo(settings: Settings) -> int:
         console.print(f"schema registry at {registry.url}")
         topics = _topics(servers)
         try:
-            model = settings.model or _train(settings, topics, registry.url, folder, stop, console)
+            work = Path(settings.keep) if settings.keep else folder
+            model = settings.model or _train(settings, topics, registry.url, work, stop, console)
         except StoppedError:
             console.print("stopped")
             return 0
@@ -122,6 +125,8 @@ def run_demo(settings: Settings) -> int:
         watch.wait_for(summary["alerts"])
         report = _report(producer.produced, summary, referee.verdict(producer.now_ms))
     _show(report, settings, console)
+    if settings.keep:
+        console.print(how_to_go_on(Path(settings.keep)), highlight=False, soft_wrap=True, markup=False)
     return 0 if drained and not report.unaccounted else 1
 
 

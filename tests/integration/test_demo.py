@@ -12,6 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from beam_jobs import check
+from beam_jobs.errors import UserError
+from beam_jobs.use_case import load_use_case
+from demo.__main__ import main
+from model.manifest import check_fingerprint
+from model.registry import resolve
+
 pytestmark = [pytest.mark.timeout(280)]
 
 
@@ -41,7 +48,8 @@ def start(command: list[str], tmp_path: Path) -> subprocess.Popen[str]:
 
 
 def test_live_events_are_scored_by_a_model_of_the_archive(small: list[str], tmp_path: Path) -> None:
-    demo = start(small, tmp_path)
+    kept = tmp_path / "kept"
+    demo = start([*small, "--keep", str(kept)], tmp_path)
     said, _ = demo.communicate(timeout=250)
     assert demo.returncode == 0, said
     at = [said.index(f"\n{step} ") for step in STEPS]
@@ -53,7 +61,11 @@ def test_live_events_are_scored_by_a_model_of_the_archive(small: list[str], tmp_
     assert report["unaccounted"] == 0
     assert report["scored"] > 500
     assert report["recall"] > 0
-    assert list(tmp_path.iterdir()) == [tmp_path / "report.json"]
+    assert sorted(tmp_path.iterdir()) == [kept, tmp_path / "report.json"]
+    assert f"highbeam score --use_case {kept}/car_sensors --model {kept}/models --input" in said
+    use_case = load_use_case(str(kept / "car_sensors"))
+    check_fingerprint(resolve(str(kept / "models"), "car_sensors").manifest, use_case.preprocessor())
+    assert check.main(["--use_case", str(kept / "car_sensors"), "--input", str(kept / "archive")]) == 0
 
 
 @pytest.mark.parametrize("step", STEPS[:3])
@@ -68,3 +80,11 @@ def test_ctrl_c_ends_it_before_the_cars_drive_off(small: list[str], tmp_path: Pa
     assert demo.returncode == 0, rest
     assert "error" not in rest
     assert list(tmp_path.iterdir()) == []  # brokers, models and archives are gone
+
+
+def test_what_is_there_is_not_kept_over(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    with pytest.raises(UserError, match=r"--keep .* is there already"):
+        main(["--keep", str(tmp_path)])
+    with pytest.raises(UserError, match="leave one of them out"):
+        main(["--keep", str(tmp_path / "new"), "--model", "models"])

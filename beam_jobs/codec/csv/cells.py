@@ -17,7 +17,7 @@ MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "<NA>")  # of 
 _TRUE, _FALSE = ("true", "t", "yes", "1"), ("false", "f", "no", "0")
 _WHOLE = r"^[+-]?\d+$"
 _ISO = (
-    r"^(\d{4})[-/](\d{1,2})[-/](\d{1,2})"
+    r"^(\d{4})[-/](\d{1,2})(?:[-/](\d{1,2}))?"
     r"(?:[T ](\d{1,2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?)?"
     r"\s*(Z|z|[+-]\d{2}(?::?\d{2})?)?$"
 )
@@ -140,6 +140,7 @@ def _iso(series: pl.Series) -> pa.Array:
     """ISO 8601 and what comes near it, the year first, with any offset: microseconds since 1970, int64."""
     parts = series.str.extract_groups(_ISO).struct.unnest()
     year, month, day, hour, minute, second, fraction, zone = (parts.to_series(i) for i in range(8))
+    day = day.fill_null("1")  # 2026-11 is its first moment, as a day is its own
     padded = [part.fill_null("0").str.zfill(2) for part in (month, day, hour, minute, second)]
     text = pl.select(
         pl.format("{}-{}-{}T{}:{}:{}", year, *padded),

@@ -91,6 +91,7 @@ def one(tmp_path: Path, text: str, kind: Any, dialect: Dialect = Dialect()) -> A
                 "1795330800000",
             )
         ],
+        ("2026-11", MILLIS, datetime(2026, 11, 1, tzinfo=UTC)),
         ("2026-11-22T07:00:00.250Z", MILLIS, SEVEN + timedelta(milliseconds=250)),
         ("2026-11-22T07:00:00.2509", MILLIS, SEVEN + timedelta(milliseconds=250)),
         ("1969-12-31T23:59:59.5Z", MILLIS, datetime(1969, 12, 31, 23, 59, 59, 500_000, UTC)),
