@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.samples.sample import Checked, Sample, from_files, from_topic
@@ -72,7 +72,8 @@ def main(argv: Sequence[str]) -> int:
     checked = sample.checked()
     if not checked.rows:
         raise UserError(f"--input {given.input}: holds nothing to look at; send or write some events first")
-    print("\n".join(lines_of(checked, use_case, given.input)))
+    for line in lines_of(checked, use_case, given.input):
+        print(one_line(line))
     return 0 if checked.passed and checked.refused_share <= given.max_refused else EXIT_FAILED
 
 

@@ -20,7 +20,7 @@ from beam_jobs.block import MAX_BLOCK_ROWS
 from beam_jobs.codec.avro.file import write_avro
 from beam_jobs.codec.csv.dialect import Dialect
 from beam_jobs.codec.schema import arrow_schema
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.samples.draft import Draft, Wishes, draft
 from beam_jobs.samples.found import Found, Options, look
 from beam_jobs.storage.files import local_path
@@ -101,7 +101,7 @@ def _write_events(path: Path, source: Path, use_case: UseCase) -> None:
 
 def _say(found: Found, made: Draft, names: Sequence[str], output: Path, source: str, registry: str | None) -> None:
     for what, how in [("looked at", found.what), *made.said, ("wrote", f"{output}/: {', '.join(names)}")]:
-        print(f"{what:<11} {how}")
+        print(f"{what:<11} {one_line(how)}")
     given = f" --schema_registry {registry}" if registry else ""
     if found.rows is not None:
         print(f"{'next':<11} highbeam check --use_case {output} --input {source}{given}")

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import fastavro
 
 import schemas
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.client import KafkaTransport, check_topic
 from beam_jobs.io.kafka.config import KafkaConfig
@@ -170,11 +170,6 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _printable(line: str) -> str:
-    """Without what a terminal would obey."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in line)
-
-
 def show(values: Iterator[bytes], writers: SchemaSource | None, given: Namespace) -> None:
     """Prints records as the command line asks for them; of those that can't be shown it says so, and goes on."""
     table = given.format == "table" or (given.format == "auto" and sys.stdout.isatty())
@@ -193,7 +188,7 @@ def show(values: Iterator[bytes], writers: SchemaSource | None, given: Namespace
         if table and record.kind not in (shown, "other"):
             print(_HEADS[record.kind])
             shown = record.kind
-        print(_printable(as_row(record)) if table else as_json(record), flush=True)
+        print(one_line(as_row(record)) if table else as_json(record), flush=True)
         if number == given.count:
             return
 

@@ -16,7 +16,7 @@ from sqlglot import exp
 from beam_jobs.codec.columns import field_name
 from beam_jobs.codec.csv.dialect import Dialect
 from beam_jobs.codec.schema import arrow_schema
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, listed
 from beam_jobs.preprocessing.fields import Field, fields_of
 from beam_jobs.samples.found import Found
 from beam_jobs.samples.personal import looks_personal
@@ -39,6 +39,7 @@ _LABEL_WORDS = re.compile(
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _UNITS = {"seconds": (3e8, 4.2e9), "milliseconds": (3e11, 4.2e12), "microseconds": (3e14, 4.2e15)}  # 1979 to 2103
 _MOSTLY_EMPTY = 0.2  # of the rows: such a column is offered, not taken
+_FEW_EMPTY = 0.01  # of the rows: they are refused where the column is the key
 _REPEATS = 2  # rows a key, on average, at least
 
 
@@ -110,7 +111,7 @@ def draft(name: str, found: Found, wishes: Wishes) -> Draft:
         for column, n in found.wrong.items()
     ]
     said += (
-        [("left out", f"{', '.join(columns.left_out)}: without a value, or of no type that events have")]
+        [("left out", f"{listed(columns.left_out)}: without a value, or of no type that events have")]
         if columns.left_out
         else []
     )
@@ -178,7 +179,7 @@ def _field_of(wish: str | None, columns: _Columns, flag: str) -> str | None:
         return wish
     names = {column: name for name, column in columns.origin.items()}
     if wish not in names and wish not in columns.fields:
-        raise UserError(f"--{flag} {wish}: there is no such column; there are {', '.join(names)}")
+        raise UserError(f"--{flag} {wish}: there is no such column; there are {listed(names)}")
     return names.get(wish, wish)
 
 
@@ -283,7 +284,9 @@ def _key(columns: _Columns, wish: str | None, taken: set[str | None]) -> tuple[s
     chosen = None
     for name, values in columns.rows.items():
         is_text = _is_text(values.type)
-        if name in taken or not (is_text or pa.types.is_integer(values.type)) or values.null_count:
+        if name in taken or not (is_text or pa.types.is_integer(values.type)):
+            continue
+        if values.null_count > _FEW_EMPTY * len(values):
             continue
         if not is_text and not _named_like(name, _KEY_WORDS):
             continue
@@ -332,7 +335,7 @@ def _schema(
         made = dict(entry)
         if entry["name"] == key and found.schema is None and not found.is_json:
             made["type"] = "string"
-        may_lack = values is not None and (values.null_count > 0 or found.is_json)
+        may_lack = values is not None and values.null_count > 0
         if found.schema is None and may_lack and entry["name"] not in (at, key):
             made |= {"type": ["null", made["type"]], "default": None}
         if label is not None:
