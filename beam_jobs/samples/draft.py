@@ -26,6 +26,7 @@ PII_KEY = "env:HIGHBEAM_PII_KEY"
 
 _MILLIS = {"type": "long", "logicalType": "timestamp-millis"}
 _MICROS = {"type": "long", "logicalType": "timestamp-micros"}
+_DATE_PARTS = re.compile("year|month|day|week|quarter|day_of_(week|month|year)|week_of_year", re.IGNORECASE)
 _TIME_WORDS = re.compile(r"time|timestamp|ts|date|datetime|day|at|when|created|occurred|ds", re.IGNORECASE)
 _KEY_WORDS = re.compile(
     r"id|key|device|machine|unit|sensor|car|vehicle|account|acct|station|room|pump|engine|customer|user|card|host|"
@@ -365,7 +366,7 @@ def _sql(
             continue
         values = columns.rows.get(name)
         if known.kind in ("number", "boolean"):
-            reason = _no_feature(values, known.kind)
+            reason = _no_feature(values, known.kind) or _calendar(name)
             if reason:
                 offered.append((name, reason))
                 continue
@@ -404,6 +405,11 @@ def _no_feature(values: pa.ChunkedArray | None, kind: str) -> str | None:
         if pc.count_distinct(step.drop_null()).as_py() == 1:
             return "counts the rows"
     return None
+
+
+def _calendar(name: str) -> str | None:
+    """A month that was not trained on is strange, whatever is measured in it."""
+    return "a part of the date, not of what happens" if _DATE_PARTS.fullmatch(name) else None
 
 
 def _selected(key: str, known: Field) -> str:

@@ -147,6 +147,13 @@ def test_a_count_of_the_rows_is_no_feature(tmp_path: Path) -> None:
     assert "-- , n  -- counts the rows" in (tmp_path / "pumps/preprocess.sql").read_text()
 
 
+def test_a_part_of_the_date_is_no_feature(tmp_path: Path) -> None:
+    """A model that has seen January finds February strange: of real weather, half the rows."""
+    text = "at,month,x\n" + "".join(f"2026-{n // 2 + 1:02}-01,{n // 2 + 1},{n * n}\n" for n in range(9))
+    assert made(tmp_path, text).preprocessor().features == ("x",)
+    assert "-- , month  -- a part of the date" in (tmp_path / "pumps/preprocess.sql").read_text()
+
+
 def test_a_few_wrong_cells_make_no_text_of_a_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = "at,x\n" + "".join(f"{1795330800 + n},{'?' if n == 50 else n * n}\n" for n in range(200))
     assert fields(made(tmp_path, text))["x"]["type"] == ["null", "long"]
