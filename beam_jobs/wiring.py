@@ -28,7 +28,8 @@ def read_events(
     if job.source.gives != "records":
         return blocks, {}
     revisions = job.source.revision_schema
-    decode = DecodeEvents(job.use_case.schema, columns, job.writers.writer_schema, job.name, revisions, job.events)
+    writers, guids = job.writers, job.writers.guid_schema if job.writers.url else None
+    decode = DecodeEvents(job.use_case.schema, columns, writers.writer_schema, job.name, revisions, job.events, guids)
     events, undecodable = step("Decode", decode, blocks)
     return events, {"Decode": undecodable}
 

@@ -25,6 +25,7 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import OAuthTokenError, SchemaRegistryError
 
 from beam_jobs import stop
+from beam_jobs.codec.avro.writers import OtherSchemaError
 from beam_jobs.codec.schema import SchemaTooLargeError, schema_of_text
 from beam_jobs.credentials.references import read_secret
 from beam_jobs.errors import UnreachableError, UserError, one_line
@@ -50,6 +51,8 @@ FAILURES = (SchemaRegistryError, *_OUTAGES)  # what a client raises
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+SchemaKey = int | str
+"""An id, or a GUID."""
 
 
 def _resolve(name: str, value: str) -> str:
@@ -67,8 +70,8 @@ def _resolve(name: str, value: str) -> str:
 class RegistrySchemas(SchemaSource):
     """Schemas of a Confluent Schema Registry; safe with threads."""
 
-    def __init__(self, url: str, settings: Mapping[str, str]) -> None:
-        """``settings`` are those of :func:`registry_settings`; no connection is made yet."""
+    def __init__(self, url: str, settings: Mapping[str, str], subject: str | None = None) -> None:
+        """``settings``: of :func:`registry_settings`; ``subject``: of :func:`for_registry`. Nothing is asked yet."""
         for part in url.split(","):
             parsed = urlsplit(part.strip())
             if parsed.scheme not in ("http", "https") or not parsed.hostname:
@@ -80,6 +83,7 @@ class RegistrySchemas(SchemaSource):
                 )
         self.url = url
         self._settings = dict(settings)
+        self._subject = subject
         self._start()
 
     def _start(self) -> None:
@@ -87,13 +91,13 @@ class RegistrySchemas(SchemaSource):
         self._kept: tuple[SchemaRegistryClient, weakref.finalize[..., RegistrySchemas]] | None = None
         self._away_since: float | None = None  # monotonic time of the first failure of an outage
         self._kept_lock = threading.Lock()  # of the next: nobody waits for a registry inside it
-        self._schemas: LRUCache[int, _Kept] = LRUCache(MAX_KEPT, getsizeof=lambda kept: kept.characters)
-        self._unknown: dict[int, tuple[float, str]] = {}  # by id: monotonic time it is asked again, why it is unknown
+        self._schemas: LRUCache[SchemaKey, _Kept] = LRUCache(MAX_KEPT, getsizeof=lambda kept: kept.characters)
+        self._unknown: dict[SchemaKey, tuple[float, LookupError]] = {}  # monotonic time it is asked again, and why
         self._asked_in_vain: deque[float] = deque(maxlen=FLOOD)  # monotonic times
         self._ceiling: tuple[float, int] | None = None  # monotonic time it is read again, largest id that may exist
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "_settings": self._settings}
+        return {"url": self.url, "_settings": self._settings, "_subject": self._subject}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -114,26 +118,32 @@ class RegistrySchemas(SchemaSource):
             the registry answers is more than it can be.
           InterruptedWaitError: the job is to stop (``beam_jobs.stop``), or the main thread has ended, while waiting.
         """
-        kept = self._remembered(schema_id)
+        return self._schema_of(schema_id)
+
+    def guid_schema(self, guid: str) -> dict[str, Any]:
+        return self._schema_of(guid)
+
+    def _schema_of(self, key: SchemaKey) -> dict[str, Any]:
+        kept = self._remembered(key)
         if kept is None:
-            with self._lock:  # one request an id, whoever asks
-                kept = self._remembered(schema_id) or self._asked(schema_id)
+            with self._lock:  # one request a schema, whoever asks
+                kept = self._remembered(key) or self._asked(key)
         return kept.schema
 
-    def _remembered(self, schema_id: int) -> _Kept | None:
+    def _remembered(self, key: SchemaKey) -> _Kept | None:
         with self._kept_lock:
-            found: _Kept | None = self._schemas.get(schema_id)
+            found: _Kept | None = self._schemas.get(key)
             return found
 
-    def _asked(self, schema_id: int) -> _Kept:
-        self._refuse_unknown(schema_id)
+    def _asked(self, key: SchemaKey) -> _Kept:
+        self._refuse_unknown(key)
         try:
-            kept = self._wait_for(lambda client: _fetch(client, schema_id), f"schema for id {schema_id}")
+            kept = self._wait_for(lambda client: _fetch(client, key, self._subject), f"schema for {_named(key)}")
         except LookupError as e:
-            self._remember_unknown(schema_id, str(e))
+            self._remember_unknown(key, e)
             raise
         with self._kept_lock:
-            self._schemas[schema_id] = kept
+            self._schemas[key] = kept
         return kept
 
     def register(self, subject: str, schema: Mapping[str, Any]) -> int:
@@ -207,12 +217,14 @@ class RegistrySchemas(SchemaSource):
         kind = UnreachableError if _is_away(error) else UserError
         return kind(f"--schema_registry {self.url} {_reason(error)}")
 
-    def _refuse_unknown(self, schema_id: int) -> None:
+    def _refuse_unknown(self, schema_id: SchemaKey) -> None:
         """Raises LookupError for an id that the registry need not be asked for."""
         now = time.monotonic()
-        until, why = self._unknown.get(schema_id, (0.0, ""))
+        until, why = self._unknown.get(schema_id, (0.0, LookupError()))
         if now < until:
-            raise LookupError(why)
+            raise why.with_traceback(None)
+        if isinstance(schema_id, str):
+            return  # a GUID is as good as any other
         if not 0 < schema_id <= MAX_ID:
             raise LookupError(f"schema id {schema_id} cannot be one of a registry (1 to {MAX_ID})")
         if len(self._asked_in_vain) < FLOOD or now - self._asked_in_vain[0] > UNKNOWN_SECONDS:
@@ -224,23 +236,23 @@ class RegistrySchemas(SchemaSource):
 
     def _largest_id(self) -> int:
         """The registry's largest id; MAX_ID where it does not say, so that every id is asked for."""
-        if not self._schemas:
-            return MAX_ID
         with self._kept_lock:
-            path = f"schemas/ids/{next(iter(self._schemas))}"
+            known = next((key for key in self._schemas if isinstance(key, int)), None)
+        if known is None:
+            return MAX_ID
         try:  # the client has no public call for it
-            return int(self._client()._rest_client.get(path, {"fetchMaxId": "true"})["maxId"])
+            return int(self._client()._rest_client.get(_path(known), {"fetchMaxId": "true"})["maxId"])
         except (SchemaRegistryError, *_OUTAGES, AttributeError, KeyError, TypeError, ValueError):
             return MAX_ID
 
-    def _remember_unknown(self, schema_id: int, why: str) -> None:
+    def _remember_unknown(self, key: SchemaKey, why: LookupError) -> None:
         now = time.monotonic()
         self._asked_in_vain.append(now)
         if len(self._unknown) >= MAX_UNKNOWN:
             self._unknown = {id_: entry for id_, entry in self._unknown.items() if entry[0] > now}
             if len(self._unknown) >= MAX_UNKNOWN:
                 self._unknown.clear()
-        self._unknown[schema_id] = (now + UNKNOWN_SECONDS, why)
+        self._unknown[key] = (now + UNKNOWN_SECONDS, why)
 
     def _wait_for(self, ask: Callable[[SchemaRegistryClient], T], named: str | None = None) -> T:
         """The registry's answer, however long it takes.
@@ -287,7 +299,7 @@ class RegistrySchemas(SchemaSource):
             known = next(iter(self._schemas), None)
         if known is None and denied:
             return False  # what anybody may ask says nothing of our rights
-        path = "schemas/types" if known is None else f"schemas/ids/{known}"
+        path = "schemas/types" if known is None else _path(known)
         try:
             answer: Any = _within(self._client(), lambda client: client._rest_client.get(path))
             return isinstance(answer["schema"], str) if known is not None else "AVRO" in answer
@@ -352,18 +364,38 @@ def _within(client: SchemaRegistryClient, ask: Callable[[SchemaRegistryClient], 
     return answer.result()
 
 
-def _fetch(client: SchemaRegistryClient, schema_id: int) -> _Kept:
-    """The schema of an id; LookupError if there is none that Avro records can be read with."""
+def _named(key: SchemaKey) -> str:
+    return f"GUID {key}" if isinstance(key, str) else f"id {key}"
+
+
+def _path(key: SchemaKey) -> str:
+    return f"schemas/guids/{key}" if isinstance(key, str) else f"schemas/ids/{key}"
+
+
+def _found(client: SchemaRegistryClient, key: SchemaKey, subject: str | None) -> Schema:
+    if isinstance(key, str):
+        return client.get_schema_by_guid(key)
+    if subject is not None:
+        try:
+            return client.get_schema(key, subject)
+        except SchemaRegistryError as e:
+            if e.http_status_code != 404:  # whoever writes the topic may call their subjects otherwise
+                raise
+    return client.get_schema(key)
+
+
+def _fetch(client: SchemaRegistryClient, key: SchemaKey, subject: str | None) -> _Kept:
+    """The schema of an id or a GUID; LookupError if there is none that Avro records can be read with."""
     try:
-        found = client.get_schema(schema_id)
+        found = _found(client, key, subject)
     except SchemaRegistryError as e:
         if e.http_status_code == 404 and e.error_code == 40403:
-            raise LookupError(f"the registry has no schema with id {schema_id}: register it, then redrive") from None
+            raise LookupError(f"the registry has no schema with {_named(key)}: register it, then redrive") from None
         raise
     if found.schema_type != "AVRO":
-        raise LookupError(f"schema id {schema_id} is {found.schema_type}, not AVRO: write Avro or JSON")
+        raise OtherSchemaError(f"schema {_named(key)} is {found.schema_type}, not AVRO: write Avro or JSON")
     if found.references:
-        raise LookupError(f"schema id {schema_id} refers to other schemas, which is not supported: register it whole")
+        raise LookupError(f"schema {_named(key)} refers to other schemas, which is not supported: register it whole")
     schema = None
     try:
         schema = schema_of_text(found.schema_str) if isinstance(found.schema_str, str) else None
@@ -372,7 +404,7 @@ def _fetch(client: SchemaRegistryClient, schema_id: int) -> _Kept:
     except UserError:
         pass  # not JSON
     if not isinstance(schema, dict):
-        raise LookupError(f"schema id {schema_id} is not a record")
+        raise LookupError(f"schema {_named(key)} is not a record")
     return _Kept(schema, len(found.schema_str))
 
 

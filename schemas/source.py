@@ -31,6 +31,10 @@ class SchemaSource(ABC):
         """
 
     @abstractmethod
+    def guid_schema(self, guid: str) -> dict[str, Any]:
+        """As :meth:`writer_schema`, by the GUID that records have instead of an id."""
+
+    @abstractmethod
     def register(self, subject: str, schema: Mapping[str, Any]) -> int:
         """The id for records of ``schema`` in ``subject`` (``<topic>-value``), registered if need be.
 
@@ -93,6 +97,9 @@ class ShippedSchemas(SchemaSource):
         self._shipped = dict(shipped)
 
     def writer_schema(self, schema_id: int) -> dict[str, Any]:
+        return self._shipped
+
+    def guid_schema(self, guid: str) -> dict[str, Any]:
         return self._shipped
 
     def register(self, subject: str, schema: Mapping[str, Any]) -> int:

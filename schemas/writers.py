@@ -9,7 +9,12 @@ from schemas.settings import registry_settings
 from schemas.source import SchemaSource, ShippedSchemas
 
 
-def for_registry(url: str | None, shipped: Mapping[str, Any], config: Mapping[str, str] | None = None) -> SchemaSource:
+def for_registry(
+    url: str | None,
+    shipped: Mapping[str, Any],
+    config: Mapping[str, str] | None = None,
+    subject: str | None = None,
+) -> SchemaSource:
     """The source of writer schemas.
 
     Args:
@@ -18,6 +23,7 @@ def for_registry(url: str | None, shipped: Mapping[str, Any], config: Mapping[st
       shipped: the schema of the use case.
       config: client properties, those of Kafka among them. ``schema.registry.NAME``, ``basic.auth.*`` and
         ``bearer.auth.*`` are the registry's; all others are left to Kafka.
+      subject: of the records, ``<topic>-value``: a registry with contexts needs it to tell which one an id is of.
 
     Raises:
       UserError: a property that is not known, a secret that is not a reference, or a URL that is none.
@@ -29,4 +35,4 @@ def for_registry(url: str | None, shipped: Mapping[str, Any], config: Mapping[st
         return ShippedSchemas(shipped)
     from schemas.client import RegistrySchemas  # confluent's client takes a quarter of a second to import
 
-    return RegistrySchemas(url, settings)
+    return RegistrySchemas(url, settings, subject)

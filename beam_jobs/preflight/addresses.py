@@ -147,17 +147,21 @@ def sink(parsed: PipelineOptions, uri: str) -> Sink:
     return bus_of(uri).sink(uri, parsed.get_all_options())
 
 
-def schema_source(preflight: Preflight, schema: dict[str, Any], settings: Mapping[str, str]) -> SchemaSource:
+def schema_source(
+    preflight: Preflight, schema: dict[str, Any], settings: Mapping[str, str], source: Source | None = None
+) -> SchemaSource:
     """Where schemas come from and go to: the registry that is named, or the shipped ``schema``.
 
     Args:
       settings: as :func:`check_clients` gives them.
+      source: of the records, whose topic says which subject their ids are of.
 
     Raises:
       UserError: the registry does not answer (where ``preflight`` wants it to), or does not let us in.
     """
     url = preflight.parsed.view_as(options.ConnectionOptions).schema_registry
-    found = for_registry(url, schema, settings)
+    subject = f"{source.address.topic}-value" if source is not None and source.address else None
+    found = for_registry(url, schema, settings, subject)
     if found.url is not None:
         preflight.ask(found.url, f"schema registry {found.url}", lambda: found.check(preflight.timeout_s))
     return found

@@ -135,7 +135,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
         source = stream_source(preflight, f"{name}/{content}/{folder}", blocks)
     dead = sink(parsed, bad.dead_letters)
     prepare_outputs(preflight, [dead], source)
-    writers = schema_source(preflight, use_case.schema, settings)
+    writers = schema_source(preflight, use_case.schema, settings, source)
     # One log for each stream into the archive: two of them may run at once, and their positions have nothing in common.
     log = f"{use_case.name}-{content}" + (f"-{source.address.topic}" if source.address else "@archive")
     log = bounded(log, name_bytes(root)) if is_local(root) else log

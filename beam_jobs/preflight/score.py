@@ -83,7 +83,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     settings = check_clients(parsed)
     source = archive or stream_source(preflight, name, block_settings(given))
     prepare_outputs(preflight, outputs.values(), source)
-    writers = schema_source(preflight, use_case.schema, settings)
+    writers = schema_source(preflight, use_case.schema, settings, source)
     say(writers.describe())
     say(source.describe())
     say(f"model {described.name} {described.version}, alerts above a score of {described.threshold:.4g}")

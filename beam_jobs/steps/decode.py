@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 
 from beam_jobs import dead_letters, metrics
 from beam_jobs.block import Block, with_source
+from beam_jobs.codec.avro.writers import NamedSchema
 from beam_jobs.codec.decoded import Decoded
-from beam_jobs.codec.events import EventDecoder, RevisionSchema, warm_up
+from beam_jobs.codec.events import EventDecoder, warm_up
 from beam_jobs.isolate import Isolate
 
 Writers = Callable[[int], dict[str, Any]]
@@ -35,8 +36,9 @@ class DecodeEvents(beam.DoFn):
         columns: Sequence[str],
         writer_schema: Writers,
         job: str,
-        revision_schema: RevisionSchema | None = None,
+        revision_schema: NamedSchema | None = None,
         settings: EventSettings = EventSettings(),
+        guid_schema: NamedSchema | None = None,
     ) -> None:
         self._schema = schema
         self._columns = tuple(columns)
@@ -44,11 +46,18 @@ class DecodeEvents(beam.DoFn):
         self._job = job
         self._revision_schema = revision_schema
         self._settings = settings
+        self._guid_schema = guid_schema
 
     def setup(self) -> None:
         warm_up()  # the first block must not wait for the compiler
-        strict = self._settings.json_strict
-        decoder = EventDecoder(self._schema, self._writer_schema, self._columns, self._revision_schema, strict)
+        decoder = EventDecoder(
+            self._schema,
+            self._writer_schema,
+            self._columns,
+            self._revision_schema,
+            self._settings.json_strict,
+            self._guid_schema,
+        )
 
         def decode(raw: Block) -> Decoded:
             return decoder.decode(raw.column("value"), raw.column("headers"))

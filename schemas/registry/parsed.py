@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,11 @@ class ParsedSchema:
     text: str  # JSON without superfluous space; what clients get
     canonical: str  # equal for texts that differ only in space, key order and {"type": "string"} for "string"
     avro: AvroType
+
+    @property
+    def guid(self) -> str:
+        """The same wherever the schema is registered."""
+        return str(uuid.UUID(bytes=hashlib.sha256(self.canonical.encode()).digest()[:16]))
 
 
 def parse_text(text: str) -> ParsedSchema:

@@ -1,4 +1,4 @@
-"""What a Schema Registry remembers and decides, kept in one folder; the HTTP part is ``schemas.registry``.
+"""What a Schema Registry remembers and decides, kept in one folder; ``routes.py`` has its answers, ``server.py`` HTTP.
 
 ``registry.log`` has one JSON event a line: appended and synced before anything is answered, replayed at start. A line
 cut short by a crash was never answered, so it is dropped. Subject names are data in that file, never file names.
@@ -42,6 +42,26 @@ class Version:
     deleted: bool  # softly: hidden, still readable by id and with deleted=true
 
 
+DEFAULT_CONTEXT = "."
+
+
+def context_of(subject: str) -> str:
+    """The context of a subject, ``:.team:cars-value`` or, in the default one, ``cars-value``; each counts its own ids.
+
+    >>> context_of(":.team:cars-value"), context_of("cars-value")
+    ('.team', '.')
+    """
+    context, colon, _ = subject.removeprefix(":").partition(":")
+    return context if colon and subject.startswith(":.") else DEFAULT_CONTEXT
+
+
+def qualified(subject: str, context: str) -> str:
+    """A subject as it is called in a context, unless it names one itself."""
+    if context == DEFAULT_CONTEXT or context_of(subject) != DEFAULT_CONTEXT:
+        return subject
+    return f":{context}:{subject}"
+
+
 class SchemaStore:
     """Subjects, versions, schemas and compatibility levels; safe with threads, one process a folder."""
 
@@ -53,8 +73,9 @@ class SchemaStore:
         """
         self._lock = threading.RLock()
         self._subjects: dict[str, dict[int, Version]] = {}
-        self._schemas: dict[int, ParsedSchema] = {}
-        self._ids: dict[str, int] = {}  # by canonical text
+        self._schemas: dict[tuple[str, int], ParsedSchema] = {}  # by context and id
+        self._ids: dict[tuple[str, str], int] = {}  # by context and canonical text
+        self._guids: dict[str, list[tuple[str, int]]] = {}  # context and id
         self._levels: dict[str | None, str] = {}  # by subject; None is the global one
         self._path = folder / LOG_NAME
         self._log = _open_log(folder)
@@ -73,7 +94,7 @@ class SchemaStore:
             names = []
             for name, versions in self._subjects.items():
                 alive = any(not version.deleted for version in versions.values())
-                if name.startswith(prefix) and (not alive if deleted_only else alive or deleted):
+                if _is_listed(name, prefix) and (not alive if deleted_only else alive or deleted):
                     names.append(name)
             return sorted(names)
 
@@ -107,21 +128,43 @@ class SchemaStore:
             ]
         return (version for version in every if deleted or not version.deleted)
 
-    def schema_text(self, schema_id: int) -> str:
+    def schema(self, schema_id: int, subject: str = "", context: str = DEFAULT_CONTEXT) -> ParsedSchema:
+        """The schema of an id, in the context that is named, or in one where ``subject`` has that id."""
         with self._lock:
-            if schema_id not in self._schemas or not self._is_used(schema_id):
+            if subject and context == DEFAULT_CONTEXT == context_of(subject):
+                named = (qualified(subject, name) for name in self.contexts())
+                context = next((context_of(name) for name in named if self._has(name, schema_id)), context)
+            elif subject:
+                context = context_of(qualified(subject, context))
+            if (context, schema_id) not in self._schemas or not self._is_used(context, schema_id):
                 raise RegistryError(404, 40403, f"Schema {schema_id} not found")
-            return self._schemas[schema_id].text
+            return self._schemas[context, schema_id]
 
-    def max_id(self) -> int:
+    def schema_text(self, schema_id: int) -> str:
+        """The text of a schema of the default context."""
+        return self.schema(schema_id).text
+
+    def by_guid(self, guid: str) -> list[tuple[str, int]]:
+        """(context, id) of the schema that has a GUID, at least one."""
         with self._lock:
-            return max(self._schemas, default=0)
+            found = [place for place in self._guids.get(guid.lower(), []) if self._is_used(*place)]
+        if not found:
+            raise RegistryError(404, 40403, f"Schema {guid} not found")
+        return found
+
+    def contexts(self) -> list[str]:
+        with self._lock:
+            return sorted({DEFAULT_CONTEXT, *map(context_of, self._subjects)})
+
+    def max_id(self, context: str = DEFAULT_CONTEXT) -> int:
+        with self._lock:
+            return max((number for name, number in self._schemas if name == context), default=0)
 
     def register(self, subject: str, text: str) -> int:
         """The id of the schema in ``subject``; a new version if it has no such one yet."""
-        schema = _parse(text)
+        schema, context = _parse(text), context_of(subject)
         with self._lock:
-            schema_id = self._ids.get(schema.canonical)
+            schema_id = self._ids.get((context, schema.canonical))
             mine = self._subjects.get(subject, {})
             if any(version.id == schema_id and not version.deleted for version in mine.values()):
                 assert schema_id is not None
@@ -136,7 +179,7 @@ class SchemaStore:
                 )
             event: dict[str, Any] = {"event": "register", "subject": subject, "version": max(mine, default=0) + 1}
             if schema_id is None:
-                schema_id = max(self._schemas, default=0) + 1
+                schema_id = self.max_id(context) + 1
                 event["schema"] = schema.text
             self._record({**event, "id": schema_id})
             return schema_id
@@ -146,7 +189,7 @@ class SchemaStore:
         schema = _parse(text)
         with self._lock:
             found = self.versions(subject, deleted)
-            schema_id = self._ids.get(schema.canonical)
+            schema_id = self._ids.get((context_of(subject), schema.canonical))
         for version in reversed(found):
             if version.id == schema_id:
                 return version
@@ -177,7 +220,7 @@ class SchemaStore:
         assert level is not None
         found: list[str] = []
         for version in compared(earlier, level):
-            for problem in incompatibilities(schema.avro, self._schemas[version.id].avro, level):
+            for problem in incompatibilities(schema.avro, self._schemas[context_of(subject), version.id].avro, level):
                 found.append(f"{problem} (version {version.version}, {level})")
         return found
 
@@ -236,8 +279,11 @@ class SchemaStore:
             self._record(event)
             return found.version
 
-    def _is_used(self, schema_id: int) -> bool:
-        return any(v.id == schema_id for versions in self._subjects.values() for v in versions.values())
+    def _is_used(self, context: str, schema_id: int) -> bool:
+        return any(context_of(subject) == context and self._has(subject, schema_id) for subject in self._subjects)
+
+    def _has(self, subject: str, schema_id: int) -> bool:
+        return any(version.id == schema_id for version in self._subjects.get(subject, {}).values())
 
     def _record(self, event: dict[str, Any]) -> None:
         """Writes an event, then lets it happen: what was answered survives kill -9."""
@@ -257,9 +303,10 @@ class SchemaStore:
         match event["event"]:
             case "register":
                 if "schema" in event:
-                    schema = parse_text(event["schema"])
-                    self._schemas[event["id"]] = schema
-                    self._ids[schema.canonical] = event["id"]
+                    schema, place = parse_text(event["schema"]), (context_of(subject), event["id"])
+                    self._schemas[place] = schema
+                    self._ids[place[0], schema.canonical] = event["id"]
+                    self._guids.setdefault(schema.guid, []).append(place)
                 version = Version(subject, event["version"], event["id"], deleted=False)
                 self._subjects.setdefault(subject, {})[version.version] = version
             case "level":
@@ -308,6 +355,13 @@ def _open_log(folder: Path) -> IO[bytes]:
             f"registry folder {folder} is in use by another registry; stop it or choose another --dir"
         ) from None
     return log
+
+
+def _is_listed(subject: str, prefix: str) -> bool:
+    """Whether a prefix asks for a subject; ":*:" is of all contexts, and one without a context of the default one."""
+    if prefix.startswith(":*:"):
+        return subject.rpartition(":")[2].startswith(prefix[3:])
+    return subject.startswith(prefix) and (context_of(subject) == context_of(prefix) or prefix.startswith(":"))
 
 
 def _parse(text: str) -> ParsedSchema:

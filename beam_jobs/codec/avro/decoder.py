@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class AvroDecoder:
         schema that nobody should read. Called once per id while the schema is in use, and once per block for each id
         that is not found.
       columns: the fields wanted, in that order (None: all). Others are stepped over, not decoded.
+      called: what a sentence calls the schema of an id.
 
     Raises:
       UserError: no column can hold a wanted field (see ``arrow_schema``), or ``columns`` names an unknown field.
@@ -47,9 +48,10 @@ class AvroDecoder:
         reader_schema: Mapping[str, Any],
         writer_schema: WriterSchema,
         columns: Sequence[str] | None = None,
+        called: Callable[[int], str] = "schema id {}".format,
     ) -> None:
         self._machine = Machine(parse_record(reader_schema), columns)
-        self._writers = Writers(self._machine.compiled, writer_schema)
+        self._writers = Writers(self._machine.compiled, writer_schema, called)
         self.schema: pa.Schema = self._machine.layout.schema
 
     def decode(self, values: pa.BinaryArray) -> Decoded:
@@ -66,12 +68,13 @@ class AvroDecoder:
         read_headers(data, offsets, valid, ids, status, detail)
         return self._decode(data, offsets, ids, HEADER_BYTES, status, detail)
 
-    def decode_bare(self, values: pa.BinaryArray, ids: NDArray[np.int64]) -> Decoded:
-        """Decodes a block of values without a header.
+    def decode_bare(self, values: pa.BinaryArray, ids: NDArray[np.int64], header: int = 0) -> Decoded:
+        """Decodes a block of values without Confluent's header.
 
         Args:
           values: n values; null is an error.
           ids: the schema id of each, int64 [n], for ``writer_schema``.
+          header: bytes before each body, none shorter.
         """
         n = len(values)
         data, offsets, valid = binary_buffers(values)
@@ -80,7 +83,7 @@ class AvroDecoder:
         if len(valid):
             status[~valid] = op.NULL_VALUE
             ids[~valid] = -1
-        return self._decode(data, offsets, ids, 0, status, np.zeros((n, 4), np.int64))
+        return self._decode(data, offsets, ids, header, status, np.zeros((n, 4), np.int64))
 
     def _decode(
         self,

@@ -22,6 +22,12 @@ MAX_JOINED = 1_000_000  # instructions that one run of the machine has; a block 
 MAX_SENTENCE = 500  # characters; what a schema is refused for may quote it
 
 WriterSchema = Callable[[int], Mapping[str, Any]]
+NamedSchema = Callable[[str], Mapping[str, Any]]
+"""As ``WriterSchema``, for schemas that have a GUID, or a name, instead of an id."""
+
+
+class OtherSchemaError(LookupError):
+    """There is a schema, and it is not Avro's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +54,15 @@ class Writers:
 
     Args:
       compiled: makes the program of a writer's schema.
-      writer_schema: as ``AvroDecoder``.
+      writer_schema, called: as ``AvroDecoder``.
     """
 
-    def __init__(self, compiled: Callable[[AvroType], Program], writer_schema: WriterSchema) -> None:
+    def __init__(
+        self, compiled: Callable[[AvroType], Program], writer_schema: WriterSchema, called: Callable[[int], str]
+    ) -> None:
         self._compiled = compiled
         self._writer_schema = writer_schema
+        self._called = called
         self._known: LRUCache[int, Program | Refusal] = LRUCache(MAX_KEPT, getsizeof=_cost)
         self._distinct: WeakValueDictionary[bytes, Program] = WeakValueDictionary()  # by content
         self._last = Code([])  # the next block most likely has the same programs
@@ -102,10 +111,10 @@ class Writers:
         try:
             schema = self._writer_schema(schema_id)  # other errors, such as a registry that is down, are the caller's
         except LookupError as e:  # asked for again with the next block
-            plain = f"schema id {schema_id} is not in the schema registry"
+            plain = f"{self._called(schema_id)} is not in the schema registry"
             return Refusal(op.UNKNOWN_ID, plain if isinstance(e, KeyError) else str(e))  # a registry says why
         except SchemaTooLargeError as e:
-            found = _refusal(op.SCHEMA_TOO_LARGE, schema_id, e)
+            found = self._refusal(op.SCHEMA_TOO_LARGE, schema_id, e)
         else:
             found = self._made(schema_id, schema)
         self._known[schema_id] = found
@@ -115,14 +124,13 @@ class Writers:
         try:
             program = self._compiled(parse_schema(schema))
         except SchemaTooLargeError as e:
-            return _refusal(op.SCHEMA_TOO_LARGE, schema_id, e)
+            return self._refusal(op.SCHEMA_TOO_LARGE, schema_id, e)
         except (UserError, UnresolvableError) as e:
-            return _refusal(op.UNRESOLVABLE_SCHEMA, schema_id, e)
+            return self._refusal(op.UNRESOLVABLE_SCHEMA, schema_id, e)
         return self._distinct.setdefault(program.content, program)
 
-
-def _refusal(status: int, schema_id: int, error: Exception) -> Refusal:
-    return Refusal(status, one_line(f"schema id {schema_id}: {error}", MAX_SENTENCE))
+    def _refusal(self, status: int, schema_id: int, error: Exception) -> Refusal:
+        return Refusal(status, one_line(f"{self._called(schema_id)}: {error}", MAX_SENTENCE))
 
 
 def _cost(found: Program | Refusal) -> int:

@@ -67,6 +67,36 @@ def test_schemas_by_id(source: SchemaSource, requests: list[str]) -> None:
     assert source.register("cars-value", CAR) == first
 
 
+def test_schemas_by_guid(registry: RegistryServer, source: SchemaSource, requests: list[str]) -> None:
+    source.register("cars-value", CAR)
+    guid = registry.store.schema(1).guid
+    requests.clear()
+    assert source.guid_schema(guid) is source.guid_schema(guid)
+    assert source.guid_schema(guid) == CAR
+    for _ in range(3):
+        with pytest.raises(LookupError, match="no schema with GUID 00000000-0000-0000-0000-000000000001: register it"):
+            source.guid_schema("00000000-0000-0000-0000-000000000001")
+    assert [path.split("?")[0] for path in requests] == [
+        f"GET /schemas/guids/{guid}",
+        "GET /schemas/guids/00000000-0000-0000-0000-000000000001",
+    ]
+
+
+def test_ids_are_those_of_the_subjects_context(registry: RegistryServer, requests: list[str]) -> None:
+    for_registry(registry.url, CAR).register("cars-value", CAR)
+    for_registry(registry.url, CAR).register(":.team:bikes-value", OTHER)
+    of = {name: for_registry(registry.url, CAR, subject=name) for name in ("cars-value", "bikes-value", "others-value")}
+    requests.clear()
+    assert {name: found.writer_schema(1)["name"] for name, found in of.items()} == {
+        "cars-value": "CarSensor",
+        "bikes-value": "Other",
+        "others-value": "CarSensor",
+    }
+    assert "GET /schemas/ids/1?subject=bikes-value" in requests
+    assert pickle.loads(pickle.dumps(of["bikes-value"])).writer_schema(1) == OTHER
+    assert for_registry(f"{registry.url}/contexts/.team", CAR).writer_schema(1) == OTHER
+
+
 def test_unknown_ids_are_asked_for_once_a_while(
     source: SchemaSource, requests: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

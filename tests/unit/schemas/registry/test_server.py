@@ -110,6 +110,35 @@ class TestConfluentClient:
         assert client.get_referenced_by("cars-value", 1) == []
         assert client.get_contexts() == ["."]
 
+    def test_a_schema_has_a_guid(self, client: SchemaRegistryClient, server: RegistryServer) -> None:
+        client.register_schema("s", Schema(avro("a"), "AVRO"))
+        client.register_schema(":.team:s", Schema(avro("a"), "AVRO"))
+        guid = client.get_latest_version("s").guid
+        assert client.get_latest_version(":.team:s").guid == guid
+        assert json.loads(client.get_schema_by_guid(guid).schema_str) == json.loads(avro("a"))
+        assert call(server, "GET", f"/schemas/guids/{guid}/ids") == (
+            200,
+            [{"context": ".", "id": 1}, {"context": ".team", "id": 1}],
+        )
+        fails(404, 40403, client.get_schema_by_guid, guid.replace(guid[:4], "0000"))
+
+    def test_each_context_counts_its_own_ids(self, client: SchemaRegistryClient, server: RegistryServer) -> None:
+        client.register_schema("cars-value", Schema(avro("a"), "AVRO"))
+        assert client.register_schema(":.team:bikes-value", Schema(avro("b"), "AVRO")) == 1
+        assert client.get_contexts() == [".", ".team"]
+        assert json.loads(client.get_schema(1).schema_str) == json.loads(avro("a"))
+        for subject in (":.team:bikes-value", "bikes-value"):  # with its context, or with what is only there
+            assert json.loads(client.get_schema(1, subject).schema_str) == json.loads(avro("b"))
+        assert client.get_subjects() == ["cars-value"]
+        assert client.get_subjects(subject_prefix=":*:") == [":.team:bikes-value", "cars-value"]
+        with SchemaRegistryClient({"url": f"{server.url}/contexts/.team", "max.retries": 0}) as theirs:
+            assert json.loads(theirs.get_schema(1).schema_str) == json.loads(avro("b"))
+            assert theirs.get_subjects() == [":.team:bikes-value"]
+            assert theirs.register_schema("bikes-value", Schema(avro("b", "c=1"), "AVRO")) == 2
+        assert client.get_versions(":.team:bikes-value") == [1, 2]
+        fails(404, 40403, client.get_schema, 2)
+        assert call(server, "GET", "/contexts/team/subjects")[0] == 422
+
     def test_the_text_is_compared_by_meaning(self, client: SchemaRegistryClient) -> None:
         one = '{"type":"record","name":"R","fields":[{"name":"a","type":"int"}]}'
         same = '{ "name": "R", "fields": [{"type": {"type": "int"}, "name": "a"}], "type": "record" }'
