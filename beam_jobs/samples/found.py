@@ -20,7 +20,7 @@ from beam_jobs.archives.rows import PROPERTY
 from beam_jobs.codec.avro.container import read_header
 from beam_jobs.codec.avro.file import read_avro
 from beam_jobs.codec.csv.cells import convert
-from beam_jobs.codec.csv.dialect import Dialect, header_of
+from beam_jobs.codec.csv.dialect import Dialect, header_of, unreadable
 from beam_jobs.codec.events import EventDecoder
 from beam_jobs.codec.json.lines import numbered_lines
 from beam_jobs.codec.parquet import open_parquet, readable
@@ -110,7 +110,7 @@ def _csv(path: Path, options: Options) -> Found:
         )
         texts = _up_to(reader, reader.schema)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: can't be read as CSV ({one_line(error, 300)}); --delimiter parts columns") from error
+        raise unreadable(str(path), error) from error
     cells = [column.combine_chunks() for column in texts.columns]
     decimal = "," if delimiter != "," and any(_has_commas(array) for array in cells) else "."
     dialect = Dialect(delimiter, decimal, options.times)

@@ -15,6 +15,9 @@ DELIMITERS = (",", ";", "\t", "|")
 HEADER_BYTES = 1 << 20  # in which the header has to end
 EPOCHS = {"seconds": 1000, "milliseconds": 1}  # since 1970-01-01, in milliseconds
 
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_NO_UTF_8 = "is not UTF-8; save it as UTF-8 (iconv -f LATIN1 -t UTF-8, or the encoding it has)"
+
 
 @dataclass(frozen=True)
 class Dialect:
@@ -46,16 +49,29 @@ def header_of(file: Path, where: str, delimiter: str | None, known: Collection[s
     """
     try:
         with file.open("rb") as opened:
-            text = opened.read(HEADER_BYTES).decode("utf-8-sig", errors="replace")
+            data = opened.read(HEADER_BYTES)
     except OSError as error:
         raise UserError(
             f"{where}: can't be read ({error.strerror or error}); check the path, and your rights"
         ) from error
+    text = data.decode("utf-8-sig", errors="replace")
+    if data.startswith(_UTF_16) or "\ufffd" in text.strip().partition("\n")[0]:
+        raise UserError(f"{where}: {_NO_UTF_8}")
     if not text.strip():
         raise UserError(f"{where}: is empty; write a header and rows")
     rows = {sign: _first(text, sign, where) for sign in ([delimiter] if delimiter else DELIMITERS)}
     best = max(rows, key=lambda sign: (len(set(known) & {*rows[sign], *map(field_name, rows[sign])}), len(rows[sign])))
     return best, rows[best]
+
+
+def unreadable(where: str, error: Exception) -> UserError:
+    """What Arrow can't read of a file, as a sentence."""
+    text = one_line(error, 300)
+    if "UTF8" in text:
+        return UserError(f"{where}: {_NO_UTF_8}")
+    if "straddling" in text:
+        return UserError(f"{where}: has a row of several megabytes; is a quote without its end?")
+    return UserError(f"{where}: can't be read as CSV ({text})")
 
 
 def _first(text: str, delimiter: str, where: str) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,12 +16,13 @@ from numpy.typing import NDArray
 
 from beam_jobs.codec.columns import find_columns, missing_column
 from beam_jobs.codec.csv.cells import convert
-from beam_jobs.codec.csv.dialect import Dialect, header_of
+from beam_jobs.codec.csv.dialect import Dialect, header_of, unreadable
 from beam_jobs.codec.decoded import Decoded
 from beam_jobs.codec.schema import NO_DEFAULT, AvroField, arrow_schema, parse_record, selected_fields
-from beam_jobs.errors import Reason, RowErrors, UserError, one_line, shown
+from beam_jobs.errors import Reason, RowErrors, UserError, shown
 
 _CHUNK_BYTES = 4 << 20  # of the file at a time
+_TAIL_BYTES = 1 << 16  # in which the last line is looked for
 _MAX_TOLD = 1_000  # rows of a wrong number of cells that are told one by one
 
 Bad = dict[int, tuple[Reason, str]]  # row of a block -> what is wrong with it
@@ -54,32 +57,60 @@ def read_csv(
     places = find_columns(where, header, reader_schema, schema)
     ragged = _Ragged(len(header))
     try:
-        reader = arrow_csv.open_csv(
-            where,
-            read_options=arrow_csv.ReadOptions(use_threads=False, block_size=_CHUNK_BYTES),
-            parse_options=arrow_csv.ParseOptions(
-                delimiter=delimiter, newlines_in_values=True, invalid_row_handler=ragged
-            ),
-            convert_options=arrow_csv.ConvertOptions(
-                column_types=dict.fromkeys(header, pa.binary()),
-                include_columns=list(dict.fromkeys(places.values())) or header[:1],
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-                null_values=[""],
-            ),
-        )
-        read = 0
-        for batch in reader:
-            block = _decoded(batch, fields, schema, places, dialect, ragged.numbers(read, batch.num_rows))
-            read += batch.num_rows
-            yield ragged.told(block)
-        yield ragged.told(Decoded(pa.RecordBatch.from_pylist([], schema), RowErrors.none()))
+        with _Quotes(Path(file)) as quotes:
+            reader = arrow_csv.open_csv(
+                quotes,
+                read_options=arrow_csv.ReadOptions(use_threads=False, block_size=_CHUNK_BYTES),
+                parse_options=arrow_csv.ParseOptions(
+                    delimiter=delimiter, newlines_in_values=True, invalid_row_handler=ragged
+                ),
+                convert_options=arrow_csv.ConvertOptions(
+                    column_types=dict.fromkeys(header, pa.binary()),
+                    include_columns=list(dict.fromkeys(places.values())) or header[:1],
+                    strings_can_be_null=True,
+                    quoted_strings_can_be_null=False,
+                    null_values=[""],
+                ),
+            )
+            read, last = 0, None
+            for batch in reader:
+                last = batch.slice(batch.num_rows - 1)
+                block = _decoded(batch, fields, schema, places, dialect, ragged.numbers(read, batch.num_rows))
+                read += batch.num_rows
+                yield ragged.told(block)
+            yield ragged.told(Decoded(pa.RecordBatch.from_pylist([], schema), RowErrors.none()))
+            if quotes.odd and last is not None and quotes.swallowed(last, header, delimiter):
+                raise UserError(f"{where}: a quote has no end, and all that follows it is one cell; close it")
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{where}: can't be read as CSV ({one_line(error, 300)})") from error
+        raise unreadable(where, error) from error
     except ValueError as error:
         raise UserError(
             f"{where}: CSV has no form for a field of the type {error}; write Avro or JSON lines"
         ) from error
+
+
+class _Quotes(io.FileIO):
+    """The file, with its quotes counted while it is read: Arrow takes all that follows an open one for one cell."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.odd = False
+        self._tail = b""
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(-1 if size is None else size) or b""
+        self.odd ^= data.count(b'"') % 2 == 1
+        self._tail = (self._tail + data)[-_TAIL_BYTES:]
+        return data
+
+    def swallowed(self, last: pa.RecordBatch, header: Sequence[str], delimiter: str) -> bool:
+        """Whether the last row that was read is another than the file's last line, though that is a whole row."""
+        line = self._tail.rstrip(b"\r\n").rpartition(b"\n")[2].decode(errors="replace")
+        cells = next(csv.reader([line], delimiter=delimiter), [])
+        if len(cells) != len(header):
+            return False
+        read = {name: last.column(name)[0].as_py() or b"" for name in last.schema.names}
+        return any(cells[header.index(name)] != value.decode(errors="replace") for name, value in read.items())
 
 
 class _Ragged:
@@ -97,6 +128,7 @@ class _Ragged:
         if len(self._waiting) < _MAX_TOLD:
             self._waiting.append(
                 f"row {number:,}: has {row.actual_columns} cells, expected {self._columns} as the header has"
+                f"{_inside(row.text)}"
             )
         else:
             self._untold += 1
@@ -126,6 +158,12 @@ class _Ragged:
                 [*errors.errors, *waiting],
             ),
         )
+
+
+def _inside(text: str | None) -> str:
+    """What to say of a row that goes over many lines."""
+    lines = (text or "").count("\n")
+    return f"; {lines:,} more lines are inside its quotes" if lines else ""
 
 
 def _decoded(

@@ -195,6 +195,31 @@ def test_a_cell_that_is_no_utf8_is_told(tmp_path: Path) -> None:
     assert error == "row 2: field 'a': byte 0 is not UTF-8; save it as UTF-8"
 
 
+def test_rows_that_are_none(tmp_path: Path) -> None:
+    """A file in another encoding, and one with a quote that has no end, are one line."""
+    file, wanted = tmp_path / "x.csv", schema(x="string", y="double")
+    for text in ("x,y°\na,1\n".encode("latin-1"), "x,y\na,1\n".encode("utf-16")):
+        file.write_bytes(text)
+        with pytest.raises(UserError, match=r"x\.csv: is not UTF-8; save it as UTF-8"):
+            load(file, wanted)
+
+
+def test_a_quote_without_an_end_takes_no_row_along_in_silence(tmp_path: Path) -> None:
+    file, wanted = tmp_path / "x.csv", schema(y="double")
+    file.write_text('y,x\n1,a\n2,"b\n' + "3,c\n" * 50_000)
+    with pytest.raises(UserError, match="a quote has no end"):
+        load(file, wanted)
+    file.write_text('x,y\na,1\n"b,2\n' + "c,3\n" * 50_000)
+    with pytest.raises(UserError, match="a quote has no end"):
+        load(file, wanted)
+    file.write_text('x,y\na 5" disk,1\n"two\nlines",2\nc,3')
+    assert load(file, wanted) == ([{"y": 1.0}, {"y": 2.0}, {"y": 3.0}], [])
+    file.write_text('x,y\n"two\nlines"\nc,3')
+    assert load(file, wanted)[1] == [
+        "row 1: has 1 cells, expected 2 as the header has; 1 more lines are inside its quotes"
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "what"),
     [
