@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_jobs.block import Block, take
-from beam_jobs.errors import BadRowsError, Reason, RetryError, RowErrors, UserError, one_line
+from beam_jobs.errors import BadRowsError, Reason, RetryError, RowErrors, UserError, one_line, shown
 
 T = TypeVar("T")
 Rows = NDArray[np.int64]  # of a block, ascending
@@ -41,11 +41,14 @@ class Isolate(Generic[T]):
       known_good: a row that ``function`` takes, from anywhere. None: the first one that goes through is remembered.
         Until there is one, PROBES rows of a block that fails are tried: if all fail, the rows of a block of no more are
         blamed, and those of a larger one are not.
+      personal: values of the rows are personal data. What libraries raise may quote them: of such an error the type is
+        told, its text to nobody.
     """
 
-    def __init__(self, function: Callable[[Block], T], known_good: Block | None = None) -> None:
+    def __init__(self, function: Callable[[Block], T], known_good: Block | None = None, personal: bool = False) -> None:
         self._function = function
         self._known_good = known_good
+        self._personal = personal
 
     def __call__(self, block: Block) -> tuple[list[Part[T]], RowErrors]:
         """The parts of a block that went through, and the rows that did not, with the reason "unexpected_error".
@@ -73,7 +76,7 @@ class Isolate(Generic[T]):
             except Exception as error:  # whatever a bug or a bad row raises: the neighbours go on
                 self._check(part, error, whole=part is block)
                 if len(rows) == 1:
-                    blamed[int(rows[0])] = _text(error)
+                    blamed[int(rows[0])] = self._text(error)
                 else:
                     waiting += reversed(np.array_split(rows, len(rows) if self._known_good is None else 2))
             else:
@@ -90,14 +93,24 @@ class Isolate(Generic[T]):
         if self._known_good is None:
             self._known_good = next(self._good(part), None) if part.num_rows > 1 else None
             if self._known_good is None and part.num_rows > PROBES:
-                raise RetryError(f"{PROBES} rows were tried one by one and all fail: {_text(error)}") from error
+                raise RetryError(
+                    f"{PROBES} rows were tried one by one and all fail: {self._text(error)}"
+                ) from self._cause(error)
         elif whole or part.num_rows == 1:
             try:
                 self._function(self._known_good)
             except _NO_ROW:
                 raise
             except Exception as again:
-                raise RetryError(f"a row that went through before fails now: {_text(again)}") from error
+                raise RetryError(f"a row that went through before fails now: {self._text(again)}") from self._cause(
+                    error
+                )
+
+    def _text(self, error: Exception) -> str:
+        return f"{type(error).__name__}: {shown(error, self._personal, str, 500)}"
+
+    def _cause(self, error: Exception) -> Exception | None:
+        return None if self._personal else error  # its text would be in the stack trace
 
     def _good(self, part: Block) -> Iterator[Block]:
         """Rows that go through, of some from all over the part."""
@@ -110,7 +123,3 @@ class Isolate(Generic[T]):
             except Exception:  # noqa: S112 - it may be bad
                 continue
             yield alone
-
-
-def _text(error: Exception) -> str:
-    return one_line(f"{type(error).__name__}: {error}", 500)

@@ -76,6 +76,7 @@ class Preprocessor:
         self.event_time = event_time
         self.fingerprint = fingerprint
         self.input_columns = tuple(field.name for field in inputs)
+        self.personal = any(field.pii for field in inputs)  # it reads values that no message may show
         self.features = tuple(output.name for output in outputs if output.is_feature)
         self.attributes = tuple(
             output.name for output in outputs if not output.is_feature and output.name not in (key, event_time)

@@ -14,6 +14,7 @@ from beam_jobs.block import Block, with_source
 from beam_jobs.codec.avro.writers import NamedSchema
 from beam_jobs.codec.decoded import Decoded
 from beam_jobs.codec.events import EventDecoder, warm_up
+from beam_jobs.codec.schema import parse_record
 from beam_jobs.isolate import Isolate
 
 Writers = Callable[[int], dict[str, Any]]
@@ -62,7 +63,8 @@ class DecodeEvents(beam.DoFn):
         def decode(raw: Block) -> Decoded:
             return decoder.decode(raw.column("value"), raw.column("headers"))
 
-        self._decode = Isolate(decode)
+        personal = any(field.personal for field in parse_record(self._schema).fields)
+        self._decode = Isolate(decode, personal=personal)
 
     def process(self, raw: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
         if self._settings.skip_tombstones:

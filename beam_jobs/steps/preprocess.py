@@ -31,7 +31,8 @@ class Preprocess(beam.DoFn):
         self._preprocessor.check_secrets()  # a key that is missing here is reported before the first block
         self._preprocessor.warm_up()
         columns = list(self._preprocessor.input_columns)
-        self._apply = Isolate(lambda events: self._preprocessor.apply(events.select(columns)))
+        apply = self._preprocessor.apply
+        self._apply = Isolate(lambda events: apply(events.select(columns)), personal=self._preprocessor.personal)
 
     def process(self, events: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
         parts, bad = self._apply(events)

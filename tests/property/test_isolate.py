@@ -160,3 +160,15 @@ def test_a_mask_that_does_not_fit_is_a_bug_of_the_step() -> None:
     step = Step(lambda rows: BadRowsError(np.ones(2, np.bool_), "two"))
     with pytest.raises(ValueError, match="names 2 rows of 5"):
         Isolate(step)(numbers(5))
+
+
+@pytest.mark.parametrize("personal", [False, True])
+def test_what_a_library_quotes_of_personal_data_is_told_to_nobody(personal: bool) -> None:
+    step = Step(lambda rows: ValueError("can't convert 'Jane \x1b[2J'") if 7 in rows else None)
+    _, errors = Isolate(step, GOOD, personal)(numbers(50))
+    (error,) = errors.errors
+    assert error == ("ValueError: (personal: left out)" if personal else "ValueError: can't convert 'Jane \\x1b[2J'")
+    with pytest.raises(RetryError) as raised:
+        Isolate(Step(lambda rows: ValueError("Jane")), GOOD, personal)(numbers(50))
+    assert ("Jane" in str(raised.value)) is not personal
+    assert (raised.value.__cause__ is None) is personal

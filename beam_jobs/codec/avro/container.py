@@ -67,9 +67,7 @@ def read_blocks(file: IO[bytes], header: Header) -> Iterator[tuple[int, bytes]]:
       BadContainerError: from the first block on that is broken, or unpacks to more than ``MAX_BLOCK_BYTES``, or to more
         than 128 MiB and 64 times its own size: more than anybody's records, in little enough to be sent.
     """
-    unpack = CODECS.get(header.codec)
-    if unpack is None:
-        raise BadContainerError(f"it is packed with {header.codec[:20]!r}, not with one of {', '.join(CODECS)}")
+    unpack = CODECS[header.codec]
     while (first := file.read(1)) != b"":
         records, size = _long(file, first), _long(file)
         packed = _bytes(file, size, MAX_BLOCK_BYTES)

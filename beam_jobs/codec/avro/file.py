@@ -13,13 +13,14 @@ import pyarrow as pa
 from isal import isal_zlib
 
 from beam_jobs.codec.avro.code import Code
+from beam_jobs.codec.avro.container import CODECS as READ_CODECS
 from beam_jobs.codec.avro.container import MAGIC, RAW_DEFLATE, SYNC_BYTES, BadContainerError, read_blocks, read_header
 from beam_jobs.codec.avro.decoder import Machine
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.codec.avro.errors import row_errors
 from beam_jobs.codec.avro.program import UnresolvableError
 from beam_jobs.codec.schema import parse_record, parse_schema
-from beam_jobs.errors import UserError, one_line
+from beam_jobs.errors import UserError, one_line, shown
 
 CODECS = ("deflate", "null")
 MAX_EMPTY_RECORDS = 1 << 20  # records of no bytes a block may have; more is a broken count
@@ -62,6 +63,9 @@ def _read(file: IO[bytes], name: str, machine: Machine) -> Iterator[pa.RecordBat
         raise UserError(
             f"Avro file {name!r} has no readable header ({one_line(e, 300)}); is it an Avro file?"
         ) from None
+    if header.codec not in READ_CODECS:
+        known = f"not with one of {', '.join(READ_CODECS)}; write it with one of them"
+        raise UserError(f"Avro file {name!r} is packed with {shown(header.codec)}, {known}")
     number, blocks = 0, read_blocks(file, header)
     while True:
         try:
