@@ -26,6 +26,7 @@ PII_KEY = "env:HIGHBEAM_PII_KEY"
 
 _MILLIS = {"type": "long", "logicalType": "timestamp-millis"}
 _MICROS = {"type": "long", "logicalType": "timestamp-micros"}
+_LOCAL = {"type": "long", "logicalType": "local-timestamp-millis"}
 _DATE_PARTS = re.compile("year|month|day|week|quarter|day_of_(week|month|year)|week_of_year", re.IGNORECASE)
 _TIME_WORDS = re.compile(r"time|timestamp|ts|date|datetime|day|at|when|created|occurred|ds", re.IGNORECASE)
 _KEY_WORDS = re.compile(
@@ -142,6 +143,8 @@ def _of_rows(found: Found) -> _Columns:
         if kind is None or (values.null_count == len(values) and not found.is_json):
             columns.left_out.append(column)
             continue
+        if found.is_json and pa.types.is_timestamp(values.type) and values.type.tz is None:
+            kind = _LOCAL  # without a zone it is no moment
         columns.fields[name] = {"name": name, "type": kind}
         columns.rows[name] = values
         columns.origin[name] = column
@@ -203,7 +206,8 @@ def _named_like(name: str, words: re.Pattern[str]) -> bool:
 
 def _event_time(columns: _Columns, wish: str | None, dialect: Dialect) -> tuple[str, str, Dialect]:
     """The field, how it was decided, and the dialect with what its numbers mean."""
-    if wish is not None:
+    local = [name for name, f in columns.fields.items() if f["type"] == _LOCAL]
+    if wish is not None and wish not in local:
         return wish, "as --event_time says", _dialect_of(wish, columns, dialect)
     times = [name for name, f in columns.fields.items() if _is_time(f["type"])]
     numbers = [
@@ -213,6 +217,8 @@ def _event_time(columns: _Columns, wish: str | None, dialect: Dialect) -> tuple[
     ]
     named = [name for name in times if _named_like(name, _TIME_WORDS)]
     best = next(iter([*named, *times, *numbers]), None)
+    if wish is not None or (best is None and local):
+        raise UserError(f"{wish or local[0]} is written without a zone, which is no moment; write 2026-11-22T07:00:00Z")
     if best is None:
         raise UserError(
             "no column looks like the time of the event; --event_time names it, and --time_format '%d.%m.%Y %H:%M' how "

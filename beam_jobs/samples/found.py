@@ -39,6 +39,7 @@ MAX_ROWS = 200_000  # looked at
 _FITS = 0.99  # of the cells: the others are wrong, not of another type
 _FRAME = 5
 _JSON_BLOCK = 64 << 20
+_MOMENT = r"^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d([.,]\d+)?)?([Zz]|[+-]\d\d(:?\d\d)?)$"
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 
 
@@ -162,7 +163,7 @@ def _of_objects(lines: Sequence[bytes], where: str) -> pa.Table:
     if not objects:
         raise UserError(f"{where}: holds no JSON object; expected one a line, or a record")
     try:
-        return arrow_json.read_json(
+        rows = arrow_json.read_json(
             pa.BufferReader(b"\n".join(line.replace(b"\n", b" ") for line in objects)),
             read_options=arrow_json.ReadOptions(block_size=_JSON_BLOCK),
         )
@@ -170,6 +171,17 @@ def _of_objects(lines: Sequence[bytes], where: str) -> pa.Table:
         raise UserError(
             f"{where}: its objects are not all alike ({one_line(error, 200)}); write an .avsc by hand"
         ) from error
+    return pa.table({name: _moments(rows.column(name)) for name in rows.column_names})
+
+
+def _moments(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Texts as times where all of them are ISO 8601 with a zone, as events have them."""
+    if not pa.types.is_string(column.type) or column.null_count == len(column):
+        return column
+    if not pc.all(pc.match_substring_regex(column.drop_null(), _MOMENT)).as_py():
+        return column
+    values, bad = convert(column.combine_chunks(), AvroType("long", logical="timestamp-millis"), Dialect())
+    return column if bad.any() else pa.chunked_array([values])
 
 
 def _is_json(line: bytes) -> bool:

@@ -248,6 +248,16 @@ def test_what_is_no_source(tmp_path: Path, source: str) -> None:
         init.main([source, "--output", str(tmp_path / "x")])
 
 
+def test_times_of_json_need_a_zone(tmp_path: Path) -> None:
+    lines = [json.dumps({"pump": "ab"[n % 2], "at": f"2026-11-22T07:00:0{n}.5+01:00", "x": n * n}) for n in range(8)]
+    assert made(tmp_path, "\n".join(lines), name="readings.jsonl").event_time == "at"
+    assert passes(tmp_path, "readings.jsonl")
+    text = "\n".join(lines).replace(".5+01:00", "")
+    for words in (["--overwrite"], ["--overwrite", "--event_time", "at"]):
+        with pytest.raises(UserError, match="at is written without a zone"):
+            made(tmp_path, text, *words, name="readings.jsonl")
+
+
 def test_seconds_are_refused_where_they_can_not_be_told(tmp_path: Path) -> None:
     rows = "".join(json.dumps({"at": 1795330800 + n, "x": n * n}) + "\n" for n in range(5))
     with pytest.raises(UserError, match="at counts seconds"):
