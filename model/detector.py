@@ -21,20 +21,21 @@ FILTERED = "filtered"  # as a reason: the WHERE of the SQL removed the row, whic
 _BLOCK_ROWS = 32_768
 
 
-def load(model: str, use_case: str | None = None) -> Detector:
+def load(model: str, use_case: str | None = None, model_key: str | None = None) -> Detector:
     """Loads a version of a registered model and the preprocessing it was trained with.
 
     Args:
       model: as ``--model`` takes it: ``DIR``, ``DIR@alias`` or ``DIR@version``; a path, or ``gs://``.
       use_case: name or folder; None: the name in the model's manifest, one that ships.
+      model_key: reference to the public key that must have signed the version, as ``--model_key``; None: any will do.
 
     Raises:
       UserError: no such model or use case, or one that the model was not trained with.
     """
-    found = resolve(model, None if use_case is None else load_use_case(use_case).name)
+    found = resolve(model, None if use_case is None else load_use_case(use_case).name, model_key)
     case = load_use_case(use_case or found.manifest.use_case)
     check_fingerprint(found.manifest, case.preprocessor())
-    return Detector(case, LoadedModel.load(found.path))
+    return Detector(case, LoadedModel.load(found.path, found.digest))
 
 
 class Detector:

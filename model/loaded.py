@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from beam_jobs.errors import UserError, one_line
+from beam_jobs.errors import RetryError, UserError, one_line
 from model import manifest
 from model.kinds import KINDS
 from model.kinds.protocol import Scorer, Scores
@@ -25,6 +25,7 @@ GOLDEN_TOLERANCE = (
     1e-3  # relative, and absolute in spreads (score, error) or relative to the feature's scale (expected)
 )
 
+_GOLDEN_VALUES = 10_000_000  # that a file may unpack to
 _WARM_UP_ROWS = (1, 8192)  # whatever is prepared on the first calls is prepared now
 
 
@@ -37,15 +38,18 @@ class LoadedModel:
         self._scorer = scorer
 
     @classmethod
-    def load(cls, path: Path) -> LoadedModel:
+    def load(cls, path: Path, digest: str | None = None) -> LoadedModel:
         """Loads the version in the folder ``path``.
+
+        Args:
+          digest: sha256 of its manifest, where that has been looked at (``ModelVersion``); None: any manifest will do.
 
         Raises:
           UserError: no manifest, a kind that is not installed, files that are missing, changed or added since it was
-            written, or golden vectors whose scores are not reproduced here.
+            written, a graph that does more than calculate, or golden vectors whose scores are not reproduced here.
         """
-        described = manifest.read(path)
-        _check_files(path, described)
+        described = manifest.read(path, digest)
+        manifest.check_files(path, described)
         model = cls(path, described, KINDS.get(described.kind).load(path))
         model._check_golden()
         for rows in _WARM_UP_ROWS:
@@ -67,7 +71,15 @@ class LoadedModel:
             raise UserError(
                 f"{path}: {x.shape[1]} features, the manifest has {len(self.manifest.features)}; train again"
             )
-        here = replace(self.explain(x), score=self.score(x))
+        try:
+            here = replace(self.explain(x), score=self.score(x))
+        except (UserError, RetryError, MemoryError, OSError):
+            raise
+        except Exception as error:  # of whatever its kind does with weights that don't fit
+            raise UserError(
+                f"{self.path}: the model can't score its golden vectors ({type(error).__name__}: "
+                f"{one_line(error, 200)}); restore the version or train again"
+            ) from error
         scale = np.abs(x).max(axis=0) + 1e-6
         for name, unit in (("score", None), ("expected", scale), ("error", None)):
             difference = _difference(getattr(here, name), getattr(golden, name), unit)
@@ -103,27 +115,23 @@ def write_golden(path: Path, x: Floats, scores: Scores) -> None:
 def read_golden(path: Path) -> tuple[Floats, Scores]:
     """The counterpart of ``write_golden``; UserError if the file can't be read."""
     try:
-        table = pq.read_table(path).combine_chunks()
+        with pq.ParquetFile(path) as file:
+            described = file.metadata
+            columns = [
+                described.row_group(i).column(j)
+                for i in range(described.num_row_groups)
+                for j in range(described.num_columns)
+            ]
+            if sum(column.num_values for column in columns) > _GOLDEN_VALUES:
+                raise ValueError(f"more than {_GOLDEN_VALUES:,} values")
+            table = file.read().combine_chunks()
         score = table["score"].to_numpy()
         rows = {
             name: table[name].combine_chunks().flatten().to_numpy().reshape(len(score), -1)
             for name in table.column_names
             if name != "score"
         }
-        return rows["x"], Scores(score, rows.get("expected"), rows.get("error"))
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error_:
+        found = {name: np.asarray(values, np.float32) for name, values in {**rows, "score": score}.items()}
+        return found["x"], Scores(found["score"], found.get("expected"), found.get("error"))
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, pa.ArrowException) as error_:
         raise UserError(f"{path} can't be read ({one_line(error_, 200)}); train again") from error_
-
-
-def _check_files(path: Path, described: Manifest) -> None:
-    found = manifest.file_hashes(path)
-    for name, wanted in described.files.items():
-        if name not in found:
-            raise UserError(f"{path / name} is missing; copy the version again or train a new one")
-        if found[name] != wanted:
-            raise UserError(
-                f"{path / name} has changed since it was trained (sha256); versions are immutable: restore it"
-            )
-    added = sorted(set(found) - set(described.files))
-    if added:
-        raise UserError(f"{path / added[0]} is not in the manifest; remove it, or train a new version")

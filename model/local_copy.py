@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from beam_jobs.errors import UserError
-from beam_jobs.storage.files import download, patiently, writing
+from beam_jobs.storage.files import download, find_files, patiently, writing
 from model import manifest
+
+MAX_BYTES = 4 << 30  # of all files of a version
 
 
 def local_copy(folder: str, version: str, digest: str, files: Mapping[str, str]) -> Path:
@@ -25,17 +28,21 @@ def local_copy(folder: str, version: str, digest: str, files: Mapping[str, str])
       files: path in the folder to sha256, as the manifest has them.
 
     Raises:
-      UserError: a file is missing, or is not what the manifest says; or there is no room for it.
+      UserError: a file is missing, is not what the manifest says, or is too large; or there is no room for it.
     """
+    for name in (version, *files):
+        if not manifest.is_inside(name) or (name == version and "/" in name):
+            raise UserError(f"{folder}/{manifest.FILE_NAME} names a file outside the version's folder: {name!r:.100}")
     place = cache_folder() / "models" / f"{version}-{digest[:16]}"
     if _is_whole(place, digest, files):
         return place
+    _check_size(folder, files)
     with writing(str(place.parent)):
         place.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=".partial-", dir=place.parent))
         try:
             for name, wanted in files.items():
-                target = part / _relative(folder, name)
+                target = part / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _fetch(f"{folder}/{name}", target)
                 if manifest.sha256(target) != wanted:
@@ -57,8 +64,18 @@ def cache_folder() -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return Path(tempfile.gettempdir()) / f"highbeam-{os.getuid()}"
-    return folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir()) / f"highbeam-{os.getuid()}"
+        return _temporary()
+    return folder if os.access(folder, os.W_OK) else _temporary()
+
+
+def _temporary() -> Path:
+    """A folder that nobody else has put there, for everybody may write to the one it is in."""
+    folder = Path(tempfile.gettempdir()) / f"highbeam-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UserError(f"{folder} may be written by others; set HIGHBEAM_CACHE to a folder of your own")
+    return folder
 
 
 def _is_whole(place: Path, digest: str, files: Mapping[str, str]) -> bool:
@@ -70,11 +87,12 @@ def _is_whole(place: Path, digest: str, files: Mapping[str, str]) -> bool:
     )
 
 
-def _relative(folder: str, name: str) -> PurePosixPath:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise UserError(f"{folder}/{manifest.FILE_NAME} names a file outside the version's folder: {name!r}")
-    return path
+def _check_size(folder: str, files: Mapping[str, str]) -> None:
+    """Refuses to fill the disk with what calls itself a model."""
+    there = {found.path: found.size for found in find_files(f"{folder}/**")}
+    size = sum(there.get(f"{folder}/{name}", 0) for name in files)
+    if size > MAX_BYTES:
+        raise UserError(f"{folder} holds {size:,} bytes, a model {MAX_BYTES:,} at most; name another version")
 
 
 def _fetch(path: str, target: Path) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,8 +22,16 @@ from model.outliers.groups import LeftOut
 from model.outliers.sentinels import Sentinel
 
 FILE_NAME = "manifest.json"
-_LONGEST = 100_000  # characters of a line of the summary
+SIGNATURE = "manifest.sig"  # beside it, of who vouches for it (signature.py)
 FORMAT = 1  # of the file; raised when a reader of the old one would go wrong
+MAX_BYTES = 4 << 20  # of the file
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")  # of a model, a version, an alias: one part of a path
+
+_LONGEST = 100_000  # characters of a line of the summary
+_MAX_FILES = 10_000
+_MAX_PATH = 1000  # characters of a file's path in the version's folder
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_NOT_LOADED = {FILE_NAME, SIGNATURE, "report", "logs"}  # in a version's folder
 
 
 @dataclass(frozen=True)
@@ -110,8 +121,14 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Raises ValueError, saying what is wrong, for a text that is no manifest of this format."""
-        value = json.loads(text)
+        """Raises ValueError, saying what is wrong, for a text that is no manifest of this format.
+
+        Whoever wrote it may mean harm: no name in it leads out of a folder, what scores is of the right type.
+        """
+        try:
+            value = json.loads(text)
+        except RecursionError:
+            raise ValueError("no manifest nests so deeply") from None
         if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
             raise ValueError(f"not a manifest of format {FORMAT}")
         missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in value]
@@ -131,9 +148,47 @@ class Manifest:
             for name, read in _READERS.items():
                 if known.get(name) is not None:
                     known[name] = read(known[name])
-        except (TypeError, KeyError, AttributeError) as error:
+            made = cls(**known)
+            made._check()
+        except (TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(str(error)) from error
-        return cls(**known)
+        return made
+
+    def _check(self) -> None:
+        for what in ("name", "version", "use_case", "kind"):
+            if not (isinstance(found := getattr(self, what), str) and NAME.fullmatch(found)):
+                raise ValueError(f"{what} {_short(found)} is no name of letters, digits, '.', '_' and '-'")
+        if not all(isinstance(name, str) for name in (*self.features, self.preprocessing_fingerprint)):
+            raise ValueError("features and preprocessing_fingerprint are not all text")
+        if not self.features or len(set(self.features)) < len(self.features) or len(self.units) != len(self.features):
+            raise ValueError("features are missing or named twice, or their units are not as many")
+        scores = [score for _, score in self.score_quantiles]
+        if not math.isfinite(self.threshold) or not 0 < self.alert_budget < 1 or not scores or sorted(scores) != scores:
+            raise ValueError("threshold, alert_budget or score_quantiles are not numbers that a model can have")
+        if len(self.files) > _MAX_FILES:
+            raise ValueError(f"it names {len(self.files):,} files, {_MAX_FILES:,} at most are accepted")
+        for name, digest in self.files.items():
+            if not is_inside(name):
+                raise ValueError(f"it names a file outside the version's folder, or none: {_short(name)}")
+            if not (isinstance(digest, str) and _SHA256.fullmatch(digest)):
+                raise ValueError(f"sha256 of {name} is {_short(digest)}")
+
+
+def is_inside(name: str) -> bool:
+    """Whether a path names one file in a version's folder that is loaded, on any system."""
+    parts = name.split("/")
+    return (
+        len(name) <= _MAX_PATH
+        and name.isprintable()
+        and not set("\\:") & set(name)
+        and not {"", ".", ".."} & set(parts)
+        and parts[0] not in _NOT_LOADED
+    )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 _READERS: Mapping[str, Callable[[Any], Any]] = {
@@ -143,30 +198,71 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
-def read(folder: Path) -> Manifest:
-    """The manifest of a version's folder; UserError if it can't be read."""
+def read(folder: Path, digest: str | None = None) -> Manifest:
+    """The manifest of a version's folder.
+
+    Args:
+      digest: the sha256 that the file has to have; None: any.
+
+    Raises:
+      UserError: it can't be read, or is another one.
+    """
     path = folder / FILE_NAME
     try:
-        return parse(path.read_bytes(), str(path))
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UserError(
             f"{path}: {error.strerror}; name a model version's folder, or its registry with @version or @alias"
         ) from error
+    if digest not in (None, hashlib.sha256(data).hexdigest()):
+        raise UserError(f"{path} has changed since the job was started; versions are immutable: restore it")
+    return parse(data, str(path))
 
 
 def parse(data: bytes, path: str) -> Manifest:
     """What a manifest.json holds; UserError if it is none."""
+    if len(data) > MAX_BYTES:
+        raise UserError(f"{path}: more than {MAX_BYTES:,} bytes; train the model again")
     try:
         return Manifest.from_json(data.decode("utf-8"))
     except ValueError as error:
-        raise UserError(f"{path}: {error}; train the model again") from error
+        raise UserError(f"{path}: {one_line(error, 300)}; train the model again") from error
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """sha256 of what is loaded from a version's folder: everything but the manifest, the report and the logs."""
-    skipped = {FILE_NAME, "report", "logs"}
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).parts[0] not in skipped)
-    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+    """sha256 of what is loaded from a version's folder: everything but the manifest, the report and the logs.
+
+    Raises:
+      UserError: something there is no file whose bytes could be hashed: a folder elsewhere, a pipe, a device.
+    """
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(_loaded(folder))}
+
+
+def _loaded(folder: Path) -> Iterator[Path]:
+    for where, folders, names in os.walk(folder):
+        here = Path(where)
+        if here == folder:
+            folders[:], names = ([name for name in found if name not in _NOT_LOADED] for found in (folders, names))
+        for path in (here / name for name in (*folders, *names)):
+            if not (path.is_file() or (path.is_dir() and not path.is_symlink())):
+                raise UserError(f"{path} is neither a file nor a folder of the version; replace it by a copy")
+        yield from (here / name for name in names)
+
+
+def check_files(path: Path, described: Manifest) -> None:
+    """UserError unless a version's folder holds what its manifest names, and nothing else that is loaded."""
+    found = file_hashes(path)
+    for name, wanted in described.files.items():
+        if name not in found:
+            raise UserError(f"{path / name} is missing; copy the version again or train a new one")
+        if found[name] != wanted:
+            raise UserError(
+                f"{path / name} has changed since it was trained (sha256); versions are immutable: restore it"
+            )
+    added = sorted(set(found) - set(described.files))
+    if added:
+        raise UserError(f"{path / added[0]} is not in the manifest; remove it, or train a new version")
 
 
 def sha256(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Model versions in a folder, on this machine or in a bucket.
 
-    REGISTRY/NAME/versions/V/   model.keras saved_model/ network.npz golden.parquet manifest.json report/ logs/
+    REGISTRY/NAME/versions/V/   model.keras saved_model/ network.npz golden.parquet manifest.json [manifest.sig]
+                                report/ logs/
     REGISTRY/NAME/aliases.json  {"champion": "V", "challenger": "V"}
 
 A version never changes once it is there, and nobody sees half of one: locally it is written beside its place and
@@ -10,6 +11,7 @@ time. An alias is what moves; a change replaces the file in one step, and of two
     python -m model.registry list DIR
     python -m model.registry show DIR[@alias|@version]
     python -m model.registry promote DIR@VERSION [--alias champion]
+    python -m model.registry sign DIR@VERSION --signing_key env:KEY
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ import argparse
 import hashlib
 import json
 import os
-import re
 import secrets
 import shutil
 import stat
@@ -32,14 +33,14 @@ from pathlib import Path
 
 from beam_jobs.errors import UserError
 from beam_jobs.storage import files
-from beam_jobs.terminal import cli
+from beam_jobs.terminal import cli, flags
 from beam_jobs.terminal.commands import MODELS
 from model import manifest
 from model.local_copy import local_copy
 from model.manifest import Manifest
+from model.signature import MODEL_KEY, SIGNATURE_BYTES, SIGNING_KEY, Signer, Verifier
 
 CHAMPION = "champion"  # what jobs score with unless told otherwise
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 Folder = str | os.PathLike[str]  # of a model: a local path, or gs://
 
@@ -63,17 +64,20 @@ class ModelVersion:
         return local_copy(self.folder, self.version, self.digest, self.manifest.files)
 
 
-def resolve(spec: str, use_case: str | None = None) -> ModelVersion:
+def resolve(spec: str, use_case: str | None = None, model_key: str | None = None) -> ModelVersion:
     """Finds the version ``spec`` means.
 
     Args:
       spec: ``DIR``, ``DIR@alias`` or ``DIR@version``; without @ the champion. DIR is a registry, a model in it, or the
         folder of one version; local or ``gs://``.
       use_case: which model is meant when DIR is a registry; may be None if it holds only one.
+      model_key: reference to the public keys of which one must have signed the version; None: any version will do.
 
     Raises:
-      UserError: no such folder, model, alias or version; it says which ones there are.
+      UserError: no such folder, model, alias or version; it says which ones there are. A manifest that is none, is of
+        another version, or is not signed.
     """
+    verifier = None if model_key is None else Verifier(model_key)
     folder, _, wanted = spec.rpartition("@") if "@" in _last(spec) else (spec, "", "")
     root = files.root_of(folder)
     files.check_access(root)
@@ -83,11 +87,11 @@ def resolve(spec: str, use_case: str | None = None) -> ModelVersion:
         root = os.path.realpath(root) if files.is_local(root) else root
         if wanted and wanted != _last(root):
             raise UserError(f"--model {spec}: {folder} already is one version; leave out @{wanted}")
-        return _version(root, None)
+        return _version(root, None, verifier)
     model = _model_folder(root, use_case)
     there = versions(model)
     if wanted in there:
-        return _version(f"{model}/versions/{wanted}", None)
+        return _version(f"{model}/versions/{wanted}", None, verifier)
     alias = wanted or CHAMPION
     known = aliases(model)
     if alias not in known:
@@ -95,18 +99,38 @@ def resolve(spec: str, use_case: str | None = None) -> ModelVersion:
         raise UserError(f"--model {spec}: {_last(model)} has no alias or version {alias!r}; it has {listed}")
     if known[alias] not in there:
         raise UserError(f"--model {spec}: {alias} is version {known[alias]}, which is missing in {model}/versions")
-    return _version(f"{model}/versions/{known[alias]}", alias)
+    return _version(f"{model}/versions/{known[alias]}", alias, verifier)
 
 
 def _last(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2]
 
 
-def _version(folder: str, alias: str | None) -> ModelVersion:
+def _version(folder: str, alias: str | None, verifier: Verifier | None = None) -> ModelVersion:
     path = f"{folder}/{manifest.FILE_NAME}"
-    data = files.read_bytes(path)
+    data = _first_bytes(path, manifest.MAX_BYTES + 1)
+    if data is None:
+        raise UserError(f"{path} is missing; copy the version again")
+    if verifier is not None:  # before anything is believed of what it says
+        verifier.verify(data, _first_bytes(f"{folder}/{manifest.SIGNATURE}", SIGNATURE_BYTES + 1), folder)
     described = manifest.parse(data, path)
+    if described.version != _last(folder):
+        raise UserError(
+            f"{path} is of version {described.version}, its folder is called {_last(folder)}; a version's folder has "
+            "its name: rename it back, or copy the version again"
+        )
     return ModelVersion(described.name, described.version, folder, alias, described, hashlib.sha256(data).hexdigest())
+
+
+def _first_bytes(path: str, most: int) -> bytes | None:
+    """None: there is no such file."""
+    try:
+        with files.open_file(path) as file:
+            return file.read(most)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror or error}); copy the version again") from error
 
 
 def versions(model: Folder) -> list[str]:
@@ -166,9 +190,28 @@ def promote(model: Folder, version: str, alias: str = CHAMPION, only_if_absent: 
     return None if old is None else _aliases(path, old).get(alias)
 
 
+def sign(spec: str, signing_key: str, use_case: str | None = None) -> ModelVersion:
+    """Signs a version that is there; its files are what its manifest says.
+
+    Args:
+      spec, use_case: as for :func:`resolve`.
+      signing_key: reference to the private key.
+
+    Raises:
+      UserError: no such version or key, a file that was changed, or no permission to write.
+    """
+    signer, found = Signer(signing_key), resolve(spec, use_case)
+    manifest.check_files(found.path, manifest.read(found.path, found.digest))
+    with _writing(found.folder):
+        files.write_bytes(
+            f"{found.folder}/{manifest.SIGNATURE}", signer.signature((found.path / manifest.FILE_NAME).read_bytes())
+        )
+    return found
+
+
 def check_alias(alias: str, there: Sequence[str]) -> None:
     """UserError for what can't be an alias, or is one of the versions that are ``there``."""
-    if not _NAME.fullmatch(alias) or alias in there:
+    if not manifest.NAME.fullmatch(alias) or alias in there:
         raise UserError(f"--alias {alias!r} is no name for an alias; use letters, digits, '.', '_' and '-'")
 
 
@@ -198,7 +241,7 @@ def new_version(registry: str, name: str) -> Iterator[Draft]:
     Raises:
       UserError: no permission to write.
     """
-    if not _NAME.fullmatch(name):
+    if not manifest.NAME.fullmatch(name):
         raise UserError(f"model name {name!r}: use letters, digits, '.', '_' and '-'")
     root = files.root_of(registry)
     files.check_access(root)
@@ -278,12 +321,13 @@ def _writing(model: str) -> Iterator[None]:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command line's to a parser: ``list``, ``show`` and ``promote``."""
+    """Adds the command line's to a parser: ``list``, ``show``, ``promote`` and ``sign``."""
     commands = parser.add_subparsers(dest="command", required=True)
     for command, text in (
         ("list", "versions, oldest first, with their aliases"),
         ("show", "what a version was made of, and how it did"),
         ("promote", "point an alias at a version"),
+        ("sign", "vouch for a version: sign its manifest, with the sha256 of all its files"),
     ):
         sub = commands.add_parser(command, help=text, description=text)
         sub.add_argument(
@@ -296,6 +340,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             sub.add_argument("--json", action="store_true", help="the whole manifest")
         if command == "promote":
             sub.add_argument("--alias", default=CHAMPION, help="default: %(default)s")
+        if command in ("show", "promote"):
+            sub.add_argument(MODEL_KEY, metavar="REFERENCE", help=flags.MODEL_KEY_HELP)
+        if command == "sign":
+            sub.add_argument(SIGNING_KEY, metavar="REFERENCE", required=True, help=flags.SIGNING_KEY_HELP)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -305,9 +353,13 @@ def main(argv: Sequence[str]) -> None:
     if args.command == "list":
         _list(args.dir, args.use_case)
         return
-    if args.command == "promote" and "@" not in _last(args.dir):
-        raise UserError(f"promote {args.dir}: say which version, as in {args.dir}@VERSION")
-    found = resolve(args.dir, args.use_case)
+    if args.command in ("promote", "sign") and "@" not in _last(args.dir):
+        raise UserError(f"{args.command} {args.dir}: say which version, as in {args.dir}@VERSION")
+    if args.command == "sign":
+        signed = sign(args.dir, args.signing_key, args.use_case)
+        print(f"{signed.name}: {signed.version} is signed")
+        return
+    found = resolve(args.dir, args.use_case, args.model_key)
     if args.command == "show":
         print(found.manifest.to_json() if args.json else found.manifest.summary(), end="")
         return

@@ -18,28 +18,40 @@ from typing import Any
 import numpy as np
 
 from beam_jobs.errors import UserError, one_line
-from beam_jobs.terminal import cli
+from beam_jobs.terminal import cli, flags
 from beam_jobs.terminal.commands import MODELS
 from model import manifest, registry
 from model.alert_rate import ThresholdFit
 from model.loaded import LoadedModel
 from model.manifest import Manifest
 from model.outliers.cut import Cut
+from model.signature import MODEL_KEY, SIGNING_KEY, Signer
 from model.training.distribution import SCORES_FILE, ScoreDistribution
 
 
-def change(spec: str, alert_budget: float, alias: str | None = None, use_case: str | None = None) -> Manifest:
+def change(
+    spec: str,
+    alert_budget: float,
+    alias: str | None = None,
+    use_case: str | None = None,
+    model_key: str | None = None,
+    signing_key: str | None = None,
+) -> Manifest:
     """Publishes a version with the network of another one and its own threshold; nothing is trained.
 
     Args:
       spec: the version, as ``registry.resolve`` takes it.
       alert_budget: share of normal rows that may be alerts, 0..1, exclusive.
       alias: to point at the new version; None: no alias moves.
+      model_key: as ``registry.resolve`` takes it.
+      signing_key: reference to the private key that signs the new version; None: it is not signed.
 
     Raises:
-      UserError: no such version, one without stored scores, a budget or alias that won't do, no permission to write.
+      UserError: no such version or key, a version without stored scores, a budget or alias that won't do, no permission
+        to write.
     """
-    found = registry.resolve(spec, use_case)
+    signer = None if signing_key is None else Signer(signing_key)
+    found = registry.resolve(spec, use_case, model_key)
     model, _, place = found.folder.rstrip("/").rpartition("/versions/")
     if place != found.version:
         raise UserError(f"{found.folder} is not in a registry; name one, as in models/{found.name}@{found.version}")
@@ -64,6 +76,8 @@ def change(spec: str, alert_budget: float, alias: str | None = None, use_case: s
             metrics={name: _without_alerts(values) for name, values in found.manifest.metrics.items()},
         )
         (draft.path / manifest.FILE_NAME).write_text(described.to_json(), encoding="utf-8")
+        if signer is not None:
+            signer.sign(draft.path)
         LoadedModel.load(draft.path)  # the files are the ones of the manifest, and score as they did
     if alias is not None:
         registry.promote(model, draft.version, alias)
@@ -97,6 +111,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("model", metavar="MODEL", help="registry or model folder, with @alias or @version; without: the champion")
     add("--alert_budget", type=float, required=True, help="share of normal rows that may be alerts, such as 0.001")
     add("--alias", help="alias to point at the new version; default: none moves")
+    add(MODEL_KEY, metavar="REFERENCE", help=flags.MODEL_KEY_HELP)
+    add(SIGNING_KEY, metavar="REFERENCE", help=flags.SIGNING_KEY_HELP)
     add("--use_case", help="which model, when MODEL is a registry with several")
     add("--verbose", action="store_true", help="stack traces with errors")
 
@@ -104,7 +120,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str]) -> None:
     """Makes the version, and prints what its threshold is expected to do."""
     args = MODELS["threshold"].parser().parse_args(argv)
-    made = change(args.model, args.alert_budget, args.alias, args.use_case)
+    made = change(args.model, args.alert_budget, args.alias, args.use_case, args.model_key, args.signing_key)
     print(f"version    {made.version}" + (f" ({args.alias})" if args.alias else "") + f", made from {made.made_from}")
     print(f"threshold  {made.threshold:.4g}, {made.threshold_fit}")
     if args.alias is None:

@@ -70,7 +70,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     preflight = Preflight(parsed)
     check_pii_key(preflight, preprocessor)
     check_path(parsed, "--model", wanted.model, in_image=True)
-    model = resolve(wanted.model, use_case.name)
+    model = resolve(wanted.model, use_case.name, wanted.model_key)
     warn_if_cleaned(parsed, "--model", model.folder)
     described = model.manifest
     check_fingerprint(described, preprocessor)

@@ -44,7 +44,7 @@ class BlockModelHandler(ModelHandler[Block, Block, LoadedModel]):
         self._features = tuple(features)
 
     def load_model(self) -> LoadedModel:
-        return LoadedModel.load(self._version.path)
+        return LoadedModel.load(self._version.path, self._version.digest)
 
     def run_inference(
         self, batch: Block, model: LoadedModel, inference_args: dict[str, Any] | None = None

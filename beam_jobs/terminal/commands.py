@@ -35,6 +35,8 @@ EXAMPLES = {  # a value for each option that takes one of its own; choices and s
     "pull_streams": "4",
     "use_case": "car_sensors",
     "model": "models@champion",
+    "model_key": "file:keys/model.pub",
+    "signing_key": "env:MODEL_SIGNING_KEY",
     "alerts": "kafka://localhost:9092/alerts",
     "scores": "kafka://localhost:9092/scores",
     "enrich": "gs://bucket/cars.csv",

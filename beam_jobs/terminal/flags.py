@@ -10,6 +10,12 @@ import argparse
 
 _BLOCK_ROWS = 32768  # block.MAX_BLOCK_ROWS, whose module needs Beam
 
+_REFERENCE = "env:NAME, file:PATH or secret://projects/P/secrets/S/versions/V"
+MODEL_KEY_HELP = (
+    f"public key (Ed25519, PEM) that must have signed the version, as {_REFERENCE}. Default: none is asked for"
+)
+SIGNING_KEY_HELP = f"private key (Ed25519, PEM) to sign the version with, as {_REFERENCE}"
+
 # Beam puts the flags of all option classes into one parser: each flag is declared once, for all jobs that have it. What
 # it means for one job alone is said in commands.py.
 
@@ -184,6 +190,7 @@ class Score:
             metavar="DIR[@WHICH]",
             help="a model registry folder, with an alias or a version: models@champion (the default alias)",
         )
+        parser.add_argument("--model_key", metavar="REFERENCE", help=MODEL_KEY_HELP)
         parser.add_argument("--alerts", metavar="URI", help="topic for alerts")
         parser.add_argument("--scores", metavar="URI", help="topic for every score (optional)")
         parser.add_argument(

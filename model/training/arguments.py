@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from beam_jobs.terminal import flags
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Adds them to a parser."""
@@ -50,6 +52,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "group of the latest version's report, such as g2; may be given several times",
     )
     add("--alias", help="alias to point at the new version; default: champion, if there is none yet")
+    add("--signing_key", metavar="REFERENCE", help=flags.SIGNING_KEY_HELP)
     add("--logdir", help="folder for TensorBoard logs; default: logs in the version's folder")
     add("--baseline", action=argparse.BooleanOptionalAction, default=True, help="train the use case's baseline as well")
     add("--gcs_anonymous", action="store_true", help="read public gs:// buckets without Google credentials")

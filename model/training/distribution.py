@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from beam_jobs.errors import UserError
 from model.alert_rate import ThresholdFit, binomial_interval
+from model.arrays import read_arrays
 from model.outliers.cut import Cut, floor_of, spread_ties
 from model.training.pareto import TAIL_ROWS, Tail
 
@@ -82,10 +81,10 @@ class ScoreDistribution:
     def load(cls, path: Path) -> ScoreDistribution:
         """Raises OSError or ValueError for a file that was not written by ``save``."""
         try:
-            with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as file:
-                body, top = file["body"].astype(np.float64), file["top"].astype(np.float64)
-                return cls(int(file["rows"]), float(file["floor"]), body, top, float(file["design_effect"]))
-        except (EOFError, KeyError, TypeError, BadZipFile) as error:
+            file = read_arrays(path)
+            body, top = file["body"].astype(np.float64), file["top"].astype(np.float64)
+            return cls(int(file["rows"]), float(file["floor"]), body, top, float(file["design_effect"]))
+        except (KeyError, TypeError) as error:
             raise ValueError(str(error)) from error
 
     def quantile(self, level: float) -> float:

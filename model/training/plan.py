@@ -13,6 +13,7 @@ from beam_jobs.use_case import UseCase, load_use_case
 from model.kinds import KINDS
 from model.kinds.protocol import Bools, ModelKind
 from model.rows import Floats
+from model.signature import Signer
 from model.training import data as training_data
 from model.training import normal
 from model.training.data import Source
@@ -35,6 +36,7 @@ class Settings:
     validation_fraction: float = 0.2
     split: str = "auto"
     alias: str | None = None
+    signing_key: str | None = None  # reference to the private key; None: the version is not signed
     logdir: str | None = None
     baseline: bool = True
     on_outlier: str = "leave_out"  # or "refuse"
@@ -53,6 +55,7 @@ class Plan:
     seed: int
     budget: float
     source: Source
+    signer: Signer | None
     normal: Sequence[Condition]
     is_normal: Callable[[Floats], Bools] | None
 
@@ -75,6 +78,7 @@ class Plan:
             seed=model.seed if settings.seed is None else settings.seed,
             budget=budget,
             source=source,
+            signer=None if settings.signing_key is None else Signer(settings.signing_key),
             normal=conditions,
             is_normal=normal.compile_normal(conditions, use_case.preprocessor().features),
         )

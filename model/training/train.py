@@ -98,6 +98,8 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
         (draft.path / training_data.LIST_FILE).write_text(rows.counts.list_files(), encoding="utf-8")
         described = describe(plan, rows, draft, fitted, scorer, verdict, evaluations)
         (draft.path / manifest.FILE_NAME).write_text(described.to_json(), encoding="utf-8")
+        if plan.signer is not None:
+            plan.signer.sign(draft.path)
         shown = _shown(plan, rows, fitted, scorer, verdict, evaluations, described)
         write_report(draft.path / "report", described, shown)
         LoadedModel.load(draft.path)  # what is published can be loaded and repeats its own scores

@@ -7,6 +7,7 @@ from pathlib import Path
 from beam_jobs.errors import UserError, one_line
 from model.kinds import tf
 from model.kinds.protocol import Scorer, Scores
+from model.kinds.saved_model import check_saved_model
 from model.rows import Floats
 
 FOLDER = "saved_model"
@@ -14,9 +15,10 @@ SIGNATURE = "serve"
 
 
 class SavedGraph(Scorer):
-    """A SavedModel; UserError if it can't be loaded."""
+    """A SavedModel; UserError if it can't be loaded, or does more than calculate."""
 
     def __init__(self, path: Path) -> None:
+        check_saved_model(path)
         tensorflow = tf.tensorflow(threads=1)
         try:
             self._module = tensorflow.saved_model.load(str(path))  # a signature doesn't keep its variables alive

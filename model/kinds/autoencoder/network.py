@@ -7,7 +7,6 @@ the time and scores about four times as fast (docs/performance.md).
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_jobs.errors import UserError
+from model.arrays import read_arrays
 from model.kinds.autoencoder import network_kernel as kernel
 from model.kinds.protocol import Scores
 
@@ -101,13 +101,12 @@ class Network:
     def load(cls, path: Path) -> Network:
         """The counterpart of ``save``; UserError if the file can't be read."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                layers = tuple(
-                    Dense(file[f"kernel_{i}"], file[f"bias_{i}"], bool(elu)) for i, elu in enumerate(file["elu"])
-                )
-                limits = file["limits"].tolist()
-                mean, spread, residual_spread, cross, deviation_spread = (file[name] for name in _ARRAYS)
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            file = read_arrays(path)
+            elus = file["elu"].ravel().tolist()
+            layers = tuple(Dense(file[f"kernel_{i}"], file[f"bias_{i}"], bool(elu)) for i, elu in enumerate(elus))
+            limits = [float(limit) for limit in file["limits"].ravel()]
+            mean, spread, residual_spread, cross, deviation_spread = (file[name] for name in _ARRAYS)
+        except (OSError, KeyError, ValueError, TypeError) as error:
             raise UserError(f"{path} can't be read ({error}); train again") from error
         if len(limits) not in (2, 3):
             raise UserError(f"{path}: {len(limits)} limits where 3 are expected; train again")
@@ -117,7 +116,7 @@ class Network:
 
     def _check(self, path: Path) -> None:
         """The kernel indexes without bounds checks: no file may make it read beside its arrays."""
-        sizes = [len(self.mean), *(layer.kernel.shape[-1] for layer in self.layers)]
+        sizes = [self.mean.size, *(layer.kernel.shape[-1] if layer.kernel.ndim else 0 for layer in self.layers)]
         fits = (
             all(getattr(self, name).shape == (sizes[0],) for name in _ARRAYS if name != "cross")
             and self.cross.shape == (sizes[0], sizes[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from beam_jobs.errors import UserError
+from model.arrays import read_arrays
 from model.kinds import tf
 from model.kinds.car_baseline import network
 from model.kinds.protocol import FittedModel, Judged, ModelKind, Scorer, Training
@@ -83,10 +83,10 @@ class _Layers(Scorer):
     @classmethod
     def load(cls, path: Path) -> _Layers:
         try:
-            with np.load(path, allow_pickle=False) as file:
-                layers = [(file[f"kernel_{i}"], file[f"bias_{i}"]) for i in range(len(_TANH))]
-                return cls(file["features"].tolist(), layers)
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            file = read_arrays(path)
+            layers = [(file[f"kernel_{i}"], file[f"bias_{i}"]) for i in range(len(_TANH))]
+            return cls(file["features"].tolist(), layers)
+        except (OSError, KeyError, ValueError) as error:
             raise UserError(f"{path} can't be read ({error}); train again") from error
 
     def score(self, x: Floats) -> Floats:

@@ -186,7 +186,7 @@ def test_the_command_lists_shows_and_promotes(tmp_path: Path, capsys: pytest.Cap
 def test_a_manifest_survives_its_file() -> None:
     data = DataSummary("gs://bucket/cars", 2, "00", 2, 1, "x", None, "x", "y", 7)
     one = Manifest("n", "v", "c", "u", ("a", "b"), (None, "°C"), "p", "s", 2.5, 0.1, ((0.0, 1.0), (0.9, 3.0)), data,
-                   {"epochs": 2, "seed": 7}, {}, {"numpy": "2"}, {"model.keras": "00"})  # fmt: skip
+                   {"epochs": 2, "seed": 7}, {}, {"numpy": "2"}, {"model.keras": "0" * 64})  # fmt: skip
     assert Manifest.from_json(one.to_json()) == one
     assert "data           2 files of gs://bucket/cars, from x, sha256 00\n" in one.summary()
     assert one.percentile(np.array([0, 2, 99])).tolist() == pytest.approx([0, 45, 90])

@@ -89,9 +89,9 @@ def test_what_cannot_be_done_is_said_and_leaves_nothing(version: Path, tmp_path:
             change(str(root), alert_budget, alias)
     with pytest.raises(UserError, match="no alias or version 'nobody'"):
         change(f"{root}@nobody", 0.01)
-    shutil.copytree(version, tmp_path / "copy")
+    shutil.copytree(version, tmp_path / version.name)
     with pytest.raises(UserError, match="not in a registry"):
-        change(str(tmp_path / "copy"), 0.01)
+        change(str(tmp_path / version.name), 0.01)
     assert registry.versions(version.parent.parent) == [version.name]
 
 
