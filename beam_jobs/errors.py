@@ -12,6 +12,7 @@ This module imports neither Beam nor TensorFlow; the codec, the preprocessing an
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,9 +30,10 @@ MAX_MESSAGE = 2_000  # characters; a guard: parts that may be long are cut where
 def one_line(text: object, most: int = MAX_MESSAGE) -> str:
     """What others say, for a message: one line that no terminal obeys, its first ``most`` characters.
 
-    Control and bidirectional characters, halves of surrogate pairs and the like stand there as escapes.
+    Control and bidirectional characters, halves of surrogate pairs and the like stand there as escapes. Addresses lose
+    their credentials.
     """
-    line = str(text)
+    line = without_credentials(str(text))
     if not line.isprintable():
         line = " ".join(filter(None, map(str.strip, line.splitlines())))
         line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
@@ -65,7 +67,8 @@ def listed(names: Iterable[object]) -> str:
 class UserError(Exception):
     """An error whose one-line message names the field or address, the value and the remedy.
 
-    Commands print the message alone and exit with status 2 (a stack trace only with ``--verbose``).
+    Commands print the message alone and exit with status 2 (a stack trace only with ``--verbose``). Whatever address
+    stands in it, credentials do not.
     """
 
     def __init__(self, message: object) -> None:
@@ -98,6 +101,20 @@ class BadRowsError(Exception):
             raise ValueError("BadRowsError: no row is bad")
         super().__init__(message)
         self.mask = mask
+
+
+# scheme://user:password@, scheme://token@ and user:password@host; of gs://bucket@alias the bucket is no token. What
+# looks like a port is one: an @ may stand in a path.
+_CREDENTIALS = re.compile(
+    r"""(?P<scheme>\w+:/{1,2})[^\s/@:'",]*:(?!\d{1,5}[/,])[^\s'"]*@ | (?P<other>(?<!\w)(?!gs:)\w+://)[^\s/@:'"]+@
+      | (?<![^\s'"(=/,])(?!(?:env|file|secret):)[\w.+-]+:(?!/|\d{1,5}[/,])[^\s@'"]+@(?=[\w.\[-]+(?:[:/]|$))""",
+    re.VERBOSE,
+)
+
+
+def without_credentials(text: str) -> str:
+    """A text with … where an address in it has a user, a password or a token."""
+    return _CREDENTIALS.sub(lambda found: f"{found['scheme'] or found['other'] or ''}…@", text) if "@" in text else text
 
 
 DecodeReason = Literal[

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from beam_jobs.credentials.references import is_reference
-from beam_jobs.errors import UserError
+from beam_jobs.credentials.references import check_reference, is_reference
+from beam_jobs.errors import UserError, without_credentials
 
 PREFIX = "schema.registry."
 _SHARED = ("basic.auth.", "bearer.auth.")  # taken without the prefix as well: Kafka has no properties of that name
@@ -51,6 +51,12 @@ def registry_settings(config: Mapping[str, str]) -> dict[str, str]:
         if name in SECRETS and not is_reference(secret_part(name, value)):
             example = "env:NAME or USER:env:NAME" if name == "basic.auth.user.info" else "env:NAME"
             raise UserError(f"{key} holds a secret in clear: write {PREFIX}{name}={example}")
+        if name in SECRETS:
+            check_reference(secret_part(name, value), key)
+        elif without_credentials(value) != value:
+            raise UserError(
+                f"{key} has a password in its URL: leave it out; a proxy that asks for one is not supported"
+            )
         settings[name] = value
     return settings
 

@@ -8,6 +8,7 @@ secret://projects/P/secrets/S/versions/V      a version in Google Secret Manager
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from beam_jobs.credentials import secret_manager
@@ -16,11 +17,34 @@ from beam_jobs.errors import UnreachableError, UserError
 FORMS = "env:NAME, file:/path or secret://projects/P/secrets/S/versions/V"
 SCHEMES = ("env", "file", "secret")
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")  # Kubernetes allows . and - as well
+_MAX_PATH = 4096
+
 
 def is_reference(value: str) -> bool:
     """Whether a value refers to a secret instead of being one."""
     scheme, separator, target = value.partition(":")
     return bool(separator and target) and scheme in SCHEMES
+
+
+def check_reference(reference: str, what: str) -> None:
+    """Refuses a reference of a wrong form, without showing it: it may be a secret that happens to begin like one.
+
+    Args:
+      what: the setting that holds it, for the message: "Kafka setting sasl.password".
+
+    Raises:
+      UserError: as above.
+    """
+    scheme, _, target = reference.partition(":")
+    name = target.removeprefix("//")
+    right = {
+        "env": _VARIABLE.fullmatch(target) is not None,
+        "file": name == name.strip() != "" and name.isprintable() and len(name) <= _MAX_PATH,
+        "secret": target.startswith("//") and secret_manager.is_name(name),
+    }
+    if not right.get(scheme, False):
+        raise UserError(f"{what}: not a reference to a secret; use {FORMS}")
 
 
 def may_change(reference: str) -> bool:
@@ -41,6 +65,7 @@ def read_secret(reference: str, what: str) -> str:
       UnreachableError: the variable or the file is not here, or Secret Manager does not answer.
       UserError: the secret cannot be read, or the form is wrong.
     """
+    check_reference(reference, what)
     scheme, _, target = reference.partition(":")
     if scheme == "env":
         value = os.environ.get(target)
@@ -53,9 +78,6 @@ def read_secret(reference: str, what: str) -> str:
             return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise UnreachableError(f"{what}: cannot read {path} ({reason}); put it on every worker") from None
-    name = target.removeprefix("//")
-    if scheme != "secret" or not target.startswith("//") or not secret_manager.is_name(name):
-        # The value is not shown: it may be a secret that happens to begin like a reference.
-        raise UserError(f"{what}: not a reference to a secret; use {FORMS}")
-    return secret_manager.access(name, what).rstrip("\r\n")
+            shown = path if path.startswith("/") else "the file it names"  # what has no folder may be the secret itself
+            raise UnreachableError(f"{what}: cannot read {shown} ({reason}); put it on every worker") from None
+    return secret_manager.access(target.removeprefix("//"), what).rstrip("\r\n")

@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import pyarrow as pa
 
-from beam_jobs.credentials.references import FORMS, is_reference, may_change, read_secret
+from beam_jobs.credentials.references import FORMS, check_reference, is_reference, may_change, read_secret
 from beam_jobs.errors import UserError
 
 MAX_DECIMALS = 2  # of generalize: 0.01 degrees are 1.1 km
@@ -34,6 +34,8 @@ class PiiPolicy:
         if self.key is not None and not is_reference(self.key):
             # The value is not shown: it may be the secret itself.
             raise UserError(f"pii.key is not a reference; use {FORMS}, never the key itself")
+        if self.key is not None:
+            check_reference(self.key, "pii.key")
         if self.key is not None and may_change(self.key):
             raise UserError(
                 "pii.key names no fixed version of its secret: with another key every pseudonym is another; end it in "

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from beam_jobs.errors import UserError, one_line
+from beam_jobs.errors import UserError, one_line, without_credentials
 
 EXIT_FAILED = 1  # the command ran and failed: a bug, or a runner that gave up
 EXIT_USAGE = 2  # the user can fix it: the message says how
@@ -35,11 +35,25 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = list(sys.argv[1:] if args is None else args)
+        _refuse_credentials(words)
         return super().parse_known_args(without_empty(words, self._option_string_actions), namespace)
 
     def error(self, message: str) -> NoReturn:
         message = message.replace("invalid loads value", "no JSON")  # argparse's word for Beam's json.loads
         raise UserError(f"{message}; --help lists the options")
+
+
+def _refuse_credentials(argv: Sequence[str]) -> None:
+    """UserError for a password in an address: every process of the machine may read it, and pipelines carry options."""
+    before = ""
+    for word in argv:
+        flag, _, value = word.partition("=") if word.startswith("--") else (before, "", word)
+        if without_credentials(value) != value:
+            raise UserError(
+                f"{flag or 'an address'} has a password in its URL: credentials do not belong in an address; put them, "
+                "as references, into the file of --kafka_config (docs/security.md)"
+            )
+        before = word if word.startswith("-") else ""
 
 
 def without_empty(argv: Sequence[str], known: Mapping[str, argparse.Action]) -> list[str]:

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from beam_jobs.credentials.references import FORMS, is_reference, read_secret
-from beam_jobs.errors import UnreachableError, UserError
+from beam_jobs.credentials.references import FORMS, check_reference, is_reference, read_secret
+from beam_jobs.errors import UnreachableError, UserError, without_credentials
 from beam_jobs.io.kafka.oauth import GOOGLE_HANDLER, GOOGLE_TOKENS, HANDLER
 from beam_jobs.storage.files import read_bytes, root_of
 
@@ -28,6 +28,7 @@ _LOGGER = logging.getLogger(__name__)
 _SECRET_NAMES = frozenset(
     {
         "basic.auth.user.info",
+        "bearer.auth.token",
         "sasl.jaas.config",
         "sasl.oauthbearer.config",
         "ssl.key.pem",
@@ -35,6 +36,8 @@ _SECRET_NAMES = frozenset(
     }
 )
 _EVERYWHERE = ("/etc/ssl/certs", "/usr/share/ca-certificates", "probe")  # a Debian's own certificates
+_IN_CLEAR = {"PLAIN": "the password", "OAUTHBEARER": "the token"}  # what a mechanism sends
+_SETTING = re.compile(r"[A-Za-z0-9._-]+")
 _LITERAL_IN = "properties:"  # our own reference: the value stands in the properties file on the worker
 
 # Settings the source and the sink decide themselves; a shared client.properties often carries them.
@@ -105,7 +108,9 @@ class KafkaConfig:
         where = root_of(str(path))
         settings = _translate(_read(where, flag), where)
         for name, value in settings.items():
-            if is_secret(name) and not is_reference(value):
+            if is_reference(_part(name, value)):
+                check_reference(_part(name, value), f"{where}: {name}")
+            elif is_secret(name) or without_credentials(value) != value:
                 settings[name] = _LITERAL_IN + where
         return KafkaConfig(tuple(sorted(settings.items())))
 
@@ -117,7 +122,9 @@ class KafkaConfig:
           UserError: a secret that is not a reference.
         """
         for name, value in settings.items():
-            if is_secret(name) and not is_reference(value):
+            if is_reference(_part(name, value)):
+                check_reference(_part(name, value), f"Kafka setting {name}")
+            elif is_secret(name) or without_credentials(value) != value:
                 raise UserError(f"Kafka setting {name}: give a reference ({FORMS}), not the secret itself")
         return KafkaConfig(tuple(sorted(_translate(dict(settings), "settings").items())))
 
@@ -142,6 +149,7 @@ class KafkaConfig:
                 )
         elif google:
             raise UserError(f"Kafka setting {HANDLER}={google} needs sasl.mechanism=OAUTHBEARER")
+        _warn_in_clear(settings)
         return settings
 
     def check_files(self) -> None:
@@ -161,7 +169,7 @@ class KafkaConfig:
     def needed_on_worker(self) -> Iterator[tuple[str, str]]:
         """Settings that lead to something only this machine, or an image of one's own, may have: (name, what it is)."""
         for name, whole in self.settings:
-            value = whole.partition(":")[2] if name.endswith("user.info") and not is_reference(whole) else whole
+            value = _part(name, whole)
             scheme, _, target = value.partition(":")
             if value.startswith(_LITERAL_IN) and "://" not in value:
                 yield name, f"the file {value.removeprefix(_LITERAL_IN)}, where it is written out,"
@@ -195,7 +203,28 @@ def client_config(options: Mapping[str, Any], side: Side) -> KafkaConfig:
 
 def is_secret(name: str) -> bool:
     """Whether a setting's value is a secret, by its name."""
+    name = name.removeprefix("schema.registry.")
     return name in _SECRET_NAMES or "password" in name or "secret" in name or "private.key" in name
+
+
+_warned: set[str] = set()  # mechanisms, in this process
+
+
+def _warn_in_clear(settings: Mapping[str, Any]) -> None:
+    """Says once a process that anybody on the way can read the password or the token; SCRAM sends neither."""
+    mechanism = settings.get("sasl.mechanisms", "")
+    if settings.get("security.protocol", "").upper() == "SASL_PLAINTEXT" and mechanism in _IN_CLEAR.keys() - _warned:
+        _warned.add(mechanism)
+        _LOGGER.warning(
+            "%s without TLS: %s goes over the network in clear; set security.protocol=SASL_SSL",
+            mechanism,
+            _IN_CLEAR[mechanism],
+        )
+
+
+def _part(name: str, value: str) -> str:
+    """The part of a value that may be a reference: all of it, or in USER:env:NAME what follows the user."""
+    return value.partition(":")[2] if name.endswith("user.info") and not is_reference(value) else value
 
 
 def _resolve(name: str, value: str) -> str:
@@ -227,7 +256,7 @@ def _read(path: str, flag: str = "--kafka_config") -> dict[str, str]:
             continue
         name, separator, value = (pending + line).partition("=")
         pending = ""
-        if not separator or not name.strip():
+        if not separator or not _SETTING.fullmatch(name.strip()):
             # The line itself is not shown: it may hold a secret.
             raise UserError(f"Kafka properties {path}, line {number}: expected name=value")
         settings[name.strip()] = value.strip()

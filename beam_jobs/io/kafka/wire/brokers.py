@@ -76,11 +76,17 @@ class _Node:
     def __str__(self) -> str:
         return f"broker {self.id} at {self.host}:{self.port}"
 
+    @property
+    def quiet_since(self) -> float:
+        """When something was last heard of the answer to a request: a long one is on its way for a while."""
+        assert self.request is not None
+        return max(self.request.since, 0.0 if self.connection is None else self.connection.moved)
+
     def why(self, now: float) -> str:
         """Why it can't be read; "": it can, or is about to."""
         if self.trouble is not None:
             return self.trouble.text
-        since = self.request.since if self.request is not None else self.connecting
+        since = self.quiet_since if self.request is not None else self.connecting
         return f"{self} has not answered for {_QUIET_S:.0f} s" if since is not None and now - since > _QUIET_S else ""
 
 
@@ -134,9 +140,9 @@ class Brokers:
         for node in self._nodes.values():
             if node.trouble is None and node.why(now):
                 self._look.wanted = True
-            open_ = node.request
-            if open_ is not None and now - open_.since > self.settings.answer_s + self.settings.wait_ms / 1000:
-                self.failed(node.id, TimeoutError(f"no answer within {self.settings.answer_s:g} s"))
+            patience_s = self.settings.answer_s + self.settings.wait_ms / 1000
+            if node.request is not None and now - node.quiet_since > patience_s:
+                self.failed(node.id, TimeoutError(f"nothing of an answer within {self.settings.answer_s:g} s"))
         look = self._look
         if look.since is None and (look.wanted or now - look.last > _REFRESH_S):
             if look.pause is None or look.pause.until <= now:

@@ -20,6 +20,7 @@ from beam_jobs.io.kafka.fetch import CONSUMER_DEFAULTS, DEFAULT_LIMIT
 from beam_jobs.io.kafka.wire import protocol, sasl
 
 _MAX_RESPONSE = 1 << 30  # bytes; whoever announces more is no Kafka broker
+_DRIPPING = 10  # times as long as for the next byte an answer to ``ask`` may take in all
 _AROUND_BYTES = 1 << 20  # of a response, around the batches
 
 # The consumer properties that are honoured here. With any other one set, librdkafka's client reads instead.
@@ -75,7 +76,7 @@ class ReadSettings:
     servers: tuple[tuple[str, int], ...]  # bootstrap.servers
     properties: Mapping[str, Any]  # all: who we are, and how the connection is secured
     connect_s: float  # socket.connection.setup.timeout.ms
-    answer_s: float  # socket.timeout.ms: a request without an answer for so long ends its connection
+    answer_s: float  # socket.timeout.ms: a request of whose answer nothing comes for so long ends its connection
     pause_s: tuple[float, float]  # reconnect.backoff.ms, reconnect.backoff.max.ms: after a failure, doubled up to
     wait_ms: int  # fetch.wait.max.ms
     read_committed: bool  # isolation.level
@@ -137,6 +138,7 @@ class Connection:
         self._client_id = properties.get("client.id", "highbeam")
         self._max_response = settings.unpacked_bytes + _AROUND_BYTES
         self._correlation = 0
+        self.moved = time.monotonic()  # when bytes of the request or the response last went over the wire
         self._outgoing = memoryview(b"")
         self._start_response()
         security = properties.get("security.protocol", "plaintext").upper()
@@ -173,6 +175,7 @@ class Connection:
         self._correlation += 1
         self._outgoing = memoryview(protocol.request(api, version, self._correlation, self._client_id, body))
         self._start_response()
+        self.moved = time.monotonic()
         self.flush()
 
     def flush(self) -> None:
@@ -180,6 +183,7 @@ class Connection:
         with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             while self._outgoing:
                 self._outgoing = self._outgoing[self._socket.send(self._outgoing) :]
+                self.moved = time.monotonic()
 
     @property
     def events(self) -> int:
@@ -196,6 +200,7 @@ class Connection:
             if read == 0:
                 raise ConnectionResetError("it closed the connection")
             self._at += read
+            self.moved = time.monotonic()
             if self._at < len(self._view):
                 continue
             if self._sized:
@@ -217,13 +222,13 @@ class Connection:
         self._view, self._at = memoryview(self._data), 0  # type: ignore[arg-type]
 
     def ask(self, api: int, version: int, body: bytes) -> NDArray[np.uint8]:
-        """Sends a request and waits for its response."""
-        deadline = time.monotonic() + self._answer_s
+        """Sends a request and waits for its response, as long as some of it goes on coming: it is a short one."""
+        end = time.monotonic() + _DRIPPING * self._answer_s
         self.send(api, version, body)
         with selectors.DefaultSelector() as selector:
             selector.register(self, selectors.EVENT_READ)
             while (response := self.receive()) is None:
-                left = deadline - time.monotonic()
+                left = min(self.moved + self._answer_s, end) - time.monotonic()
                 if left <= 0:
                     raise TimeoutError("it does not answer")
                 selector.modify(self, self.events)

@@ -12,6 +12,10 @@ from typing import Any
 
 HANDSHAKE, AUTHENTICATE = 17, 36  # api keys
 
+_ROUNDS = 4096, 1_000_000  # RFC 7677 asks for the first; the second takes half a second
+_SHOWN = 200  # characters of what a broker says
+_SCRAM_MECHANISMS = {"SCRAM-SHA-256": "sha256", "SCRAM-SHA-512": "sha512"}
+
 Ask = Callable[[int, int, bytes], Any]
 
 
@@ -20,11 +24,16 @@ class AuthenticationError(Exception):
 
 
 def authenticate(ask: Ask, properties: Mapping[str, Any]) -> None:
-    """Logs in; raises ``AuthenticationError`` with the broker's reason."""
+    """Logs in.
+
+    Raises:
+      AuthenticationError: with the broker's reason, or because it answers what the protocol does not know.
+      OSError: what ``ask`` raises.
+    """
     mechanism = properties.get("sasl.mechanisms", "PLAIN")
     name = mechanism.encode()
     response = bytes(ask(HANDSHAKE, 1, struct.pack(">h", len(name)) + name))
-    if struct.unpack_from(">h", response, 4)[0] != 0:
+    if _number(">h", response, 4) != 0:
         raise AuthenticationError(f"the broker does not offer {mechanism}")
     user, password = properties.get("sasl.username", ""), properties.get("sasl.password", "")
     if mechanism == "PLAIN":
@@ -36,21 +45,22 @@ def authenticate(ask: Ask, properties: Mapping[str, Any]) -> None:
         refusal = _exchange(ask, b"n,,\1auth=Bearer " + token.encode() + b"\1\1")
         if refusal:  # an error is said first, and counts once the client has answered it
             _exchange(ask, b"\1")
-            raise AuthenticationError(refusal.decode(errors="replace"))
+            raise AuthenticationError(_shown(refusal))
     else:
-        _scram(ask, user, password, mechanism.removeprefix("SCRAM-").replace("-", "").lower())
+        _scram(ask, user, password, _SCRAM_MECHANISMS[mechanism])
 
 
 def _exchange(ask: Ask, message: bytes) -> bytes:
     response = bytes(ask(AUTHENTICATE, 0, struct.pack(">i", len(message)) + message))
-    error, size = struct.unpack_from(">hh", response, 4)
-    at = 8
-    reason = response[at : at + max(size, 0)].decode(errors="replace")
+    error, size = _number(">h", response, 4), _number(">h", response, 6)
+    at = 8 + max(size, 0)
     if error:
-        raise AuthenticationError(reason or f"error {error}")
-    at += max(size, 0)
-    (length,) = struct.unpack_from(">i", response, at)
-    return response[at + 4 : at + 4 + max(length, 0)]
+        raise AuthenticationError(_shown(response[8:at]) or f"error {error}")
+    length = _number(">i", response, at)
+    answer = response[at + 4 : at + 4 + max(length, 0)]
+    if len(answer) < length:
+        raise _malformed("its answer is cut short")
+    return answer
 
 
 def _scram(ask: Ask, user: str, password: str, digest: str) -> None:
@@ -59,24 +69,62 @@ def _scram(ask: Ask, user: str, password: str, digest: str) -> None:
 
     nonce = secrets.token_urlsafe(24)
     first = f"n={user.replace('=', '=3D').replace(',', '=2C')},r={nonce}"
-    answer = _exchange(ask, b"n,," + first.encode()).decode()
-    fields = _fields(answer)
-    if not fields.get("r", "").startswith(nonce):
+    answer, fields = _fields(_exchange(ask, b"n,," + first.encode()))
+    if "e" in fields or "m" in fields:  # what is wrong, or an extension without which it does not go on (RFC 5802)
+        raise AuthenticationError(_shown(answer.encode()))
+    theirs = fields.get("r", "")
+    if not theirs.startswith(nonce) or theirs == nonce:
         raise AuthenticationError("the broker answers with another nonce")
-    rounds = int(fields["i"])
-    if not 4096 <= rounds <= 1_000_000:
-        raise AuthenticationError(f"the broker asks for {rounds} iterations, 4096 to 1000000 are accepted")
-    salted = hashlib.pbkdf2_hmac(digest, password.encode(), base64.b64decode(fields["s"]), rounds)
-    final = f"c=biws,r={fields['r']}"
+    rounds, salt = fields.get("i", ""), _decoded(fields.get("s", ""))
+    if not (rounds.isascii() and rounds.isdecimal() and len(rounds) < 10):
+        raise _malformed("it says no number of iterations")
+    if not _ROUNDS[0] <= int(rounds) <= _ROUNDS[1]:
+        raise AuthenticationError(
+            f"the broker asks for {int(rounds)} iterations, {_ROUNDS[0]} to {_ROUNDS[1]} are accepted"
+        )
+    if not salt:
+        raise _malformed("it says no salt")
+    salted = hashlib.pbkdf2_hmac(digest, password.encode(), salt, int(rounds))
+    final = f"c=biws,r={theirs}"
     signed = ",".join([first, answer, final]).encode()
     client = keyed(salted, b"Client Key")
     signature = keyed(hashlib.new(digest, client).digest(), signed)
     proof = base64.b64encode(bytes(a ^ b for a, b in zip(client, signature, strict=True))).decode()
-    verdict = _fields(_exchange(ask, f"{final},p={proof}".encode()).decode())
+    _, verdict = _fields(_exchange(ask, f"{final},p={proof}".encode()))
     expected = keyed(keyed(salted, b"Server Key"), signed)
-    if not hmac.compare_digest(base64.b64decode(verdict.get("v", "")), expected):
+    if not hmac.compare_digest(_decoded(verdict.get("v", "")), expected):
         raise AuthenticationError("the broker does not know the password either")
 
 
-def _fields(message: str) -> dict[str, str]:
-    return dict(part.split("=", 1) for part in message.split(",") if "=" in part)
+def _fields(message: bytes) -> tuple[str, dict[str, str]]:
+    """A message of SCRAM, and its fields."""
+    try:
+        text = message.decode()
+    except UnicodeDecodeError:
+        raise _malformed("it answers no text") from None
+    return text, dict(part.split("=", 1) for part in text.split(",") if "=" in part)
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        raise _malformed("it answers no base64") from None
+
+
+def _number(form: str, response: bytes, at: int) -> int:
+    try:
+        (number,) = struct.unpack_from(form, response, at)
+    except struct.error:
+        raise _malformed("its answer is cut short") from None
+    return int(number)
+
+
+def _malformed(why: str) -> AuthenticationError:
+    return AuthenticationError(f"the broker does not log in as Kafka does: {why}")
+
+
+def _shown(said: bytes) -> str:
+    """What a broker says, for a message: short, and nothing that a terminal would obey."""
+    text = said.decode(errors="replace")[:_SHOWN]
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)

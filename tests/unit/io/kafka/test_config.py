@@ -7,6 +7,8 @@ from beam_jobs.errors import UserError
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.oauth import GOOGLE_TOKENS
 from beam_jobs.io.kafka.wire.connection import not_understood
+from schemas.client import RegistrySchemas
+from schemas.settings import registry_settings
 from tests.services.google import SecretManager, TokenServer
 
 SECRET = "hunter2"
@@ -170,3 +172,111 @@ def test_settings_in_code_hold_no_secret() -> None:
     with pytest.raises(UserError, match="give a reference") as raised:
         KafkaConfig.from_mapping({"sasl.password": SECRET})
     assert SECRET not in str(raised.value)
+
+
+MALFORMED = [
+    "env: hunter2",
+    "env:$hunter2",
+    "env:9hunter2",
+    "env://hunter2",
+    "env:{hunter2}",
+    "file: hunter2",
+    "file:hunter2",
+    "file://hunter2",
+    "secret:hunter2",
+    "secret: //projects/p/secrets/hunter2",
+    "secret://projects/p/secrets/s/versions/hunter2 ",
+]
+SETTINGS = [
+    "sasl.password={}",
+    "sasl.username={}",
+    "ssl.key.password={}",
+    "sasl.oauthbearer.client.secret={}",
+    'sasl.jaas.config=o.PlainLoginModule required username="u" password="{}";',
+    "sasl.jaas.config={}",
+    "basic.auth.user.info={}",
+    "basic.auth.user.info=me:{}",
+    "schema.registry.basic.auth.user.info=me:{}",
+    "bearer.auth.token={}",
+]
+
+
+@pytest.mark.parametrize("value", MALFORMED)
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_malformed_reference_is_never_shown(
+    tmp_path: Path, setting: str, value: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def resolve() -> None:
+        made = config(tmp_path, setting.format(value) + "\n")
+        made.resolved()
+        RegistrySchemas("http://127.0.0.1:9", registry_settings(dict(made.settings)))._client()
+
+    with pytest.raises(UserError) as told:  # at once, or where it is resolved
+        resolve()
+    assert "hunter2" not in str(told.value)
+    assert "hunter2" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sasl.password: hun=ter2",
+        "sasl.password hunter2",
+        "sasl.password\thun=ter2",
+        "=hunter2",
+        "hunter2",
+        "sasl.password=a\nhunter2",
+        "sasl.jaas.config=x username=u password=hunter2",
+        "sasl.jaas.config=hunter2",
+    ],
+)
+def test_a_malformed_line_is_never_shown(tmp_path: Path, line: str) -> None:
+    with pytest.raises(UserError) as told:
+        config(tmp_path, line + "\n")
+    assert "ter2" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "sasl.oauthbearer.token.endpoint.url=https://me:hunter2@host/token",
+        "schema.registry.basic.auth.user.info=me:hunter2",
+        "schema.registry.ssl.key.password=hunter2",
+        "schema.registry.proxy=http://me:hunter2@proxy:3128",
+        "bearer.auth.token=hunter2",
+        "ssl.keystore.password=hunter2",
+    ],
+)
+def test_no_secret_travels_with_the_pipeline(tmp_path: Path, setting: str) -> None:
+    made = config(tmp_path, setting + "\n")
+    assert b"hunter2" not in pickle.dumps(made)
+    if not setting.startswith(("sasl", "ssl")):
+        with pytest.raises(UserError) as told:
+            registry_settings({setting.partition("=")[0]: setting.partition("=")[2]})
+        assert "hunter2" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        (
+            "SASL_PLAINTEXT PLAIN",
+            "PLAIN without TLS: the password goes over the network in clear; set security.protocol=",
+        ),
+        ("sasl_plaintext PLAIN", "PLAIN without TLS: the password goes"),
+        ("SASL_PLAINTEXT OAUTHBEARER", "OAUTHBEARER without TLS: the token goes"),
+        ("SASL_PLAINTEXT SCRAM-SHA-256", ""),
+        ("SASL_SSL PLAIN", ""),
+    ],
+)
+def test_a_password_in_clear_is_warned_of_once_a_process(
+    tmp_path: Path, text: str, warned: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("beam_jobs.io.kafka.config._warned", set())
+    protocol, mechanism = text.split()
+    lines = f"security.protocol={protocol}\nsasl.mechanism={mechanism}\nsasl.password={SECRET}\n"
+    for _ in range(3):
+        config(tmp_path, lines + "sasl.oauthbearer.method=oidc\n").resolved()
+    assert len(caplog.messages) == bool(warned)
+    assert warned in "".join(caplog.messages)
+    assert SECRET not in caplog.text

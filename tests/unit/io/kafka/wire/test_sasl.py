@@ -7,8 +7,11 @@ import hashlib
 import hmac
 import struct
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from beam_jobs.io.kafka.wire import sasl as kafka_sasl
 from beam_jobs.io.kafka.wire.sasl import AUTHENTICATE, HANDSHAKE, AuthenticationError, authenticate
@@ -100,9 +103,24 @@ def test_scram_is_the_exchange_of_the_rfc() -> None:
         ((FIRST.replace("rOpr", "xxxx"), VERDICT), "another nonce"),
         ((FIRST.replace("4096", "1"), VERDICT), "1 iterations"),
         ((FIRST.replace("4096", "99999999"), VERDICT), "99999999 iterations"),
+        ((FIRST.replace("4096", "9" * 5000), VERDICT), "no number of iterations"),
+        ((FIRST.replace("4096", "-4096"), VERDICT), "no number of iterations"),
+        ((FIRST.replace("4096", "\N{FULLWIDTH DIGIT FOUR}096"), VERDICT), "no number of iterations"),
+        ((FIRST.replace(",i=4096", ""), VERDICT), "no number of iterations"),
+        ((FIRST.replace("W22ZaJ0SNY7soEsUEjb6gQ==", "W22Z!"), VERDICT), "no base64"),
+        ((FIRST.replace("W22ZaJ0SNY7soEsUEjb6gQ==", "ü"), VERDICT), "no base64"),
+        ((FIRST.replace("W22ZaJ0SNY7soEsUEjb6gQ==", ""), VERDICT), "no salt"),
+        (("r=rOprNGfwEbeRWgbNEkqO,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096", VERDICT), "another nonce"),
+        (("e=unknown-user\x1b[2J", VERDICT), r"^e=unknown-user\ufffd\[2J$"),
+        ((f"m=ext,{FIRST}", VERDICT), "m=ext"),
+        ((b"\xff\xfe", VERDICT), "no text"),
+        ((FIRST, b"v=\xff"), "no text"),
+        ((FIRST, "v=ü"), "no base64"),
+        ((FIRST, ""), "does not know the password"),
+        (("", ""), "another nonce"),
     ],
 )
-def test_a_broker_that_is_not_the_one_it_claims_to_be(answers: tuple[str, ...], text: str) -> None:
+def test_a_broker_that_is_not_the_one_it_claims_to_be(answers: tuple[str | bytes, ...], text: str) -> None:
     with pytest.raises(AuthenticationError, match=text):
         authenticate(Broker(*answers).ask, SCRAM)
 
@@ -136,3 +154,38 @@ def test_scram_with_sha_512_and_a_name_with_commas() -> None:
     broker = Real()
     authenticate(broker.ask, {"sasl.mechanisms": "SCRAM-SHA-512", "sasl.username": "a,b=c", "sasl.password": "secret"})
     assert broker.told[0].startswith(b"n,,n=a=2Cb=3Dc,r=")
+
+
+PLAIN: dict[str, Any] = {"sasl.mechanisms": "PLAIN", "sasl.username": "user", "sasl.password": "pencil"}
+HEAD = struct.pack(">ihh", 1, 0, -1)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    properties=st.sampled_from([PLAIN, SCRAM, TOKENS, {**SCRAM, "sasl.mechanisms": "SCRAM-SHA-512"}]),
+    handshake=st.one_of(st.just(struct.pack(">ihi", 1, 0, 0)), st.binary(max_size=12)),
+    answers=st.lists(
+        st.one_of(st.binary(max_size=40), st.binary(max_size=40).map(lambda b: HEAD + struct.pack(">i", len(b)) + b)),
+        max_size=3,
+    ),
+)
+@example(properties=PLAIN, handshake=b"", answers=[])
+@example(properties=PLAIN, handshake=struct.pack(">ihi", 1, 0, 0), answers=[HEAD + struct.pack(">i", 1 << 30)])
+@example(properties=PLAIN, handshake=struct.pack(">ihi", 1, 0, 0), answers=[struct.pack(">ihh", 1, 58, 30000)])
+def test_whatever_a_broker_answers_is_a_refusal_or_none(
+    properties: dict[str, Any], handshake: bytes, answers: list[bytes]
+) -> None:
+    left = [handshake, *answers]
+
+    def ask(api: int, version: int, body: bytes) -> bytes:
+        return left.pop(0) if left else b"\0\0\0\1"
+
+    try:
+        authenticate(ask, properties)
+    except AuthenticationError as refused:
+        told = str(refused)
+    else:
+        told = "it goes on"
+    assert told.isprintable()
+    assert 0 < len(told) <= 250
+    assert "pencil" not in told
