@@ -1,6 +1,7 @@
 """A Schema Registry for laptops and tests: Confluent's REST API over one folder. ``python -m schemas.registry --help``.
 
-No authentication and no TLS: it is not for production, where ``--schema_registry`` takes the URL of a real one.
+No authentication and no TLS: it is not for production, where ``--schema_registry`` takes the URL of a real one. Pages
+in a browser of this machine can't use it (``browsers.py``).
 Not there: schema references, metadata and rules (refused, 422), changing modes, JSON Schema, Protobuf.
 """
 
@@ -22,6 +23,7 @@ from typing import Any
 
 from beam_jobs.errors import UserError
 from beam_jobs.terminal.commands import SCHEMAS
+from schemas.registry.browsers import check_headers
 from schemas.registry.routes import respond
 from schemas.registry.store import RegistryError, SchemaStore
 
@@ -47,6 +49,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = self.read_body()
             if body is None:
                 return
+            check_headers(self.headers, self.server.host, bool(body) and self.command in ("POST", "PUT"))
             self.answer(200, respond(self.server.store, self.command, self.path, body))
         except RegistryError as e:
             self.answer(e.status, {"error_code": e.code, "message": str(e)})
@@ -104,6 +107,7 @@ class _HttpServer(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], store: SchemaStore) -> None:
         self.store = store
+        self.host = address[0]
         self._open: set[socket.socket] = set()
         self._open_lock = threading.Lock()
         super().__init__(address, _Handler)
@@ -205,7 +209,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--port", type=_port, default=8081, help="default 8081; 0 takes a free one")
     parser.add_argument("--dir", type=Path, required=True, help="folder that keeps the schemas; made if missing")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on, default 127.0.0.1")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address or name to listen on, default 127.0.0.1; requests have to name it, this machine or an address",
+    )
     parser.add_argument("--verbose", action="store_true", help="log each request; show stack traces")
 
 

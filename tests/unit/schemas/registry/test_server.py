@@ -59,7 +59,7 @@ def call(server: RegistryServer, method: str, path: str, body: Any = None) -> tu
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
     try:
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        connection.request(method, path, data)
+        connection.request(method, path, data, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         assert answer.headers["Content-Type"] == "application/vnd.schemaregistry.v1+json"
         return answer.status, json.loads(answer.read())

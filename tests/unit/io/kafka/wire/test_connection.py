@@ -70,7 +70,8 @@ def test_a_slow_answer_is_waited_for() -> None:
 def test_an_answer_that_has_stopped_is_not(part: bytes) -> None:
     with (
         broker(lambda connection, _: connection.sendall(part)) as port,
-        contextlib.closing(connect(port)) as connection,pytest.raises(TimeoutError, match="it does not answer")
+        contextlib.closing(connect(port)) as connection,
+        pytest.raises(TimeoutError, match="it does not answer"),
     ):
         connection.ask(protocol.METADATA, 8, b"")
 
