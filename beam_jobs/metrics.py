@@ -146,12 +146,12 @@ UNREADABLE = Metric(
 )
 WITHOUT_PAYLOAD = Metric(
     "dead_letters_without_payload",
-    "dead letters of records larger than their topic takes",
+    "dead letters without their records, which were larger than their topic takes, or were not to be kept",
     report="without_payload",
     row={
         "score": "of these without the record, too large for their topic",
         "archive": "of these without the record, too large for their topic",
-        "redrive": "left: without its record, which was too large",
+        "redrive": "left: without its record, too large or not kept",
     },
     optional=True,
 )

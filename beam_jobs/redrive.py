@@ -21,11 +21,8 @@ from beam_jobs.terminal.report import conclude_redrive
 
 def build(pipeline: beam.Pipeline, job: RedriveJob) -> None:
     """Wires the job into ``pipeline``."""
-    records = (
-        pipeline
-        | "Read" >> job.source.read()
-        | "Restore" >> beam.ParDo(Redrive(job.reasons, job.writers.writer_schema)).with_output_types(Block)
-    )
+    restore = Redrive(job.reasons, job.writers.writer_schema, job.payload)
+    records = pipeline | "Read" >> job.source.read() | "Restore" >> beam.ParDo(restore).with_output_types(Block)
     if job.output:
         left = partial(leave_out, job.output.address)
         records | "Write" >> job.output.write(WriteSettings(on_too_large=left, at_once=True))

@@ -23,6 +23,7 @@ from beam_jobs.io.kafka.client import KafkaTransport, check_topic
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.position import OffsetKind, OffsetSpec
 from beam_jobs.samples.topic import read_topic
+from beam_jobs.steps.payload import key_id
 from beam_jobs.terminal.cli import run, say
 from beam_jobs.terminal.commands import BEGIN
 from schemas.source import SHIPPED_IDS, SchemaSource
@@ -99,7 +100,10 @@ def as_record(value: bytes, writers: SchemaSource | None) -> Record:
         raise UserError(f"a record with the schema id {schema_id} can't be decoded; is it a job's?") from error
     if not isinstance(fields, dict):
         fields = {"value": fields}
-    return Record(_NAMES.get(f"{schema.get('namespace')}.{schema.get('name')}", "other"), fields)
+    kind = _NAMES.get(f"{schema.get('namespace')}.{schema.get('name')}", "other")
+    if kind == "dead_letter" and (key := key_id(fields)) is not None:
+        fields["value"] = f"(encrypted with the key {key})"
+    return Record(kind, fields)
 
 
 def _from_json(value: bytes) -> Record:

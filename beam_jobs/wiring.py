@@ -38,7 +38,7 @@ def write_dead_letters(bad: Mapping[str, beam.PCollection], job: ScoreJob | Arch
     """One sink a step: a Flatten would end the fused stage, and with it the order of output and commit."""
     for name, letters in bad.items():
         letters | f"DeadLetters{name}" >> WriteDeadLetters(
-            job.dead_letters, job.schema_ids["dead_letter"], job.max_dead_letter_rate
+            job.dead_letters, job.schema_ids["dead_letter"], job.max_dead_letter_rate, job.payload
         )
 
 

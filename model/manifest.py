@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_jobs.errors import UserError, one_line
+from beam_jobs.errors import UserError, one_line, shown
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from model.alert_rate import AlertRate, ThresholdFit
 from model.outliers.groups import LeftOut
@@ -157,7 +157,7 @@ class Manifest:
     def _check(self) -> None:
         for what in ("name", "version", "use_case", "kind"):
             if not (isinstance(found := getattr(self, what), str) and NAME.fullmatch(found)):
-                raise ValueError(f"{what} {_short(found)} is no name of letters, digits, '.', '_' and '-'")
+                raise ValueError(f"{what} {shown(found)} is no name of letters, digits, '.', '_' and '-'")
         if not all(isinstance(name, str) for name in (*self.features, self.preprocessing_fingerprint)):
             raise ValueError("features and preprocessing_fingerprint are not all text")
         if not self.features or len(set(self.features)) < len(self.features) or len(self.units) != len(self.features):
@@ -169,9 +169,9 @@ class Manifest:
             raise ValueError(f"it names {len(self.files):,} files, {_MAX_FILES:,} at most are accepted")
         for name, digest in self.files.items():
             if not is_inside(name):
-                raise ValueError(f"it names a file outside the version's folder, or none: {_short(name)}")
+                raise ValueError(f"it names a file outside the version's folder, or none: {shown(name)}")
             if not (isinstance(digest, str) and _SHA256.fullmatch(digest)):
-                raise ValueError(f"sha256 of {name} is {_short(digest)}")
+                raise ValueError(f"sha256 of {name} is {shown(digest)}")
 
 
 def is_inside(name: str) -> bool:
@@ -184,11 +184,6 @@ def is_inside(name: str) -> bool:
         and not {"", ".", ".."} & set(parts)
         and parts[0] not in _NOT_LOADED
     )
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 _READERS: Mapping[str, Callable[[Any], Any]] = {
@@ -227,7 +222,7 @@ def parse(data: bytes, path: str) -> Manifest:
     try:
         return Manifest.from_json(data.decode("utf-8"))
     except ValueError as error:
-        raise UserError(f"{path}: {one_line(error, 300)}; train the model again") from error
+        raise UserError(f"{path}: {one_line(error)}; train the model again") from error
 
 
 def file_hashes(folder: Path) -> dict[str, str]:

@@ -37,6 +37,7 @@ from beam_jobs.preflight.redrive import RedriveJob
 from beam_jobs.preflight.replay import ReplayJob
 from beam_jobs.preflight.score import ScoreJob
 from beam_jobs.steps.lookup import LookupFile
+from beam_jobs.steps.payload import Payload
 from beam_jobs.use_case import load_use_case
 from model.registry import ModelVersion
 from schemas.source import ShippedSchemas
@@ -76,6 +77,7 @@ def _score(bus: str, archived: bool = False) -> Wire:
         scores=_on(bus, "scores"),
         dead_letters=_on(bus, "dead"),
         max_dead_letter_rate=0.9,
+        payload=Payload(),
         schema_ids=IDS,
     )
     return partial(score.build, job=job)
@@ -98,6 +100,7 @@ def _archive(bus: str) -> Wire:
         lookup_every_s=30.0,
         dead_letters=_on(bus, "dead"),
         max_dead_letter_rate=0.9,
+        payload=Payload(),
         schema_ids=IDS,
     )
     return partial(archive.build, job=job)

@@ -39,9 +39,16 @@ from beam_jobs.preflight.addresses import (
     stream_source,
 )
 from beam_jobs.preflight.reach import Preflight
-from beam_jobs.preflight.workers import check_path, check_pii_key, refuse_at_least_once, warn_if_cleaned
+from beam_jobs.preflight.workers import (
+    check_path,
+    check_pii_key,
+    dead_letter_payload,
+    refuse_at_least_once,
+    warn_if_cleaned,
+)
 from beam_jobs.steps.decode import EventSettings
 from beam_jobs.steps.lookup import LookupFile, describe
+from beam_jobs.steps.payload import Payload
 from beam_jobs.storage.files import bounded, check_access, is_local, make_folder, name_bytes, root_of, writing
 from beam_jobs.target import target_of
 from beam_jobs.terminal import options
@@ -70,6 +77,7 @@ class ArchiveJob:
     lookup_every_s: float
     dead_letters: Sink
     max_dead_letter_rate: float
+    payload: Payload  # of dead letters
     schema_ids: dict[str, SchemaId]
     events: EventSettings = field(default_factory=EventSettings)
 
@@ -93,6 +101,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     use_case = load_use_case(parsed.view_as(options.UseCaseOptions).use_case)
     preprocessor = use_case.preprocessor()
     preflight = Preflight(parsed)
+    payload = dead_letter_payload(preflight)
     content: Content = "events" if wanted.raw else "features"
     if content == "features":
         check_no_windows(preprocessor, "archive the events with --raw; model.train computes the windows from them")
@@ -193,6 +202,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
         dead_letters=dead,
         max_dead_letter_rate=bad.max_dead_letter_rate,
         events=event_settings(parsed),
+        payload=payload,
         schema_ids={"dead_letter": output_id(preflight, writers, dead.address, schemas.load("dead_letter"))},
     )
 

@@ -21,6 +21,8 @@ from beam_jobs.preflight.addresses import (
     stream_source,
 )
 from beam_jobs.preflight.reach import Preflight
+from beam_jobs.preflight.workers import dead_letter_payload
+from beam_jobs.steps.payload import Payload
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import require
 from beam_jobs.terminal.commands import JOBS
@@ -35,6 +37,7 @@ class RedriveJob:
     writers: SchemaSource  # schemas of the dead letters by id
     output: Sink | None  # None: a dry run
     reasons: tuple[str, ...]  # empty: all
+    payload: Payload | None = None  # with the key of encrypted letters; None: none is decrypted, in a dry run
 
     @property
     def nothing_read(self) -> str:
@@ -65,7 +68,8 @@ def redrive_job(parsed: PipelineOptions) -> RedriveJob:
     if output:
         prepare_outputs(preflight, [output], source)
     writers = schema_source(preflight, schemas.load("dead_letter"), settings)
-    return RedriveJob(source, writers, output, tuple(wanted.reason or ()))
+    payload = None if output is None else dead_letter_payload(preflight)
+    return RedriveJob(source, writers, output, tuple(wanted.reason or ()), payload)
 
 
 def _check_known(reasons: Sequence[str]) -> None:

@@ -23,9 +23,10 @@ from beam_jobs.preflight.addresses import (
     stream_source,
 )
 from beam_jobs.preflight.reach import Preflight
-from beam_jobs.preflight.workers import check_path, check_pii_key, warn_if_cleaned
+from beam_jobs.preflight.workers import check_path, check_pii_key, dead_letter_payload, warn_if_cleaned
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from beam_jobs.steps.decode import EventSettings
+from beam_jobs.steps.payload import Payload
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import require, say
 from beam_jobs.terminal.commands import JOBS
@@ -49,6 +50,7 @@ class ScoreJob:
     scores: Sink | None
     dead_letters: Sink
     max_dead_letter_rate: float
+    payload: Payload  # of dead letters
     schema_ids: dict[str, SchemaId]  # of the outputs in Avro, by the schema's file name
     events: EventSettings = field(default_factory=EventSettings)
 
@@ -69,6 +71,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     check_no_windows(preprocessor, "remove OVER from the SQL and train a new version")
     preflight = Preflight(parsed)
     check_pii_key(preflight, preprocessor)
+    payload = dead_letter_payload(preflight)
     check_path(parsed, "--model", wanted.model, in_image=True)
     model = resolve(wanted.model, use_case.name, wanted.model_key)
     warn_if_cleaned(parsed, "--model", model.folder)
@@ -99,6 +102,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
         dead_letters=outputs["dead_letter"],
         max_dead_letter_rate=bad.max_dead_letter_rate,
         events=event_settings(parsed),
+        payload=payload,
         schema_ids={
             n: output_id(preflight, writers, to.address, schemas.load(n))
             for n, to in outputs.items()

@@ -13,6 +13,7 @@ from beam_jobs.io.address import Address
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preprocessing.preprocessor import Preprocessor
+from beam_jobs.steps.payload import KEY_OPTION, OPTION, Payload, Policy
 from beam_jobs.storage import files
 from beam_jobs.target import runner_of, target_of
 from beam_jobs.terminal.cli import say
@@ -83,15 +84,39 @@ def check_pii_key(preflight: Preflight, preprocessor: Preprocessor) -> None:
     Raises:
       UserError: it can't be read, here or on the workers.
     """
-    parsed, reference = preflight.parsed, preprocessor.secret_reference
-    scheme = (reference or "").partition(":")[0]
-    traits = target_of(parsed).describe()
-    if reference and is_reference(reference) and scheme != "secret" and not (traits.here or traits.own_image):
+    _check_key(preflight, "pii.key", preprocessor.secret_reference)
+    preflight.ask(f"pii.key {preprocessor.secret_reference}", "the key of the pseudonyms", preprocessor.check_secrets)
+
+
+def dead_letter_payload(preflight: Preflight) -> Payload:
+    """What dead letters hold of their records, and the key, which is read once.
+
+    Raises:
+      UserError: encrypting without a key, a key without encrypting; it can't be read, here or on the workers.
+    """
+    given = preflight.parsed.get_all_options()
+    policy: Policy = given.get("dead_letter_payload") or "keep"
+    payload = Payload(policy, given.get("dead_letter_key"))
+    if payload.key is not None and "dead_letter_payload" in given and policy != "encrypt":
+        raise UserError(f"{KEY_OPTION} is for {OPTION} encrypt; add that, or leave the key out")
+    _check_key(preflight, KEY_OPTION, payload.key)
+    preflight.ask(f"{KEY_OPTION} {payload.key}", "the key of the dead letters", payload.keys)
+    return payload
+
+
+def _check_key(preflight: Preflight, what: str, reference: str | None) -> None:
+    """Refuses a key that is not where the workers are."""
+    traits = target_of(preflight.parsed).describe()
+    if (
+        reference
+        and is_reference(reference)
+        and not reference.startswith("secret:")
+        and not (traits.here or traits.own_image)
+    ):
         raise UserError(
-            f"pii.key {reference}: workers of Beam's image do not have it; refer to "
+            f"{what} {reference}: workers of Beam's image do not have it; refer to "
             "secret://projects/P/secrets/S/versions/NUMBER, or make an image that has it (--sdk_container_image)"
         )
-    preflight.ask(f"pii.key {reference}", "the key of the pseudonyms", preprocessor.check_secrets)
 
 
 def warn_of_this_machine(preflight: Preflight, address: Address) -> None:

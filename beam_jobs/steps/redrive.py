@@ -15,6 +15,7 @@ from beam_jobs import metrics
 from beam_jobs.block import Block, raw_block
 from beam_jobs.codec.avro.decoder import AvroDecoder
 from beam_jobs.steps.decode import without_tombstones
+from beam_jobs.steps.payload import Payload, restore
 from beam_jobs.steps.write_dead_letters import left_out
 
 REDRIVES_HEADER = "highbeam.redrives"  # how often a record was put back, a decimal number
@@ -26,13 +27,21 @@ class Redrive(beam.DoFn):
     Args:
       reasons: only dead letters with one of these reasons; all when empty.
       writer_schema: schemas of the dead letters by id, whatever version wrote them.
+      payload: with the key of those that are encrypted; None: they are counted as they are.
     """
 
-    def __init__(self, reasons: Sequence[str], writer_schema: Callable[[int], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        reasons: Sequence[str],
+        writer_schema: Callable[[int], dict[str, Any]],
+        payload: Payload | None = None,
+    ) -> None:
         self._reasons = tuple(reasons)
         self._writer_schema = writer_schema
+        self._payload = payload
 
     def setup(self) -> None:
+        self._keys = None if self._payload is None else self._payload.keys()
         self._decoder = AvroDecoder(schemas.load("dead_letter"), self._writer_schema)
 
     def process(self, raw: Block) -> Iterator[Block]:
@@ -47,6 +56,10 @@ class Redrive(beam.DoFn):
         cut = left_out(letters)
         metrics.inc(metrics.WITHOUT_PAYLOAD, int(cut.sum()))
         letters = letters.filter(pa.array(~cut))
+        if self._keys is not None:
+            letters, damaged = restore(letters, self._keys)
+            metrics.inc(metrics.UNREADABLE, int(damaged.sum()))
+            letters = letters.filter(pa.array(~damaged))
         yield original_records(letters)
         for reason in pc.value_counts(letters.column("reason")).to_pylist():  # written by now: see WriteDeadLetters
             metrics.inc(metrics.REDRIVEN, reason["counts"], reason["values"])

@@ -19,6 +19,7 @@ from beam_jobs.codec.avro.decoder import AvroDecoder
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.errors import UserError
 from beam_jobs.io.sink import Sink, WriteSettings
+from beam_jobs.steps.payload import DROPPED, Payload, protect
 from schemas.source import SchemaId, id_of
 
 _MIN_WINDOW = 1_000  # records; a smaller sample says little about a rate
@@ -64,16 +65,19 @@ class DeadLetterLimit:
 class _EncodeDeadLetters(beam.DoFn):
     """Dead letters to records for the topic; stops the job when nearly everything is bad."""
 
-    def __init__(self, schema_id: SchemaId, max_rate: float) -> None:
+    def __init__(self, schema_id: SchemaId, max_rate: float, payload: Payload) -> None:
         self._schema_id = schema_id
         self._max_rate = max_rate
+        self._payload = payload
 
     def setup(self) -> None:
+        self._keys = self._payload.keys()
         self._encoder = AvroEncoder(schemas.load("dead_letter"), id_of(self._schema_id))
         self._limit = DeadLetterLimit(self._max_rate)
 
     def process(self, letters: Block) -> Iterator[Block]:
-        yield pa.RecordBatch.from_arrays([letters.column("key"), self._encoder.encode(letters)], names=["key", "value"])
+        keys, letters = protect(letters, self._payload.policy, self._keys)
+        yield pa.RecordBatch.from_arrays([keys, self._encoder.encode(letters)], names=["key", "value"])
         # The sink beside this step has them acknowledged by now: what is counted, or stops the job, is on the topic.
         _count(letters)
         self._limit.check(letters.column("error")[letters.num_rows - 1].as_py())
@@ -114,24 +118,32 @@ def without_payload(schema_id: SchemaId, records: Block) -> Block:
 
 
 def left_out(letters: Block) -> NDArray[np.bool_]:
-    """Which dead letters hold their record no more, bool [n]: see :func:`without_payload`."""
-    cut = pc.ends_with(letters.column("error"), _LEFT_OUT)
+    """Which dead letters hold their record no more, bool [n]: it was too large (``without_payload``), or not kept."""
+    errors = letters.column("error")
+    cut = pc.or_(pc.ends_with(errors, _LEFT_OUT), pc.equal(errors, DROPPED))
     return pc.and_(cut, letters.column("value").is_null()).to_numpy(zero_copy_only=False)
 
 
 class WriteDeadLetters(beam.PTransform):
-    """Writes blocks of dead letters to a topic, keyed as the original records were."""
+    """Writes blocks of dead letters to a topic, keyed as the original records were.
 
-    def __init__(self, sink: Sink, schema_id: SchemaId, max_rate: float) -> None:
+    Args:
+      max_rate: share of bad records that stops the job.
+      payload: what they hold of their records.
+    """
+
+    def __init__(self, sink: Sink, schema_id: SchemaId, max_rate: float, payload: Payload | None = None) -> None:
         super().__init__()
         self._sink = sink
         self._schema_id = schema_id
         self._max_rate = max_rate
+        self._payload = payload or Payload()
 
     def expand(self, letters: beam.PCollection[pa.RecordBatch]) -> beam.PCollection:
+        encode = _EncodeDeadLetters(self._schema_id, self._max_rate, self._payload)
         return (
             letters
-            | "Encode" >> beam.ParDo(_EncodeDeadLetters(self._schema_id, self._max_rate)).with_output_types(Block)
+            | "Encode" >> beam.ParDo(encode).with_output_types(Block)
             | "Write"
             >> self._sink.write(WriteSettings(on_too_large=partial(without_payload, self._schema_id), at_once=True))
         )

@@ -314,12 +314,31 @@ class DeadLetter:
     def _add_argparse_args(cls, parser: argparse._ActionsContainer) -> None:
         parser.add_argument("--dead_letters", metavar="URI", help="topic for records that cannot be handled")
         parser.add_argument(
+            "--dead_letter_payload",
+            choices=["keep", "encrypt", "drop"],
+            default="keep",
+            help="what they hold of their records, which may be personal data: everything (default), everything "
+            "encrypted with --dead_letter_key, or nothing (docs/security.md)",
+        )
+        parser.add_argument(
             "--max_dead_letter_rate",
             type=float,
             default=0.9,
             metavar="SHARE",
             help="stop the job when more than this share of the last 1,000 or more records is bad (default 0.9; "
             "1 never stops)",
+        )
+
+
+class DeadLetterKey:
+    """With what dead letters are encrypted."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse._ActionsContainer) -> None:
+        parser.add_argument(
+            "--dead_letter_key",
+            metavar="REFERENCE",
+            help=f"key of encrypted dead letters, 64 hexadecimal digits, as {_REFERENCE}; older ones on further lines",
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line, shown
 
 MAX_BYTES = 64 << 20  # of saved_model.pb; weights are in other files
 
@@ -81,7 +81,7 @@ def check_saved_model(folder: Path) -> None:
             raise UserError(f"{path}: more than {MAX_BYTES:,} bytes; train the model again")
         saved = _message("SavedModel").FromString(data)
     except (OSError, DecodeError) as error:
-        raise UserError(f"{folder} can't be loaded ({error}); train the model again") from error
+        raise UserError(f"{folder} can't be loaded ({one_line(error)}); train the model again") from error
     if len(saved.meta_graphs) != 1 or not saved.meta_graphs[0].HasField("objects"):
         raise UserError(f"{folder} can't be loaded (not one graph as TensorFlow 2 exports it); train the model again")
     _check(saved.meta_graphs[0], path)
@@ -97,7 +97,7 @@ def _check(graph: Any, path: Path) -> None:
         own = CALCULATE if name in loaded else CALCULATE | SAVE
         _check_nodes(function.nodes, own | functions.keys(), path)
         if any(each.key == "api_implements" for each in function.attributes):  # TensorFlow may swap such functions
-            raise UserError(f"{path}: function {_named(name)} stands for others; train the model again")
+            raise UserError(f"{path}: function {shown(name)} stands for others; train the model again")
     _check_nodes(graph.graph.nodes, CALCULATE | SAVE | functions.keys(), path)
 
 
@@ -105,7 +105,7 @@ def _check_nodes(nodes: Any, allowed: frozenset[str], path: Path) -> None:
     for node in nodes:
         if node.op not in allowed:
             raise UserError(
-                f"{path}: operation {_named(node.op)} of node {_named(node.name)} may do more than calculate, and the "
+                f"{path}: operation {shown(node.op)} of node {shown(node.name)} may do more than calculate, and the "
                 "graph was not loaded; use a version from where you trust it, or train the model again"
             )
 
@@ -139,11 +139,6 @@ def _called(attributes: Any) -> Iterator[str]:
             for each in called:
                 yield each.name
                 yield from _called(each.attributes)
-
-
-def _named(name: str) -> str:
-    """A name from the file, for a message: short, and nothing that a terminal would obey."""
-    return ascii(name[:60])
 
 
 @cache

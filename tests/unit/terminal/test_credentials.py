@@ -36,7 +36,7 @@ def test_an_option_of_beams(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_argument_that_is_no_option() -> None:
     with pytest.raises(UserError, match="an address has a password"):
-        COMMANDS["demo tail"].check(["kafka://me:hunter2@host:9092/t"])
+        COMMANDS["watch"].check(["kafka://me:hunter2@host:9092/t"])
 
 
 def test_a_folder_with_an_at_sign_is_none() -> None:

@@ -200,7 +200,7 @@ def test_a_redrive_that_left_something(capsys: Capture) -> None:
     count([(metrics.RECORDS_READ, 10), (metrics.WITHOUT_PAYLOAD, 2), (metrics.TOO_LARGE, 1)])
     assert report.conclude_redrive(False, True, "nothing") == EXIT_FAILED
     *_, without, too_large, uncommitted, text = rows(capsys.readouterr().out)
-    assert without == ("left: without its record, which was too large", "2")
+    assert without == ("left: without its record, too large or not kept", "2")
     assert too_large == ("not written: larger than the output takes", "1")
     assert uncommitted == ("finished but not committed", "10")
     assert text[1].startswith("10 records are finished")

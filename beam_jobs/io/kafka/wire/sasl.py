@@ -10,6 +10,8 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from beam_jobs.errors import one_line
+
 HANDSHAKE, AUTHENTICATE = 17, 36  # api keys
 
 _ROUNDS = 4096, 1_000_000  # RFC 7677 asks for the first; the second takes half a second
@@ -45,7 +47,7 @@ def authenticate(ask: Ask, properties: Mapping[str, Any]) -> None:
         refusal = _exchange(ask, b"n,,\1auth=Bearer " + token.encode() + b"\1\1")
         if refusal:  # an error is said first, and counts once the client has answered it
             _exchange(ask, b"\1")
-            raise AuthenticationError(_shown(refusal))
+            raise AuthenticationError(_said(refusal))
     else:
         _scram(ask, user, password, _SCRAM_MECHANISMS[mechanism])
 
@@ -55,7 +57,7 @@ def _exchange(ask: Ask, message: bytes) -> bytes:
     error, size = _number(">h", response, 4), _number(">h", response, 6)
     at = 8 + max(size, 0)
     if error:
-        raise AuthenticationError(_shown(response[8:at]) or f"error {error}")
+        raise AuthenticationError(_said(response[8:at]) or f"error {error}")
     length = _number(">i", response, at)
     answer = response[at + 4 : at + 4 + max(length, 0)]
     if len(answer) < length:
@@ -71,7 +73,7 @@ def _scram(ask: Ask, user: str, password: str, digest: str) -> None:
     first = f"n={user.replace('=', '=3D').replace(',', '=2C')},r={nonce}"
     answer, fields = _fields(_exchange(ask, b"n,," + first.encode()))
     if "e" in fields or "m" in fields:  # what is wrong, or an extension without which it does not go on (RFC 5802)
-        raise AuthenticationError(_shown(answer.encode()))
+        raise AuthenticationError(one_line(answer, _SHOWN))
     theirs = fields.get("r", "")
     if not theirs.startswith(nonce) or theirs == nonce:
         raise AuthenticationError("the broker answers with another nonce")
@@ -124,7 +126,5 @@ def _malformed(why: str) -> AuthenticationError:
     return AuthenticationError(f"the broker does not log in as Kafka does: {why}")
 
 
-def _shown(said: bytes) -> str:
-    """What a broker says, for a message: short, and nothing that a terminal would obey."""
-    text = said.decode(errors="replace")[:_SHOWN]
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+def _said(text: bytes) -> str:
+    return one_line(text.decode(errors="replace"), _SHOWN)
