@@ -8,6 +8,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from beam_jobs.hidden import refuse_hidden
 from beam_jobs.lazy import lazily
 
 __version__ = "0.2.0"
@@ -87,6 +88,8 @@ def _is_a_command_of_ours() -> bool:
     return module.partition(".")[0] in ("beam_jobs", "model", "schemas", "demo")
 
 
-if _is_a_command_of_ours() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # Ctrl-C within the seconds of its imports ends it without a stack trace. ``cli.run`` takes the signal from there.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if _is_a_command_of_ours():
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Ctrl-C within the seconds of its imports ends it without a stack trace; ``cli.run`` takes over from there.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    refuse_hidden()  # python -m looks in the folder it is started in first

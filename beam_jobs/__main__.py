@@ -21,6 +21,7 @@ from argcomplete.shell_integration import shellcode
 
 from beam_jobs import __version__
 from beam_jobs.errors import UserError
+from beam_jobs.hidden import look_here_first
 from beam_jobs.terminal.cli import Parser, run
 from beam_jobs.terminal.commands import COMMANDS, DEMO, GROUPS, Command
 
@@ -82,7 +83,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def console() -> NoReturn:
-    """The console script."""
+    """The console script: it does not look where it is started, but PYTHONPATH may name what hides our packages."""
+    look_here_first()
     if "_ARGCOMPLETE" in os.environ:
         line = os.environ.get("COMP_LINE", "").encode()[: int(os.environ.get("COMP_POINT", "0"))]
         _complete(line.decode(errors="ignore"))

@@ -6,6 +6,7 @@ Each step is a command as a user would type it; the demo prints it, and passes C
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -89,6 +90,13 @@ def train(data: Path, registry: Path, stop: threading.Event, console: Console) -
     _run(command, None, None, stop, console)
 
 
+def environment() -> dict[str, str]:
+    """Of a command of the demo: it imports what the demo does, whatever is in the folder it was started in."""
+    home = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+
+
 def show_command(command: Sequence[str], console: Console) -> None:
     """Prints a command as a user would type it."""
     console.print(" ".join(["python", *command[1:]]), style="dim", soft_wrap=True, highlight=False)
@@ -99,7 +107,7 @@ def _run(command: Sequence[str], log: Path | None, doing: str | None, stop: thre
     show_command(command, console)
     with open(log, "w+", encoding="utf-8") if log else nullcontext() as output:
         # A session of its own: Ctrl-C reaches the demo alone, which passes it on.
-        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, env=environment())
         try:
             with console.status(doing) if doing else nullcontext():
                 while process.poll() is None:

@@ -222,7 +222,12 @@ class _ScoreJob:
         past.show_command(self._command, self._console)
         # A session of its own: Ctrl-C reaches the demo alone, which ends the job after its last event.
         self._process = subprocess.Popen(
-            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+            self._command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env=past.environment(),
         )
         assert self._process.stderr is not None
         self._reader = threading.Thread(target=self._listen, args=(self._process.stderr,), daemon=True)

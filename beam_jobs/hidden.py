@@ -1,0 +1,48 @@
+"""Whether something else has the names of Highbeam's packages: a file model.py where a command is started."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+_HOME = Path(__file__).resolve().parent.parent
+_PACKAGES = ("model", "schemas", "use_cases")  # beside this one
+
+
+class Hidden(NamedTuple):
+    """A package of ours, and what is found in its place."""
+
+    name: str
+    by: str
+
+
+def hidden() -> Hidden | None:
+    """The first of our packages that is hidden; nothing of what hides it is run."""
+    for name in _PACKAGES:
+        found = find_spec(name)
+        places = (
+            [] if found is None else [found.origin] if found.origin else list(found.submodule_search_locations or ())
+        )
+        if places and not any(place and Path(place).resolve().is_relative_to(_HOME / name) for place in places):
+            return Hidden(name, str(places[0]))
+    return None
+
+
+def refuse_hidden() -> None:
+    """Ends the process with one line where one of our packages is hidden: ``python -m`` looks where it is started."""
+    found = hidden()
+    if found is not None:
+        print(
+            f"error: {found.by!r} hides Highbeam's package {found.name}; start in another folder, or use the command "
+            "highbeam, which does not look here",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
+def look_here_first() -> None:
+    """Finds our packages first where one is hidden, in this process and in those it starts by multiprocessing."""
+    if hidden() is not None:
+        sys.path.insert(0, str(_HOME))
