@@ -8,8 +8,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from beam_jobs.hidden import refuse_hidden
 from beam_jobs.lazy import lazily
+from beam_jobs.terminal.hidden import refuse_hidden
 
 __version__ = "0.2.0"
 

@@ -21,9 +21,9 @@ from argcomplete.shell_integration import shellcode
 
 from beam_jobs import __version__
 from beam_jobs.errors import UserError
-from beam_jobs.hidden import look_here_first
 from beam_jobs.terminal.cli import Parser, run
 from beam_jobs.terminal.commands import COMMANDS, DEMO, GROUPS, Command
+from beam_jobs.terminal.hidden import look_here_first
 
 _SHELLS = {  # what `highbeam completion SHELL` prints has to be run by the shell
     "bash": 'eval "$(highbeam completion bash)"  # in ~/.bashrc',

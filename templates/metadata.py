@@ -25,6 +25,7 @@ _UNITS = {"ms": "(ms)", "mb": "(MB)", "seconds": "(seconds)"}
 # Credentials (user@host) have no place in an address.
 _TOPIC = r"^(kafka://[^@\s]+|pubsub://\S+)$"
 _REGEXES = {"input": r"^(kafka://[^@\s]+|pubsub://\S+|gs://\S+)$", "schema_registry": r"^https?://[^@\s]+$"}
+_REFERENCE = r"^(env:|file:|secret://)\S+$"
 _NUMBERS = {int: r"^[0-9]+$", float: r"^[0-9]+(\.[0-9]+)?$"}
 _BY_REFERENCE = (
     " A parameter is never a secret itself: it is shown in the console and kept with the job. "
@@ -87,6 +88,8 @@ def _parameter(name: str, action: argparse.Action, group: str, template: Templat
         parameter |= {"paramType": "BOOLEAN", "defaultValue": str(action.default).lower()}
     elif action.choices:
         parameter |= {"paramType": "ENUM", "enumOptions": [{"value": c, "label": c} for c in action.choices]}
+    elif action.metavar == "REFERENCE":
+        parameter |= {"paramType": "TEXT", "regexes": [_REFERENCE]}
     elif isinstance(action.type, type) and action.type in _NUMBERS:
         parameter |= {"paramType": "NUMBER", "regexes": [_NUMBERS[action.type]]}
     else:

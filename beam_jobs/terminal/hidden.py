@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-_HOME = Path(__file__).resolve().parent.parent
-_PACKAGES = ("model", "schemas", "use_cases")  # beside this one
+_HOME = Path(__file__).resolve().parents[2]
+_PACKAGES = ("model", "schemas", "use_cases")  # beside beam_jobs
 
 
 class Hidden(NamedTuple):

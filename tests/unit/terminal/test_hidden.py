@@ -79,7 +79,7 @@ def test_workers_of_a_job_are_immune(folder: Path) -> None:
     """Processes that multiprocessing starts get the parent's path, not the folder they are started in."""
     code = (
         "from functools import partial\n"
-        "from beam_jobs.hidden import look_here_first\nlook_here_first()\n"
+        "from beam_jobs.terminal.hidden import look_here_first\nlook_here_first()\n"
         "from beam_jobs.running.workers import Workers\nfrom model.registry import versions\n"
         "if __name__ == '__main__':\n"
         "    with Workers(2) as workers:\n"
