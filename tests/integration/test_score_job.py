@@ -178,10 +178,14 @@ def test_too_many_dead_letters_stop_the_job(
 def test_redrive_puts_dead_letters_back(topics: Topics, score: Callable[..., list[str]], tmp_path: Path) -> None:
     good = framed(events(200))
     topics.send("events", [*good, good[0][:-1], b""])
-    run(score())
+    (tmp_path / "key").write_text("1f" * 32)
+    key = ("--dead_letter_key", f"file:{tmp_path}/key")
+    run(score("--dead_letter_payload", "encrypt", *key))
+    assert not any(good[0][5:-1] in record["value"] for record in topics.read("dead"))
     redrive = [
         *(sys.executable, "-m", "beam_jobs.redrive", "--input", topics.uri("dead"), "--output", topics.uri("events")),
         *("--from", "earliest", "--group_id", topics.name("redrive"), "--reason", "truncated"),
+        *key,
     ]
     assert "truncated" in run(redrive).stdout
     back = topics.read("events")

@@ -129,7 +129,7 @@ def twice(saved: Any) -> None:
     [
         (
             lambda saved: saved.meta_graphs[0].graph_def.node.add(name="\x1b[31m", op="Écrire\x1b]0;"),
-            r"'\\xc9crire\\x1b\]0;'",
+            r"'Écrire\\x1b\]0;'",
         ),
         (lambda saved: saved.meta_graphs[0].ClearField("object_graph_def"), "not one graph as TensorFlow 2 exports"),
         (lambda saved: saved.meta_graphs.append(saved.meta_graphs[0]), "not one graph as TensorFlow 2 exports"),
