@@ -101,7 +101,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     use_case = load_use_case(parsed.view_as(options.UseCaseOptions).use_case)
     preprocessor = use_case.preprocessor()
     preflight = Preflight(parsed)
-    payload = dead_letter_payload(preflight)
+    payload = dead_letter_payload(preflight, writes=True)
     content: Content = "events" if wanted.raw else "features"
     if content == "features":
         check_no_windows(preprocessor, "archive the events with --raw; model.train computes the windows from them")

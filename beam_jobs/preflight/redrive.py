@@ -68,7 +68,7 @@ def redrive_job(parsed: PipelineOptions) -> RedriveJob:
     if output:
         prepare_outputs(preflight, [output], source)
     writers = schema_source(preflight, schemas.load("dead_letter"), settings)
-    payload = None if output is None else dead_letter_payload(preflight)
+    payload = None if output is None else dead_letter_payload(preflight, writes=False)
     return RedriveJob(source, writers, output, tuple(wanted.reason or ()), payload)
 
 

@@ -71,7 +71,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     check_no_windows(preprocessor, "remove OVER from the SQL and train a new version")
     preflight = Preflight(parsed)
     check_pii_key(preflight, preprocessor)
-    payload = dead_letter_payload(preflight)
+    payload = dead_letter_payload(preflight, writes=True)
     check_path(parsed, "--model", wanted.model, in_image=True)
     model = resolve(wanted.model, use_case.name, wanted.model_key)
     warn_if_cleaned(parsed, "--model", model.folder)

@@ -88,16 +88,19 @@ def check_pii_key(preflight: Preflight, preprocessor: Preprocessor) -> None:
     preflight.ask(f"pii.key {preprocessor.secret_reference}", "the key of the pseudonyms", preprocessor.check_secrets)
 
 
-def dead_letter_payload(preflight: Preflight) -> Payload:
+def dead_letter_payload(preflight: Preflight, writes: bool) -> Payload:
     """What dead letters hold of their records, and the key, which is read once.
+
+    Args:
+      writes: the job writes dead letters; otherwise it reads them, whatever they hold.
 
     Raises:
       UserError: encrypting without a key, a key without encrypting; it can't be read, here or on the workers.
     """
     given = preflight.parsed.get_all_options()
-    policy: Policy = given.get("dead_letter_payload") or "keep"
-    payload = Payload(policy, given.get("dead_letter_key"))
-    if payload.key is not None and "dead_letter_payload" in given and policy != "encrypt":
+    policy: Policy = given["dead_letter_payload"] if writes else "keep"
+    payload = Payload(policy, given["dead_letter_key"])
+    if writes and payload.key is not None and policy != "encrypt":
         raise UserError(f"{KEY_OPTION} is for {OPTION} encrypt; add that, or leave the key out")
     _check_key(preflight, KEY_OPTION, payload.key)
     preflight.ask(f"{KEY_OPTION} {payload.key}", "the key of the dead letters", payload.keys)

@@ -53,3 +53,16 @@ def test_a_model_of_another_preprocessing_is_refused() -> None:
     model.preprocessing_fingerprint = "0" * 64
     with pytest.raises(UserError, match=r"model cars v1 was trained on preprocessing 000000000000, .* restore the old"):
         check_fingerprint(model, preprocessor)
+
+
+def test_what_dead_letters_hold_and_their_key_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refused(dead_letter_payload="encrypt").startswith("--dead_letter_payload encrypt needs a key; name it with")
+    assert refused(dead_letter_key="env:K").startswith(
+        "--dead_letter_key is for --dead_letter_payload encrypt; add that"
+    )
+    lost = refused(dead_letter_payload="encrypt", dead_letter_key="env:K")
+    assert lost == "--dead_letter_key: environment variable K is not set; export it on every worker"
+    monkeypatch.setenv("K", "hunter2")
+    assert "not 64 hexadecimal digits a line" in refused(dead_letter_payload="encrypt", dead_letter_key="env:K")
+    remote = {"runner": "DataflowRunner", "dead_letter_payload": "encrypt", "dead_letter_key": "env:K"}
+    assert "--dead_letter_key env:K: workers of Beam's image do not have it" in refused(**remote)
