@@ -404,8 +404,8 @@ DEMO = {
 }
 
 GROUPS: Mapping[str, Mapping[str, Command]] = {
-    "Jobs, here or on Dataflow": JOBS,
     "To begin with": BEGIN,
+    "Jobs, here or on Dataflow": JOBS,
     "Models": MODELS,
     "Schemas": SCHEMAS,
     "In a checkout": DEMO,
