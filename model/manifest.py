@@ -23,6 +23,9 @@ from model.outliers.sentinels import Sentinel
 
 FILE_NAME = "manifest.json"
 SIGNATURE = "manifest.sig"  # beside it, of who vouches for it (signature.py)
+# Alerts expected among the held-out normal rows: with fewer the threshold lies beyond all that was seen, and that there
+# is no alert among the test rows says nothing.
+LEAST_EXPECTED = 1.0
 FORMAT = 1  # of the file; raised when a reader of the old one would go wrong
 MAX_BYTES = 4 << 20  # of the file
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")  # of a model, a version, an alias: one part of a path
@@ -88,6 +91,22 @@ class Manifest:
         """What the threshold is expected to do."""
         return str(self.threshold_fit or f"expected to alert on {self.alert_budget:g} of normal rows")
 
+    @property
+    def few_rows(self) -> str:
+        """ "" or a sentence: the threshold comes from too few rows for anybody to know what it does."""
+        fit = self.threshold_fit
+        expected = 0.0 if fit is None else fit.rows * self.alert_budget
+        if fit is None or expected >= LEAST_EXPECTED:
+            return ""
+        enough = math.ceil(self.data.rows * LEAST_EXPECTED / max(expected, 1e-9))
+        step = 10 ** (len(str(enough)) - 1)
+        enough = math.ceil(enough / step) * step  # one digit of it
+        return (
+            f"{self.name} {self.version} has learnt from {self.data.training_rows:,} rows; of the {fit.rows:,} that "
+            f"its threshold comes from {expected:.2g} are expected above it: nobody knows whether it keeps its alert "
+            f"budget of {self.alert_budget:g}; train on {enough:,} rows or more, or with a larger budget"
+        )
+
     def to_json(self) -> str:
         """The text of ``manifest.json``."""
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"
@@ -112,6 +131,7 @@ class Manifest:
             "threshold": f"{self.threshold:.4g}, {self.promise}",
             "test alerts": "" if self.test_alerts is None else str(self.test_alerts),
             "warning": "" if self.test_alerts is None else self.test_alerts.warning,
+            "few rows": self.few_rows,
             "held out": ", ".join(f"{name.replace('_', ' ')} {judged[name]:.4g}" for name in figures if name in judged),
             "features": ", ".join(self.features),
             "preprocessing": self.preprocessing_fingerprint,

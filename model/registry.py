@@ -363,6 +363,8 @@ def main(argv: Sequence[str]) -> None:
     if args.command == "show":
         print(found.manifest.to_json() if args.json else found.manifest.summary(), end="")
         return
+    if found.manifest.few_rows:
+        cli.say(f"warning: {found.manifest.few_rows}")
     before = promote(found.folder.rsplit("/", 2)[0], found.version, args.alias)
     print(f"{found.name}: {args.alias} is {found.version} now" + (f", was {before}" if before else ""))
 

@@ -89,6 +89,8 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     writers = schema_source(preflight, use_case.schema, settings, source)
     say(writers.describe())
     say(source.describe())
+    if described.few_rows:
+        say(f"warning: {described.few_rows}")
     say(f"model {described.name} {described.version}, alerts above a score of {described.threshold:.4g}")
     return ScoreJob(
         name=name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,6 +30,37 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """The same as JSON types."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class AtBudget:
+    """What another alert budget would find of the labelled held-out rows."""
+
+    budget: float  # share of normal rows, 0..1
+    threshold: float
+    recall: float  # share of failure rows above the threshold
+    precision: float | None  # share of failure rows among those above it; None: nothing is
+    false_alert_share: float  # share of normal rows above it
+
+
+def at_budgets(
+    budgets: Iterable[float], threshold: Callable[[float], float], scores: NDArray[Any], failed: Bools
+) -> tuple[AtBudget, ...]:
+    """Judges several alert budgets; none where a class of rows is missing.
+
+    Args:
+      threshold: of a budget.
+      scores, failed: of the test rows, [n].
+    """
+    if not failed.any() or failed.all():
+        return ()
+    found = []
+    for budget in sorted(budgets):
+        limit = threshold(budget)
+        alerts = scores > limit
+        precision = float(failed[alerts].mean()) if alerts.any() else None
+        found.append(AtBudget(budget, limit, float(alerts[failed].mean()), precision, float(alerts[~failed].mean())))
+    return tuple(found)
 
 
 def evaluate(scores: NDArray[Any], threshold: float, failed: Bools, kinds: pa.Array, keys: pa.Array) -> Evaluation:

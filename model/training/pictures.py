@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.training.evaluate import AtBudget
+
 _NORMAL, _FAILED, _LIMIT, _CUT = "#4878a8", "#d1603d", "#222222", "#7a3e9d"
 _MOST_FEATURES = 40  # in the picture: those that deviate most
 
@@ -23,6 +25,8 @@ def draw(
     lines: Mapping[str, float],
     deviation: Mapping[bool, NDArray[np.float64]],
     features: Sequence[str],
+    at_budgets: Sequence[AtBudget] = (),
+    budget: float = 0.0,
 ) -> None:
     """Writes a PNG with what there is: a model may have no epochs, or give no reasons.
 
@@ -31,6 +35,8 @@ def draw(
       scores, failed: of the test rows, [n].
       lines: label to the score where it is drawn; the first is the threshold, the next the cut.
       deviation: failed or not to the root mean error of such test rows, [F], in spreads.
+      at_budgets: what several alert budgets find; none without labels.
+      budget: that of the model.
     """
     # Imported here: it takes a second, and only the report needs it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -38,14 +44,16 @@ def draw(
 
     figure = Figure(figsize=(14, 10), layout="constrained")
     FigureCanvasAgg(figure)
-    above = ["loss", "histogram"] if loss else ["histogram", "histogram"]
-    layout: list[Any] = [above, ["features", "features"]] if deviation else [above]
+    first = ["histogram", *(["recall"] if at_budgets else []), *(["loss"] if loss else [])]
+    layout: list[Any] = [first, ["features"] * len(first)] if deviation else [first]
     panels = figure.subplot_mosaic(layout)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of letters the font does not have
         if loss:
             _loss(panels["loss"], loss, validation_loss)
         _histogram(panels["histogram"], scores, failed, lines)
+        if at_budgets:
+            _recall(panels["recall"], at_budgets, budget)
         if deviation:
             _deviation(panels["features"], deviation, features)
         figure.savefig(path, dpi=90)
@@ -68,6 +76,16 @@ def _histogram(panel: Any, scores: NDArray[np.float32], failed: NDArray[np.bool_
     for (label, score), color, style in zip(lines.items(), (_LIMIT, _CUT), ("--", ":"), strict=False):
         panel.axvline(score, color=color, linestyle=style, label=label)
     panel.set(title="Scores of held-out rows", xlabel="score", ylabel="rows", xscale="log", yscale="log")
+    panel.legend()
+
+
+def _recall(panel: Any, at_budgets: Sequence[AtBudget], budget: float) -> None:
+    budgets = [each.budget for each in at_budgets]
+    panel.plot(budgets, [each.recall * 100 for each in at_budgets], "o-", color=_FAILED, label="failure rows found")
+    right = [np.nan if each.precision is None else each.precision * 100 for each in at_budgets]
+    panel.plot(budgets, right, "o--", color=_NORMAL, label="alerts that are right")
+    panel.axvline(budget, color=_LIMIT, linestyle="--", label=f"this version ({budget:g})")
+    panel.set(title="What an alert budget finds", xlabel="alert budget", ylabel="%", xscale="log", ylim=(-3, 103))
     panel.legend()
 
 

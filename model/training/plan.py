@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from beam_jobs.errors import UserError
@@ -109,6 +110,25 @@ def _own(settings: Settings, use_case: UseCase) -> Any:
     if "epochs" not in {each.name for each in fields(KINDS.get(model.kind).settings)}:
         raise UserError(f"--epochs {settings.epochs}: a model of the kind {model.kind} has no epochs; leave it out")
     return model.of_kind(epochs=settings.epochs)
+
+
+def place(path: str) -> str:
+    """A path without the folders of this machine: relative to the working directory, or else its last part."""
+    if not os.path.isabs(path):
+        return path
+    relative = os.path.relpath(path)
+    return os.path.basename(path.rstrip("/")) if relative.startswith("..") else relative
+
+
+def without_folders(settings: Settings) -> Settings:
+    """The settings with ``place`` for each path: for others to read."""
+    return replace(
+        settings,
+        use_case=place(settings.use_case),
+        data=place(settings.data),
+        registry=place(settings.registry),
+        logdir=settings.logdir and place(settings.logdir),
+    )
 
 
 def command(settings: Settings) -> str:

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from model.manifest import Manifest
 from model.outliers.groups import Group, LeftOut, percent
-from model.training.evaluate import Evaluation
+from model.training.evaluate import AtBudget, Evaluation
 from model.training.peers import Peer, explain
 from model.training.pictures import draw
+from model.training.plan import place
 from model.training.strangest import Strange
 
 _STYLE = """
@@ -49,6 +50,7 @@ class ReportData:
     peers: tuple[Peer, ...]
     strangest: tuple[Strange, ...]
     command: str  # of this training
+    at_budgets: tuple[AtBudget, ...] = ()  # what other alert budgets would find; none without labels
 
 
 def write_report(folder: Path, manifest: Manifest, data: ReportData) -> Path:
@@ -68,6 +70,8 @@ def write_report(folder: Path, manifest: Manifest, data: ReportData) -> Path:
         lines,
         data.deviation,
         manifest.features,
+        data.at_budgets,
+        manifest.alert_budget,
     )
     page = folder / "report.html"
     page.write_text(_page(manifest, data, picture.read_bytes()), encoding="utf-8", errors="backslashreplace")
@@ -141,6 +145,7 @@ def budget_lines(manifest: Manifest) -> list[str]:
     if counted is not None:
         lines.append(f"test       alerts on {counted}")
         lines += [f"warning    {counted.warning}"] if counted.warning else []
+    lines += [f"warning    {manifest.few_rows}"] if manifest.few_rows else []
     return lines
 
 
@@ -162,31 +167,38 @@ def _page(manifest: Manifest, data: ReportData, picture: bytes) -> str:
     parts = [
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>",
         f"<style>{_STYLE}</style></head><body><h1>{title}</h1>",
+        "<h2>What was it trained on?</h2>",
+        _table(_trained_on(manifest), header=False),
         "<h2>Is the alert budget met?</h2>",
         _verdict(manifest),
+        "<h2>What does it find?</h2>",
+        _finds(manifest, data),
+        f"<img alt='scores, deviation by feature, recall by budget, loss' src='data:image/png;base64,{image}'>",
+        "<h2>The strangest held-out rows</h2>",
+        _strangest(data.strangest),
         "<h2>What was left out of training</h2>",
         "" if manifest.left_out is None else _left_out(manifest.left_out, data.command),
         "" if not manifest.normal else _paragraph(f"Called normal, and kept: {'; '.join(manifest.normal)}."),
         "<h2>Values that look like sentinels</h2>",
         _sentinels(manifest),
-        "<h2>The strangest held-out rows</h2>",
-        _strangest(data.strangest),
         "<h2>Beside other detectors</h2>",
         _paragraph(f"All were fitted to the same training rows, and judged by the same held-out ones. {beside}"),
         _table(metrics_table(data.evaluations, data.peers)),
         *(_paragraph(reason) for reason in explain(data.peers)),
-        "<h2>Pictures</h2>",
-        f"<img alt='loss, scores, deviation by feature' src='data:image/png;base64,{image}'>",
-        "<h2>This version</h2>",
+        "<h2>Technical appendix</h2>",
         _table(_about(manifest), header=False),
+        _paragraph("The training, with paths as seen from where it ran:"),
+        _code(data.command),
         "</body></html>\n",
     ]
     return "".join(parts)
 
 
 def _verdict(manifest: Manifest) -> str:
-    counted = manifest.test_alerts
-    if counted is None:
+    counted, few = manifest.test_alerts, manifest.few_rows
+    if few:
+        verdict = _paragraph(_sentence(few), "bad")
+    elif counted is None:
         verdict = _paragraph("There were no test rows to count alerts of.", "bad")
     elif counted.warning:
         verdict = _paragraph(_sentence(counted.warning), "bad")
@@ -195,6 +207,49 @@ def _verdict(manifest: Manifest) -> str:
             f"Test rows, which the threshold does not come from: alerts on {counted}."
         )
     return verdict + _paragraph(f"The threshold of {manifest.threshold:.4g}: {manifest.promise}.")
+
+
+def _trained_on(manifest: Manifest) -> list[list[str]]:
+    data = manifest.data
+    units = [f"{name} ({unit})" if unit else name for name, unit in zip(manifest.features, manifest.units, strict=True)]
+    return [
+        ["use case", manifest.use_case],
+        ["events", f"{data.rows:,} read, of which {data.training_rows:,} were learnt from"],
+        ["from", f"{data.first_event_time} to {data.last_event_time}"],
+        ["source", f"{place(data.source) or 'files'}, {data.files:,} file{'s'[: data.files != 1]}"],
+        [f"{len(units):,} features", ", ".join(units)],
+    ]
+
+
+def _finds(manifest: Manifest, data: ReportData) -> str:
+    if not data.at_budgets:
+        return _paragraph(
+            "No held-out row is labelled as a failure (or none as sound), so nobody knows which share of the failures "
+            "it finds. With a label in the schema this stands here for several alert budgets."
+        )
+    rows = [
+        [
+            f"{each.budget:g}" + (" (this version)" if each.budget == manifest.alert_budget else ""),
+            f"{1 / each.budget:,.0f}",
+            f"{each.threshold:.4g}",
+            percent(each.recall),
+            "-" if each.precision is None else percent(each.precision),
+            f"{each.false_alert_share:.3g}",
+        ]
+        for each in data.at_budgets
+    ]
+    head = [
+        "alert budget",
+        "normal rows per false alert",
+        "threshold",
+        "failure rows found",
+        "alerts that are right",
+        "false alerts",
+    ]
+    return _paragraph(
+        "Of the labelled held-out rows, which the model has not seen, with this alert budget and with others (another "
+        "one needs no training: python -m model.threshold)."
+    ) + _table([head, *rows])
 
 
 def _sentinels(manifest: Manifest) -> str:
@@ -283,7 +338,7 @@ def _about(manifest: Manifest) -> list[list[str]]:
         "rows read": f"{manifest.data.rows:,}",
         "rows trained on": f"{manifest.data.training_rows:,}",
         "event times": f"{manifest.data.first_event_time} to {manifest.data.last_event_time}",
-        "files": f"{manifest.data.files:,} of {manifest.data.source}",
+        "files": f"{manifest.data.files:,} of {place(manifest.data.source)}, sha256 {manifest.data.sha256}",
         "preprocessing": manifest.preprocessing_fingerprint,
         "libraries": ", ".join(f"{name} {version}" for name, version in manifest.libraries.items()),
     }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -26,10 +27,11 @@ class Reading:
     value: float
     expected: float | None  # what a normal row with these other readings would have shown; None: the model can't say
     share: float  # of the row's deviation, 0..1
+    unit: str | None = None  # of value and expected; None: it has none
 
     def __str__(self) -> str:
         expected = "" if self.expected is None else f", expected {self.expected:.4g}"
-        return f"{self.name} {self.value:.4g}{expected}"
+        return f"{self.name} {self.value:.4g}{f' {self.unit}' if self.unit else ''}{expected}"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def strangest(
     percentile: Callable[[Floats], NDArray[np.floating]],
     judge: Callable[[Floats], Scores],
     features: Sequence[str],
+    units: Mapping[str, str | None] = MappingProxyType({}),
 ) -> tuple[Strange, ...]:
     """The ROWS test rows with the highest scores, the highest first; of equal scores the earlier rows.
 
@@ -70,12 +73,14 @@ def strangest(
     for i, row in enumerate(order.tolist()):
         score = float(scores[row])
         kind = kinds[row].as_py() or ""
-        readings = _readings(x[i], said, i, features)
+        readings = _readings(x[i], said, i, features, units)
         found.append(Strange(iso(int(test.times[row])), score, float(ranks[i]), score > threshold, kind, readings))
     return tuple(found)
 
 
-def _readings(x: Floats, said: Scores, row: int, features: Sequence[str]) -> tuple[Reading, ...]:
+def _readings(
+    x: Floats, said: Scores, row: int, features: Sequence[str], units: Mapping[str, str | None]
+) -> tuple[Reading, ...]:
     """The features of a row, [F], that deviate most."""
     if said.error is None:
         return ()
@@ -89,6 +94,7 @@ def _readings(x: Floats, said: Scores, row: int, features: Sequence[str]) -> tup
             value=short(x[j]),
             expected=None if expected is None or np.isnan(expected[j]) else short(expected[j]),
             share=float(share[j]),
+            unit=units.get(features[j]),
         )
         for j in columns
     )

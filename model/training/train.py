@@ -34,13 +34,14 @@ from model.training import peers
 from model.training.data import Counts
 from model.training.describe import describe
 from model.training.distribution import SCORES_FILE
-from model.training.evaluate import Evaluation
+from model.training.evaluate import Evaluation, at_budgets
 from model.training.gather import Rows, gather
 from model.training.judge import Verdict, judge, judge_baseline
-from model.training.plan import Plan, Settings, command
+from model.training.plan import Plan, Settings, command, without_folders
 from model.training.report import ReportData, write_report
 from model.training.strangest import strangest
 
+BUDGETS = (0.00001, 0.0001, 0.001, 0.01, 0.1)  # beside that of the training, in the report
 GOLDEN_ROWS = 64  # of held-out rows, half of them the strangest
 
 
@@ -186,8 +187,10 @@ def _shown(
             described.percentile,
             scorer.explain,
             described.features,
+            dict(zip(described.features, described.units, strict=True)),
         ),
-        command=command(plan.settings),
+        command=command(without_folders(plan.settings)),
+        at_budgets=at_budgets({*BUDGETS, plan.budget}, verdict.distribution.threshold, verdict.scores, parts.failed),
     )
 
 

@@ -99,3 +99,24 @@ def test_an_older_manifest_still_has_a_threshold() -> None:
 def test_a_broken_account_of_the_threshold_is_a_value_error(name: str, broken: object) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         Manifest.from_json(json.dumps({**json.loads(TOLD.to_json()), name: broken}))
+
+
+@pytest.mark.parametrize(
+    ("rows", "held_out", "budget", "needed"),
+    [
+        (339, 68, 0.001, "5,000"),  # a first try
+        (339, 68, 0.01, "500"),
+        (6000, 1200, 0.001, None),
+        (100_000, 20_000, 0.0001, None),
+        (20_000, 4_000, 0.0001, "50,000"),
+    ],
+)
+def test_a_threshold_from_few_rows_is_named(rows: int, held_out: int, budget: float, needed: str | None) -> None:
+    data = replace(MANIFEST.data, rows=rows, training_rows=rows // 2)
+    fit = replace(THRESHOLD, rows=held_out, alert_budget=budget)
+    few = replace(MANIFEST, data=data, threshold_fit=fit, alert_budget=budget).few_rows
+    assert bool(few) == (needed is not None)
+    if needed:
+        assert f"train on {needed} rows or more" in few
+        assert "\n" not in few
+    assert not replace(MANIFEST, threshold_fit=None).few_rows  # of a version made before: nobody can tell

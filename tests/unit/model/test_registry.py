@@ -183,6 +183,18 @@ def test_the_command_lists_shows_and_promotes(tmp_path: Path, capsys: pytest.Cap
         registry.main(["promote", str(tmp_path)])
 
 
+def test_promoting_a_version_from_few_rows_is_warned_of_and_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(tmp_path)
+    few = publish(tmp_path)
+    monkeypatch.setattr(Manifest, "few_rows", "cars 1 has learnt from 203 rows")
+    registry.main(["promote", f"{tmp_path}@{few}"])
+    said = capsys.readouterr()
+    assert said.err == "warning: cars 1 has learnt from 203 rows\n"
+    assert said.out.startswith(f"cars: champion is {few} now")
+
+
 def test_a_manifest_survives_its_file() -> None:
     data = DataSummary("gs://bucket/cars", 2, "00", 2, 1, "x", None, "x", "y", 7)
     one = Manifest("n", "v", "c", "u", ("a", "b"), (None, "°C"), "p", "s", 2.5, 0.1, ((0.0, 1.0), (0.9, 3.0)), data,

@@ -230,3 +230,11 @@ def test_workers_ask_for_what_the_launcher_could_not(
         assert for_registry(registry.url, {}).writer_schema(1) == schemas.load("alert")
     kept = checked("archive", archive_job).write.stream
     assert kept.id is None
+
+
+def test_a_champion_from_few_rows_is_warned_of_once_and_scores(
+    said: Said, refusing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = "cars 1 has learnt from 203 rows"
+    monkeypatch.setattr(Manifest, "few_rows", few)
+    assert said(0, "score", f"kafka://{refusing}").count(f"warning: {few}") == 1

@@ -15,11 +15,11 @@ from model.alert_rate import AlertRate
 from model.manifest import Manifest
 from model.outliers.groups import Deviating, Example, Group, LeftOut
 from model.outliers.sentinels import Sentinel
-from model.training.evaluate import Evaluation
+from model.training.evaluate import AtBudget, Evaluation
 from model.training.peers import Peer
 from model.training.report import ReportData, budget_lines, left_out_lines, metrics_table, strangest_lines, write_report
 from model.training.strangest import Reading, Strange
-from tests.unit.model.samples import MANIFEST
+from tests.unit.model.samples import MANIFEST, THRESHOLD
 
 HOSTILE = """<script>alert("x")</script> & $\\frac{ ' \u202e 温度 \ud800"""
 
@@ -114,6 +114,57 @@ def test_the_page_says_what_was_left_out_and_how_to_call_it_normal(tmp_path: Pat
         assert said in page.text
     condition = next(line for line in page.text.splitlines() if line.endswith("b = 3'"))
     assert shlex.split(condition)[-2:] == ["--normal", group("g1", "a").where]
+
+
+def test_the_first_page_says_what_a_manager_asks_and_nothing_of_this_machine(tmp_path: Path) -> None:
+    manifest = replace(
+        described(("a", "b"), None),
+        units=("m/s", None),
+        test_alerts=AlertRate(1000, 0.01, 0.007, 0.021, 0, ""),
+        data=replace(MANIFEST.data, source=str(tmp_path / "secret customer" / "history")),
+    )
+    budgets = (AtBudget(0.0001, 9.5, 0.25, 1.0, 0.0), AtBudget(0.01, 4.5, 0.875, 0.5, 0.0125))
+    kept = write_report(tmp_path / "report", manifest, replace(shown(), at_budgets=budgets))
+    page = Page(kept)
+    headings = [
+        "What was it trained on?",
+        "Is the alert budget met?",
+        "What does it find?",
+        "The strangest held-out rows",
+    ]
+    assert sorted(headings, key=page.text.index) == headings
+    assert page.text.index("Technical appendix") > page.text.index("What was left out of training")
+    for said in (
+        "20,000 read, of which 12,000 were learnt from",
+        "early to late",
+        "history, 1 file",
+        "a (m/s), b",
+        "0.01 (this version)\n100\n4.5\n87.5 %\n50.0 %\n0.0125",
+        "0.01 (0.007 to 0.021) of 1,000 rows",
+    ):
+        assert said in page.text
+    source = kept.read_text(encoding="utf-8")
+    assert "secret customer" not in source
+    assert str(tmp_path) not in source
+    assert not {"script", "link", "iframe"} & page.tags
+    assert all(value and value.startswith("data:") for name, value in page.attributes if name in ("src", "href"))
+
+
+def test_without_labels_it_does_not_say_what_is_found(tmp_path: Path, undrawn: None) -> None:
+    page = Page(write_report(tmp_path, described(("a", "b"), None), shown(kind=None)))
+    assert "nobody knows which share of the failures it finds" in page.text
+
+
+def test_few_rows_come_before_all_else(tmp_path: Path, undrawn: None) -> None:
+    data = replace(MANIFEST.data, rows=339, training_rows=203)
+    counted = AlertRate(68, 0.0, 0.0, 0.05, 0, "")
+    few = replace(
+        described(("a", "b"), None), data=data, threshold_fit=replace(THRESHOLD, rows=68), test_alerts=counted
+    )
+    page = Page(write_report(tmp_path, few, shown()))
+    assert "As far as held-out rows can tell" not in page.text
+    assert "of the 68 that its threshold comes from 0.68 are expected above it" in page.text
+    assert budget_lines(few)[-1].startswith("warning    cars 1 has learnt from 203 rows")
 
 
 def test_what_was_put_back_is_shown_and_needs_no_call(tmp_path: Path, undrawn: None) -> None:
