@@ -338,6 +338,14 @@ MODELS = {
             ("list", "models"),
             arguments="model.registry:arguments",
         ),
+        Command(
+            "registry compare",
+            "model.compare",
+            "Two versions of a model side by side: data, features, threshold, alert budget, figures",
+            ("models@champion", "models@challenger", "data"),
+            arguments="model.compare:arguments",
+            examples={"data": "held_out/"},
+        ),
     )
 }
 

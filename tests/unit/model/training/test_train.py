@@ -100,7 +100,7 @@ def test_a_summary_obeys_no_feature_and_no_label(trained: Trained) -> None:
     out = io.StringIO()
     hurt = replace(trained, evaluations=evaluations, shown=shown)
     print_summary(Console(file=out, width=200, force_terminal=True), hurt, Settings("car_sensors", "x", "y"))
-    assert out.getvalue().count("[red]x[/red]\ufffd[2J\ufffd\ufffd[/]") == 3 + len(readings[:2])
+    assert out.getvalue().count(r"[red]x[/red]\x1b[2J \u202e[/]") == 3 + len(readings[:2])
     assert "\x1b[2J" not in out.getvalue()
 
 
