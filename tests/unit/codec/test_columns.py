@@ -94,6 +94,13 @@ def test_what_does_not_fit_is_one_line(array: pa.Array, kind: pa.DataType, said:
     assert len(str(error.value)) < 400
 
 
+def test_texts_inside_lists_are_looked_at() -> None:
+    offsets = pa.array([0, 2], pa.int32())
+    bad = pa.Array.from_buffers(pa.string(), 1, [None, offsets.buffers()[1], pa.py_buffer(b"\xc3\x28")])
+    with pytest.raises(UserError, match="x: column 'c' is damaged, or no UTF-8"):
+        fit(pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), bad), pa.list_(pa.string()), "x: column 'c'")
+
+
 def test_rounding_is_said_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(columns, "_TOLD", set())
     with caplog.at_level(logging.WARNING):
