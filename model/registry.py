@@ -31,7 +31,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from beam_jobs.errors import UserError
+from beam_jobs.errors import UserError, one_line
 from beam_jobs.storage import files
 from beam_jobs.terminal import cli, flags
 from beam_jobs.terminal.commands import MODELS
@@ -378,9 +378,12 @@ def _list(folder: str, use_case: str | None) -> None:
     for model in models:
         names: Mapping[str, str] = aliases(model)
         for version in versions(model):
-            there = _version(f"{model}/versions/{version}", None).manifest
+            try:
+                told = f"threshold {_version(f'{model}/versions/{version}', None).manifest.threshold:.4g}"
+            except UserError as error:  # the others are there all the same
+                told = f"can't be used: {error} "
             marks = " ".join(alias for alias, target in sorted(names.items()) if target == version)
-            print(f"{_last(model)}  {version}  threshold {there.threshold:.4g}  {marks}".rstrip())
+            print(f"{one_line(_last(model))}  {one_line(version)}  {told}  {marks}".rstrip())
 
 
 if __name__ == "__main__":

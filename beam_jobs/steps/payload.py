@@ -36,8 +36,8 @@ POLICIES: tuple[Policy, ...] = get_args(Policy)
 OPTION, KEY_OPTION = "--dead_letter_payload", "--dead_letter_key"
 KEY_HEADER = "highbeam.dead_letter_key"  # of an encrypted letter: the id of the key
 DROPPED = "the record and what was wrong with it are not kept"
+ENCRYPTED = "the record and what was wrong with it are encrypted"  # no producer decides the whole of an error
 
-_ENCRYPTED = "the record and what was wrong with it are encrypted"  # no producer decides the whole of an error
 _KEY = re.compile(r"[0-9a-fA-F]{64}")
 _NONCE_BYTES = 12
 _FIELDS = ("key", "value", "headers", "error")
@@ -135,13 +135,13 @@ def protect(letters: Block, policy: Policy, keys: Sequence[Key]) -> tuple[pa.Arr
         names = [keys[0].pseudonym(row["key"]) for row in rows]
         changed["value"] = [keys[0].encrypt(row) for row in rows]
         changed["headers"] = [[{"key": KEY_HEADER, "value": keys[0].id.encode()}]] * n
-        changed["error"] = [_ENCRYPTED] * n
+        changed["error"] = [ENCRYPTED] * n
     return pa.array(names, pa.binary()), _with(letters, changed)
 
 
 def key_id(letter: Mapping[str, Any]) -> str | None:
     """The id of the key that a letter is encrypted with; None: it is not, or what was encrypted is not there."""
-    if letter["error"] != _ENCRYPTED or letter["value"] is None:
+    if letter["error"] != ENCRYPTED or letter["value"] is None:
         return None
     named = [header["value"] for header in letter["headers"] or [] if header["key"] == KEY_HEADER]
     return (named[0] or b"").decode(errors="replace") if named else ""

@@ -33,6 +33,7 @@ from model.threshold import change
 from model.training.plan import Settings
 from model.training.train import train
 from tests.distribution import install
+from tests.unit.model.test_signature import Keys
 
 ROOT = Path(__file__).parents[2]
 ROWS = 4000
@@ -90,8 +91,11 @@ def records(name: str, blocks: list[Block]) -> list[dict[str, object]]:
     return [row for block in blocks for row in decoder.decode(block.column("value")).rows.to_pylist()]
 
 
-def test_a_kind_from_outside_is_trained_loaded_and_scores_in_the_job(distribution: str, settings: Settings) -> None:
-    made = train(settings)
+def test_a_kind_from_outside_is_trained_loaded_and_scores_in_the_job(
+    distribution: str, settings: Settings, tmp_path: Path
+) -> None:
+    keys = Keys.make(tmp_path, "keys")
+    made = train(replace(settings, signing_key=f"file:{keys.private}"))
     described = made.manifest
     assert described.kind == "distance"
     assert described.network == {"power": 1.5, "seed": 3, "split": "key"}
@@ -103,7 +107,7 @@ def test_a_kind_from_outside_is_trained_loaded_and_scores_in_the_job(distributio
     assert "the distance&#x27;s alerts it raises too" in page
     assert "autoencoder" not in page
 
-    use_case, version = load_use_case(settings.use_case), resolve(settings.registry, "pumps")
+    use_case, version = load_use_case(settings.use_case), resolve(settings.registry, "pumps", f"file:{keys.public}")
     preprocessor = use_case.preprocessor()
     flow, pressure = np.full(300, 30.0), np.full(300, 5.0)
     flow[[7, 200]], pressure[40] = 60.0, 9.0

@@ -13,6 +13,7 @@ import pytest
 import schemas
 from beam_jobs.errors import UserError
 from beam_jobs.sandbox.process import free_port
+from beam_jobs.steps.payload import ENCRYPTED, KEY_HEADER, Key
 from beam_jobs.watch import Record, as_json, as_record, as_row, main, show
 from schemas.source import SHIPPED_IDS
 from schemas.writers import for_registry
@@ -70,6 +71,17 @@ def test_a_record_is_a_line_of_json() -> None:
     assert (shown["offset"], shown["reason"], shown["headers"]) == (7, "truncated", None)
     assert (shown["key"], shown["value"]) == ("Käfer", "AP8=")
     assert shown["failed_at"] == "2026-11-22T07:00:00.250000+00:00"
+
+
+def test_an_encrypted_dead_letter_says_so() -> None:
+    key = Key(bytes(32))
+    letter = {**LETTER, "headers": [{"key": KEY_HEADER, "value": key.id.encode()}], "key": None}
+    sealed = {**letter, "value": key.encrypt(letter), "error": ENCRYPTED}
+    body = BytesIO()
+    fastavro.schemaless_writer(body, schemas.load("dead_letter"), sealed)
+    record = as_record(b"\0" + SHIPPED_IDS["highbeam.DeadLetter"].to_bytes(4, "big") + body.getvalue(), None)
+    assert record.fields["value"] == f"(encrypted with the key {key.id})"
+    assert as_row(record).endswith("truncated           the record and what was wrong with it are encrypted")
 
 
 def test_what_json_has_no_number_for_is_null() -> None:

@@ -100,6 +100,17 @@ def test_a_version_has_the_name_of_its_folder(tmp_path: Path) -> None:
             registry.resolve(spec)
 
 
+def test_a_version_that_is_none_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for version, text in (("1", written()), ("2", written("3")), ("4", b"no json"), ("5\x1b[2J", b"")):
+        folder = tmp_path / "cars" / "versions" / version
+        folder.mkdir(parents=True)
+        (folder / manifest.FILE_NAME).write_bytes(text)
+    registry.main(["list", str(tmp_path)])
+    first, second, third, fourth = capsys.readouterr().out.splitlines()
+    assert first == "cars  1  threshold 4.5"
+    assert all("can't be used: " in line and line.isprintable() for line in (second, third, fourth))
+
+
 def special(folder: Path, what: str) -> None:
     path = folder / "saved_model"
     if what == "folder":
