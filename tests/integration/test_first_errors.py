@@ -93,7 +93,7 @@ def test_model_missing(fails: Fails, trained_model: Path) -> None:
 
 def test_model_changed(fails: Fails, trained_model: Path, tmp_path: Path) -> None:
     version = registry.resolve(str(trained_model), "car_sensors").path
-    broken = tmp_path / "version"
+    broken = tmp_path / version.name  # a version has the name of its folder
     shutil.copytree(version, broken)
     manifest = json.loads((broken / "manifest.json").read_text())
     manifest["preprocessing_fingerprint"] = "0" * 64
