@@ -26,6 +26,7 @@ from beam_jobs.samples.topic import read_topic
 from beam_jobs.steps.payload import key_id
 from beam_jobs.terminal.cli import run, say
 from beam_jobs.terminal.commands import BEGIN
+from beam_jobs.terminal.report import time_text
 from schemas.source import SHIPPED_IDS, SchemaSource
 from schemas.writers import for_registry
 
@@ -112,7 +113,11 @@ def _from_json(value: bytes) -> Record:
     except ValueError as error:
         raise UserError(f"a record that is not JSON, though it begins like it: {error}") from error
     named: tuple[tuple[str, Kind], ...] = (("features", "alert"), ("is_anomaly", "score"), ("reason", "dead_letter"))
-    return Record(next((kind for name, kind in named if name in fields), "other"), fields)
+    kind: Kind = next((kind for name, kind in named if name in fields), "other")
+    for name in ("event_time", "timestamp", "failed_at") if kind != "other" else ():
+        if isinstance(fields.get(name), int):
+            fields[name] = time_text(fields[name])
+    return Record(kind, fields)
 
 
 def as_json(record: Record) -> str:

@@ -89,6 +89,13 @@ def test_what_json_has_no_number_for_is_null() -> None:
     assert (first["expected"], second["expected"]) == (None, 2.0)
 
 
+def test_the_time_of_an_alert_that_is_json_is_a_time() -> None:
+    for millis, text in ((1_795_330_800_250, "2026-11-22T07:00:00.250Z"), (10**30, f"{10**30} ms")):
+        value = json.dumps({**ALERT, "features": [], "event_time": millis}).encode()
+        assert json.loads(as_json(as_record(value, None)))["event_time"] == text
+        assert as_row(as_record(value, None)).startswith(text[:10])
+
+
 def test_a_row_ends_in_the_attributes_of_the_event() -> None:
     record = Record("alert", {**ALERT, "attributes": {"plant": "Köln", "route": None}})
     assert as_row(record) == f"{ROWS['alert']}  plant=Köln"
