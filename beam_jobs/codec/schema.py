@@ -4,7 +4,7 @@
 Avro                                   Arrow
 =====================================  ==========================================
 int, long, float, double, boolean      int32, int64, float32, float64, bool
-string, string (uuid)                  string
+string, string or fixed(16) (uuid)     string; of a fixed, in its 36 characters
 bytes, fixed(n)                        binary, fixed_size_binary(n)
 enum                                   dictionary(int32, string)
 timestamp-millis, -micros, -nanos      timestamp(ms | us | ns, UTC)
@@ -68,6 +68,7 @@ MAX_FIXED = (1 << 31) - 1  # bytes; an int in the specification
 MAX_WIDTH = 1 << 40  # where adding up sizes stops: no value is as long
 
 WIDTHS = {"null": 0, "boolean": 1, "float": 4, "double": 8}  # bytes
+UUID_BYTES = 16
 NO_DEFAULT = object()
 
 
@@ -354,7 +355,8 @@ def _full_name(name: str, namespace: str) -> str:
 def _with_logical(parsed: AvroType, schema: Mapping[str, Any]) -> AvroType:
     logical = schema.get("logicalType")
     parsed.declared = logical if isinstance(logical, str) else None
-    if (parsed.kind, logical) in LOGICAL_ARROW or (parsed.kind == "string" and logical == "uuid"):
+    uuid = logical == "uuid" and (parsed.kind == "string" or (parsed.kind == "fixed" and parsed.size == UUID_BYTES))
+    if (parsed.kind, logical) in LOGICAL_ARROW or uuid:
         parsed.logical = logical
     elif logical == "decimal" and parsed.kind in ("bytes", "fixed"):
         precision, scale = schema.get("precision"), schema.get("scale", 0)
@@ -402,9 +404,11 @@ def _arrow_type(avro: AvroType, where: str, inside: tuple[AvroType, ...]) -> tup
                 f"field {where!r} is a decimal of {value.precision} digits; use at most {MAX_DECIMAL_PRECISION}"
             )
         return pa.decimal128(value.precision, value.scale), nullable
+    if value.logical == "uuid":
+        return pa.string(), nullable
     if value.kind == "fixed":
         return pa.binary(value.size), nullable
-    if value.logical in (None, "uuid"):
+    if value.logical is None:
         return PLAIN_ARROW[value.kind], nullable
     return LOGICAL_ARROW[value.kind, value.logical], nullable
 

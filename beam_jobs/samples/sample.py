@@ -186,7 +186,7 @@ def from_topic(
     for block in read_topic(transport, newest(transport, rows)):
         if block is None:
             continue
-        block = block.slice(0, left)
+        block = block.filter(pc.is_valid(block.column("value"))).slice(0, left)  # tombstones are no events
         left -= block.num_rows
         yield Part(decoder.decode(block.column("value"), block.column("headers")), False)
         if not left:

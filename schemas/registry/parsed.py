@@ -33,8 +33,11 @@ class ParsedSchema:
         return str(uuid.UUID(bytes=hashlib.sha256(self.canonical.encode()).digest()[:16]))
 
 
-def parse_text(text: str) -> ParsedSchema:
+def parse_text(text: str, kept: bool = False) -> ParsedSchema:
     """Parses and checks the JSON text of a schema.
+
+    Args:
+      kept: it was let in before, by rules that may have been milder.
 
     Raises:
       InvalidSchemaError: not JSON, not Avro, a name that Avro does not allow, or a default that does not fit its type.
@@ -43,7 +46,9 @@ def parse_text(text: str) -> ParsedSchema:
         schema = json.loads(text, parse_constant=_refuse_constant)
         _check_depth(schema, MAX_DEPTH)
         avro = parse_schema([schema]).branches[0] if isinstance(schema, str) else parse_schema(schema)
-        check_valid(avro, strict=False)
+        if not kept:
+            check_valid(avro, strict=False)
+            _refuse_braces(schema)
         compact = json.dumps(schema, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         compact.encode()  # a lone surrogate could not be sent back
         canonical = json.dumps(_normal(schema), separators=(",", ":"), sort_keys=True)
@@ -56,6 +61,19 @@ def parse_text(text: str) -> ParsedSchema:
         raise InvalidSchemaError(f"nested too deeply: use at most {MAX_DEPTH} levels of JSON") from None
     except (ValueError, TypeError, AttributeError, KeyError) as e:
         raise InvalidSchemaError(f"not a valid Avro schema: {e}") from e
+
+
+def _refuse_braces(schema: Any) -> None:
+    """Refuses {"type": [...]} and {"type": {"type": ...}} where a type has to be, which the codec reads."""
+    if isinstance(schema, list):
+        for branch in schema:
+            _refuse_braces(branch)
+    elif isinstance(schema, dict):
+        if not isinstance(schema["type"], str):
+            around = schema.get("name", "it")
+            raise InvalidSchemaError(f"{around!r} is a type around another one: write the inner one alone")
+        for part in (schema.get("items"), schema.get("values"), *(f["type"] for f in schema.get("fields", ()))):
+            _refuse_braces(part)
 
 
 def _refuse_constant(name: str) -> None:

@@ -303,7 +303,7 @@ class SchemaStore:
         match event["event"]:
             case "register":
                 if "schema" in event:
-                    schema, place = parse_text(event["schema"]), (context_of(subject), event["id"])
+                    schema, place = parse_text(event["schema"], kept=True), (context_of(subject), event["id"])
                     self._schemas[place] = schema
                     self._ids[place[0], schema.canonical] = event["id"]
                     self._guids.setdefault(schema.guid, []).append(place)

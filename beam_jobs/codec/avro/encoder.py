@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from beam_jobs.codec.avro import encode_vm as vm
 from beam_jobs.codec.columns import misfit
 from beam_jobs.codec.schema import AvroType, arrow_schema, arrow_type, parse_record
+from beam_jobs.codec.uuids import uuid_bytes
 from beam_jobs.errors import UserError, listed, shown
 
 MAX_BYTES = {vm.VARINT: 10, vm.DOUBLE: 8, vm.FLOAT: 4, vm.BOOLEAN: 1, vm.TEXT: 10, vm.NULLABLE: 1, vm.LIST: 11}
@@ -250,6 +251,8 @@ class _Columns:
             pairs = np.frombuffer(data, np.int64, 2 * n, 16 * at) if n else np.empty(0, np.int64)
             _check_fixed_decimal(value, path, array, pairs)
             return pairs
+        if value.logical == "uuid" and kind == "fixed":
+            return self._text(uuid_bytes(array, path), np.arange(n + 1, dtype=np.int64) * value.size)
         if kind == "fixed":
             text = np.frombuffer(data, np.uint8, n * value.size, at * value.size) if n and value.size else _NO_TEXT
             return self._text(text, np.arange(n + 1, dtype=np.int64) * value.size)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from beam_jobs.codec.avro.bytes import gather
 from beam_jobs.codec.schema import AvroField, AvroType, arrow_type, selected_fields
+from beam_jobs.codec.uuids import uuid_texts
 
 
 @dataclass(eq=False)
@@ -156,7 +157,10 @@ class Arenas:
             if offsets[n] < 0:
                 raise OverflowError(f"column {column.path!r} has more than 2 GiB in one block; use smaller blocks")
             if kind == "fixed":
-                return self._fixed(column, cells, text, bitmap, nulls)
+                full = self._full(column, cells, text)
+                if column.avro.logical == "uuid":
+                    return uuid_texts(full, bitmap, nulls)
+                return pa.Array.from_buffers(arrow, n, [bitmap, pa.py_buffer(full)], nulls)
             return pa.Array.from_buffers(arrow, n, [bitmap, pa.py_buffer(offsets), pa.py_buffer(text)], nulls)
         if kind == "boolean":
             bits = np.packbits(cells.astype(np.bool_), bitorder="little")
@@ -165,12 +169,11 @@ class Arenas:
             cells = cells.astype(np.int32)
         return pa.Array.from_buffers(arrow, n, [bitmap, pa.py_buffer(cells)], nulls)
 
-    def _fixed(
-        self, column: Column, cells: NDArray[np.int64], text: NDArray[np.uint8], bitmap: pa.Buffer | None, nulls: int
-    ) -> pa.Array:
+    def _full(self, column: Column, cells: NDArray[np.int64], text: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The bytes of a fixed; a null, or what is inside one, takes its size in Arrow but none in the arena."""
         size, n = column.avro.size, len(cells)
-        if len(text) < n * size:  # a null (or what is inside one) takes its size in Arrow but none in the arena
-            full = np.zeros((n, size), np.uint8)
-            full[(cells & 0xFFFFFFFF) == size] = text.reshape(-1, size)
-            text = full
-        return pa.Array.from_buffers(column.arrow, n, [bitmap, pa.py_buffer(text)], nulls)
+        if len(text) == n * size:
+            return text
+        full = np.zeros((n, size), np.uint8)
+        full[(cells & 0xFFFFFFFF) == size] = text.reshape(-1, size)
+        return full.reshape(-1)

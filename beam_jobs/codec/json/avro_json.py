@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -70,7 +71,7 @@ class _Tagger:
             return [branch if branch == "null" else self._wrapped(branch) for branch in kind]
         if not isinstance(kind, Mapping):
             return kind
-        if kind.get("logicalType") == "decimal":
+        if kind.get("logicalType") == "decimal" or (kind.get("logicalType"), kind["type"]) == ("uuid", "fixed"):
             return {key: value for key, value in kind.items() if key not in ("logicalType", "precision", "scale")}
         inner = kind["type"]
         if inner in ("record", "error"):
@@ -110,6 +111,8 @@ def _untagged(array: pa.Array, avro: AvroType) -> pa.Array:
         kind = pa.decimal128(value.precision, value.scale)
         texts = [None if raw is None else _decimal(raw, value.scale) for raw in array.to_pylist()]
         return pa.array(texts, kind)
+    if value.logical == "uuid" and value.kind == "fixed":
+        return pa.array([None if raw is None else str(uuid.UUID(bytes=raw)) for raw in array.to_pylist()], pa.string())
     mask = array.is_null() if array.null_count else None
     if value.kind == "record":
         parts = [_untagged(part, entry.type) for part, entry in zip(array.flatten(), value.fields, strict=True)]

@@ -40,6 +40,7 @@ from beam_jobs.codec.schema import (
     selected_fields,
     walk_names,
 )
+from beam_jobs.codec.uuids import PATTERN as UUID_TEXT
 from beam_jobs.errors import RowErrors
 
 ROWS_ONE_BY_ONE = 32  # below this, splitting further costs more than reading each row
@@ -213,7 +214,7 @@ def _has_fast_path(avro: AvroType, inside: tuple[AvroType, ...]) -> bool:
         return bool(value.fields) and all(_has_fast_path(entry.type, (*inside, value)) for entry in value.fields)
     if value.kind == "array":
         return _has_fast_path(value.item, inside)
-    return value.logical == "decimal" or value.kind not in ("bytes", "fixed", "map")
+    return value.logical in ("decimal", "uuid") or value.kind not in ("bytes", "fixed", "map")
 
 
 def _json_type(avro: AvroType, aliases: bool) -> pa.DataType:
@@ -225,7 +226,7 @@ def _json_type(avro: AvroType, aliases: bool) -> pa.DataType:
         return pa.struct(list(_json_fields(value.fields, aliases)))
     if value.kind == "array":
         return pa.list_(_json_type(value.item, aliases))
-    return pa.string() if value.kind == "enum" or value.logical == "decimal" else PLAIN_ARROW[value.kind]
+    return pa.string() if value.kind == "enum" or value.logical in ("decimal", "uuid") else PLAIN_ARROW[value.kind]
 
 
 def _json_fields(fields: Sequence[AvroField], aliases: bool) -> Iterator[pa.Field]:
@@ -251,9 +252,9 @@ def _row_type(avro: AvroType) -> pa.DataType:
         return pa.map_(pa.string(), _row_type(value.item))
     if value.logical == "decimal":
         return pa.decimal128(value.precision, value.scale)
-    if value.kind == "fixed":
+    if value.kind == "fixed" and value.logical != "uuid":
         return pa.binary(value.size)
-    return pa.string() if value.kind == "enum" else PLAIN_ARROW[value.kind]
+    return pa.string() if value.kind in ("enum", "fixed") else PLAIN_ARROW[value.kind]
 
 
 Finished = tuple[pa.Array, NDArray[np.bool_]]
@@ -296,6 +297,9 @@ def _finish(array: pa.Array, avro: AvroType, strict: bool) -> Finished:
         if indices.null_count > array.null_count:
             bad = bad | (indices.is_null().to_numpy(zero_copy_only=False) & ~missing)
         return pa.DictionaryArray.from_arrays(indices, pa.array(value.symbols, pa.string())), bad
+    if value.logical == "uuid" and value.kind == "fixed":
+        fits = pc.match_substring_regex(array, UUID_TEXT).fill_null(False).to_numpy(zero_copy_only=False)
+        return pc.utf8_lower(array), bad | ~(fits | missing) | strict
     if value.logical == "decimal" and pa.types.is_string(array.type):
         fits = pc.match_substring_regex(array, decimal_pattern(value, strict)).fill_null(False)
         decimals = pc.if_else(fits, array, pa.scalar(None, pa.string())).cast(arrow_type(value, "")[0])
@@ -379,4 +383,4 @@ def _plain(value: Any, avro: AvroType) -> Any:
         return value if value - value == 0 else None
     if target.logical == "decimal":
         return format(value, "f")
-    return value.decode("latin-1") if kind in ("bytes", "fixed") else value
+    return value.decode("latin-1") if isinstance(value, bytes) else value

@@ -10,6 +10,7 @@ import codecs
 import contextlib
 import json
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from decimal import Context, Decimal
 from typing import Any
@@ -20,6 +21,7 @@ import pyarrow as pa
 from beam_jobs.codec.avro.program import INT32, INT64, RANGES
 from beam_jobs.codec.json.iso import DATE, INSTANT, LOCAL, NOT_ISO, TIME, iso_value
 from beam_jobs.codec.schema import NO_DEFAULT, AvroField, AvroType, walk_names
+from beam_jobs.codec.uuids import PATTERN as UUID_TEXT
 from beam_jobs.errors import Reason, shown
 
 _INTEGER = re.compile(r"-?[0-9]+")
@@ -150,6 +152,12 @@ def convert(value: Any, avro: AvroType, path: str, strict: bool, personal: bool 
             return _text(value, path)
         if target.logical == "decimal":
             return _decimal(value, target, path, strict, personal)
+        if kind == "fixed" and target.logical == "uuid":
+            if re.fullmatch(UUID_TEXT, value) and not strict:
+                return value.lower()
+            if len(value) != target.size and not strict:
+                raise RowError("invalid_value", f"field {path!r} is {_show(value, personal)}, expected a UUID")
+            return str(uuid.UUID(bytes=_binary(value, target, path, personal)))
         if kind in ("bytes", "fixed"):
             return _binary(value, target, path, personal)
         if not strict and (number := _iso(value, target)) is not None:

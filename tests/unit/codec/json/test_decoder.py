@@ -381,3 +381,29 @@ def test_times_as_texts_go_the_vectorised_way(monkeypatch: pytest.MonkeyPatch) -
     for _ in range(2):
         decoded = decoder.decode(pa.array([text.encode() for text in texts] * 100, pa.binary()))
         assert decoded.rows.num_rows == 300
+
+
+UUIDS: dict[str, Any] = {
+    "type": "record",
+    "name": "R",
+    "fields": [
+        {"name": "id", "type": {"type": "fixed", "name": "U", "size": 16, "logicalType": "uuid"}},
+        {"name": "other", "type": ["null", "U"], "default": None},
+    ],
+}
+GIVEN = "00010203-0405-0607-0809-0a0b0c0d0e0f"
+
+
+def test_a_uuid_in_a_fixed_is_its_text() -> None:
+    text = json.dumps({"id": GIVEN.upper(), "other": GIVEN}).encode()
+    for others in (0, 40):
+        values = [json.dumps({"id": GIVEN}).encode()] * others
+        decoded = decode(*values, text, b'{"id": "x"}', schema=UUIDS)
+        assert decoded.rows.to_pylist() == [{"id": GIVEN, "other": None}] * others + [{"id": GIVEN, "other": GIVEN}]
+        assert list(decoded.errors.errors) == ["field 'id' is \"x\", expected a UUID"]
+    avro = AvroEncoder(UUIDS, 1).encode(decoded.rows.slice(40))
+    assert avro.to_pylist() == [b"\0\0\0\0\1" + bytes(range(16)) + b"\x02" + bytes(range(16))]
+    assert EventDecoder(UUIDS, lambda _: UUIDS).decode(avro).rows.equals(decoded.rows.slice(40))
+    raw = json.dumps({"id": bytes(range(16)).decode("latin-1")}).encode()
+    assert decode(raw, schema=UUIDS, strict=True).rows.column("id").to_pylist() == [GIVEN]
+    assert len(decode(text, schema=UUIDS, strict=True).errors) == 1
