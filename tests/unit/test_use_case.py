@@ -151,3 +151,11 @@ def test_a_typo_in_the_sql_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "preprocess.sql").write_text("SELECT pump, at,\n flwo FROM events")
     with pytest.raises(UserError, match=r"preprocess\.sql line 2, column 2: unknown column flwo; did you mean flow\?"):
         load_use_case(str(tmp_path)).preprocessor()
+
+
+def test_a_file_address_names_the_same_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "my cars 100%"
+    folder.mkdir()
+    (folder / "use_case.yaml").write_text("schema: car_sensor\nkey: car_id\nevent_time: event_time\n")
+    (folder / "preprocess.sql").write_text("SELECT car_id, event_time, speed FROM events")
+    assert load_use_case(folder.as_uri()).schema == load_use_case(str(folder)).schema

@@ -280,3 +280,9 @@ def test_a_password_in_clear_is_warned_of_once_a_process(
     assert len(caplog.messages) == bool(warned)
     assert warned in "".join(caplog.messages)
     assert SECRET not in caplog.text
+
+
+def test_a_file_address_names_the_same_file(tmp_path: Path) -> None:
+    path = tmp_path / "my client 100%.properties"
+    path.write_text("client.id=x\n")
+    assert KafkaConfig.from_file(path.as_uri()) == KafkaConfig.from_file(path)
