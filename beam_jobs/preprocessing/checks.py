@@ -128,6 +128,11 @@ def _limits(field: Field, type_: pa.DataType) -> tuple[float, float]:
         # The years 1 to 9999: calendars of other tools, Python's too, end there.
         per_second = {"ms": 1_000, "us": 1_000_000}[type_.unit]
         return _YEAR_1 * per_second, _YEAR_10000 * per_second - 1
+    if pa.types.is_integer(type_):  # as integers: a double does not tell 2**53 from the next
+        return (
+            -math.inf if field.minimum is None else math.ceil(field.minimum),
+            math.inf if field.maximum is None else math.floor(field.maximum),
+        )
     # NumPy compares in the column's own type, in which a limit beyond its range is infinity.
     largest = math.inf
     if field.floating:
@@ -157,6 +162,8 @@ def _sentence(field: Field, value: float, type_: pa.DataType) -> str:
 
 
 def _number(value: float) -> str:
+    if isinstance(value, int | np.integer):
+        return str(int(value))
     number = float(value)
     if not math.isfinite(number):
         return "NaN" if math.isnan(number) else ("infinity" if number > 0 else "-infinity")

@@ -17,7 +17,8 @@ from beam_jobs.errors import RowErrors
 from beam_jobs.preprocessing import checks
 from beam_jobs.preprocessing.fields import Field
 from beam_jobs.preprocessing.pii import PiiPolicy, pseudonymize
-from beam_jobs.preprocessing.query.compiler import Compiled, WindowFeature, pseudonym_column
+from beam_jobs.preprocessing.query.compiler import Compiled, WindowFeature, pseudonym_column, with_steps
+from beam_jobs.preprocessing.query.types import DOUBLE, converted
 from beam_jobs.preprocessing.windows.history import History, Window
 
 _EVENT_TIME_TYPE = pa.timestamp("ms", "UTC")
@@ -91,12 +92,17 @@ class Preprocessor:
         self._where = where
         self.windows = tuple(windows)
         self._exprs = [
-            o.value.expr.cast(pl.Float32 if o.is_feature else pl.String).alias(o.name) for o in outputs if not o.field
+            _output_expr(o.value, pl.Float32 if o.is_feature else pl.String).alias(o.name)
+            for o in outputs
+            if not o.field
         ]
         # What must be known of all rows before windows can be; without windows it is computed along with the rest.
         self._first = [where.expr.fill_null(False).alias(_WHERE)] if where is not None else []
-        arguments = {window.argument.text: window.argument.expr for window in windows}
-        self._arguments = {f"argument:{i}": expr.cast(pl.Float64) for i, expr in enumerate(arguments.values())}
+        arguments = {window.argument.text: window.argument for window in windows}
+        self._arguments = {f"argument:{i}": a.expr.cast(pl.Float64) for i, a in enumerate(arguments.values())}
+        first = [where] if where is not None else []
+        self._before_windows = [*first, *arguments.values()]
+        self._computed = [o.value for o in outputs if not o.field] + ([] if windows else first)
         self._places = [list(arguments).index(window.argument.text) for window in windows]
         if not windows:
             self._exprs += self._first
@@ -204,14 +210,14 @@ class Preprocessor:
         """The fields that expressions read, and the pseudonyms; None: there are no expressions."""
         if not self._exprs and not self.windows:
             return None
-        arrays = {field.name: _plain(events.column(field.name)) for field in self._frame_fields}
+        arrays = {field.name: _texts(events.column(field.name)) for field in self._frame_fields}
         for name in self._pseudonyms:
             arrays[pseudonym_column(name)] = pseudonymize(events.column(name), self._policy.secret())
         return pl.from_arrow(pa.RecordBatch.from_pydict(arrays), rechunk=False)
 
     def _with_windows(self, frame: Any, events: pa.RecordBatch, history: History) -> tuple[Any, NDArray[np.bool_]]:
         """The rows the WHERE lets through, with the values of their windows, and which rows of ``events`` they are."""
-        known = frame.with_columns(*self._first, **self._arguments)
+        known = with_steps(frame, self._before_windows).with_columns(*self._first, **self._arguments)
         through = known.get_column(_WHERE).to_numpy() if self._first else np.ones(len(frame), np.bool_)
         if not through.all():
             frame, known, events = frame.filter(through), known.filter(through), events.filter(pa.array(through))
@@ -233,7 +239,7 @@ class Preprocessor:
         """The computed columns by name, and the rows the WHERE lets through (None: all that are left)."""
         if not self._exprs:
             return {}, None
-        result = frame.select(self._exprs)
+        result = with_steps(frame, self._computed).select(self._exprs)
         columns = {o.name: result.get_column(o.name).to_arrow() for o in self._outputs if o.field is None}
         return columns, result.get_column(_WHERE).to_numpy() if _WHERE in result.columns else None
 
@@ -258,8 +264,16 @@ def _always_finite(field: Field) -> bool:
     )
 
 
+def _output_expr(value: Compiled, dtype: Any) -> pl.Expr:
+    """The value in the type of its column; what float32 can't hold becomes infinite."""
+    return (converted(value.expr, value.type, DOUBLE) if value.type.exact else value.expr).cast(dtype)
+
+
+def _texts(array: pa.Array) -> pa.Array:
+    """The array as the expressions expect it: enums as text."""
+    return array.cast(pa.string()) if isinstance(array, pa.DictionaryArray) else array
+
+
 def _plain(array: pa.Array) -> pa.Array:
-    """The array as the expressions expect it: enums as text, decimals as doubles."""
-    if isinstance(array, pa.DictionaryArray):
-        return array.cast(pa.string())
-    return array.cast(pa.float64()) if pa.types.is_decimal(array.type) else array
+    """A field that goes out unchanged: enums as text, decimals as doubles."""
+    return array.cast(pa.float64()) if pa.types.is_decimal(array.type) else _texts(array)

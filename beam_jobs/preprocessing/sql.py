@@ -29,26 +29,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
-import sqlglot
 from sqlglot import exp
-from sqlglot.errors import ParseError, SqlglotError
 
-from beam_jobs.errors import UserError, one_line
+from beam_jobs.errors import UserError
 from beam_jobs.preprocessing.fields import Field, fields_of
 from beam_jobs.preprocessing.pii import PiiPolicy
 from beam_jobs.preprocessing.preprocessor import Output, Preprocessor
 from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, WindowFeature
 from beam_jobs.preprocessing.query.expressions import HANDLERS, SEMANTICS_VERSION, float32_literal
+from beam_jobs.preprocessing.query.parser import DIALECT, parse, with_room
 
 __all__ = ["compile_sql", "compile_condition", "parse_query", "Query", "Preprocessor"]
 
-_DIALECT = "duckdb"
 _FORM = "the SQL is one SELECT ... FROM events [WHERE ...] [WINDOW ...]"
 _CONDITION_FORM = "it is what a WHERE may hold, such as speed = 0 AND current_draw < 1"
 
@@ -131,43 +128,36 @@ def compile_condition(sql: str, features: Sequence[str], source: str) -> Compile
     """
     fields = {name: Field(name, "number", "float", True, False, None, None, None, None, False) for name in features}
     compiler = Compiler({**HANDLERS, exp.Literal: float32_literal}, fields, sql, source, key="", event_time="")
-    with _not_too_deep(source):
-        (condition,) = _parsed(sql, source, _CONDITION_FORM, exp.Condition)
+    return with_room(lambda: _compile_condition(compiler), source)
+
+
+def _compile_condition(compiler: Compiler) -> Compiled:
+    condition = parse(compiler.sql, compiler.source, _CONDITION_FORM, exp.Condition)
     if condition.find(exp.Window):
         compiler.fail(condition, "a row is called normal by its own features, so no window is known here; remove it")
-    with _not_too_deep(source):
-        compiled = compiler.compile(condition)
+    compiled = compiler.compile(condition)
     if compiled.kind != "boolean":
         compiler.fail(condition, f"it is a {compiled.kind}; it needs a comparison")
     if not compiled.columns:
-        compiler.fail(condition, f"it is the same for every row; use one of {', '.join(features)}")
+        compiler.fail(condition, f"it is the same for every row; use one of {', '.join(compiler.fields)}")
     return compiled
-
-
-@contextmanager
-def _not_too_deep(source: str) -> Iterator[None]:
-    try:
-        yield
-    except RecursionError:
-        raise UserError(
-            f"{source}: an expression is nested too deep, or an operator other than AND and OR repeated too often "
-            "(some 200 times); divide it among several features"
-        ) from None
 
 
 def parse_query(sql: str, fields: Mapping[str, Field], key: str, event_time: str, source: str) -> Query:
     """The checked query; UserError as in compile_sql."""
-    compiler = Compiler(HANDLERS, fields, sql, source, key, event_time)
-    with _not_too_deep(source):
-        select = _parse(sql, source, compiler)
-        outputs = [_output(compiler, item) for item in select.expressions]
-        where = _where(compiler, select.args.get("where"))
+    return with_room(lambda: _parse_query(Compiler(HANDLERS, fields, sql, source, key, event_time)), source)
+
+
+def _parse_query(compiler: Compiler) -> Query:
+    select = _parse(compiler)
+    outputs = [_output(compiler, item) for item in select.expressions]
+    where = _where(compiler, select.args.get("where"))
     names: set[str] = set()
     for item, output in zip(select.expressions, outputs, strict=True):
         if output.name.lower() in names:
             compiler.fail(item, f"two columns are named {output.name}; name one of them with AS")
         names.add(output.name.lower())
-    for name in (key, event_time):
+    for name in (compiler.key, compiler.event_time):
         if name not in {output.name for output in outputs}:
             compiler.fail(None, f"{name} is missing in the SELECT; add it, every row needs its key and its time")
     if not any(output.is_feature for output in outputs):
@@ -175,23 +165,8 @@ def parse_query(sql: str, fields: Mapping[str, Field], key: str, event_time: str
     return Query(tuple(outputs), where, tuple(compiler.windows.values()), frozenset(compiler.pseudonyms))
 
 
-def _parsed(sql: str, source: str, form: str, into: type[Any] | None = None) -> list[Any]:
-    """The syntax tree of the one statement, or ``into``, that the SQL is."""
-    dialect = sqlglot.Dialect.get_or_raise(_DIALECT)
-    try:
-        trees = dialect.parse(sql) if into is None else dialect.parse_into(into, sql)
-        statements = [tree for tree in trees if tree is not None]
-    except ParseError as error:
-        _syntax_error(source, error, form)
-    except SqlglotError as error:
-        raise UserError(f"{source}: {one_line(error)}; is a quote left open?") from error
-    if len(statements) != 1:
-        raise UserError(f"{source}: has {len(statements)} statements; {form}")
-    return statements
-
-
-def _parse(sql: str, source: str, compiler: Compiler) -> exp.Select:
-    (select,) = _parsed(sql, source, _FORM)
+def _parse(compiler: Compiler) -> exp.Select:
+    select = parse(compiler.sql, compiler.source, _FORM)
     if isinstance(select, exp.SetOperation):
         compiler.fail(select, f"{select.key.upper()} is not supported; {_FORM}")
     if not isinstance(select, exp.Select):
@@ -207,9 +182,7 @@ def _parse(sql: str, source: str, compiler: Compiler) -> exp.Select:
     source_table = select.args.get("from_") or select.args.get("from")
     table = source_table.this if source_table is not None else None
     if not isinstance(table, exp.Table) or table.name.lower() != "events":
-        what = (
-            "a subquery" if isinstance(table, exp.Subquery) else (table.sql(dialect=_DIALECT) if table else "nothing")
-        )
+        what = "a subquery" if isinstance(table, exp.Subquery) else (table.sql(dialect=DIALECT) if table else "nothing")
         compiler.fail(table, f"reads from {what}; the only table is events, and {_FORM}")
     for name, value in table.args.items():
         if value and name not in ("this", "alias"):
@@ -235,22 +208,11 @@ _CLAUSES = {
 }
 
 
-def _syntax_error(source: str, error: ParseError, form: str) -> NoReturn:
-    detail = error.errors[0] if error.errors else {}
-    highlight = str(detail.get("highlight") or "")
-    where = source
-    if detail.get("line"):
-        # sqlglot gives the column of the token's last character.
-        where = f"{source} line {detail['line']}, column {max(1, int(detail['col'] or 1) - len(highlight) + 1)}"
-    before = " ".join(str(detail.get("start_context") or "").split())[-40:]
-    raise UserError(f"{where}: the SQL can't be parsed near `{highlight}` (after `{before}`); {form}") from error
-
-
 def _output(compiler: Compiler, item: Any) -> Output:
     node = item.this if isinstance(item, exp.Alias) else item
     if not isinstance(item, exp.Alias | exp.Column) and not isinstance(node, exp.Star):
         compiler.compile(node)  # what can't be used at all is said first
-        compiler.fail(item, f"{item.sql(dialect=_DIALECT)} has no name; name it with AS")
+        compiler.fail(item, f"{item.sql(dialect=DIALECT)} has no name; name it with AS")
     if isinstance(node, exp.Column) and isinstance(node.this, exp.Star):
         compiler.fail(node, "* is not supported: name each feature, their order is the model's contract")
     value = compiler.compile(node)
@@ -284,7 +246,7 @@ def _where(compiler: Compiler, node: exp.Where | None) -> Compiled | None:
     if node.find(exp.Window):
         compiler.fail(node.this, "the WHERE chooses the rows that windows are made of, so it can't use one; remove it")
     where = compiler.compile(node.this)
-    text = node.this.sql(dialect=_DIALECT)
+    text = node.this.sql(dialect=DIALECT)
     if where.kind != "boolean":
         compiler.fail(node.this, f"WHERE {text} is a {where.kind}; it needs a comparison")
     if not where.columns:

@@ -17,6 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from beam_jobs.errors import UserError
+from beam_jobs.preprocessing.query.compiler import with_steps
 from beam_jobs.preprocessing.sql import compile_condition
 from beam_jobs.storage import files
 from beam_jobs.use_case import UseCase
@@ -63,7 +64,7 @@ def compile_normal(conditions: Sequence[Condition], features: Sequence[str]) -> 
 
     def normal(rows: Floats) -> Bools:
         frame = pl.DataFrame({name: np.ascontiguousarray(rows[:, i]) for name, i in columns.items()})
-        return frame.select(met).to_series().to_numpy()
+        return with_steps(frame, compiled).select(met).to_series().to_numpy()
 
     return normal
 

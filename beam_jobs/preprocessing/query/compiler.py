@@ -13,19 +13,43 @@ from sqlglot import exp
 
 from beam_jobs.errors import UserError
 from beam_jobs.preprocessing.fields import Field, Kind
+from beam_jobs.preprocessing.query.types import BOOLEAN, DOUBLE, INTEGER, NULL, TEXT, Type, common, constant, converted
 
 _NONE: frozenset[str] = frozenset()
+DEEPEST = 24  # operators inside one another in one expression of Polars
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """An intermediate column of the frame, made before the expressions that read it."""
+
+    column: str  # no Avro name has a colon
+    expr: pl.Expr
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """One expression, ready to run."""
+    """One expression, ready to run on a frame that has its steps."""
 
     expr: pl.Expr
-    kind: Kind
+    type: Type
     text: str  # canonical form, independent of spelling and of sqlglot's version; goes into the fingerprint
     columns: frozenset[str] = _NONE  # fields it reads
     raw_pii: frozenset[str] = _NONE  # tagged fields it reads outside pseudonymize() and generalize()
+    constant: Any = None  # its value if it is the same in every row, and not NULL; of an exact number times 10^scale
+    steps: tuple[Step, ...] = ()  # each reads columns of those before it
+    depth: int = 0  # operators inside one another, since the last step
+
+    @property
+    def kind(self) -> Kind:
+        return self.type.kind
+
+
+def with_steps(frame: pl.DataFrame, values: Iterable[Compiled]) -> pl.DataFrame:
+    """The frame and the intermediate columns that the values need."""
+    for step in dict.fromkeys(step for value in values for step in value.steps):
+        frame = frame.with_columns(step.expr.alias(step.column))
+    return frame
 
 
 @dataclass(frozen=True)
@@ -59,6 +83,7 @@ class Compiler:
         self.windows: dict[str, WindowFeature] = {}  # by canonical text: each is computed once
         self.named_windows: dict[str, exp.Window] = {}  # of the WINDOW clause, by name in lower case
         self.pseudonyms: set[str] = set()
+        self._steps = 0
 
     def compile(self, node: Any) -> Compiled:
         entry = self.handlers.get(type(node))
@@ -68,7 +93,9 @@ class Compiler:
         for name, value in node.args.items():
             if value and name not in allowed:  # even a flag: NOT LIKE is LIKE with one
                 self.fail(node, f"{name.rstrip('_').upper()} is not supported in {_name(node)}")
-        return handler(self, node)
+        compiled = handler(self, node)
+        # The time Polars takes grows with the square of the depth, and its stack ends somewhere.
+        return compiled if compiled.depth < DEEPEST and compiled.columns else self.once(compiled)
 
     def fail(self, node: Any, message: str) -> NoReturn:
         """Raises the UserError ``message`` with the place of ``node`` in the SQL in front, if it is known."""
@@ -76,33 +103,66 @@ class Compiler:
         raise UserError(f"{place(self.source, self.sql, min(starts, default=None))}: {message}")
 
     def number(self, node: Any) -> Compiled:
-        """The operand as float64: all arithmetic is done in double precision."""
-        return self._typed(node, "number", "a number")
+        """A number of any type; NULL is the integer it is in DuckDB."""
+        operand = self._typed(node, "number", "a number")
+        return operand if operand.type != NULL else self._null(operand, INTEGER)
+
+    def double(self, node: Any) -> Compiled:
+        return self.convert(self.number(node), DOUBLE, node)
 
     def string(self, node: Any) -> Compiled:
-        return self._typed(node, "string", "a text")
+        return self._null(self._typed(node, "string", "a text"), TEXT)
 
     def boolean(self, node: Any) -> Compiled:
-        return self._typed(node, "boolean", "true or false (a comparison)")
+        return self._null(self._typed(node, "boolean", "true or false (a comparison)"), BOOLEAN)
 
     def _typed(self, node: Any, kind: Kind, wanted: str) -> Compiled:
         operand = self.compile(node)
         if operand.kind not in (kind, "null"):
             self.fail(node, f"{sql_of(node)} is a {operand.kind}; {sql_of(node.parent)} needs {wanted}")
-        return replace(operand, expr=operand.expr.cast(DTYPES[kind]), kind=kind)
+        return operand
+
+    def _null(self, operand: Compiled, type_: Type) -> Compiled:
+        """The operand, typed if it is NULL."""
+        return replace(operand, expr=operand.expr.cast(type_.dtype), type=type_) if operand.type == NULL else operand
+
+    def convert(self, operand: Compiled, to: Type, node: Any) -> Compiled:
+        """The operand in another type, one that types.common() found for it; ``node`` is for errors."""
+        if operand.type in (to, NULL):
+            return operand if to == NULL else self._null(operand, to)
+        if operand.constant is None:
+            return replace(operand, expr=converted(operand.expr, operand.type, to), type=to)
+        value = constant(operand.constant, operand.type, to)
+        if to.exact and abs(value) > to.bound:
+            self.fail(node, f"{sql_of(node)} has too many digits for what it is used with; write it with an exponent")
+        text = operand.text if to.exact else repr(value)
+        return replace(operand, expr=pl.lit(value, to.dtype), type=to, text=text, constant=value)
 
     def same_kind(self, nodes: Sequence[Any]) -> list[Compiled]:
         """Operands that must have one type, brought to it."""
-        operands = [self.compile(node) for node in nodes]
+        return self.alike([self.compile(node) for node in nodes], nodes)
+
+    def alike(self, operands: Sequence[Compiled], nodes: Sequence[Any]) -> list[Compiled]:
+        """The operands, of ``nodes``, in the type that all of them have or can be brought to."""
         kinds = dict.fromkeys(operand.kind for operand in operands if operand.kind != "null")
         if len(kinds) > 1:
             parts = ", ".join(f"{sql_of(n)} is a {o.kind}" for n, o in zip(nodes, operands, strict=True))
             self.fail(nodes[0], f"{sql_of(nodes[0].parent)} mixes types: {parts}; use CAST")
-        kind: Kind = next(iter(kinds), "null")
-        if kind == "other":
+        if "other" in kinds:
             self.fail(nodes[0], f"{sql_of(nodes[0].parent)} uses a field whose type the SQL can't handle")
-        dtype = DTYPES.get(kind)
-        return [replace(o, expr=o.expr if dtype is None else o.expr.cast(dtype), kind=kind) for o in operands]
+        type_ = common(operand.type for operand in operands)
+        return [self.convert(operand, type_, node) for operand, node in zip(operands, nodes, strict=True)]
+
+    def once(self, operand: Compiled) -> Compiled:
+        """The operand as a column, or a literal if it is constant: what uses it twice would compute it twice."""
+        if operand.depth == 0:
+            return operand
+        if not operand.columns:
+            value = with_steps(pl.DataFrame({"": [0]}), [operand]).select(operand.expr).item()
+            return replace(operand, expr=pl.lit(value, operand.type.dtype), constant=value, steps=(), depth=0)
+        self._steps += 1
+        step = Step(f"step:{self._steps}", operand.expr)
+        return replace(operand, expr=pl.col(step.column), steps=(*operand.steps, step), depth=0)
 
     def whole_number(self, node: Any, what: str, low: int, high: int, default: int | None = None) -> int:
         """A literal argument such as the decimals of ROUND."""
@@ -181,16 +241,16 @@ def sql_of(node: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-DTYPES: dict[Kind, Any] = {"number": pl.Float64, "string": pl.String, "boolean": pl.Boolean}
-
-
-def join(name: str, kind: Kind, expr: pl.Expr, *operands: Compiled) -> Compiled:
+def join(name: str, type_: Type, expr: pl.Expr, *operands: Compiled) -> Compiled:
+    """The expression made of the operands; its text tells the types apart in which ``name`` means different things."""
     return Compiled(
         expr,
-        kind,
+        type_,
         f"({name} {' '.join(o.text for o in operands)})",
         frozenset().union(*(o.columns for o in operands)),
         frozenset().union(*(o.raw_pii for o in operands)),
+        steps=tuple(dict.fromkeys(step for o in operands for step in o.steps)),
+        depth=1 + max((o.depth for o in operands), default=0),
     )
 
 

@@ -1,4 +1,4 @@
-"""The functions with more to them: rounding, casts, times, text, personal data and windows."""
+"""The functions with more to them: times, text, personal data and windows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 from sqlglot import exp
 
-from beam_jobs.preprocessing.fields import Field, Kind
+from beam_jobs.preprocessing.fields import Field
 from beam_jobs.preprocessing.pii import MAX_CHARACTERS, MAX_DECIMALS
 from beam_jobs.preprocessing.query.compiler import (
     Compiled,
@@ -22,54 +23,26 @@ from beam_jobs.preprocessing.query.compiler import (
     pseudonym_column,
     sql_of,
 )
+from beam_jobs.preprocessing.query.numbers import rounded
+from beam_jobs.preprocessing.query.types import BIGINT, DOUBLE, TEXT, TIMESTAMP, Type, column, converted
 from beam_jobs.preprocessing.windows.history import FUNCTIONS
 
-
-def half_away(x: pl.Expr) -> pl.Expr:
-    # Polars' own rounding of halves differs between its versions.
-    size = x.abs()
-    floor = size.floor()
-    return x.sign() * (floor + ((size - floor) >= 0.5).cast(pl.Float64))
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?( ?Z)?)?")
 
 
-def rounded(x: pl.Expr, decimals: int) -> pl.Expr:
-    scale = 10.0 ** abs(decimals)
-    if decimals == 0:
-        return half_away(x)
-    return half_away(x * scale) / scale if decimals > 0 else half_away(x / scale) * scale
-
-
-def cast(c: Compiler, node: exp.Cast) -> Compiled:
-    target = node.to.sql().upper()
-    if target.startswith("TIMESTAMP") and isinstance(node.this, exp.Literal):
-        return _timestamp(c, node)
-    operand = c.compile(node.this)
-    if target in ("DOUBLE", "FLOAT", "REAL") and operand.kind in ("number", "boolean", "string", "null"):
-        return join("cast:double", "number", operand.expr.cast(pl.Float64, strict=False), operand)
-    if target in ("INT", "BIGINT", "INTEGER") and operand.kind in ("number", "boolean", "null"):
-        # Halves go to the even neighbour, as in DuckDB; what does not fit is NULL.
-        number = operand.expr.cast(pl.Float64)
-        even = (number / 2).floor() * 2
-        rounded = pl.when((number - even).abs() == 0.5).then(even)
-        whole = rounded.when((number - even) == 1.5).then(even + 2).otherwise(half_away(number))
-        limit = 2.0**31 if target != "BIGINT" else 2.0**63
-        expr = pl.when((whole >= -limit) & (whole < limit)).then(whole)
-        return join(f"cast:{'bigint' if target == 'BIGINT' else 'int'}", "number", expr, operand)
-    if target in ("TEXT", "VARCHAR") and operand.kind in ("string", "null"):
-        return join("cast:text", "string", operand.expr.cast(pl.String), operand)
-    c.fail(
-        node,
-        f"{sql_of(node)}: a {operand.kind} can't be cast to {target}; use DOUBLE, INTEGER or BIGINT",
-    )
-
-
-def _timestamp(c: Compiler, node: exp.Cast) -> Compiled:
+def timestamp(c: Compiler, node: exp.Cast) -> Compiled:
+    """TIMESTAMP '2025-01-31 12:00:00'"""
+    written, form = node.this.name, "write it as TIMESTAMP '2025-01-31 12:00:00', in UTC"
     try:
-        moment = datetime.fromisoformat(node.this.name)
+        moment = datetime.fromisoformat(written)
     except ValueError:
-        c.fail(node, f"{sql_of(node)} is no timestamp; write it as TIMESTAMP '2025-01-31 12:00:00' (UTC)")
-    moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return Compiled(pl.lit(moment, pl.Datetime("us", "UTC")), "timestamp", f"timestamp:{moment.isoformat()}")
+        c.fail(node, f"{sql_of(node)} is no timestamp; {form}")
+    if not _MOMENT.fullmatch(written):
+        # Standard SQL and DuckDB pass over an offset, others go by it.
+        what = "has an offset" if moment.utcoffset() else "is in no form all readers agree on"
+        c.fail(node, f"{sql_of(node)} {what}; {form} without one")
+    moment = moment.replace(tzinfo=UTC)
+    return Compiled(pl.lit(moment, TIMESTAMP.dtype), TIMESTAMP, f"timestamp:{moment.isoformat()}", constant=moment)
 
 
 _PARTS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
@@ -90,25 +63,34 @@ def extract(c: Compiler, node: exp.Extract) -> Compiled:
     operand = c.compile(node.expression)
     if operand.kind != "timestamp":
         c.fail(node, f"{sql_of(node)}: {sql_of(node.expression)} is a {operand.kind}; EXTRACT needs a timestamp")
-    return join(f"extract:{part}", "number", _PARTS[part](operand.expr).cast(pl.Float64), operand)
+    return join(f"extract:{part}", BIGINT, _PARTS[part](operand.expr).cast(pl.Int64), operand)
 
 
 # Text.
 
 
-def text(name: str, kind: Kind, operation: Callable[[pl.Expr], pl.Expr]) -> Handler:
+def text(name: str, type_: Type, operation: Callable[[pl.Expr], pl.Expr]) -> Handler:
     def handler(c: Compiler, node: Any) -> Compiled:
         operand = c.string(node.this)
-        return join(name, kind, operation(operand.expr), operand)
+        return join(name, type_, operation(operand.expr), operand)
 
     return handler
+
+
+def letters(function: Callable[[pa.Array], pa.Array]) -> Callable[[pl.Expr], pl.Expr]:
+    """LOWER or UPPER of letter by letter, as DuckDB has it, by the library it takes; Polars makes SS of ß."""
+
+    def run(texts: pl.Series) -> pl.Series:
+        return pl.Series(function(texts.to_arrow().cast(pa.large_string())))
+
+    return lambda expr: expr.map_batches(run, return_dtype=pl.String, is_elementwise=True)
 
 
 def substring(c: Compiler, node: exp.Substring) -> Compiled:
     operand = c.string(node.this)
     start = c.whole_number(node.args.get("start"), "SUBSTRING start", 1, 1_000_000)
     length = c.whole_number(node.args.get("length"), "SUBSTRING length", 0, 1_000_000, default=1_000_000)
-    return join(f"substring:{start}:{length}", "string", operand.expr.str.slice(start - 1, length), operand)
+    return join(f"substring:{start}:{length}", TEXT, operand.expr.str.slice(start - 1, length), operand)
 
 
 def concat(c: Compiler, node: Any) -> Compiled:
@@ -116,7 +98,7 @@ def concat(c: Compiler, node: Any) -> Compiled:
     piped = isinstance(node, exp.DPipe)
     operands = [c.string(part) for part in ([node.this, node.expression] if piped else node.expressions)]
     expr = pl.concat_str([o.expr for o in operands], ignore_nulls=not piped)
-    return join("pipe" if piped else "concat", "string", expr, *operands)
+    return join("pipe" if piped else "concat", TEXT, expr, *operands)
 
 
 # Personal data.
@@ -147,7 +129,7 @@ def _pseudonymize(c: Compiler, node: exp.Anonymous) -> Compiled:
     c.pseudonyms.add(field.name)
     return Compiled(
         pl.col(pseudonym_column(field.name)),
-        "string",
+        TEXT,
         f"(pseudonymize {json.dumps(field.name)})",
         frozenset({field.name}),
     )
@@ -162,13 +144,13 @@ def _generalize(c: Compiler, node: exp.Anonymous) -> Compiled:
         )
     if field.kind == "number":
         digits = c.whole_number(node.expressions[1], f"generalize({field.name}, ...)", -9, MAX_DECIMALS)
-        expr = rounded(pl.col(field.name).cast(pl.Float64), digits)
+        type_, expr = DOUBLE, rounded(converted(*column(field), DOUBLE), DOUBLE, digits)
     elif field.kind == "string":
         digits = c.whole_number(node.expressions[1], f"generalize({field.name}, ...)", 1, MAX_CHARACTERS)
-        expr = pl.col(field.name).str.slice(0, digits)
+        type_, expr = TEXT, pl.col(field.name).str.slice(0, digits)
     else:
         c.fail(node, f"{sql_of(node)}: {field.name} is a {field.kind}; generalize needs a number or a text")
-    return Compiled(expr, field.kind, f"(generalize:{digits} {json.dumps(field.name)})", frozenset({field.name}))
+    return Compiled(expr, type_, f"(generalize:{digits} {json.dumps(field.name)})", frozenset({field.name}))
 
 
 # Windows: the one form that says which other rows are meant.
@@ -201,17 +183,16 @@ def window(c: Compiler, node: exp.Window) -> Compiled:
     if called.this.find(exp.Window):
         c.fail(node, f"{sql_of(node)}: a window of a window is not supported; use the field itself")
     if isinstance(called.this, exp.Star):
-        argument = Compiled(pl.lit(0.0), "number", "*")
+        argument = Compiled(pl.lit(0.0), DOUBLE, "*")
     elif function == "count":
         counted = c.compile(called.this)
-        argument = join("known", "number", pl.when(counted.expr.is_not_null()).then(pl.lit(0.0)), counted)
+        argument = join("known", DOUBLE, pl.when(counted.expr.is_not_null()).then(pl.lit(0.0)), counted)
     else:
-        argument = c.number(called.this)
+        argument = c.double(called.this)
     text = f"(over:{function}:{milliseconds} {argument.text})"
     if text not in c.windows:
         c.windows[text] = WindowFeature(function, argument, milliseconds, f"window:{len(c.windows)}")
-    column = pl.col(c.windows[text].column)
-    return Compiled(column, "number", text, argument.columns | {c.event_time}, argument.raw_pii)
+    return Compiled(pl.col(c.windows[text].column), DOUBLE, text, argument.columns | {c.event_time}, argument.raw_pii)
 
 
 def _definition(c: Compiler, node: exp.Window) -> exp.Window:

@@ -132,3 +132,27 @@ def test_all_rows_bad_and_no_row() -> None:
     assert (result.rows.num_rows, len(result.errors), result.filtered) == (0, 2, 0)
     result = apply(ALL, pressure=[])
     assert (result.rows.num_rows, len(result.errors), result.filtered) == (0, 0, 0)
+
+
+def test_limits_of_a_long_are_exact() -> None:
+    at = {"type": "long", "logicalType": "timestamp-millis"}
+    fields = [{"name": "id", "type": "string"}, {"name": "at", "type": at}]
+    fields += [
+        {"name": "account", "type": "long", "min": -0.5, "max": 2**53},
+        {"name": "all", "type": "long", "max": 1e300},
+    ]
+    schema = {"type": "record", "name": "E", "fields": fields}
+    query = compile_sql('SELECT id, at, account, "all" FROM events', schema, key="id", event_time="at")
+    accounts = [2**53, 2**53 + 1, -1, 0]
+    block = {
+        "id": ["a"] * 4,
+        "at": pa.array([0] * 4, pa.timestamp("ms", "UTC")),
+        "account": accounts,
+        "all": [2**62] * 4,
+    }
+    result = query.apply(pa.record_batch(block))
+    assert result.kept.tolist() == [0, 3]
+    assert list(result.errors.errors) == [
+        "account is 9007199254740993, expected -0.5 to 9007199254740992",
+        "account is -1, expected -0.5 to 9007199254740992",
+    ]
