@@ -106,3 +106,17 @@ def test_what_is_installed_can_be_packed_again_for_workers(installed: Path, tmp_
     target = tmp_path / "again"
     run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, wheel, cwd=tmp_path)
     assert (target / "beam_jobs" / "score.py").exists()
+
+
+def test_a_first_user_needs_no_checkout(installed: Path, tmp_path: Path) -> None:
+    rows = "".join(f"{'ab'[n % 2]},2026-11-22T07:00:{n:02}Z,{n * n}\n" for n in range(9))
+    (tmp_path / "readings.csv").write_text(f"pump,time,flow\n{rows}")
+    code = (
+        "from beam_jobs.__main__ import main\n"
+        "import beam_jobs.broker, beam_jobs.watch\n"
+        "main(['init', 'readings.csv', '--output', 'pumps'])\n"
+        "main(['check', '--use_case', 'pumps', '--input', 'readings.csv'])"
+    )
+    said = run(installed, "-c", code, cwd=tmp_path, env=environment())
+    assert "key         pump: guessed" in said
+    assert "passed      9, 0 filtered" in said
