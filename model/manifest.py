@@ -170,6 +170,7 @@ class Manifest:
                     known[name] = read(known[name])
             made = cls(**known)
             made._check()
+            made.summary()  # what can't be told is none
         except (TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(str(error)) from error
         return made

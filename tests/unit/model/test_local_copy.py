@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from beam_jobs.errors import UserError
 from model import local_copy, manifest, registry
@@ -82,6 +84,29 @@ def test_a_version_never_leads_out_of_the_cache(tmp_path: Path, version: str, mo
 def test_what_no_model_can_have_is_refused_in_one_line(changes: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"^m\.json: .*; train the model again$"):
         manifest.parse(written(**changes), "m.json")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(name=st.sampled_from(sorted(asdict(MANIFEST))), value=JSON)
+@example(name="metrics", value=None)
+@example(name="metrics", value={"autoencoder": {"recall": "x"}})
+@example(name="libraries", value=None)
+@example(name="normal", value=[None])
+def test_any_other_value_is_refused_or_can_be_told(name: str, value: object) -> None:
+    try:
+        made = manifest.parse(written(**{name: value}), "m.json")
+    except UserError as refused:
+        told = str(refused)
+    else:
+        told = made.summary()
+    assert told.replace("\n", "").isprintable()
 
 
 def test_a_manifest_that_is_too_large_or_too_deep_is_refused() -> None:
