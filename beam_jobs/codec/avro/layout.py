@@ -43,6 +43,8 @@ class Layout:
         self._new_level()
         self.fields: list[AvroField] = selected_fields(record, columns)
         self.columns: list[Column] = [self._column(entry.type, entry.name, 0, entry.personal) for entry in self.fields]
+        wanted = AvroType("record", record.name, aliases=record.aliases, fields=self.fields)
+        self.event = Column(wanted, pa.struct([]), False, "", 0, parts=self.columns)  # the rows themselves
         self.schema = pa.schema(
             [
                 pa.field(entry.name, column.arrow, nullable=column.nullable)

@@ -105,9 +105,12 @@ class _Compiler:
         self._calls: list[tuple[int, AvroType]] = []
 
     def program(self, writer: AvroType) -> Program:
-        if writer.kind != "record":
+        if writer.kind == "union":  # several kinds of events in one topic
+            self._union(writer, self._layout.event)
+        elif writer.kind == "record":
+            self._record(writer, self._layout.fields, self._layout.columns, "")
+        else:
             raise UnresolvableError(f"the writer's schema is {writer.label!r}, expected a record")
-        self._record(writer, self._layout.fields, self._layout.columns, "")
         self._emit(op.END)
         self._skip_subroutines()
         ops = np.array(self.ops, np.int64).reshape(-1, op.WIDTH)
@@ -329,9 +332,9 @@ class _Compiler:
             remedy = "mend the writer, or let the reader's type be null"
         elif writer.kind == column.avro.kind and writer.name and not same_name(column.avro, writer):
             remedy = f"add the alias {writer.name!r} if they are the same"
+        place = f"field {column.path!r}" if column.path else "the event"
         return UnresolvableError(
-            f"field {column.path!r}: the writer's {writer.label} has no place in the reader's {column.avro.label}; "
-            f"{remedy}"
+            f"{place}: the writer's {writer.label} has no place in the reader's {column.avro.label}; {remedy}"
         )
 
     # values the writer does not have

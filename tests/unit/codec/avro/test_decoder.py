@@ -43,9 +43,7 @@ def framed(raw: bytes, schema_id: int = 1) -> bytes:
     return struct.pack(">BI", 0, schema_id) + raw
 
 
-def decode(
-    reader: dict[str, Any], raw: bytes | list[bytes], writer: dict[str, Any] | None = None, columns: Any = None
-) -> Decoded:
+def decode(reader: dict[str, Any], raw: bytes | list[bytes], writer: Any = None, columns: Any = None) -> Decoded:
     bodies = raw if isinstance(raw, list) else [raw]
     decoder = AvroDecoder(reader, lambda _: writer or reader, columns)
     decoded = decoder.decode(pa.array([framed(b) for b in bodies], pa.binary()))
@@ -298,6 +296,16 @@ def test_a_schema_that_does_not_resolve_spoils_its_own_rows_only(writer: Any, pa
         assert decoded.rows.to_pydict() == {"x": [1, 2]}
         assert decoded.errors.reasons[0] == "unresolvable"
         assert part in decoded.errors.errors[0]
+
+
+def test_of_a_union_of_events_the_readers_own_are_read() -> None:
+    ours, theirs = record(field("x", "long"), name="n.Ours"), record(field("z", "string"), name="n.Theirs")
+    decoded = decode(ours, [b"\x02\x0a", b"\x04\x02z", b"\0", b"\x02\x0c", b"\x08"], ["null", ours, theirs])
+    assert decoded.rows.to_pydict() == {"x": [5, 6]}
+    assert list(decoded.errors.reasons) == ["unresolvable", "unresolvable", "invalid_value"]
+    assert "the event: the writer's record n.Theirs has no place in the reader's" in decoded.errors.errors[0]
+    whole = decode(ours, [b"\0\x0a"] * 200, [ours])
+    assert whole.rows.num_rows == 200
 
 
 def test_an_id_that_turns_up_later_is_found() -> None:
