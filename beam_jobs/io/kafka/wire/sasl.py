@@ -47,7 +47,7 @@ def authenticate(ask: Ask, properties: Mapping[str, Any]) -> None:
         refusal = _exchange(ask, b"n,,\1auth=Bearer " + token.encode() + b"\1\1")
         if refusal:  # an error is said first, and counts once the client has answered it
             _exchange(ask, b"\1")
-            raise AuthenticationError(_said(refusal))
+            raise AuthenticationError(_said(refusal) or "the broker says no reason")
     else:
         _scram(ask, user, password, _SCRAM_MECHANISMS[mechanism])
 

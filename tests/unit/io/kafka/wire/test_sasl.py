@@ -172,6 +172,7 @@ HEAD = struct.pack(">ihh", 1, 0, -1)
 @example(properties=PLAIN, handshake=b"", answers=[])
 @example(properties=PLAIN, handshake=struct.pack(">ihi", 1, 0, 0), answers=[HEAD + struct.pack(">i", 1 << 30)])
 @example(properties=PLAIN, handshake=struct.pack(">ihi", 1, 0, 0), answers=[struct.pack(">ihh", 1, 58, 30000)])
+@example(properties=TOKENS, handshake=struct.pack(">ihi", 1, 0, 0), answers=[HEAD + b"\0\0\0\1\t", HEAD + bytes(4)])
 def test_whatever_a_broker_answers_is_a_refusal_or_none(
     properties: dict[str, Any], handshake: bytes, answers: list[bytes]
 ) -> None:
