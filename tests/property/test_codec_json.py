@@ -188,3 +188,71 @@ def test_avro_and_json_in_one_block_keep_their_order(values: list[bytes | None],
         assert pa.concat_batches([d.rows for d in one_by_one]).equals(decoded.rows)
     assert [i for i, d in enumerate(one_by_one) if len(d.errors)] == decoded.errors.rows.tolist()
     assert [e for d in one_by_one for e in d.errors.reasons] == list(decoded.errors.reasons)
+
+
+def joined(*parts: list[str]) -> st.SearchStrategy[str]:
+    return st.tuples(*(st.sampled_from(part) for part in parts)).map("".join)
+
+
+NUMBERS = joined(
+    ["", "-", "+"],
+    ["0", "1", "12", "00", "1200", "9" * 19, "9223372036854775807", "99"],
+    ["", ".0", ".50", ".", ".125", "." + "0" * 25],
+    ["", "e0", "E2", "e-2", "e+3", "e", "e-20", "e30", "e1000"],
+)
+TIMES = joined(
+    ["2026-01-01", "1969-12-31", "2024-02-29", "2023-02-29", "0000-01-01", "9999-12-31", "2026-1-01", ""],
+    ["", "T", "t", " ", "_"],
+    ["", "00:00", "23:59:59", "24:00:00", "12:30:00.5", "12:30:00,123456", "12:30:60", "12:30:00."],
+    ["", "Z", "z", "+01:00", "-0130", "+01", "+24:00", "-00:00", "Zx"],
+).map(json.dumps)
+REST = st.sampled_from(
+    [
+        *("null", "true", "{}", "[]", "NaN", '{"n": 1.0}', "[[1.0]]", '[{"n": 2.0}, null, {"N": 3e0}]'),
+        *('"1.50"', '"007.5"', '"1e2"', '"-.5"', '"é"', '"\\\\"', '"a\\"}"', '[{"n": "2.0"}]'),
+    ]
+)
+LOOSE_TYPES: dict[str, Any] = {
+    "m": {"type": "long", "logicalType": "timestamp-millis"},
+    "u": {"type": "long", "logicalType": "local-timestamp-nanos"},
+    "day": {"type": "int", "logicalType": "date"},
+    "time": {"type": "int", "logicalType": "time-millis"},
+    "n": "long",
+    "i": "int",
+    "d": {"type": "bytes", "logicalType": "decimal", "precision": 6, "scale": 2},
+    "w": {"type": "bytes", "logicalType": "decimal", "precision": 2, "scale": 2},
+    "x": "double",
+    "s": "string",
+    "a": {
+        "type": "array",
+        "items": [
+            "null",
+            {"type": "record", "name": "I", "fields": [{"name": "n", "type": "long", "aliases": ["N"]}]},
+        ],
+    },
+}
+LOOSE = {
+    "type": "record",
+    "name": "Loose",
+    "fields": [{"name": name, "type": ["null", kind], "default": None} for name, kind in LOOSE_TYPES.items()],
+}
+
+
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from([*LOOSE_TYPES]), NUMBERS | TIMES | REST, min_size=1, max_size=2),
+        min_size=1,
+        max_size=30,
+    ),
+    st.booleans(),
+)
+@settings(max_examples=100)
+def test_what_producers_may_write_is_read_alike_by_both_paths(rows: list[dict[str, str]], strict: bool) -> None:
+    texts = ["{" + ", ".join(f'"{name}": {text}' for name, text in row.items()) + "}" for row in rows]
+    array = pa.array([text.encode() for text in texts], pa.binary())
+    with mock.patch("beam_jobs.codec.json.decoder.ROWS_ONE_BY_ONE", 1):
+        fast = JsonDecoder(LOOSE, strict=strict).decode(array)
+    exact = slow(JsonDecoder(LOOSE, strict=strict)).decode(array)
+    assert fast.errors.rows.tolist() == exact.errors.rows.tolist()
+    assert list(fast.errors.errors) == list(exact.errors.errors)
+    assert fast.rows.equals(exact.rows)
