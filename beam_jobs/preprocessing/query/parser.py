@@ -18,7 +18,7 @@ DIALECT = "duckdb"
 T = TypeVar("T")
 
 _CALLS = 150_000  # of Python inside one another: some 6,000 brackets
-_STACK = 512 << 20  # bytes; address space, of which memory is taken where it is used
+_STACK = 64 << 20  # bytes; a quarter holds what _CALLS allows
 _EXPONENT = re.compile(r"[\d_.]+[eE][\d_]+(?=[+-])")  # of 1e3-1, which sqlglot takes for one number
 
 
