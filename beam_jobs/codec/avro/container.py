@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import json
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
@@ -57,7 +58,18 @@ def read_header(file: IO[bytes]) -> Header:
         schema = entries["avro.schema"].decode()
     except (KeyError, ValueError):
         raise BadContainerError("its header holds no schema") from None
-    return Header(schema, entries.get("avro.codec", b"null").decode(errors="replace"), sync)
+    return Header(_named(schema), entries.get("avro.codec", b"null").decode(errors="replace"), sync)
+
+
+def _named(schema: str) -> str:
+    """The schema with a name for the outermost record: Polars writes none unless it is told one."""
+    try:
+        parsed = json.loads(schema)
+    except (ValueError, RecursionError):  # what is wrong with it is said where it is parsed
+        return schema
+    if isinstance(parsed, dict) and parsed.get("type") == "record" and parsed.get("name") == "":
+        return json.dumps({**parsed, "name": "Row"})
+    return schema
 
 
 def read_blocks(file: IO[bytes], header: Header) -> Iterator[tuple[int, bytes]]:

@@ -12,11 +12,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import fastavro
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from beam_jobs.archives.event_files import read_events
+from beam_jobs.codec.avro.file import read_avro
 from beam_jobs.errors import UserError
 from beam_jobs.steps import lookup
 
@@ -125,6 +127,21 @@ def test_properties_of_avro_that_are_no_text(tmp_path: Path) -> None:
     path = tmp_path / "x.avro"
     path.write_bytes(buffer.getvalue().replace(b"made.by", b"\xff\xfe\x1b[2Jy").replace(b"xx", b"\xff\xfe"))
     assert rows(path) == [event("a", 1.0)]
+
+
+def test_avro_as_polars_writes_it(tmp_path: Path) -> None:
+    """Its outermost record has no name, unless it is told one."""
+    wanted = ["car_id", "speed"]
+    pl.DataFrame({"car_id": ["a", "b"], "speed": [1.5, None]}).write_avro(tmp_path / "rows.avro")
+    schema = {
+        **SCHEMA,
+        "fields": [
+            {"name": "car_id", "type": ["null", "string"]},
+            *(f for f in SCHEMA["fields"] if f["name"] == "speed"),
+        ],
+    }
+    [rows] = read_avro(tmp_path / "rows.avro", schema)
+    assert rows.select(wanted).to_pydict() == {"car_id": ["a", "b"], "speed": [1.5, None]}
 
 
 @pytest.mark.parametrize("unit", ["millis", "micros", "nanos"])
