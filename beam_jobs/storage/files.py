@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 from beam_jobs.errors import UserError, shown
 from beam_jobs.storage.local import Local
@@ -244,8 +244,11 @@ def bounded(name: str, most: int = _NAME_BYTES) -> str:
     if len(name.encode()) <= most:
         return name
     hashed = hashlib.sha256(name.encode()).hexdigest()[:_HASH_DIGITS]
-    begin = name.encode()[: most - 1 - _HASH_DIGITS].decode(errors="ignore")
-    return f"{re.sub('%.?$', '', begin)}+{hashed}"
+    begin = re.sub("%.?$", "", name.encode()[: most - 1 - _HASH_DIGITS].decode(errors="ignore"))
+    last = re.search("(%[0-9A-F]{2})*$", begin)  # escapes that end it: whole characters are kept of them
+    assert last is not None
+    whole = len(unquote_to_bytes(last[0]).decode(errors="ignore").encode())
+    return f"{begin[: last.start() + 3 * whole]}+{hashed}"
 
 
 def upload(source: Path, path: str) -> None:

@@ -86,11 +86,10 @@ def test_archive(topics: Topics, trained_model: Path, bucket: str, tmp_path: Pat
     )
     assert "archive" in next(page)
     assert len(archived(tmp_path / "car_sensors")) == 3000
-    topics.send("events", list(framed(events(500, seed=9))))
     assert "--enrich" in next(page)
-    found = archived(tmp_path / "car_sensors")
-    assert len(found) == 3500
-    assert {row.get("fleet") for row in found if row["car_id"] == "car-000001"} == {None, "north"}
+    found = archived(tmp_path / "by_fleet")
+    assert len(found) == 3000
+    assert {row["fleet"] for row in found if row["car_id"] == "car-000001"} == {"north"}
     assert "score" in next(page)
     assert topics.read("alerts", "alert")
     assert "train" in next(page)

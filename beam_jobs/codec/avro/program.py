@@ -105,12 +105,13 @@ class _Compiler:
         self._calls: list[tuple[int, AvroType]] = []
 
     def program(self, writer: AvroType) -> Program:
-        if writer.kind == "union":  # several kinds of events in one topic
+        if writer.kind == "union" and writer.branches:  # several kinds of events in one topic
             self._union(writer, self._layout.event)
         elif writer.kind == "record":
             self._record(writer, self._layout.fields, self._layout.columns, "")
         else:
-            raise UnresolvableError(f"the writer's schema is {writer.label!r}, expected a record")
+            what = "an empty union" if writer.kind == "union" else repr(writer.label)
+            raise UnresolvableError(f"the writer's schema is {what}, expected a record")
         self._emit(op.END)
         self._skip_subroutines()
         ops = np.array(self.ops, np.int64).reshape(-1, op.WIDTH)

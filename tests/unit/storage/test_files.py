@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from urllib.parse import quote, unquote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from beam_jobs import stop
@@ -128,6 +128,7 @@ def test_a_file_moves_to_another_disk(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=400), unique=True, max_size=6))
+@example(["0000000::::::" + "\x80" * 17 + "\u0800" + "\U00010000" * 8 + "\x80" + "\U00010000" * 2])
 def test_names_made_of_data_are_bounded_and_differ(values: list[str]) -> None:
     names = [files.bounded(f"fleet={quote(value, safe='')}") for value in values]
     assert len(set(names)) == len(names)

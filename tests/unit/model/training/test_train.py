@@ -151,7 +151,7 @@ def test_an_interrupted_training_leaves_nothing(quick: Settings, monkeypatch: py
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data": "/nowhere"}, "--data /nowhere: no .avro or .parquet file there"),
+        ({"data": "/nowhere"}, "--data /nowhere: no .avro, .parquet, .csv, .tsv, .jsonl or .ndjson file there"),
         ({"alert_budget": 1.5}, "--alert_budget 1.5"),
         ({"validation_fraction": 0.6}, "--validation_fraction 0.6"),
         ({"epochs": 0}, "--epochs 0"),
