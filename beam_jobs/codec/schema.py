@@ -67,6 +67,7 @@ MAX_COLUMNS = 10_000  # of a reader, nested ones too; records used in several pl
 MAX_FIXED = (1 << 31) - 1  # bytes; an int in the specification
 MAX_WIDTH = 1 << 40  # where adding up sizes stops: no value is as long
 
+INTEGERS = {"int": (-(1 << 31), (1 << 31) - 1), "long": (-(1 << 63), (1 << 63) - 1)}  # least and largest
 WIDTHS = {"null": 0, "boolean": 1, "float": 4, "double": 8}  # bytes
 UUID_BYTES = 16
 NO_DEFAULT = object()

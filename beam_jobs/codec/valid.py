@@ -11,11 +11,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from beam_jobs.codec.schema import NO_DEFAULT, PRIMITIVES, AvroField, AvroType
+from beam_jobs.codec.schema import INTEGERS, NO_DEFAULT, PRIMITIVES, AvroField, AvroType
 from beam_jobs.errors import UserError, one_line
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_INTEGER_BITS = {"int": 31, "long": 63}
 _BASES = {  # what a logical type stands on
     "date": "int",
     "time-millis": "int",
@@ -146,9 +145,9 @@ def _fits(value: Any, avro: AvroType, inner: Callable[[Any, AvroType], bool]) ->
         return value is None
     if kind == "boolean":
         return isinstance(value, bool)
-    if kind in _INTEGER_BITS:
-        bound = 1 << _INTEGER_BITS[kind]
-        return isinstance(value, int) and not isinstance(value, bool) and -bound <= value < bound
+    if kind in INTEGERS:
+        low, high = INTEGERS[kind]
+        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
     if kind in ("float", "double"):
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind == "string":

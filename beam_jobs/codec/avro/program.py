@@ -22,11 +22,9 @@ from numpy.typing import NDArray
 from beam_jobs.codec.avro import ops as op
 from beam_jobs.codec.avro.layout import Column, Layout
 from beam_jobs.codec.resolution import misread, pair_fields, same_name
-from beam_jobs.codec.schema import MAX_WIDTH, NO_DEFAULT, AvroField, AvroType, SchemaTooLargeError
+from beam_jobs.codec.schema import INTEGERS, MAX_WIDTH, NO_DEFAULT, AvroField, AvroType, SchemaTooLargeError
 from beam_jobs.errors import UserError
 
-INT32 = (-(1 << 31), (1 << 31) - 1)
-INT64 = (-(1 << 63), (1 << 63) - 1)
 RANGES = {"time-millis": (0, 86_400_000 - 1), "time-micros": (0, 86_400_000_000 - 1)}
 PER_SECOND = {"millis": 10**3, "micros": 10**6, "nanos": 10**9}
 MAX_INSTRUCTIONS = 100_000  # of a program: 5 MB; a union of null and T has six
@@ -273,10 +271,10 @@ class _Compiler:
         elif pair == ("long", "long") and factor != 1:
             self._emit(op.LONG_TIMES if factor > 1 else op.LONG_OVER, slot, level, int(max(factor, 1 / factor)))
         elif pair in (("int", "int"), ("int", "long"), ("long", "long")):
-            low, high = RANGES.get(column.avro.logical or "", INT32 if writer.kind == "int" else INT64)
-            if (low, high) == INT64:
+            low, high = RANGES.get(column.avro.logical or "", INTEGERS[writer.kind])
+            if (low, high) == INTEGERS["long"]:
                 self._emit_run(op.LONG, column)
-            elif (low, high) == INT32:
+            elif (low, high) == INTEGERS["int"]:
                 self._emit_run(op.INT, column)
             else:
                 self._emit(op.RANGE, slot, level, low, high)
@@ -482,7 +480,7 @@ def _scalar_bits(column: Column, default: Any) -> int:
     if kind in ("float", "double"):
         packed = struct.pack("<f" if kind == "float" else "<d", default)
         return int.from_bytes(packed, "little", signed=True)
-    low, high = RANGES.get(column.avro.logical or "", INT32 if kind == "int" else INT64)
+    low, high = RANGES.get(column.avro.logical or "", INTEGERS[kind])
     if not isinstance(default, int) or not low <= default <= high:
         raise ValueError
     return default

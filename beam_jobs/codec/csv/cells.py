@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from beam_jobs.codec.csv.dialect import EPOCHS, Dialect
-from beam_jobs.codec.schema import AvroType, arrow_type
+from beam_jobs.codec.schema import INTEGERS, AvroType, arrow_type
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "<NA>")  # of all but texts, where only "" is
 _TRUE, _FALSE = ("true", "t", "yes", "1"), ("false", "f", "no", "0")
@@ -22,7 +22,6 @@ _ISO = (
     r"\s*(Z|z|[+-]\d{2}(?::?\d{2})?)?$"
 )
 _LARGEST_EXACT = 2.0**53  # up to here a double holds every whole number
-_INT = {"int": (-(2**31), 2**31 - 1), "long": (-(2**63), 2**63 - 1)}
 
 
 class Cells(NamedTuple):
@@ -64,8 +63,8 @@ def _typed(given: pa.Array, kind: AvroType, dialect: Dialect) -> pa.Array:
         lower = pc.utf8_lower(given)
         yes, no = pc.is_in(lower, pa.array(_TRUE)), pc.is_in(lower, pa.array(_FALSE))
         return pc.if_else(pc.or_(yes, no), yes, pa.scalar(None, pa.bool_()))
-    if kind.kind in _INT:
-        return _integers(_points(given, dialect), *_INT[kind.kind]).cast(target)
+    if kind.kind in INTEGERS:
+        return _integers(_points(given, dialect), *INTEGERS[kind.kind]).cast(target)
     if kind.kind in ("float", "double"):
         return _numbers(_points(given, dialect)).cast(target)
     raise ValueError(kind.kind)

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from beam_jobs.codec.avro.program import INT32, INT64, RANGES
+from beam_jobs.codec.avro.program import RANGES
 from beam_jobs.codec.json.iso import DATE, INSTANT, LOCAL, NOT_ISO, TIME, iso_value
-from beam_jobs.codec.schema import NO_DEFAULT, AvroField, AvroType, walk_names
+from beam_jobs.codec.schema import INTEGERS, NO_DEFAULT, AvroField, AvroType, walk_names
 from beam_jobs.codec.uuids import PATTERN as UUID_TEXT
 from beam_jobs.errors import Reason, shown
 
@@ -166,7 +166,7 @@ def convert(value: Any, avro: AvroType, path: str, strict: bool, personal: bool 
 
 
 def _integer(text: str, given: str, target: AvroType, path: str, personal: bool) -> int:
-    low, high = RANGES.get(target.logical or "", INT32 if target.kind == "int" else INT64)
+    low, high = RANGES.get(target.logical or "", INTEGERS[target.kind])
     number = int(text) if len(text) <= 20 else high + 1
     if low <= number <= high:
         return number
