@@ -11,24 +11,15 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from beam_jobs.codec.schema import INTEGERS, NO_DEFAULT, PRIMITIVES, AvroField, AvroType
-from beam_jobs.errors import UserError, one_line
+from beam_jobs.codec.schema import INTEGERS, LOGICAL_ARROW, NO_DEFAULT, PRIMITIVES, AvroField, AvroType
+from beam_jobs.errors import UserError, shown
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BASES = {  # what a logical type stands on
-    "date": "int",
-    "time-millis": "int",
-    "time-micros": "long",
-    "timestamp-millis": "long",
-    "timestamp-micros": "long",
-    "timestamp-nanos": "long",
-    "local-timestamp-millis": "long",
-    "local-timestamp-micros": "long",
-    "local-timestamp-nanos": "long",
+    **{logical: kind for kind, logical in LOGICAL_ARROW},
     "decimal": "bytes or fixed, with a precision, and a scale not larger than it",
     "uuid": "string, or fixed of 16 bytes",
 }
-_MAX_SHOWN = 80  # characters of a default in a message
 
 
 def check_valid(schema: AvroType, strict: bool = True) -> None:
@@ -80,7 +71,7 @@ class _Check:
         for name in (avro.name, *avro.aliases):
             if not all(_NAME.fullmatch(part) for part in name.split(".")):
                 raise UserError(
-                    f"Avro schema: {place} is a {avro.kind} with the name {name[:_MAX_SHOWN]!r}: use letters, digits "
+                    f"Avro schema: {place} is a {avro.kind} with the name {shown(name)}: use letters, digits "
                     "and _, no digit first"
                 )
         if avro.name in PRIMITIVES:
@@ -91,37 +82,29 @@ class _Check:
         for number, symbol in enumerate(avro.symbols):
             if not _NAME.fullmatch(symbol):
                 raise UserError(
-                    f"Avro schema: {place} is an enum and has the symbol {symbol[:_MAX_SHOWN]!r}: use letters, digits "
-                    "and _"
+                    f"Avro schema: {place} is an enum and has the symbol {shown(symbol)}: use letters, digits and _"
                 )
             if symbol in avro.symbols[:number]:
-                raise UserError(f"Avro schema: {place} is an enum and has the symbol {symbol!r} twice; leave one out")
+                raise UserError(
+                    f"Avro schema: {place} is an enum and has the symbol {shown(symbol)} twice; leave one out"
+                )
 
     def _field(self, entry: AvroField, place: str) -> None:
         for name in (entry.name, *entry.aliases):
             if not _NAME.fullmatch(name):
-                raise UserError(
-                    f"Avro schema: {place}: field {name[:_MAX_SHOWN]!r}: use letters, digits and _, no digit first"
-                )
-        if self._strict and entry.properties.get("logicalType") in _BASES:
-            kind, logical = entry.type.kind, entry.properties["logicalType"]
+                raise UserError(f"Avro schema: {place}: field {shown(name)}: use letters, digits and _, no digit first")
+        logical = entry.properties.get("logicalType")
+        if self._strict and isinstance(logical, str) and logical in _BASES:
             raise UserError(
                 f"Avro schema: {place} has its logicalType beside the type, where it says nothing; write "
-                f'"type": {{"type": "{kind}", "logicalType": "{logical}"}}'
+                f'"type": {{"type": "{entry.type.kind}", "logicalType": "{logical}"}}'
             )
         self.type(entry.type, place)
         if entry.default is not NO_DEFAULT and not _Fits().check(entry.default, entry.type):
             raise UserError(
-                f"Avro schema: {place} has the default {one_line(_json(entry.default), _MAX_SHOWN)}, which is no "
+                f"Avro schema: {place} has the default {shown(entry.default, form=json.dumps)}, which is no "
                 f"{entry.type.label}: give it a value of that type"
             )
-
-
-def _json(value: Any) -> str:
-    try:
-        return json.dumps(value)
-    except ValueError:  # an integer of thousands of digits
-        return "of many digits"
 
 
 class _Fits:

@@ -199,6 +199,7 @@ def test_what_is_fine_is_let_through() -> None:
     check_valid(parse_schema(recursive))
     unknown = sensor({"type": "string", "logicalType": "something-else"}, default="")
     check_valid(parse_schema(unknown))
+    check_valid(parse_schema(sensor("string", logicalType=["date"])))  # says nothing
 
 
 def test_two_fields_can_not_share_an_alias() -> None:
