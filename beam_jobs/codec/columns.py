@@ -16,7 +16,7 @@ from beam_jobs.errors import UserError, listed, one_line, shown
 
 _LOGGER = logging.getLogger(__name__)
 
-_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _SOONEST_S, _LATEST_S = 100_000_000, 253_402_300_800  # March 1973, the year 10000
 _TOLD: set[tuple[str, str]] = set()  # columns whose times were rounded, said once in a process
@@ -140,7 +140,7 @@ def _is_ascii(texts: pa.StringArray) -> bool:
 
 def rounded_down(times: pa.Array, kind: pa.DataType) -> pa.Array:
     """Timestamps in a coarser unit, those before 1970 rounded down as well; Arrow's cast goes towards 1970."""
-    per = _PER_SECOND[times.type.unit] // _PER_SECOND[kind.unit]
+    per = PER_SECOND[times.type.unit] // PER_SECOND[kind.unit]
     numbers = times.cast(pa.int64())
     rest = pa.array(np.mod(numbers.fill_null(0).to_numpy(), per))
     return pc.divide(pc.subtract(numbers, rest), per).cast(kind)
@@ -148,7 +148,7 @@ def rounded_down(times: pa.Array, kind: pa.DataType) -> pa.Array:
 
 def _is_finer(kind: pa.DataType, than: pa.DataType) -> bool:
     both = pa.types.is_timestamp(kind) and pa.types.is_timestamp(than)
-    return both and _PER_SECOND[kind.unit] > _PER_SECOND[than.unit]
+    return both and PER_SECOND[kind.unit] > PER_SECOND[than.unit]
 
 
 def _tell_rounded(where: str, kind: pa.DataType) -> None:
@@ -164,7 +164,7 @@ def _check_epoch(array: pa.Array, kind: pa.DataType, where: str) -> None:
     if ends["max"].as_py() is None:
         return
     low, high = int(ends["min"].as_py()), int(ends["max"].as_py())
-    per = _PER_SECOND[kind.unit]
+    per = PER_SECOND[kind.unit]
     if 0 < high < _SOONEST_S * per or low >= _LATEST_S * per:
         other = "seconds" if high < _SOONEST_S * per else "a finer unit"
         raise UserError(

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from beam_jobs.codec.columns import PER_SECOND
 from beam_jobs.codec.csv.dialect import EPOCHS, Dialect
 from beam_jobs.codec.schema import INTEGERS, AvroType, arrow_type
 
@@ -103,40 +104,49 @@ def _decimals(texts: pa.Array, kind: AvroType, target: pa.DataType) -> pa.Array:
 
 
 def _times(texts: pa.Array, target: pa.DataType, dialect: Dialect) -> pa.Array:
-    """Moments, or days; a time without a zone is UTC."""
-    micros = _moments(texts, dialect, getattr(target, "unit", "ms"))
-    moments = micros.cast(pa.timestamp("us"))
-    if pa.types.is_date(target):
-        return moments.cast(target, safe=False)
-    return moments.cast(pa.timestamp(target.unit), safe=False).cast(target)
-
-
-def _moments(texts: pa.Array, dialect: Dialect, unit: str) -> pa.Array:
-    """Microseconds since 1970, int64."""
-    per_unit = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 1}[unit]
+    """Moments, or days, rounded down; a time without a zone is UTC."""
     series = pl.Series(texts, dtype=pl.String)
+    is_date = pa.types.is_date(target)
     if dialect.times in EPOCHS:
-        return _scaled(texts, EPOCHS[dialect.times] * 1_000)
-    if dialect.times is not None:
-        zoned = "%z" in dialect.times
-        made = series.str.to_datetime(dialect.times, time_unit="us", strict=False, time_zone="UTC" if zoned else None)
-        return made.cast(pl.Int64).to_arrow()
-    iso = _iso(series)
-    whole = pc.match_substring_regex(texts, _WHOLE)
-    return pc.coalesce(iso, _scaled(pc.if_else(whole, texts, pa.scalar(None, pa.string())), per_unit))
+        found = _counted(*_split(_scaled(series, EPOCHS[dialect.times] * 1_000)), target)
+    elif dialect.times is not None:
+        zone = "UTC" if "%z" in dialect.times else None
+        made = series.str.to_datetime(dialect.times, time_unit="us", strict=False, time_zone=zone)
+        found = _counted(*_split(made.cast(pl.Int64)), target)
+    else:
+        most = 2**31 - 1 if is_date else (2**63 - 1) // max(1, 10**6 // PER_SECOND[target.unit])  # microseconds hold it
+        whole = pc.if_else(pc.match_substring_regex(texts, _WHOLE), texts, pa.scalar(None, pa.string()))
+        found = pc.coalesce(_counted(*_iso(series), target), _integers(whole, -most, most))
+    return found.cast(pa.int32() if is_date else pa.int64()).cast(target)
 
 
-def _scaled(texts: pa.Array, micros: int) -> pa.Array:
-    """Numbers of so many microseconds each."""
-    series, most = pl.Series(texts, dtype=pl.String), (2**63 - 1) // micros
+def _counted(seconds: pl.Series, nanos: pl.Series, target: pa.DataType) -> pa.Array:
+    """Moments as days or in the unit of a timestamp, int64; null where it can't hold one."""
+    if pa.types.is_date(target):
+        return (seconds // 86_400).to_arrow()
+    per = PER_SECOND[target.unit]
+    most = (2**63 - 1) // per - 1
+    held = seconds.set(~seconds.is_between(-most, most).fill_null(False), None)
+    return (held * per + nanos // (10**9 // per)).to_arrow()
+
+
+def _split(micros: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """Seconds since 1970, and nanoseconds since the last of them."""
+    seconds = micros // 10**6
+    return seconds, (micros - seconds * 10**6) * 1_000
+
+
+def _scaled(series: pl.Series, micros: int) -> pl.Series:
+    """Numbers of so many microseconds each, in microseconds."""
+    most = (2**63 - 1) // micros
     whole = series.cast(pl.Int64, strict=False)
     exact = whole.set(~whole.is_between(-most, most).fill_null(False), None) * micros
     rounded = (series.cast(pl.Float64, strict=False) * micros).round().cast(pl.Int64, strict=False)
-    return exact.zip_with(exact.is_not_null(), rounded).to_arrow()
+    return exact.zip_with(exact.is_not_null(), rounded)
 
 
-def _iso(series: pl.Series) -> pa.Array:
-    """ISO 8601 and what comes near it, the year first, with any offset: microseconds since 1970, int64."""
+def _iso(series: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """ISO 8601 and what comes near it, the year first, with any offset, as :func:`_split` gives it."""
     parts = series.str.extract_groups(_ISO).struct.unnest()
     year, month, day, hour, minute, second, fraction, zone = (parts.to_series(i) for i in range(8))
     day = day.fill_null("1")  # 2026-11 is its first moment, as a day is its own
@@ -145,10 +155,10 @@ def _iso(series: pl.Series) -> pa.Array:
         pl.format("{}-{}-{}T{}:{}:{}", year, *padded),
     ).to_series()
     moments = text.str.to_datetime("%Y-%m-%dT%H:%M:%S", time_unit="us", strict=False).cast(pl.Int64)
-    micros = fraction.fill_null("0").str.pad_end(6, "0").str.slice(0, 6).cast(pl.Int64)
+    nanos = fraction.fill_null("0").str.pad_end(9, "0").cast(pl.Int64)
     signed = (
         zone.str.replace_all(":", "").str.to_uppercase().replace("Z", "+0000").fill_null("+0000").str.pad_end(5, "0")
     )
     away = signed.str.slice(1, 2).cast(pl.Int64) * 60 + signed.str.slice(3, 2).cast(pl.Int64)
     sign = (signed.str.slice(0, 1) == "-").cast(pl.Int64) * -2 + 1
-    return (moments + micros - sign * away * 60_000_000).to_arrow()
+    return moments // 10**6 - sign * away * 60, nanos

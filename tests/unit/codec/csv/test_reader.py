@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 
 from beam_jobs.codec.columns import field_name
 from beam_jobs.codec.csv import reader
+from beam_jobs.codec.csv.cells import convert
 from beam_jobs.codec.csv.dialect import Dialect, header_of
 from beam_jobs.codec.csv.reader import read_csv
+from beam_jobs.codec.schema import parse_schema
 from beam_jobs.errors import UserError
 
 MILLIS = {"type": "long", "logicalType": "timestamp-millis"}
@@ -141,6 +144,40 @@ def test_cells_that_do_not_fit_are_told(tmp_path: Path, text: str, kind: Any) ->
 def test_times_that_the_use_case_describes(tmp_path: Path, text: str, times: str, value: datetime) -> None:
     assert one(tmp_path, text, MILLIS, Dialect(times=times)) == value
     assert "expected timestamp-millis" in one(tmp_path, "never", MILLIS, Dialect(times=times))
+
+
+DAY = {"type": "int", "logicalType": "date"}
+NANOS_EACH = {"timestamp-millis": 10**6, "local-timestamp-micros": 10**3, "timestamp-nanos": 1, "date": 86_400 * 10**9}
+
+
+@given(st.lists(st.integers(-(2**62), 2**62), min_size=1), st.sampled_from(sorted(NANOS_EACH)))
+@settings(max_examples=50)
+def test_moments_are_rounded_down_to_the_unit_of_the_field(nanos: list[int], logical: str) -> None:
+    texts = pa.array([str(np.datetime64(each, "ns")) for each in nanos])
+    kind = parse_schema(DAY if logical == "date" else {"type": "long", "logicalType": logical})
+    values, bad = convert(texts, kind, Dialect())
+    counted = values.cast(pa.int32() if logical == "date" else pa.int64()).to_pylist()
+    assert (counted, bad.any()) == ([each // NANOS_EACH[logical] for each in nanos], False)
+
+
+@pytest.mark.parametrize(
+    ("text", "logical", "times", "count"),
+    [
+        ("1795330800123456789", "timestamp-nanos", None, 1795330800123456789),
+        ("20000", "date", None, 20_000),
+        ("99999999999", "date", None, None),
+        ("9999-01-01T00:00:00Z", "timestamp-nanos", None, None),  # 64 bits end in 2262
+        ("253402300799000", "timestamp-nanos", "milliseconds", None),
+        ("-0.0001", "timestamp-millis", "seconds", -1),
+        ("31.12.1969 23:59:59.9999", "timestamp-millis", "%d.%m.%Y %H:%M:%S%.f", -1),
+        ("31.12.1969", "date", "%d.%m.%Y", -1),
+    ],
+)
+def test_whole_numbers_count_the_unit_of_the_field(text: str, logical: str, times: str, count: int | None) -> None:
+    kind = parse_schema(DAY if logical == "date" else {"type": "long", "logicalType": logical})
+    values, bad = convert(pa.array([text]), kind, Dialect(times=times))
+    assert values.cast(pa.int32() if logical == "date" else pa.int64()).to_pylist() == [count]
+    assert bad.tolist() == [count is None]
 
 
 def test_a_decimal_comma(tmp_path: Path) -> None:
