@@ -101,7 +101,8 @@ def as_record(value: bytes, writers: SchemaSource | None) -> Record:
         raise UserError(f"a record with the schema id {schema_id} can't be decoded; is it a job's?") from error
     if not isinstance(fields, dict):
         fields = {"value": fields}
-    kind = _NAMES.get(f"{schema.get('namespace')}.{schema.get('name')}", "other")
+    name = f"{schema.get('namespace')}.{schema.get('name')}" if isinstance(schema, Mapping) else ""  # a union: no job's
+    kind: Kind = _NAMES.get(name, "other")
     if kind == "dead_letter" and (key := key_id(fields)) is not None:
         fields["value"] = f"(encrypted with the key {key})"
     return Record(kind, fields)

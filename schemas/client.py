@@ -25,8 +25,9 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import OAuthTokenError, SchemaRegistryError
 
 from beam_jobs import stop
-from beam_jobs.codec.avro.writers import OtherSchemaError
-from beam_jobs.codec.schema import SchemaTooLargeError, schema_of_text
+from beam_jobs.codec.avro.writers import OtherSchemaError, events_schema
+from beam_jobs.codec.schema import Schema as AvroSchema
+from beam_jobs.codec.schema import SchemaTooLargeError
 from beam_jobs.credentials.references import read_secret
 from beam_jobs.errors import UnreachableError, UserError, one_line
 from schemas.http import LIBRARIES, bound_answers
@@ -109,7 +110,7 @@ class RegistrySchemas(SchemaSource):
     def describe(self) -> str:
         return f"schemas of {self.url}"
 
-    def writer_schema(self, schema_id: int) -> dict[str, Any]:
+    def writer_schema(self, schema_id: int) -> AvroSchema:
         """As declared above. While the registry is away this waits, with one log line an outage: nothing may be lost.
 
         Raises:
@@ -120,10 +121,10 @@ class RegistrySchemas(SchemaSource):
         """
         return self._schema_of(schema_id)
 
-    def guid_schema(self, guid: str) -> dict[str, Any]:
+    def guid_schema(self, guid: str) -> AvroSchema:
         return self._schema_of(guid)
 
-    def _schema_of(self, key: SchemaKey) -> dict[str, Any]:
+    def _schema_of(self, key: SchemaKey) -> AvroSchema:
         kept = self._remembered(key)
         if kept is None:
             with self._lock:  # one request a schema, whoever asks
@@ -336,7 +337,7 @@ def _register(client: SchemaRegistryClient, subject: str, schema: Mapping[str, A
 class _Kept:
     """A schema of the registry."""
 
-    schema: dict[str, Any]
+    schema: AvroSchema
     characters: int  # of its text
 
 
@@ -396,16 +397,8 @@ def _fetch(client: SchemaRegistryClient, key: SchemaKey, subject: str | None) ->
         raise OtherSchemaError(f"schema {_named(key)} is {found.schema_type}, not AVRO: write Avro or JSON")
     if found.references:
         raise LookupError(f"schema {_named(key)} refers to other schemas, which is not supported: register it whole")
-    schema = None
-    try:
-        schema = schema_of_text(found.schema_str) if isinstance(found.schema_str, str) else None
-    except SchemaTooLargeError:
-        raise
-    except UserError:
-        pass  # not JSON
-    if not isinstance(schema, dict):
-        raise LookupError(f"schema {_named(key)} is not a record")
-    return _Kept(schema, len(found.schema_str))
+    text = str(found.schema_str)
+    return _Kept(events_schema(text, f"schema {_named(key)}"), len(text))
 
 
 def _is_away(error: Exception) -> bool:

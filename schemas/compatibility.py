@@ -23,9 +23,9 @@ round: ``tests/property/test_resolution.py`` compares the two, and what the deco
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from beam_jobs.codec.resolution import (
     NAMED,
@@ -36,7 +36,7 @@ from beam_jobs.codec.resolution import (
     misread,
     pair_fields,
 )
-from beam_jobs.codec.schema import NO_DEFAULT, AvroType, parse_schema
+from beam_jobs.codec.schema import NO_DEFAULT, AvroType, Schema, parse_schema
 from beam_jobs.codec.valid import check_valid
 from beam_jobs.errors import UserError
 from beam_jobs.terminal.cli import run
@@ -44,11 +44,10 @@ from beam_jobs.terminal.commands import SCHEMAS
 
 LEVELS = ("BACKWARD", "BACKWARD_TRANSITIVE", "FORWARD", "FORWARD_TRANSITIVE", "FULL", "FULL_TRANSITIVE", "NONE")
 
-Schema = Mapping[str, Any] | Sequence[Any] | str
 T = TypeVar("T")
 
 
-def check(new: Schema, earlier: Sequence[Schema], level: str = "BACKWARD") -> list[str]:
+def check(new: Schema | str, earlier: Sequence[Schema | str], level: str = "BACKWARD") -> list[str]:
     """What forbids ``new`` as the next schema after ``earlier``; empty if nothing does.
 
     Args:

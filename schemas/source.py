@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from beam_jobs.codec.schema import Schema
+
 SHIPPED_IDS = {"highbeam.Score": 1, "highbeam.Alert": 2, "highbeam.DeadLetter": 3}  # ids written without a registry
 OTHER_ID = 4  # for any other schema without a registry
 
@@ -23,7 +25,7 @@ class SchemaSource(ABC):
     url: str | None = None  # of the registry; None: there is none, and nobody to be asked
 
     @abstractmethod
-    def writer_schema(self, schema_id: int) -> dict[str, Any]:
+    def writer_schema(self, schema_id: int) -> Schema:
         """The Avro schema of an id; the same object each time, not to be changed.
 
         Raises:
@@ -31,7 +33,7 @@ class SchemaSource(ABC):
         """
 
     @abstractmethod
-    def guid_schema(self, guid: str) -> dict[str, Any]:
+    def guid_schema(self, guid: str) -> Schema:
         """As :meth:`writer_schema`, by the GUID that records have instead of an id."""
 
     @abstractmethod
@@ -96,10 +98,10 @@ class ShippedSchemas(SchemaSource):
     def __init__(self, shipped: Mapping[str, Any]) -> None:
         self._shipped = dict(shipped)
 
-    def writer_schema(self, schema_id: int) -> dict[str, Any]:
+    def writer_schema(self, schema_id: int) -> Schema:
         return self._shipped
 
-    def guid_schema(self, guid: str) -> dict[str, Any]:
+    def guid_schema(self, guid: str) -> Schema:
         return self._shipped
 
     def register(self, subject: str, schema: Mapping[str, Any]) -> int:

@@ -20,7 +20,7 @@ from beam_jobs.codec.codecs import CODECS, Codec, Decoder, EventSchemas, by_firs
 from beam_jobs.codec.decoded import Decoded
 from beam_jobs.codec.json.avro_json import AvroJsonDecoder
 from beam_jobs.codec.json.decoder import JsonDecoder, JsonEncoder
-from beam_jobs.codec.schema import SchemaTooLargeError
+from beam_jobs.codec.schema import Schema, SchemaTooLargeError
 from beam_jobs.errors import Reason, RowErrors, UserError
 
 ENCODING, SCHEMA_NAME, REVISION = (  # attributes Pub/Sub adds to the messages of a topic with a schema
@@ -142,12 +142,12 @@ class EventDecoder:
             self._avro_json = self._avro_json or _avro_json(self._reader_schema, self._columns, self._json_strict)
             yield rows, self._avro_json.decode(values.take(pa.array(rows)))
 
-    def _of_revision(self, name: bytes) -> Mapping[str, Any]:
+    def _of_revision(self, name: bytes) -> Schema:
         if not name or self._revision_schema is None:
             return self._reader_schema
         return self._revision_schema(name.decode(errors="replace"))
 
-    def _of_header(self, name: bytes) -> Mapping[str, Any]:
+    def _of_header(self, name: bytes) -> Schema:
         """The schema of the content of VALUE_SCHEMA."""
         if name[:1] == b"\x01" and len(name) == GUID_HEADER_BYTES:
             if self._guid_schema is None:
@@ -202,7 +202,7 @@ class _NamedAvro:
         self,
         reader_schema: Mapping[str, Any],
         columns: Sequence[str] | None,
-        schema_of: Callable[[bytes], Mapping[str, Any]],
+        schema_of: Callable[[bytes], Schema],
         called: Callable[[bytes], str],
     ) -> None:
         self._numbers: LRUCache[bytes, int] = LRUCache(MAX_NAMES)

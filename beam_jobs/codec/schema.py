@@ -72,6 +72,9 @@ WIDTHS = {"null": 0, "boolean": 1, "float": 4, "double": 8}  # bytes
 UUID_BYTES = 16
 NO_DEFAULT = object()
 
+Schema = Mapping[str, Any] | Sequence[Any]
+"""An Avro schema as its JSON is read: an object, or a list, which is a union."""
+
 
 class SchemaTooLargeError(UserError):
     """A schema would take more time or memory than any schema of a record needs."""
@@ -141,7 +144,7 @@ class AvroType:
         return (values[0] if values else self.branches[0]), nullable
 
 
-def parse_schema(schema: Mapping[str, Any] | Sequence[Any] | str) -> AvroType:
+def parse_schema(schema: Schema | str) -> AvroType:
     """Parses an Avro schema: a dict, a list (union), the JSON text of either, or the name of a primitive.
 
     Raises:

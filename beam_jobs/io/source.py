@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 import apache_beam as beam
 
+from beam_jobs.codec.avro.writers import NamedSchema
 from beam_jobs.errors import UserError
 from beam_jobs.io.address import Address
 from beam_jobs.io.block_reader import BlockSettings
@@ -121,7 +122,7 @@ class Source(ABC):
         return 0
 
     @property
-    def revision_schema(self) -> Callable[[str], dict[str, Any]] | None:
+    def revision_schema(self) -> NamedSchema | None:
         """Where the schemas of Avro without a frame come from, by name and revision; None: the bus has none."""
         return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,11 @@ import pyarrow.compute as pc
 
 from beam_jobs import dead_letters, metrics
 from beam_jobs.block import Block, with_source
-from beam_jobs.codec.avro.writers import NamedSchema
+from beam_jobs.codec.avro.writers import NamedSchema, WriterSchema
 from beam_jobs.codec.decoded import Decoded
 from beam_jobs.codec.events import EventDecoder, warm_up
 from beam_jobs.codec.schema import parse_record
 from beam_jobs.isolate import Isolate
-
-Writers = Callable[[int], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class DecodeEvents(beam.DoFn):
         self,
         schema: dict[str, Any],
         columns: Sequence[str],
-        writer_schema: Writers,
+        writer_schema: WriterSchema,
         job: str,
         revision_schema: NamedSchema | None = None,
         settings: EventSettings = EventSettings(),

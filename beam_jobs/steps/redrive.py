@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
 import pyarrow as pa
@@ -14,6 +13,7 @@ import schemas
 from beam_jobs import metrics
 from beam_jobs.block import Block, raw_block
 from beam_jobs.codec.avro.decoder import AvroDecoder
+from beam_jobs.codec.avro.writers import WriterSchema
 from beam_jobs.steps.decode import without_tombstones
 from beam_jobs.steps.payload import Payload, restore
 from beam_jobs.steps.write_dead_letters import left_out
@@ -33,7 +33,7 @@ class Redrive(beam.DoFn):
     def __init__(
         self,
         reasons: Sequence[str],
-        writer_schema: Callable[[int], dict[str, Any]],
+        writer_schema: WriterSchema,
         payload: Payload | None = None,
     ) -> None:
         self._reasons = tuple(reasons)

@@ -17,6 +17,7 @@ from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransp
 
 import schemas
 from beam_jobs.codec.avro.decoder import AvroDecoder
+from beam_jobs.codec.schema import Schema
 from beam_jobs.io.pubsub.client import channel
 
 Message = types.PubsubMessage.pb()
@@ -100,7 +101,7 @@ class PubSubTopics:
         assert len(decoded.errors) == 0
         return list(decoded.rows.to_pylist())
 
-    def schema(self, definition: Mapping[str, Any]) -> str:
+    def schema(self, definition: Schema) -> str:
         """Makes a Pub/Sub schema; its name with the revision."""
         client = SchemaServiceClient(transport=SchemaServiceGrpcTransport(channel=channel()))
         made = client.create_schema(

@@ -103,10 +103,17 @@ def test_encodings_of_pubsub_schemas_are_mixed_in_a_block(
 ) -> None:
     rows = events(90)
     schema = schemas.load("car_sensor")
-    name = pub.schema(schema)
+    name, union = pub.schema(schema), pub.schema(["null", schema])
     bare = [value[5:] for value in framed(rows)]
     revision = {"googclient_schemaname": name.split("@")[0], "googclient_schemarevisionid": name.split("@")[1]}
-    pub.send("events", framed(rows)[:30])
+    pub.send("events", framed(rows)[:20])
+    several = {"googclient_schemaname": union.split("@")[0], "googclient_schemarevisionid": union.split("@")[1]}
+    branch = b"\x02"  # number 1
+    pub.send(
+        "events",
+        [branch + value for value in bare[20:30]],
+        attributes={"googclient_schemaencoding": "BINARY", **several},
+    )
     pub.send("events", bare[30:50], attributes={"googclient_schemaencoding": "BINARY"})
     pub.send("events", bare[50:60], attributes={"googclient_schemaencoding": "BINARY", **revision})
     texts = pub.avro_json(schema, rows.slice(60))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -14,20 +13,41 @@ from numpy.typing import NDArray
 from beam_jobs.codec.avro import ops as op
 from beam_jobs.codec.avro.code import Code
 from beam_jobs.codec.avro.program import Program, UnresolvableError
-from beam_jobs.codec.schema import AvroType, SchemaTooLargeError, parse_schema
+from beam_jobs.codec.schema import AvroType, Schema, SchemaTooLargeError, parse_schema, schema_of_text
 from beam_jobs.errors import UserError, one_line
 
 MAX_KEPT = 1_000_000  # instructions of all ids remembered: 48 MB, some 20,000 schemas of 24 fields
 MAX_JOINED = 1_000_000  # instructions that one run of the machine has; a block with more is read in parts
 MAX_SENTENCE = 500  # characters; what a schema is refused for may quote it
 
-WriterSchema = Callable[[int], Mapping[str, Any]]
-NamedSchema = Callable[[str], Mapping[str, Any]]
+WriterSchema = Callable[[int], Schema]
+NamedSchema = Callable[[str], Schema]
 """As ``WriterSchema``, for schemas that have a GUID, or a name, instead of an id."""
 
 
 class OtherSchemaError(LookupError):
     """There is a schema, and it is not Avro's."""
+
+
+def events_schema(text: str, called: str) -> Schema:
+    """What events are written with, of its text: a record, or a union for several kinds of events in one topic.
+
+    Args:
+      called: how a sentence calls it.
+
+    Raises:
+      LookupError: it can be neither of them.
+      SchemaTooLargeError: as ``schema_of_text``.
+    """
+    try:
+        schema = schema_of_text(text)
+    except SchemaTooLargeError:
+        raise
+    except UserError:  # not JSON
+        schema = None
+    if not isinstance(schema, dict | list):
+        raise LookupError(f"{called} is not a record or a union")
+    return schema
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +140,7 @@ class Writers:
         self._known[schema_id] = found
         return found
 
-    def _made(self, schema_id: int, schema: Mapping[str, Any]) -> Program | Refusal:
+    def _made(self, schema_id: int, schema: Schema) -> Program | Refusal:
         try:
             program = self._compiled(parse_schema(schema))
         except SchemaTooLargeError as e:

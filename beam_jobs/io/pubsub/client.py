@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,8 @@ from google.pubsub_v1.services.schema_service.transports import SchemaServiceGrp
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
 from beam_jobs import stop
+from beam_jobs.codec.avro.writers import events_schema
+from beam_jobs.codec.schema import Schema
 from beam_jobs.credentials import google_credentials
 from beam_jobs.errors import UnreachableError, UserError, one_line
 from beam_jobs.io.pubsub.address import PubSubAddress
@@ -215,23 +216,22 @@ def retention_s(subscription: PubSubAddress) -> float:
     return kept or DEFAULT_RETENTION_S
 
 
-def revision_schema(name: str) -> dict[str, Any]:
+def revision_schema(name: str) -> Schema:
     """The Avro schema of a revision, ``projects/P/schemas/S@R``; waits while the service is unavailable.
 
     Raises:
-      LookupError: there is none, or this account may not see it.
+      LookupError: there is none, or this account may not see it, or it is not of Avro's records.
+      SchemaTooLargeError: as ``events_schema``.
     """
     client = SchemaServiceClient(transport=SchemaServiceGrpcTransport(channel=channel()))
     while True:
         try:
             schema = client.get_schema(request={"name": name, "view": types.SchemaView.FULL}, **_ONCE)
-            return dict(json.loads(schema.definition))
         except exceptions.GoogleAPICallError as error:
             if error.grpc_status_code not in REFUSED and not stop.wait(1.0):
                 continue
             raise LookupError(f"schema {name} is not to be had ({error.message})") from None
-        except ValueError as error:
-            raise LookupError(f"schema {name} is not an Avro record ({error})") from None
+        return events_schema(schema.definition, f"schema {name}")
 
 
 def create_subscription(topic: PubSubAddress, subscription: PubSubAddress) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -16,6 +16,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_jobs import metrics
 from beam_jobs.block import Block, min_timestamp
+from beam_jobs.codec.avro.writers import NamedSchema
 from beam_jobs.errors import UserError
 from beam_jobs.io.block_reader import BlockSettings, read_blocks
 from beam_jobs.io.pubsub import client
@@ -67,7 +68,7 @@ class PubSubInput(Source):
         return self.pull.acknowledge
 
     @property
-    def revision_schema(self) -> Callable[[str], dict[str, Any]]:
+    def revision_schema(self) -> NamedSchema:
         return client.revision_schema
 
     def share(self, number: int, count: int) -> PubSubInput:

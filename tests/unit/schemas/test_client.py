@@ -152,6 +152,13 @@ def test_schemas_that_cannot_be_used_are_unknown(answer: Any, message: str) -> N
         for_registry(url, CAR).writer_schema(5)
 
 
+def test_a_union_of_records_is_a_schema_of_events() -> None:
+    union = ["null", CAR, OTHER]
+    answer = json.dumps({"schema": json.dumps(union)}).encode()
+    with Fake(lambda _: (200, answer)) as url:
+        assert for_registry(url, CAR).writer_schema(5) == union
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_an_answer_that_is_too_large_is_the_schemas_own_failure(packed: bool) -> None:
     large = b'{"schema": "' + b"x" * (http.MAX_ANSWER_BYTES + 1)
