@@ -34,7 +34,8 @@ import pyarrow as pa
 import schemas
 from beam_jobs.block import BlockCoder, raw_block
 from beam_jobs.codec import AvroDecoder, AvroEncoder
-from beam_jobs.preprocessing.windows.history import History, Window
+from beam_jobs.preprocessing.windows.frames import Frame, Window
+from beam_jobs.preprocessing.windows.history import History
 from beam_jobs.sandbox.fleet import Fleet
 from beam_jobs.use_case import load_use_case
 from bench.world import CARS, train
@@ -113,7 +114,7 @@ def windows() -> dict[str, tuple[int, Work, Work]]:
     names = pa.array([f"car-{i:06d}" for i in range(CARS)])
     keys = pa.DictionaryArray.from_arrays(pa.array(car), names)
     valid = np.ones((1, events), np.bool_)
-    history = History([Window(function, 0, minutes * 60_000) for function in ("avg", "min", "max")])
+    history = History([Window(function, 0, Frame(minutes * 60_000_000)) for function in ("avg", "min", "max")])
     place = 0
 
     def advance(rows: int = ROWS) -> object:
@@ -121,7 +122,9 @@ def windows() -> dict[str, tuple[int, Work, Work]]:
         start, place = place, place + rows
         assert place <= events, "more blocks are needed"
         block = keys.slice(start, rows).cast(pa.string())
-        return history.advance(block, times[start:place], values[None, start:place], valid[:, start:place])
+        return history.advance(
+            block, times[start:place], times[start:place], values[None, start:place], valid[:, start:place]
+        )
 
     while place < warm:
         advance(min(ROWS, warm - place))

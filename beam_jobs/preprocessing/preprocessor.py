@@ -19,7 +19,9 @@ from beam_jobs.preprocessing.fields import Field
 from beam_jobs.preprocessing.pii import PiiPolicy, pseudonymize
 from beam_jobs.preprocessing.query.compiler import Compiled, WindowFeature, pseudonym_column, with_steps
 from beam_jobs.preprocessing.query.types import DOUBLE, converted
-from beam_jobs.preprocessing.windows.history import History, Window
+from beam_jobs.preprocessing.windows.frames import Frame, Window
+from beam_jobs.preprocessing.windows.history import History
+from beam_jobs.preprocessing.windows.order import RECORD_TIME
 
 _EVENT_TIME_TYPE = pa.timestamp("ms", "UTC")
 _WHERE = "where:"  # beside the output columns in one frame; their names have no colon
@@ -144,7 +146,7 @@ class Preprocessor:
         if not self.windows:
             return None
         pairs = zip(self.windows, self._places, strict=True)
-        return History([Window(window.function, place, window.milliseconds) for window, place in pairs])
+        return History([Window(window.function, place, Frame(window.milliseconds * 1000)) for window, place in pairs])
 
     def apply(self, events: pa.RecordBatch, history: History | None = None) -> Preprocessed:
         """Checks the rows, filters them and computes their features.
@@ -224,11 +226,13 @@ class Preprocessor:
         # Rows of one key are told by what may leave, so a history holds no key that is personal data.
         plain = self._key_output.field
         keys = _plain(events.column(plain.name)) if plain else frame.get_column(pseudonym_column(self.key)).to_arrow()
-        times = events.column(self.event_time).cast(pa.timestamp("us", "UTC")).view(pa.int64()).to_numpy()
+        times = _micros(events, self.event_time)
+        record_times = _micros(events, RECORD_TIME) if RECORD_TIME in events.schema.names else times
         arguments = [known.get_column(name) for name in self._arguments]
         found = history.advance(
             keys.cast(pa.string()),
             times,
+            record_times,
             np.stack([argument.fill_null(0.0).to_numpy() for argument in arguments]),
             np.stack([argument.is_not_null().to_numpy() for argument in arguments]),
         )
@@ -246,6 +250,11 @@ class Preprocessor:
 
 def _rows(n: int) -> NDArray[np.int64]:
     return np.arange(n, dtype=np.int64)
+
+
+def _micros(events: pa.RecordBatch, name: str) -> NDArray[np.int64]:
+    """A column of times, none of them null, in microseconds since the epoch."""
+    return events.column(name).cast(pa.timestamp("us", "UTC")).view(pa.int64()).to_numpy()
 
 
 def _has_limit(field: Field) -> bool:

@@ -18,7 +18,7 @@ from beam_jobs.errors import RowErrors
 from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.client import KafkaTransport, check_topic
 from beam_jobs.io.kafka.config import KafkaConfig
-from beam_jobs.preprocessing.windows.history import in_time_order
+from beam_jobs.preprocessing.windows.order import by_log
 from beam_jobs.samples.topic import newest, read_topic
 from beam_jobs.use_case import UseCase
 from model.training.data import local_copy, rows_of, source
@@ -113,10 +113,11 @@ class Sample:
     def checked(self) -> Checked:
         """The sum, after the last part."""
         preprocessor = self.use_case.preprocessor()
-        history = preprocessor.history()
-        for events in in_time_order(self._waiting, self.use_case.event_time):
-            result = preprocessor.apply(events, history)
-            self._take(result.rows, result.filtered, result.errors)
+        for blocks in by_log(self._waiting, self.use_case.event_time):
+            history = preprocessor.history()
+            for events in blocks:
+                result = preprocessor.apply(events, history)
+                self._take(result.rows, result.filtered, result.errors)
         self._waiting = []
         rows = pa.Table.from_batches(self._passed) if self._passed else None
         if rows is None or not rows.num_rows:

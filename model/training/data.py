@@ -19,13 +19,14 @@ import pyarrow.compute as pc
 from beam_jobs.archives.event_files import READERS, read_events
 from beam_jobs.archives.layout import may_hold
 from beam_jobs.archives.read import SUFFIXES, check_content, described, find, read_rows
-from beam_jobs.archives.rows import archive_schema
-from beam_jobs.block import millis_of
+from beam_jobs.archives.rows import SOURCE_FIELDS, archive_schema
+from beam_jobs.block import SOURCE_PREFIX, millis_of
 from beam_jobs.codec.decoded import Decoded
 from beam_jobs.errors import RowErrors, UserError, shown
 from beam_jobs.io.position import OffsetKind, OffsetSpec
 from beam_jobs.preprocessing.fields import fields_of
-from beam_jobs.preprocessing.windows.history import History, in_time_order
+from beam_jobs.preprocessing.windows.history import History
+from beam_jobs.preprocessing.windows.order import by_log
 from beam_jobs.storage.files import check_access, download, is_local, list_files, patiently, root_of
 from beam_jobs.use_case import UseCase
 from model.manifest import sha256
@@ -158,8 +159,8 @@ def read(
       UserError: files that can't be read or lack a field, features beside events, or no row that can be used.
     """
     used, kinds = 0, set[bool]()
-    history = use_case.preprocessor().history()
-    waiting: list[pa.RecordBatch] = []  # of an SQL with windows, which need the rows in the order of their times
+    windows = bool(use_case.preprocessor().windows)
+    waiting: list[pa.RecordBatch] = []  # of an SQL with windows, which need the rows in the order they came
     for number, path in enumerate(source.paths):
         if limit is not None and counts.read >= limit:
             break
@@ -179,7 +180,7 @@ def read(
                 events = _within(events, use_case.event_time, source)
                 events = events if limit is None else events.slice(0, max(0, limit - counts.read))
                 counts.read += events.num_rows
-                if history is not None and not archived:
+                if windows and not archived:
                     waiting.append(events)
                 else:
                     examples = _examples(events, archived, use_case, counts)
@@ -190,10 +191,12 @@ def read(
                     break
         counts.files.append(TrainingFile(source.name(path), digest, counts.read - before))
         progress((number + 1) / len(source.paths))
-    for events in in_time_order(waiting, use_case.event_time):
-        examples = _examples(events, False, use_case, counts, history)
-        used += len(examples.x)
-        yield examples
+    for blocks in by_log(waiting, use_case.event_time):
+        history = use_case.preprocessor().history()
+        for events in blocks:
+            examples = _examples(events, False, use_case, counts, history)
+            used += len(examples.x)
+            yield examples
     if not used:
         why = ", ".join([f"{counts.read:,} rows", *counts.losses()])
         raise UserError(f"--data {source.root}: {why}: nothing left to train on")
@@ -216,6 +219,13 @@ def rows_of(file: Path, use_case: UseCase) -> Iterator[tuple[Decoded, bool]]:
             yield Decoded(rows, RowErrors.none()), True
         return
     columns = [*use_case.preprocessor().input_columns, *([use_case.label] if use_case.label else [])]
+    if about is not None and use_case.preprocessor().windows:  # their order matters: that of the log
+        renamed = {name: name for name in columns} | {
+            field["name"]: field["name"].replace("source_", SOURCE_PREFIX, 1) for field in SOURCE_FIELDS
+        }
+        for rows in read_rows(str(file), archive_schema(use_case, "events"), list(renamed)):
+            yield Decoded(rows.rename_columns(list(renamed.values())), RowErrors.none()), False
+        return
     try:
         for decoded in read_events(file, use_case, list(dict.fromkeys(columns))):
             yield decoded, False

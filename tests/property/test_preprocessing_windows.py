@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -15,8 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_jobs.preprocessing import compile_sql
-from beam_jobs.preprocessing.windows.history import FUNCTIONS, History, Window
-from beam_jobs.preprocessing.windows.kernel import STALE_ROWS
 
 SCHEMA: dict[str, Any] = {
     "type": "record",
@@ -98,45 +95,3 @@ def test_any_cut_gives_the_same_bits(rows: list[tuple[Any, ...]], cuts: list[int
     """In whatever order rows come, late ones and ones of the same time too."""
     events = block(rows)
     assert online(events, cuts) == online(events, [])
-
-
-def by_definition(rows: list[tuple[Any, ...]], length: int, longest: int, row: int) -> list[float | None]:
-    """What FUNCTIONS say of a row: key, second, value."""
-    key, now, own = rows[row]
-    before = [(second, value) for k, second, value in rows[:row] if k == key]
-    newest = max([now, *(second for second, _ in before)])
-    stale = now < newest - longest
-    seen = [value for second, value in before if not stale and max(now - length, newest - longest) <= second <= now]
-    values = [value for value in (*seen, own) if value is not None]
-    if not values:
-        return [None, None, 0, None, None, None]
-    total, n = math.fsum(values), len(values)
-    spread = None if n < 2 else math.sqrt(max(0.0, math.fsum((v - total / n) ** 2 for v in values) / (n - 1)))
-    return [total / n, total, n, min(values), max(values), spread]
-
-
-@settings(max_examples=100)
-@given(
-    rows=st.lists(st.tuples(st.sampled_from("xy"), st.integers(0, 60), st.none() | NUMBERS), max_size=STALE_ROWS),
-    cuts=CUTS,
-)
-def test_late_rows_and_ties_are_as_defined(rows: list[tuple[Any, ...]], cuts: list[int]) -> None:
-    history = History([Window(f, 0, length * 1000) for length in (10, 30) for f in FUNCTIONS])
-    keys = pa.array([key for key, _, _ in rows], pa.string())
-    times = np.array([second for _, second, _ in rows], np.int64) * 1_000_000
-    values = np.array([[0.5 if value is None else value for _, _, value in rows]])
-    known = np.array([[value is not None for _, _, value in rows]], np.bool_)
-    places = sorted({0, len(rows), *(min(cut, len(rows)) for cut in cuts)})
-    found: list[list[Any]] = [[] for _ in range(2 * len(FUNCTIONS))]
-    for start, end in pairwise(places):
-        part = slice(start, end)
-        columns = history.advance(keys[part], times[part], values[:, part], known[:, part])
-        for total, column in zip(found, columns, strict=True):
-            total += column.to_pylist()
-    for row, features in enumerate(zip(*found, strict=True)):
-        expected = [*by_definition(rows, 10, 30, row), *by_definition(rows, 30, 30, row)]
-        exact = [i for i, f in enumerate(FUNCTIONS * 2) if f != "stddev_samp"]
-        assert [features[i] for i in exact] == [expected[i] for i in exact]
-        spreads = [i for i, f in enumerate(FUNCTIONS * 2) if f == "stddev_samp"]
-        for i in spreads:
-            assert features[i] == (None if expected[i] is None else pytest.approx(expected[i], rel=1e-9, abs=1e-6))

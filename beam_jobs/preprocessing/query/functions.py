@@ -25,7 +25,6 @@ from beam_jobs.preprocessing.query.compiler import (
 )
 from beam_jobs.preprocessing.query.numbers import rounded
 from beam_jobs.preprocessing.query.types import BIGINT, DOUBLE, TEXT, TIMESTAMP, Type, column, converted
-from beam_jobs.preprocessing.windows.history import FUNCTIONS
 
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?( ?Z)?)?")
 
@@ -172,7 +171,7 @@ def window(c: Compiler, node: exp.Window) -> Compiled:
     """The value of a window: a column of the frame, filled before the expressions around it are computed."""
     function = _WINDOW_FUNCTIONS.get(type(node.this))
     if function is None:
-        names = ", ".join(FUNCTIONS)
+        names = ", ".join(dict.fromkeys(_WINDOW_FUNCTIONS.values()))
         c.fail(
             node, f"{sql_of(node.this)} is not supported as a window; use one of {names} (CASE inside can choose rows)"
         )

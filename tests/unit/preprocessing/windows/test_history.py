@@ -10,25 +10,32 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from beam_jobs.preprocessing.windows.history import FUNCTIONS, History, Window, in_time_order
-from beam_jobs.preprocessing.windows.kernel import STALE_ROWS
+from beam_jobs.preprocessing.windows.frames import EVENT_TIME, FUNCTIONS, Frame, Lateness, Window
+from beam_jobs.preprocessing.windows.history import History
 
 SECOND = 1_000_000
+TEN_SECONDS = Frame(10 * SECOND)
 NAN, INF = math.nan, math.inf
 
 
-def past(*functions: str, seconds: int = 10) -> History:
-    return History([Window(function, 0, seconds * 1000) for function in functions])
+def past(*functions: str, frame: Frame = TEN_SECONDS, late: float = 0) -> History:
+    lateness = Lateness(late_ms=int(late * 1000), delay_ms=0, clock_skew_ms=0)
+    return History([Window(function, 0, frame) for function in functions], lateness)
 
 
 def take(
-    history: History, seconds: list[float], values: list[float | None], keys: list[str] | None = None
+    history: History,
+    seconds: list[float],
+    values: list[float | None],
+    keys: list[str] | None = None,
+    recorded: list[float] | None = None,
 ) -> list[list[float | None]]:
     """The features of new rows, a list a window."""
     n = len(seconds)
     found = history.advance(
         pa.array(keys or ["car"] * n, pa.string()),
         np.array([s * SECOND for s in seconds], np.float64).astype(np.int64),
+        np.array([s * SECOND for s in recorded or seconds], np.float64).astype(np.int64),
         np.array([[NAN if value is None else value for value in values]], np.float64),
         np.array([[value is not None for value in values]]),
     )
@@ -43,14 +50,18 @@ def test_a_window_ends_at_the_row_and_holds_both_its_ends() -> None:
 
 
 def test_every_function() -> None:
-    found = take(past(*FUNCTIONS), [0, 1, 2], [3, 1, 2])
+    found = take(past(*FUNCTIONS), [0, 1, 2], [3, 1, 3])
     assert dict(zip(FUNCTIONS, found, strict=True)) == {
-        "avg": [3, 2, 2],
-        "sum": [3, 4, 6],
         "count": [1, 2, 3],
+        "sum": [3, 4, 7],
+        "avg": [3, 2, 7 / 3],
         "min": [3, 1, 1],
         "max": [3, 3, 3],
-        "stddev_samp": [None, math.sqrt(2), 1],
+        "stddev_samp": [None, math.sqrt(2), math.sqrt(4 / 3)],
+        "var_samp": [None, 2, 4 / 3],
+        "count_distinct": [1, 2, 2],
+        "first_value": [3, 3, 3],
+        "last_value": [3, 1, 3],
     }
 
 
@@ -65,10 +76,43 @@ def test_of_rows_with_the_same_time_each_sees_the_ones_before_it() -> None:
 
 
 def test_windows_of_several_lengths_and_arguments() -> None:
-    history = History([Window("sum", 0, 10_000), Window("sum", 0, 1000), Window("max", 1, 1000)])
-    values = np.array([[1.0, 2.0, 4.0], [9.0, 8.0, 7.0]])
-    found = history.advance(pa.array(["car"] * 3), np.array([0, 1, 10]) * SECOND, values, np.ones((2, 3), np.bool_))
-    assert [column.to_pylist() for column in found] == [[1, 3, 7], [1, 3, 4], [9, 9, 7]]
+    history = History(
+        [
+            Window("sum", 0, Frame(10 * SECOND)),
+            Window("sum", 0, Frame(SECOND)),
+            Window("max", 1, Frame(SECOND)),
+            Window("last_value", EVENT_TIME, Frame(10 * SECOND, exclude_current=True)),
+        ]
+    )
+    values, times = np.array([[1.0, 2.0, 4.0], [9.0, 8.0, 7.0]]), np.array([0, 1, 10]) * SECOND
+    found = history.advance(pa.array(["car"] * 3), times, times, values, np.ones((2, 3), np.bool_))
+    assert [column.to_pylist() for column in found] == [[1, 3, 7], [1, 3, 4], [9, 9, 7], [None, 0, SECOND]]
+
+
+def test_frames_that_end_before_now() -> None:
+    assert take(
+        past("count", "sum", frame=Frame(10 * SECOND, 5 * SECOND)), [0, 4, 5, 9, 11, 15], [1, 2, 4, 8, 16, 32]
+    ) == [
+        [0, 0, 1, 2, 2, 2],
+        [None, None, 1, 3, 6, 12],
+    ]
+
+
+def test_a_frame_without_the_row_itself_holds_those_of_its_time_that_came_before() -> None:
+    frame = Frame(10 * SECOND, exclude_current=True)
+    assert take(past("count", "last_value", frame=frame), [0, 5, 5, 20], [1, None, 4, 8]) == [
+        [0, 1, 1, 0],
+        [None, 1, None, None],  # the row before has no value
+    ]
+
+
+def test_the_hop_form_begins_at_a_whole_hop_as_in_duckdb() -> None:
+    """time_bucket counts hops of a week from Mondays."""
+    week = 7 * 86_400
+    monday = 946_857_600 + 1000 * week
+    frame = Frame(week * SECOND, hop_us=week * SECOND)
+    times: list[float] = [monday - 2, monday - 1, monday, monday + week - 1, monday + week]
+    assert take(past("count", frame=frame), times, [1] * 5) == [[1, 2, 3, 4, 3]]
 
 
 def test_nulls_are_passed_over() -> None:
@@ -79,7 +123,7 @@ def test_nulls_are_passed_over() -> None:
 def test_what_is_no_number_counts_while_it_is_in_the_window() -> None:
     values: list[float | None] = [1, NAN, INF, 2, -INF, 3, 4]
     total, low, high, spread = take(
-        past("sum", "min", "max", "stddev_samp", seconds=2), [0, 1, 2, 3, 4, 10, 11], values
+        past("sum", "min", "max", "stddev_samp", frame=Frame(2 * SECOND)), [0, 1, 2, 3, 4, 10, 11], values
     )
     assert total == pytest.approx([1, NAN, NAN, NAN, NAN, 3, 7], nan_ok=True)
     assert low == [1, 1, 1, 2, -INF, 3, 3]
@@ -98,24 +142,37 @@ def test_a_late_row_sees_its_own_past_and_is_seen_later() -> None:
 def test_a_late_row_sees_nothing_older_than_what_is_kept() -> None:
     history = past("count")
     assert take(history, [0, 5, 12, 6], [1] * 4) == [[1, 2, 2, 2]]  # the row of second 0 was out of reach at 12
+    history = past("count", late=4)
+    assert take(history, [0, 5, 12, 6], [1] * 4) == [[1, 2, 2, 3]]
 
 
-def test_a_row_older_than_the_window_sees_itself_and_is_not_seen() -> None:
+def test_a_row_that_is_too_late_sees_itself_and_is_not_seen() -> None:
     history = past("count", "sum")
     assert take(history, [100, 101, 3, 102], [1, 1, 7, 1]) == [[1, 2, 1, 3], [1, 2, 7, 3]]
-    assert history.rows == 3
+    assert (history.rows, history.late, history.alone, history.future) == (3, 0, 1, 0)
 
 
-def test_a_wrong_clock_is_given_up_after_a_while() -> None:
-    history = past("count")
-    take(history, [0, 1e9], [1, 1])
-    counts = take(history, list(range(STALE_ROWS + 2)), [1] * (STALE_ROWS + 2))[0]
-    assert counts == [1] * STALE_ROWS + [2, 3]
-    # One good row in between: the clock is right, the others are old.
-    history = past("count")
-    take(history, [1000], [1])
-    for second in range(2 * STALE_ROWS):
-        assert take(history, [0, 1000 + second / 100], [1, 1]) == [[1, second + 2]]
+def test_a_device_may_come_late_as_a_whole() -> None:
+    """The clock is of all keys: what it has left behind is out of reach, whatever the key's own newest row is."""
+    windows = [Window("count", 0, Frame(10 * SECOND))]
+    history = History(windows, Lateness(late_ms=1000, delay_ms=20_000, clock_skew_ms=0))
+    assert take(history, [100, 70, 71, 68], [1] * 4, ["a", "b", "b", "b"], [100] * 4) == [[1, 1, 2, 1]]
+    assert (history.clock, history.alone, history.reach_us) == (100 * SECOND, 1, 31 * SECOND)
+
+
+def test_a_row_from_the_future_sees_itself_and_is_not_seen() -> None:
+    windows = [Window("count", 0, Frame(10 * SECOND))]
+    history = History(windows, Lateness(late_ms=0, delay_ms=0, clock_skew_ms=5000))
+    assert take(history, [1, 5, 6, 1e9, 7], [1] * 5, recorded=[0, 0, 0, 3, 4]) == [[1, 2, 1, 1, 3]]
+    assert (history.future, history.alone, history.clock) == (2, 0, 4 * SECOND)
+
+
+def test_nothing_comes_back_where_nothing_is_wanted() -> None:
+    history, silent = past("sum"), past("sum")
+    times, values, known = np.arange(5) * SECOND, np.ones((1, 5)), np.ones((1, 5), np.bool_)
+    assert silent.advance(pa.array(["car"] * 5), times, times, values, known, emit=False) == []
+    history.advance(pa.array(["car"] * 5), times, times, values, known)
+    assert take(history, [5], [1]) == take(silent, [5], [1]) == [[6]]
 
 
 def test_kept_rows_are_those_in_reach() -> None:
@@ -128,7 +185,7 @@ def test_kept_rows_are_those_in_reach() -> None:
 
 def test_sums_are_those_of_the_rows_in_the_window_alone() -> None:
     """What was added and taken away leaves no trace, where a running double would have lost all small values."""
-    total, mean = take(past("sum", "avg", seconds=1), [0, 1, 2.5, 3], [1e300, 1.0, 1e-300, 2.0])
+    total, mean = take(past("sum", "avg", frame=Frame(1 * SECOND)), [0, 1, 2.5, 3], [1e300, 1.0, 1e-300, 2.0])
     assert total == [1e300, 1e300, 1e-300, 2.0]
     assert mean == [1e300, 5e299, 1e-300, 1.0]
 
@@ -144,13 +201,13 @@ def test_sums_are_exact_and_rounded_once(seed: int) -> None:
         for _ in range(400)
     ]
     times = [float(i) for i in range(400)]
-    for value, row in zip(take(past("sum", seconds=50), times, values)[0], range(400), strict=True):  # type: ignore[arg-type]
+    for value, row in zip(take(past("sum", frame=Frame(50 * SECOND)), times, values)[0], range(400), strict=True):  # type: ignore[arg-type]
         assert value == math.fsum(values[max(0, row - 50) : row + 1])
 
 
 def test_a_sum_beyond_the_largest_double_is_infinite() -> None:
-    assert take(past("sum", seconds=1), [0, 1, 5], [1.5e308, 1.5e308, 1.0])[0] == [1.5e308, INF, 1.0]
-    assert take(past("sum", seconds=1), [0, 1], [5e-324, 5e-324])[0] == [5e-324, 1e-323]
+    assert take(past("sum", frame=Frame(1 * SECOND)), [0, 1, 5], [1.5e308, 1.5e308, 1.0])[0] == [1.5e308, INF, 1.0]
+    assert take(past("sum", frame=Frame(1 * SECOND)), [0, 1], [5e-324, 5e-324])[0] == [5e-324, 1e-323]
 
 
 @pytest.mark.parametrize("mean", [0.0, 1.0, -1e6, 1e12])
@@ -169,7 +226,7 @@ def test_a_deviation_does_not_drown_in_its_mean(mean: float) -> None:
 def test_many_keys_and_rows_find_room() -> None:
     """Against a window computed the long way, while keys come and grow."""
     rng = np.random.default_rng(4)
-    history, seen = past("sum", seconds=20), []
+    history, seen = past("sum", frame=Frame(20 * SECOND)), []
     for second in range(60):
         keys = rng.integers(0, 40 * (second + 1), 300)
         values = rng.normal(size=300)
@@ -184,17 +241,3 @@ def test_no_rows() -> None:
     history = past("sum")
     assert take(history, [], []) == [[]]
     assert history.rows == 0
-
-
-def test_blocks_in_time_order() -> None:
-    times = [[5, 1, 3], [], [None, 3, 2]]
-    names = iter("abcdef")
-    blocks = [
-        pa.record_batch({"at": pa.array(part, pa.timestamp("ms", "UTC")), "name": [next(names) for _ in part]})
-        for part in times
-    ]
-    blocks[1] = blocks[0].slice(0, 0)
-    ordered = list(in_time_order(blocks, "at", rows=4))
-    assert [block.num_rows for block in ordered] == [4, 2]
-    assert [name for block in ordered for name in block["name"].to_pylist()] == ["b", "f", "c", "e", "a", "d"]
-    assert list(in_time_order([], "at")) == []
