@@ -16,12 +16,10 @@ from beam_jobs.codec.columns import rounded_down
 from beam_jobs.errors import RowErrors
 from beam_jobs.preprocessing import checks
 from beam_jobs.preprocessing.fields import Field
-from beam_jobs.preprocessing.pii import PiiPolicy, pseudonymize
-from beam_jobs.preprocessing.query.compiler import Compiled, WindowFeature, pseudonym_column, with_steps
+from beam_jobs.preprocessing.pii import PiiPolicy
+from beam_jobs.preprocessing.query.compiler import Compiled, with_steps
 from beam_jobs.preprocessing.query.types import DOUBLE, converted
-from beam_jobs.preprocessing.windows.frames import Frame, Window
-from beam_jobs.preprocessing.windows.history import History
-from beam_jobs.preprocessing.windows.order import RECORD_TIME
+from beam_jobs.preprocessing.stages import Inputs, QueryHistory, Stage, plain
 
 _EVENT_TIME_TYPE = pa.timestamp("ms", "UTC")
 _WHERE = "where:"  # beside the output columns in one frame; their names have no colon
@@ -35,6 +33,16 @@ class Output:
     value: Compiled
     field: Field | None  # the field it is, unchanged; None: computed
     is_feature: bool  # a number for the model; else the key, the event time or an attribute
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What happened to the n rows of a block on the way to the windows; ``len(kept) + filtered + len(errors) == n``."""
+
+    rows: pa.RecordBatch  # columns of the events, and what windows aggregate
+    kept: NDArray[np.int64]  # input row of each of these rows, ascending, int64 [rows.num_rows]
+    filtered: int  # rows the WHERE removed
+    errors: RowErrors  # reasons: out_of_range, not_finite, null_key, null_event_time
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,8 @@ class Preprocessor:
         in the order of the SELECT.
       features: the numeric columns, in order; the input of the model.
       attributes: text columns beside the key: carried along, never a model's input.
-      windows: the window features the columns are computed from; with any, rows need the history of their keys.
+      stages, windows: what of rows before the columns are computed from; with any, rows need the history of their
+        partition.
       units: unit of each feature that is a field unchanged, else None.
       fingerprint: sha256 (hexadecimal) of all that decides which values come out; no secret goes into it.
     """
@@ -66,7 +75,7 @@ class Preprocessor:
         *,
         outputs: Sequence[Output],
         where: Compiled | None,
-        windows: Sequence[WindowFeature] = (),
+        stages: Sequence[Stage] = (),
         inputs: Sequence[Field],
         pseudonyms: frozenset[str],
         policy: PiiPolicy,
@@ -89,28 +98,22 @@ class Preprocessor:
         self._no_rows = pa.RecordBatch.from_pylist([], self.output_schema)
         self._outputs = tuple(outputs)
         self._policy = policy
-        self._pseudonyms = sorted(pseudonyms)
+        self._pseudonyms = pseudonyms
         self._recipe = recipe
-        self._where = where
-        self.windows = tuple(windows)
+        self.stages = tuple(stages)
+        self.windows = tuple(window for stage in stages for window in stage.windows)
+        self._computed = [o.value for o in outputs if not o.field]
         self._exprs = [
             _output_expr(o.value, pl.Float32 if o.is_feature else pl.String).alias(o.name)
             for o in outputs
             if not o.field
         ]
-        # What must be known of all rows before windows can be; without windows it is computed along with the rest.
-        self._first = [where.expr.fill_null(False).alias(_WHERE)] if where is not None else []
-        arguments = {window.argument.text: window.argument for window in windows}
-        self._arguments = {f"argument:{i}": a.expr.cast(pl.Float64) for i, a in enumerate(arguments.values())}
-        first = [where] if where is not None else []
-        self._before_windows = [*first, *arguments.values()]
-        self._computed = [o.value for o in outputs if not o.field] + ([] if windows else first)
-        self._places = [list(arguments).index(window.argument.text) for window in windows]
-        if not windows:
-            self._exprs += self._first
-        computed = [o.value for o in outputs if not o.field] + ([where] if where else [])
-        self._key_output = next(o for o in outputs if o.name == key)
-        self._frame_fields = [f for f in inputs if any(f.name in value.columns for value in computed)]
+        if where is not None:
+            self._computed.append(where)
+            self._exprs.append(where.expr.fill_null(False).alias(_WHERE))
+        read = [*self._computed, *(value for stage in stages for value in stage.reads)]
+        frame_fields = [f for f in inputs if any(f.name in value.columns for value in read)]
+        self._inputs = Inputs(frame_fields, sorted(pseudonyms), policy, key, event_time)
         self._ranged = [f for f in inputs if f.kind == "timestamp" or f.floating or _has_limit(f)]
         # A field that is never null and stays inside float32 by its limits was checked before the query.
         self._checked_features = [o.name for o in outputs if o.is_feature and not (o.field and _always_finite(o.field))]
@@ -141,52 +144,81 @@ class Preprocessor:
         """Starts Polars' engine, so that the first block does not wait for it: 5 ms."""
         pl.DataFrame({"a": [0.0]}).select(pl.col("a") + 1.0)
 
-    def history(self) -> History | None:
-        """What ``apply`` needs to know of rows before, at the start: of none. None: the query has no windows."""
-        if not self.windows:
-            return None
-        pairs = zip(self.windows, self._places, strict=True)
-        return History([Window(window.function, place, Frame(window.milliseconds * 1000)) for window, place in pairs])
+    def history(self) -> QueryHistory | None:
+        """What the windows know of the rows of one partition, at the start: of none. None: the query has no windows."""
+        return QueryHistory(self.stages, self._inputs) if self.stages else None
 
-    def apply(self, events: pa.RecordBatch, history: History | None = None) -> Preprocessed:
-        """Checks the rows, filters them and computes their features.
+    def apply(self, events: pa.RecordBatch, history: QueryHistory | None = None) -> Preprocessed:
+        """Checks the rows, filters them and computes their features: ``prepare``, the history, ``finish``.
+
+        Args:
+          events: at least ``input_columns``, of the Arrow types the codec gives their Avro types, any number of rows;
+            ``_timestamp``, where it is, has the time of each record.
+          history: of the rows before, in the same order; takes these rows in. Needed where the query has windows.
+        """
+        if self.stages and history is None:
+            raise ValueError("the query has windows: apply needs a history (Preprocessor.history())")
+        prepared = self.prepare(events)
+        rows, kept = prepared.rows, prepared.kept
+        if history is not None and self.stages:
+            rows, chosen = history.advance(rows)
+            kept = kept[chosen]
+        done = self.finish(rows)
+        errors = done.errors
+        if len(errors):
+            errors = RowErrors(kept[errors.rows], errors.reasons, errors.errors)
+        errors = checks.merge(prepared.errors, errors)
+        kept = kept[done.kept]
+        return Preprocessed(done.rows, kept, events.num_rows - len(errors) - len(kept), errors)
+
+    def prepare(self, events: pa.RecordBatch) -> Prepared:
+        """Checks the rows and chooses those that the windows are about; a function of the rows alone.
 
         A row is checked before the WHERE sees it: a broken record is an error, never silently filtered. The rows that
         the WHERE lets through are those that windows are made of.
 
         Args:
-          events: at least ``input_columns``, of the Arrow types the codec gives their Avro types, any number of rows.
-          history: of the rows before, in the same order; takes these rows in. Needed where the query has windows.
+          events: as ``apply`` takes them; other columns are carried along.
         """
-        if self.windows and history is None:
-            raise ValueError("the query has windows: apply needs a history (Preprocessor.history())")
         n = events.num_rows
-        if n == 0:
-            return Preprocessed(self._no_rows, _rows(0), 0, RowErrors.none())
-        errors = checks.check_ranges(events, self._ranged)
+        kept = _rows(n)
+        errors = checks.check_ranges(events, self._ranged) if n else RowErrors.none()
         if self._may_lack_key:
             errors = checks.merge(errors, checks.check_present(events, self.key, self.event_time))
-        kept = _rows(n)
         if len(errors):
             kept = errors.good_rows(n)
             events = events.take(pa.array(kept))  # the query never meets a value outside the limits
-        frame = self._frame(events)
-        if history is not None and self.windows:
-            frame, let_through = self._with_windows(frame, events, history)
-            if not let_through.all():
-                events, kept = events.filter(pa.array(let_through)), kept[let_through]
-        computed, where = self._evaluate(frame)
-        columns = [computed[o.name] if o.field is None else _plain(events.column(o.field.name)) for o in self._outputs]
-        rows = pa.RecordBatch.from_arrays(self._converted(columns), schema=self.output_schema)
+        if self.stages:
+            events, chosen = self.stages[0].ready(events, self._inputs)
+            kept = kept[chosen]
+        return Prepared(events, kept, n - len(errors) - len(kept), errors)
+
+    def finish(self, rows: pa.RecordBatch) -> Preprocessed:
+        """Computes the columns of the result; a function of the rows alone.
+
+        Args:
+          rows: of ``prepare``, then, where the query has windows, of ``QueryHistory.advance``. Any of them, in their
+            order.
+
+        Returns:
+          ``kept`` and the rows of ``errors`` (not_finite, null_feature) count in ``rows``.
+        """
+        n = rows.num_rows
+        if n == 0:
+            return Preprocessed(self._no_rows, _rows(0), 0, RowErrors.none())
+        kept = _rows(n)
+        computed, where = self._evaluate(rows)
+        columns = [computed[o.name] if o.field is None else plain(rows.column(o.field.name)) for o in self._outputs]
+        done = pa.RecordBatch.from_arrays(self._converted(columns), schema=self.output_schema)
         if where is not None and not where.all():
-            rows, kept = rows.filter(pa.array(where)), kept[where]
-        filtered = n - len(errors) - len(kept)
-        late = checks.check_features(rows, self._checked_features) if len(kept) else RowErrors.none()
+            done, kept = done.filter(pa.array(where)), kept[where]
+        filtered = n - len(kept)
+        late = checks.check_features(done, self._checked_features) if len(kept) else RowErrors.none()
         if len(late):
             good = late.good_rows(len(kept))
-            errors = checks.merge(errors, RowErrors(kept[late.rows], late.reasons, late.errors))
-            rows, kept = rows.take(pa.array(good)), kept[good]
-        return Preprocessed(rows, kept, filtered, errors)
+            late = RowErrors(kept[late.rows], late.reasons, late.errors)
+            done, kept = done.take(pa.array(good)), kept[good]
+        return Preprocessed(done, kept, filtered, late)
 
     def _converted(self, columns: Sequence[pa.Array]) -> list[pa.Array]:
         """The columns in the output types; what float32 can't hold becomes infinite, times are rounded down.
@@ -208,53 +240,17 @@ class Preprocessor:
                 converted.append(array if array.type == type_ else pc.cast(array, type_, safe=False))
         return converted
 
-    def _frame(self, events: pa.RecordBatch) -> Any:
-        """The fields that expressions read, and the pseudonyms; None: there are no expressions."""
-        if not self._exprs and not self.windows:
-            return None
-        arrays = {field.name: _texts(events.column(field.name)) for field in self._frame_fields}
-        for name in self._pseudonyms:
-            arrays[pseudonym_column(name)] = pseudonymize(events.column(name), self._policy.secret())
-        return pl.from_arrow(pa.RecordBatch.from_pydict(arrays), rechunk=False)
-
-    def _with_windows(self, frame: Any, events: pa.RecordBatch, history: History) -> tuple[Any, NDArray[np.bool_]]:
-        """The rows the WHERE lets through, with the values of their windows, and which rows of ``events`` they are."""
-        known = with_steps(frame, self._before_windows).with_columns(*self._first, **self._arguments)
-        through = known.get_column(_WHERE).to_numpy() if self._first else np.ones(len(frame), np.bool_)
-        if not through.all():
-            frame, known, events = frame.filter(through), known.filter(through), events.filter(pa.array(through))
-        # Rows of one key are told by what may leave, so a history holds no key that is personal data.
-        plain = self._key_output.field
-        keys = _plain(events.column(plain.name)) if plain else frame.get_column(pseudonym_column(self.key)).to_arrow()
-        times = _micros(events, self.event_time)
-        record_times = _micros(events, RECORD_TIME) if RECORD_TIME in events.schema.names else times
-        arguments = [known.get_column(name) for name in self._arguments]
-        found = history.advance(
-            keys.cast(pa.string()),
-            times,
-            record_times,
-            np.stack([argument.fill_null(0.0).to_numpy() for argument in arguments]),
-            np.stack([argument.is_not_null().to_numpy() for argument in arguments]),
-        )
-        columns = [pl.Series(window.column, values) for window, values in zip(self.windows, found, strict=True)]
-        return frame.with_columns(columns), through
-
-    def _evaluate(self, frame: Any) -> tuple[dict[str, pa.Array], NDArray[np.bool_] | None]:
+    def _evaluate(self, rows: pa.RecordBatch) -> tuple[dict[str, pa.Array], NDArray[np.bool_] | None]:
         """The computed columns by name, and the rows the WHERE lets through (None: all that are left)."""
         if not self._exprs:
             return {}, None
-        result = with_steps(frame, self._computed).select(self._exprs)
+        result = with_steps(self._inputs.frame(rows), self._computed).select(self._exprs)
         columns = {o.name: result.get_column(o.name).to_arrow() for o in self._outputs if o.field is None}
         return columns, result.get_column(_WHERE).to_numpy() if _WHERE in result.columns else None
 
 
 def _rows(n: int) -> NDArray[np.int64]:
     return np.arange(n, dtype=np.int64)
-
-
-def _micros(events: pa.RecordBatch, name: str) -> NDArray[np.int64]:
-    """A column of times, none of them null, in microseconds since the epoch."""
-    return events.column(name).cast(pa.timestamp("us", "UTC")).view(pa.int64()).to_numpy()
 
 
 def _has_limit(field: Field) -> bool:
@@ -276,13 +272,3 @@ def _always_finite(field: Field) -> bool:
 def _output_expr(value: Compiled, dtype: Any) -> pl.Expr:
     """The value in the type of its column; what float32 can't hold becomes infinite."""
     return (converted(value.expr, value.type, DOUBLE) if value.type.exact else value.expr).cast(dtype)
-
-
-def _texts(array: pa.Array) -> pa.Array:
-    """The array as the expressions expect it: enums as text."""
-    return array.cast(pa.string()) if isinstance(array, pa.DictionaryArray) else array
-
-
-def _plain(array: pa.Array) -> pa.Array:
-    """A field that goes out unchanged: enums as text, decimals as doubles."""
-    return array.cast(pa.float64()) if pa.types.is_decimal(array.type) else _texts(array)

@@ -40,9 +40,10 @@ from beam_jobs.errors import UserError
 from beam_jobs.preprocessing.fields import Field, fields_of
 from beam_jobs.preprocessing.pii import PiiPolicy
 from beam_jobs.preprocessing.preprocessor import Output, Preprocessor
-from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, WindowFeature
+from beam_jobs.preprocessing.query.compiler import Compiled, Compiler
 from beam_jobs.preprocessing.query.expressions import HANDLERS, SEMANTICS_VERSION, float32_literal
 from beam_jobs.preprocessing.query.parser import DIALECT, parse, with_room
+from beam_jobs.preprocessing.stages import Stage
 
 __all__ = ["compile_sql", "compile_condition", "parse_query", "Query", "Preprocessor"]
 
@@ -55,9 +56,20 @@ class Query:
     """A query that was checked and can run, row by row."""
 
     outputs: tuple[Output, ...]  # in the order of the SELECT
-    where: Compiled | None
-    windows: tuple[WindowFeature, ...]  # those the outputs use
+    where: Compiled | None  # of the SELECT without windows
+    stages: tuple[Stage, ...]  # the windows the outputs use
     pseudonyms: frozenset[str]  # fields the query reads through pseudonymize()
+
+    @property
+    def wheres(self) -> list[Compiled]:
+        """What chooses rows, innermost first."""
+        return [where for where in (*(stage.where for stage in self.stages), self.where) if where is not None]
+
+    @property
+    def values(self) -> list[Compiled]:
+        """Everything that is computed."""
+        arguments = [value for stage in self.stages for value in stage.reads]
+        return [*(output.value for output in self.outputs), *arguments, *self.wheres]
 
 
 def compile_sql(
@@ -99,14 +111,12 @@ def compile_sql(
             f"{source}: pseudonymize({min(query.pseudonyms)}) needs a key; "
             "add `pii: {key: env:HIGHBEAM_PII_KEY}` to use_case.yaml"
         )
-    read = frozenset().union(
-        *(output.value.columns for output in query.outputs), query.where.columns if query.where else frozenset()
-    )
+    read = frozenset().union(*(value.columns for value in query.values))
     inputs = tuple(field for name, field in fields.items() if name in read)
     return Preprocessor(
         outputs=query.outputs,
         where=query.where,
-        windows=query.windows,
+        stages=query.stages,
         inputs=inputs,
         pseudonyms=query.pseudonyms,
         policy=policy,
@@ -162,7 +172,9 @@ def _parse_query(compiler: Compiler) -> Query:
             compiler.fail(None, f"{name} is missing in the SELECT; add it, every row needs its key and its time")
     if not any(output.is_feature for output in outputs):
         compiler.fail(None, "the SELECT has no numeric column beside the key and the time; a model needs a feature")
-    return Query(tuple(outputs), where, tuple(compiler.windows.values()), frozenset(compiler.pseudonyms))
+    windows = tuple(compiler.windows.values())
+    stages = (Stage(where, windows),) if windows else ()
+    return Query(tuple(outputs), None if windows else where, stages, frozenset(compiler.pseudonyms))
 
 
 def _parse(compiler: Compiler) -> exp.Select:
@@ -267,7 +279,7 @@ def _fingerprint(query: Query, inputs: tuple[Field, ...], key: str, event_time: 
         "key": key,
         "event_time": event_time,
         "outputs": [[output.name, output.value.text, output.is_feature] for output in query.outputs],
-        "where": query.where.text if query.where else None,
+        "where": " ".join(where.text for where in query.wheres) or None,
         "fields": [field.fingerprint() for field in inputs],
     }
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

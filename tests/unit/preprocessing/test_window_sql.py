@@ -206,3 +206,28 @@ def test_refused(column: str, expected: str) -> None:
 def test_the_where_has_no_windows() -> None:
     with pytest.raises(UserError, match="WHERE chooses the rows that windows are made of"):
         select("speed", f"WHERE avg(speed) OVER {WINDOW} > 1")
+
+
+def test_prepare_and_finish_are_functions_of_the_rows_alone() -> None:
+    """What isolates a bad row repeats them on parts of a block; only the history has seen a row once it has."""
+    compiled = select(f"count(*) OVER {WINDOW} + load", "WHERE speed > 0")
+    block = events([0, 1, 2, 3, 4], speed=[1, 1, 0, 1000, 1], load=[1, None, 1, 1, 2])
+    history = compiled.history()
+    assert history is not None
+    parts = [compiled.prepare(block.slice(start, 1)) for start in range(5) for _ in range(2)][::2]
+    rows, kept = history.advance(pa.concat_batches([part.rows for part in parts if part.rows.num_rows]))
+    assert kept.tolist() == [0, 1, 2]
+    done = [compiled.finish(rows.slice(start, 1)) for start in range(3) for _ in range(2)][::2]
+    assert [part.rows.column("x").to_pylist() for part in done] == [[2], [], [5]]
+    whole = compiled.apply(block, compiled.history())
+    assert whole.rows.column("x").to_pylist() == [2, 5]
+    assert whole.kept.tolist() == [0, 4]
+    assert (whole.filtered, whole.errors.rows.tolist()) == (1, [1, 3])
+
+
+def test_what_is_taken_in_without_a_result_is_known_afterwards() -> None:
+    compiled = select(f"sum(speed) OVER {WINDOW}")
+    history = compiled.history()
+    assert history is not None
+    assert history.advance(compiled.prepare(events([0, 1], speed=[1, 2])).rows, emit=False).rows.num_rows == 0
+    assert compiled.apply(events([2], speed=[4]), history).rows.column("x").to_pylist() == [7]

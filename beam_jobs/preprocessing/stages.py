@@ -1,0 +1,177 @@
+"""The windows of a query, between the check of its rows and its result.
+
+A query is a chain of stages: each lets some of the rows through (WHERE) and computes windows over them, which the next
+one may read. What a stage makes of rows is a function of these rows alone; only :class:`QueryHistory` knows rows before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from beam_jobs.preprocessing.fields import Field
+from beam_jobs.preprocessing.pii import PiiPolicy, pseudonymize
+from beam_jobs.preprocessing.query.compiler import Compiled, WindowFeature, pseudonym_column, with_steps
+from beam_jobs.preprocessing.windows.frames import Frame, Window
+from beam_jobs.preprocessing.windows.history import History
+from beam_jobs.preprocessing.windows.order import RECORD_TIME
+
+_WHERE = "where:"  # beside columns of the query; their names have no colon
+
+
+class Chosen(NamedTuple):
+    """Some of the n rows that were given."""
+
+    rows: pa.RecordBatch  # m of them, perhaps with more columns
+    kept: NDArray[np.int64]  # which they are, ascending, int64 [m]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What expressions read of a row."""
+
+    fields: Sequence[Field]
+    pseudonyms: Sequence[str]  # fields that are read as pseudonyms
+    policy: PiiPolicy
+    key: str  # field that the rows of a window have in common; its pseudonym where that is read
+    event_time: str
+
+    def frame(self, rows: pa.RecordBatch) -> pl.DataFrame:
+        """The fields, the pseudonyms, and the columns of stages before."""
+        arrays = {field.name: texts(rows.column(field.name)) for field in self.fields}
+        arrays |= {name: rows.column(name) for name in rows.schema.names if ":" in name}
+        for name in self.pseudonyms:
+            column = pseudonym_column(name)
+            if column not in arrays:
+                arrays[column] = pseudonymize(rows.column(name), self.policy.secret())
+        return pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_pydict(arrays), rechunk=False))
+
+    def keys(self, rows: pa.RecordBatch) -> pa.Array:
+        """Rows of one key are told by what may leave, so a history holds no key that is personal data."""
+        name = pseudonym_column(self.key) if self.key in self.pseudonyms else self.key
+        return plain(rows.column(name)).cast(pa.string())
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The windows of one SELECT, and the rows they are made of."""
+
+    where: Compiled | None
+    windows: Sequence[WindowFeature]  # at least one
+
+    @cached_property
+    def _arguments(self) -> Mapping[str, Compiled]:
+        """By canonical text: windows of the same argument share it."""
+        return {window.argument.text: window.argument for window in self.windows}
+
+    @property
+    def reads(self) -> list[Compiled]:
+        """The expressions that are computed before the windows."""
+        return [*self._arguments.values(), *([self.where] if self.where is not None else [])]
+
+    def history(self) -> History:
+        """That of a partition, at the start: it knows no rows."""
+        places = {text: place for place, text in enumerate(self._arguments)}
+        return History(
+            [Window(w.function, places[w.argument.text], Frame(w.milliseconds * 1000)) for w in self.windows]
+        )
+
+    def ready(self, rows: pa.RecordBatch, inputs: Inputs) -> Chosen:
+        """The rows that the WHERE lets through, with what ``advance`` needs beside them."""
+        exprs = [a.expr.cast(pl.Float64).alias(_argument(i)) for i, a in enumerate(self._arguments.values())]
+        if self.where is not None:
+            exprs.append(self.where.expr.fill_null(False).alias(_WHERE))
+        known = with_steps(inputs.frame(rows), self.reads).with_columns(exprs)
+        kept = np.arange(rows.num_rows, dtype=np.int64)
+        if self.where is not None and not (through := known.get_column(_WHERE)).all():
+            kept = np.flatnonzero(through.to_numpy())
+            known, rows = known.filter(through), rows.take(pa.array(kept))
+        names = [_argument(place) for place in range(len(self._arguments))]
+        names += [pseudonym_column(name) for name in inputs.pseudonyms]
+        columns = {name: known.get_column(name).rechunk().to_arrow() for name in names}
+        return Chosen(_with(rows, columns), kept)
+
+    def advance(self, rows: pa.RecordBatch, inputs: Inputs, history: History, emit: bool) -> pa.RecordBatch:
+        """The rows that ``ready`` chose, which ``history`` takes in, with a column a window if ``emit``."""
+        times = _micros(rows, inputs.event_time)
+        record_times = _micros(rows, RECORD_TIME) if RECORD_TIME in rows.schema.names else times
+        arguments = [rows.column(_argument(place)) for place in range(len(self._arguments))]
+        found = history.advance(
+            inputs.keys(rows),
+            times,
+            record_times,
+            np.stack([argument.fill_null(0.0).to_numpy() for argument in arguments]),
+            np.stack([argument.is_valid().to_numpy(zero_copy_only=False) for argument in arguments]),
+            emit,
+        )
+        if not emit:
+            return rows
+        return _with(rows, {window.column: values for window, values in zip(self.windows, found, strict=True)})
+
+
+class QueryHistory:
+    """What the windows of a query know of the rows of one partition: a History a stage. Not for several threads at once.
+
+    Args:
+      stages: in the order in which rows pass them.
+    """
+
+    def __init__(self, stages: Sequence[Stage], inputs: Inputs) -> None:
+        self._stages = tuple(stages)
+        self._inputs = inputs
+        self.histories = [stage.history() for stage in stages]
+
+    def advance(self, rows: pa.RecordBatch, emit: bool = True) -> Chosen:
+        """Takes in rows of the partition, in the order of its log, and adds their windows to them.
+
+        Args:
+          rows: of ``Preprocessor.prepare``, those of this partition.
+          emit: False where the result does not matter, only that the rows are known from now on.
+
+        Returns:
+          What ``Preprocessor.finish`` takes; no rows without ``emit``. Rows may be missing that a WHERE around windows
+          removes.
+        """
+        kept = np.arange(rows.num_rows, dtype=np.int64)
+        last = len(self._stages) - 1
+        for number, (stage, history) in enumerate(zip(self._stages, self.histories, strict=True)):
+            if number:
+                chosen = stage.ready(rows, self._inputs)
+                rows, kept = chosen.rows, kept[chosen.kept]
+            rows = stage.advance(rows, self._inputs, history, emit or number < last)
+        return Chosen(rows, kept) if emit else Chosen(rows.slice(0, 0), kept[:0])
+
+
+def texts(array: pa.Array) -> pa.Array:
+    """The array as the expressions expect it: enums as text."""
+    return array.cast(pa.string()) if isinstance(array, pa.DictionaryArray) else array
+
+
+def plain(array: pa.Array) -> pa.Array:
+    """A field that goes out unchanged: enums as text, decimals as doubles."""
+    return array.cast(pa.float64()) if pa.types.is_decimal(array.type) else texts(array)
+
+
+def _argument(place: int) -> str:
+    return f"argument:{place}"
+
+
+def _with(rows: pa.RecordBatch, columns: Mapping[str, pa.Array]) -> pa.RecordBatch:
+    """The rows with these columns, in place of those of the same names."""
+    names = [name for name in rows.schema.names if name not in columns]
+    return pa.RecordBatch.from_arrays(
+        [*(rows.column(name) for name in names), *columns.values()], names=[*names, *columns]
+    )
+
+
+def _micros(rows: pa.RecordBatch, name: str) -> NDArray[np.int64]:
+    """A column of times, none of them null, in microseconds since the epoch."""
+    times: NDArray[np.int64] = rows.column(name).cast(pa.timestamp("us", "UTC")).view(pa.int64()).to_numpy()
+    return times
