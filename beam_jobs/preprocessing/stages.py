@@ -1,7 +1,7 @@
 """The windows of a query, between the check of its rows and its result.
 
 A query is a chain of stages: each lets some of the rows through (WHERE) and computes windows over them, which the next
-one may read. What a stage makes of rows is a function of these rows alone; only :class:`QueryHistory` knows rows before.
+one may read. What a stage makes of rows is a function of these alone; only :class:`QueryHistory` knows rows before.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -117,7 +117,7 @@ class Stage:
 
 
 class QueryHistory:
-    """What the windows of a query know of the rows of one partition: a History a stage. Not for several threads at once.
+    """What the windows of a query know of the rows of one partition: a History a stage. For one thread at a time.
 
     Args:
       stages: in the order in which rows pass them.
@@ -126,7 +126,50 @@ class QueryHistory:
     def __init__(self, stages: Sequence[Stage], inputs: Inputs) -> None:
         self._stages = tuple(stages)
         self._inputs = inputs
-        self.histories = [stage.history() for stage in stages]
+        self._histories = [stage.history() for stage in stages]
+
+    @property
+    def clock(self) -> int:
+        """The newest record time so far, in microseconds."""
+        return self._histories[0].clock
+
+    @property
+    def reach_us(self) -> int:
+        """How far before the clock a record's timestamp may lie and its row still matter.
+
+        A row that a later stage still sees has windows of its own, so the stages' reaches add up.
+        """
+        return sum(history.reach_us for history in self._histories)
+
+    @property
+    def late(self) -> int:
+        """Rows so far that came after younger ones of their key, and saw what was before them."""
+        return max(history.late for history in self._histories)
+
+    @property
+    def alone(self) -> int:
+        """Rows so far that came too late to see others, or to be seen."""
+        return max(history.alone for history in self._histories)
+
+    @property
+    def future(self) -> int:
+        """Rows so far whose time was too far ahead of their record's to see others, or to be seen."""
+        return max(history.future for history in self._histories)
+
+    @property
+    def keys(self) -> int:
+        """Keys of which rows are kept."""
+        return max(history.keys for history in self._histories)
+
+    @property
+    def rows(self) -> int:
+        """Rows that are kept, of all stages."""
+        return sum(history.rows for history in self._histories)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What is held in memory."""
+        return sum(history.memory_bytes for history in self._histories)
 
     def advance(self, rows: pa.RecordBatch, emit: bool = True) -> Chosen:
         """Takes in rows of the partition, in the order of its log, and adds their windows to them.
@@ -141,7 +184,7 @@ class QueryHistory:
         """
         kept = np.arange(rows.num_rows, dtype=np.int64)
         last = len(self._stages) - 1
-        for number, (stage, history) in enumerate(zip(self._stages, self.histories, strict=True)):
+        for number, (stage, history) in enumerate(zip(self._stages, self._histories, strict=True)):
             if number:
                 chosen = stage.ready(rows, self._inputs)
                 rows, kept = chosen.rows, kept[chosen.kept]

@@ -25,7 +25,7 @@ from beam_jobs.codec.decoded import Decoded
 from beam_jobs.errors import RowErrors, UserError, shown
 from beam_jobs.io.position import OffsetKind, OffsetSpec
 from beam_jobs.preprocessing.fields import fields_of
-from beam_jobs.preprocessing.windows.history import History
+from beam_jobs.preprocessing.stages import QueryHistory
 from beam_jobs.preprocessing.windows.order import by_log
 from beam_jobs.storage.files import check_access, download, is_local, list_files, patiently, root_of
 from beam_jobs.use_case import UseCase
@@ -247,7 +247,7 @@ def _within(rows: pa.RecordBatch, event_time: str, source: Source) -> pa.RecordB
 
 
 def _examples(
-    events: pa.RecordBatch, archived: bool, use_case: UseCase, counts: Counts, history: History | None = None
+    events: pa.RecordBatch, archived: bool, use_case: UseCase, counts: Counts, history: QueryHistory | None = None
 ) -> Examples:
     preprocessor = use_case.preprocessor()
     rows, label = events, events[use_case.label] if use_case.label else pa.nulls(events.num_rows, pa.string())
