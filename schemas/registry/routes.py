@@ -104,6 +104,11 @@ def _versions(store: SchemaStore, r: Request) -> Any:
     return r.page([version.version for version in found])
 
 
+def _register(store: SchemaStore, r: Request) -> Any:
+    schema_id = store.register(r.subject, r.schema)
+    return {"id": schema_id, "guid": store.schema(schema_id, context=context_of(r.subject)).guid}
+
+
 def _version(store: SchemaStore, r: Request) -> Any:
     return _described(store, store.version(r.subject, r.number, r.flag("deleted")))
 
@@ -219,7 +224,7 @@ ROUTES: dict[tuple[str, str], Answer] = {
     ("POST", "subjects/*"): lambda store, r: _described(store, store.lookup(r.subject, r.schema, r.flag("deleted"))),
     ("DELETE", "subjects/*"): lambda store, r: store.delete_subject(r.subject, r.flag("permanent")),
     ("GET", "subjects/*/versions"): _versions,
-    ("POST", "subjects/*/versions"): lambda store, r: {"id": store.register(r.subject, r.schema)},
+    ("POST", "subjects/*/versions"): _register,
     ("GET", "subjects/*/versions/*"): _version,
     ("DELETE", "subjects/*/versions/*"): lambda store, r: store.delete_version(
         r.subject, r.number, r.flag("permanent")

@@ -114,6 +114,7 @@ class TestConfluentClient:
         client.register_schema("s", Schema(avro("a"), "AVRO"))
         client.register_schema(":.team:s", Schema(avro("a"), "AVRO"))
         guid = client.get_latest_version("s").guid
+        assert client.register_schema_full_response("s2", Schema(avro("a"), "AVRO")).guid == guid  # producers ask so
         assert client.get_latest_version(":.team:s").guid == guid
         assert json.loads(client.get_schema_by_guid(guid).schema_str) == json.loads(avro("a"))
         assert call(server, "GET", f"/schemas/guids/{guid}/ids") == (
