@@ -43,7 +43,8 @@ class EventDecoder:
     """Decodes blocks whose values are Confluent-framed Avro (first byte 0), JSON objects or of another codec, mixed.
 
     Where the header ``googclient_schemaencoding`` says BINARY or JSON, a value is Avro without a frame or Avro's JSON.
-    Where ``__value_schema_id`` has a schema's GUID or id, a value is Avro without a frame, unless the schema is not.
+    Where ``__value_schema_id`` has a schema's GUID or id, a value is Avro without a frame, unless the schema is not; nor,
+    where nobody knows the schema, is a value that looks like JSON.
 
     Args:
       reader_schema, writer_schema, columns: as :class:`AvroDecoder`.
@@ -95,7 +96,10 @@ class EventDecoder:
             for text, code in ((b"BINARY", _BARE_AVRO), (b"JSON", _AVRO_JSON)):
                 kind[pc.equal(encodings, text).fill_null(False).to_numpy(zero_copy_only=False) & ~empty] = code
         if ids is not None:
-            kind[self._named_in(ids) & ~empty] = _IN_HEADER
+            named = self._named_in(ids) & ~empty
+            if self._guid_schema is None:  # nobody says whether the schema is Avro's
+                named &= ~_objects(data, offsets)
+            kind[named] = _IN_HEADER
         if self._guid_schema is not None:
             kind[(kind == _OTHER) & (first == 1) & (np.diff(offsets) >= GUID_HEADER_BYTES)] = _GUID
         if not kind.any():
@@ -234,6 +238,16 @@ def _revisions(headers: pa.ListArray) -> pa.DictionaryArray:
     if names is None or revisions is None:
         return pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(headers), np.int32)), pa.array([b""]))
     return pc.binary_join_element_wise(names, revisions, b"@").fill_null(b"").dictionary_encode()
+
+
+def _objects(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Values that begin and end as JSON objects do, bool [n]: of other bytes, one in 4 million might."""
+    first, last = offsets[:-1], offsets[1:] - 1
+    inside = last > first
+    first, last = np.where(inside, first, 0), np.where(inside, last, 0)
+    begins = (data[first] == ord("{")) & np.isin(data[np.minimum(first + 1, len(data) - 1)], list(b'" \t\r\n'))
+    found: NDArray[np.bool_] = inside & begins & (data[last] == ord("}"))
+    return found
 
 
 def _called(name: bytes) -> str:

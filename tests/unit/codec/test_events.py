@@ -101,6 +101,9 @@ def test_without_a_registry() -> None:
     """The schema of the use case is taken for what a header names; before a value, a GUID is as good as any garbage."""
     decoded = decode([body(NEW, x=1, y="a")], [header(NOBODYS)], guid_schema=None)
     assert decoded.rows.to_pylist() == [{"x": 1, "y": "a"}]
+    values = [b'{"x": 1}', body(NEW, x=-62, y="{}"), b'{\n "x": 3}', body(NEW, x=-62, y="}")]
+    decoded = decode(values, [header(NOBODYS)] * 4, guid_schema=None)  # -62 is a brace
+    assert [row["x"] for row in decoded.rows.to_pylist()] == [1, -62, 3, -62]
     decoded = decode([SchemaId("AVRO", guid=OURS).guid_to_bytes() + body(NEW, x=1, y="a")], guid_schema=None)
     assert list(decoded.errors.reasons) == ["bad_magic_byte"]
     assert "for a schema's GUID give --schema_registry" in decoded.errors.errors[0]
