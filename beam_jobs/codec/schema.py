@@ -89,7 +89,7 @@ class AvroField:
     default: Any  # as in the schema's JSON; NO_DEFAULT where there is none
     aliases: tuple[str, ...]  # without those that are other fields' names: those fields take the values
     properties: Mapping[str, Any]  # everything else the schema says of the field: unit, min, max, ...
-    personal: bool  # tagged pii, beside either "type": messages leave its values out
+    personal: bool  # it, or something in it, is tagged pii: messages leave its values out
 
 
 @dataclass(eq=False)
@@ -100,6 +100,7 @@ class AvroType:
     name: str = ""  # full name of a fixed, enum or record
     logical: str | None = None  # a logical type this codec knows and that fits the kind
     declared: str | None = None  # the logicalType as the schema has it, fitting or not
+    pii: Any = None  # the tag of the type, or of something in it; of several "direct", else the first
     aliases: tuple[str, ...] = ()  # full names
     fields: list[AvroField] = field(default_factory=list)
     symbols: tuple[str, ...] = ()
@@ -117,10 +118,16 @@ class AvroType:
         self.width = WIDTHS.get(self.kind)
 
     def holds(self, parts: Iterable[AvroType]) -> None:
-        """Counts ``columns`` and ``levels`` from the types directly inside."""
+        """Takes ``columns``, ``levels`` and ``pii`` from the types directly inside."""
         for part in parts:
+            self.tag(part.pii)
             self.columns = min(self.columns + part.columns, MAX_WIDTH)
             self.levels = max(self.levels, part.levels + 1)
+
+    def tag(self, pii: Any) -> None:
+        """Adds a tag to ``pii``; None and False are none."""
+        if pii and (self.pii is None or pii == "direct"):
+            self.pii = pii
 
     @property
     def label(self) -> str:
@@ -211,6 +218,8 @@ class _Parser:
         if self.depth > MAX_NESTING:
             raise SchemaTooLargeError(f"{_at(place)} is nested deeper than {MAX_NESTING} levels; nest it less")
         parsed = self.one(schema, namespace, place)
+        if isinstance(schema, Mapping):
+            parsed.tag(schema.get("pii"))
         self.depth -= 1
         return parsed
 
@@ -280,6 +289,8 @@ class _Parser:
                 parsed.fields.append(self.field(entry, inner, place, names))
             parts = [entry.type for entry in parsed.fields]
             parsed.holds(parts)
+            for made in parsed.fields:
+                parsed.tag(made.properties.get("pii"))
             widths = [part.width for part in parts]
             parsed.width = None if None in widths else min(sum(w for w in widths if w), MAX_WIDTH)
         elif kind == "enum":
@@ -319,15 +330,13 @@ class _Parser:
             raise UserError(f"{_at(place)} has no type; add 'type'")
         parsed = self.parse(entry["type"], namespace, place)
         known = ("name", "type", "default", "aliases", "doc", "order")
-        branches = entry["type"] if isinstance(entry["type"], list) else [entry["type"]]
-        tags = [entry, *(branch for branch in branches if isinstance(branch, Mapping))]
         return AvroField(
             name=name,
             type=parsed,
             default=entry.get("default", NO_DEFAULT),
             aliases=tuple(alias for alias in _aliases(entry, place) if alias not in names),
             properties={key: value for key, value in entry.items() if key not in known},
-            personal=any(tagged.get("pii") for tagged in tags),
+            personal=bool(entry.get("pii") or parsed.pii),
         )
 
 

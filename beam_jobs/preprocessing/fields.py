@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from beam_jobs.codec.schema import parse_record
 from beam_jobs.errors import UserError
 
 Kind = Literal["number", "string", "boolean", "timestamp", "null", "other"]
@@ -44,7 +45,7 @@ class Field:
     unit: str | None
     minimum: float | None  # physical limits, inclusive; None: not limited
     maximum: float | None
-    pii: Literal["direct", "quasi"] | None
+    pii: Literal["direct", "quasi"] | None  # of the field, or of something in it
     label: bool
 
     def fingerprint(self) -> dict[str, Any]:
@@ -67,10 +68,12 @@ def fields_of(schema: Mapping[str, Any]) -> dict[str, Field]:
     """
     if schema.get("type") != "record":
         raise UserError(f"schema: type is {schema.get('type')!r}; events need a record schema")
-    return {field["name"]: _field(field) for field in schema["fields"]}
+    inside = {entry.name: entry.type.pii for entry in parse_record(schema).fields}
+    return {field["name"]: _field(field, inside[field["name"]]) for field in schema["fields"]}
 
 
-def _field(field: Mapping[str, Any]) -> Field:
+def _field(field: Mapping[str, Any], inside: Any) -> Field:
+    """A field; ``inside``: the pii tag of its type, or of a field of a field."""
     name, type_ = field["name"], field["type"]
     branches = type_ if isinstance(type_, list) else [type_]
     values = [branch for branch in branches if branch != "null"]
@@ -91,7 +94,7 @@ def _field(field: Mapping[str, Any]) -> Field:
     minimum, maximum = _limit(name, tags, "min"), _limit(name, tags, "max")
     if minimum is not None and maximum is not None and minimum > maximum:
         raise UserError(f"schema: field {name}: min {minimum} is above max {maximum}; no value could be right")
-    pii = tags.get("pii")
+    pii = inside if inside == "direct" else tags.get("pii", inside)
     if pii not in (None, "direct", "quasi"):
         raise UserError(f'schema: field {name}: pii is {pii!r}; use "direct" or "quasi", or remove the tag')
     return Field(

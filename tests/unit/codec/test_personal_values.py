@@ -154,3 +154,34 @@ def test_limits() -> None:
     (error,) = check_ranges(batch, list(fields_of(limited).values())).errors
     assert is_silent(error)
     assert error.count(PERSONAL) == 2
+
+
+VIN = {"name": "vin", "type": "int", "pii": "direct"}
+CAR = {"type": "record", "name": "Car", "fields": [VIN, {"name": "size", "type": "int"}]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "document"),
+    [
+        (CAR, {"vin": MARK, "size": 1}),
+        (CAR, [MARK]),
+        (["null", CAR], {"vin": MARK, "size": 1}),
+        ({"type": "array", "items": CAR}, [{"vin": MARK, "size": 1}]),
+        ({"type": "map", "values": {"type": "int", "pii": "quasi"}}, {"a": MARK}),
+        ({"type": "array", "items": {"type": "int", "pii": "quasi"}}, [MARK]),
+    ],
+)
+def test_tags_inside_a_field_are_tags_of_the_field(kind: Any, document: Any) -> None:
+    """Messages leave its values out, and no archive of events has it."""
+    wanted = {"type": "record", "name": "E", "fields": [{"name": "who", "type": kind}]}
+    assert fields_of(wanted)["who"].pii is not None
+    again = [{"name": "size", "type": "int"}, {"name": "other", "type": "Car"}] if "Car" in str(kind) else []
+    fields = fields_of({**wanted, "fields": [*wanted["fields"], *again]})
+    assert [name for name, field in fields.items() if field.pii] == ["who", *(["other"] if again else [])]
+    texts = pa.array([json.dumps({"who": document}).encode()], pa.binary())
+    (said,) = EventDecoder(wanted, lambda _: None).decode(texts).errors.errors
+    with pytest.raises(UserError) as refused:
+        Fit("x", ["who"], wanted, arrow_schema(wanted)).rows({"who": pa.array([document])}, 1)
+    assert PERSONAL in said
+    assert is_silent(said)
+    assert is_silent(str(refused.value))
