@@ -43,8 +43,8 @@ class EventDecoder:
     """Decodes blocks whose values are Confluent-framed Avro (first byte 0), JSON objects or of another codec, mixed.
 
     Where the header ``googclient_schemaencoding`` says BINARY or JSON, a value is Avro without a frame or Avro's JSON.
-    Where ``__value_schema_id`` has a schema's GUID or id, a value is Avro without a frame, unless the schema is not; nor,
-    where nobody knows the schema, is a value that looks like JSON.
+    Where ``__value_schema_id`` has a schema's GUID or id, a value is Avro without a frame, unless the schema is not, or
+    nobody knows it and the value looks like JSON.
 
     Args:
       reader_schema, writer_schema, columns: as :class:`AvroDecoder`.
