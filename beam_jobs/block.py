@@ -33,7 +33,9 @@ what the record says, any 64 bits. A coder for blocks is registered when this mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -61,6 +63,8 @@ RAW_SCHEMA = pa.schema(
 SOURCE_PREFIX = "_"
 SOURCE_COLUMNS = tuple(SOURCE_PREFIX + name for name in RAW_SCHEMA.names)
 """The raw columns as they stand in an events block."""
+
+_STRETCH = b"highbeam.stretch"  # key in a block's metadata
 
 MAX_BLOCK_ROWS = 32768  # rows; smaller costs overhead, larger leaves the caches (docs/performance.md)
 
@@ -112,14 +116,45 @@ def with_source(rows: Block, raw: Block, raw_rows: Sequence[int] | NDArray[np.in
     """Puts the raw columns beside ``rows``.
 
     Row i of ``rows`` came from row ``raw_rows[i]`` of ``raw``; ``raw_rows`` ascends, without duplicates (None: row i).
+    The stretch of ``raw`` goes along.
     """
     source = raw if raw_rows is None or len(raw_rows) == raw.num_rows else take(raw, raw_rows)
-    return pa.RecordBatch.from_arrays([*rows.columns, *source.columns], names=[*rows.schema.names, *SOURCE_COLUMNS])
+    return pa.RecordBatch.from_arrays(
+        [*rows.columns, *source.columns], names=[*rows.schema.names, *SOURCE_COLUMNS], metadata=raw.schema.metadata
+    )
 
 
 def source_of(events: Block) -> Block:
     """The raw block an events block came from, row by row."""
     return pa.RecordBatch.from_arrays([events.column(name) for name in SOURCE_COLUMNS], schema=RAW_SCHEMA)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Which part of a log a block is: all its records between two offsets, less what is none (markers, aborted ones)
+    and what a step has left out.
+
+    >>> block = Stretch({0: (40, 43)}, "id").on(raw_block("t", [0], [42], [0], [None], [b"x"]))
+    >>> stretch_of(with_source(pa.record_batch({"speed": [12.5]}), block))
+    Stretch(partitions={0: (40, 43)}, topic_id='id')
+    """
+
+    partitions: Mapping[int, tuple[int, int]]  # partition -> its first offset, and the one after its last
+    topic_id: str = ""  # of the topic they are offsets in; "": not known
+
+    def on(self, block: Block) -> Block:
+        """The block, which says that it is this stretch."""
+        text = json.dumps([self.topic_id, [(p, *span) for p, span in self.partitions.items()]])
+        return block.replace_schema_metadata({_STRETCH: text.encode()})
+
+
+def stretch_of(block: Block) -> Stretch | None:
+    """The part of a log that a block came from, raw or events; None: its source does not say."""
+    text = (block.schema.metadata or {}).get(_STRETCH)
+    if text is None:
+        return None
+    topic_id, spans = json.loads(text)
+    return Stretch({p: (start, end) for p, start, end in spans}, topic_id)
 
 
 def take(block: Block, rows: Sequence[int] | NDArray[np.int64]) -> Block:

@@ -10,7 +10,7 @@ import apache_beam as beam
 import pyarrow.compute as pc
 
 from beam_jobs import dead_letters, metrics
-from beam_jobs.block import Block, with_source
+from beam_jobs.block import Block, concat, with_source
 from beam_jobs.codec.avro.writers import NamedSchema, WriterSchema
 from beam_jobs.codec.decoded import Decoded
 from beam_jobs.codec.events import EventDecoder, warm_up
@@ -27,7 +27,7 @@ class EventSettings:
 
 
 class DecodeEvents(beam.DoFn):
-    """Raw blocks to events blocks; what cannot be decoded goes to the tagged output as dead letters."""
+    """Raw blocks to events blocks, one each; what cannot be decoded goes to the tagged output as dead letters."""
 
     def __init__(
         self,
@@ -70,12 +70,15 @@ class DecodeEvents(beam.DoFn):
         parts, bad = self._decode(raw)
         if len(bad):
             yield dead_letters.refused(raw, bad, "decode", self._job)
+        events = []
         for part in parts:
             decoded = part.result
             if len(decoded.errors):
                 yield dead_letters.refused(part.block, decoded.errors, "decode", self._job)
             if decoded.rows.num_rows:
-                yield with_source(decoded.rows, part.block, decoded.errors.good_rows(part.block.num_rows))
+                events.append(with_source(decoded.rows, part.block, decoded.errors.good_rows(part.block.num_rows)))
+        if events:  # one block, for windows go by which part of the log a block is
+            yield concat(events)
 
 
 def without_tombstones(raw: Block) -> Block:

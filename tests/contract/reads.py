@@ -12,7 +12,7 @@ import pytest
 from apache_beam.utils.timestamp import MAX_TIMESTAMP
 
 from beam_jobs import stop
-from beam_jobs.block import RAW_SCHEMA
+from beam_jobs.block import RAW_SCHEMA, Block, stretch_of
 from beam_jobs.io.block_reader import BlockSettings
 from beam_jobs.io.kafka.mark import KafkaMark
 from beam_jobs.io.kafka.source import SESSIONS, KafkaReader, KafkaSource
@@ -46,11 +46,22 @@ def read(reader: KafkaReader, enough: Callable[[Rows], bool] = lambda rows: Fals
             assert block.schema.equals(RAW_SCHEMA)
             block.validate(full=True)
             assert block.num_rows > 0
+            _check_stretch(block)
             rows += block.to_pylist()
         if enough(rows) or (not found and reader.get_watermark() >= MAX_TIMESTAMP):
             return rows
         assert time.monotonic() < deadline, f"only {len(rows)} rows within {TIMEOUT_S} s"
         found = reader.advance()
+
+
+def _check_stretch(block: Block) -> None:
+    """The block says which part of the log it is, and its rows are of that."""
+    stretch = stretch_of(block)
+    assert stretch is not None
+    partitions, offsets = (block.column(name).to_numpy() for name in ("partition", "offset"))
+    assert set(partitions.tolist()) <= stretch.partitions.keys()
+    for p, (start, end) in stretch.partitions.items():
+        assert ((start <= offsets) & (offsets < end))[partitions == p].all()
 
 
 def read_all(source: KafkaSource) -> Rows:

@@ -24,6 +24,7 @@ CONFIG = KafkaConfig()
 _SETTINGS = {
     "max.message.bytes": "20000000",
     "message.timestamp.after.max.ms": str((1 << 63) - 1),  # as before Kafka 4.0
+    "segment.bytes": "6000000",  # what a test of several segments does not need long for
 }
 
 

@@ -1,6 +1,7 @@
 import pickle
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from apache_beam import coders
 from apache_beam.utils.timestamp import Timestamp
@@ -76,3 +77,13 @@ def test_estimate_size_needs_no_encoding(rows: int, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(block.BlockCoder, "encode", refuse)
     assert block.BlockCoder().estimate_size(raw(3).slice(0, rows)) == raw(3).slice(0, rows).nbytes
+
+
+def test_a_block_says_of_which_stretch_it_is_wherever_it_goes() -> None:
+    stretch = block.Stretch({0: (10, 14), 3: (7, 9)}, "an id")
+    whole, coder = stretch.on(raw()), block.BlockCoder()
+    events = block.with_source(pa.record_batch({"speed": [1.0, 2.0]}), whole, [0, 2])
+    some = whole.filter(pc.is_valid(whole.column("value")))
+    for moved in (whole, block.take(whole, [1]), some, whole.slice(2), events, block.concat([events, events])):
+        assert block.stretch_of(coder.decode(coder.encode(moved))) == stretch
+    assert block.stretch_of(raw()) is None

@@ -24,7 +24,7 @@ from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 from confluent_kafka import KafkaError, KafkaException
 
 from beam_jobs import metrics, stop
-from beam_jobs.block import Block, BlockCoder, beam_time, min_timestamp
+from beam_jobs.block import Block, BlockCoder, Stretch, beam_time, min_timestamp
 from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.block_reader import BlockReader, BlockSettings
 from beam_jobs.io.idle import IdleCache
@@ -240,6 +240,7 @@ class KafkaReader(BlockReader[_Session]):
             limit_ms = int((now + self._source.blocks.out_of_order_s) * 1000)
             session.ahead |= _max_timestamps(block, limit_ms, session.newest_ms)
             session.records += block.num_rows
+        before = {p: session.positions[p] for p in fetched.next_offsets}
         for p, offset in fetched.next_offsets.items():
             session.move(p, offset)
             session.last_row[p] = now
@@ -252,6 +253,8 @@ class KafkaReader(BlockReader[_Session]):
             session.unanswered.pop(p, None)
             if offset >= session.positions[p]:
                 session.current.add(p)
+        if block is not None:
+            block = Stretch({p: (at, session.positions[p]) for p, at in before.items()}, session.topic_id).on(block)
         reached = [p for p in fetched.next_offsets if session.ended(p)]
         if reached:
             session.fetcher.stop(reached)
