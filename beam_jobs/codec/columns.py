@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_jobs.codec.schema import parse_record
+from beam_jobs.codec.schema import UUID_BYTES, parse_record
+from beam_jobs.codec.uuids import texts_of
 from beam_jobs.errors import UserError, listed, one_line, shown
 
 _LOGGER = logging.getLogger(__name__)
@@ -74,7 +75,11 @@ class Fit:
 
     def __init__(self, where: str, there: Sequence[str], schema: Mapping[str, Any], wanted: pa.Schema) -> None:
         self._where, self._wanted = where, wanted
-        self._personal = {field.name for field in parse_record(schema).fields if field.personal}
+        fields = parse_record(schema).fields
+        self._personal = {field.name for field in fields if field.personal}
+        self._uuids = {
+            field.name for field in fields if (plain := field.type.non_null()) and plain[0].logical == "uuid"
+        }
         self._defaults = {field["name"]: field.get("default") for field in schema["fields"]}
         self.columns = find_columns(where, there, schema, wanted)  # field to column
 
@@ -99,11 +104,14 @@ class Fit:
         where = f"{self._where}: column {field.name!r}"
         if array.null_count and not field.nullable:
             raise UserError(f"{where} has nulls, which the schema forbids; drop those rows")
+        if field.name in self._uuids and array.type == pa.binary(UUID_BYTES):
+            array = texts_of(array)
         return fit(array, field.type, where, field.name in self._personal)
 
 
 def fit(array: pa.Array, kind: pa.DataType, where: str, personal: bool = False) -> pa.Array:
-    """A column in another type, its values the same; times finer than the type are rounded down, as Avro's are.
+    """A column in another type, its values the same; times finer than the type are rounded down, as Avro's are, and
+    UUIDs are texts.
 
     Args:
       where: names it, for errors.
@@ -114,15 +122,13 @@ def fit(array: pa.Array, kind: pa.DataType, where: str, personal: bool = False) 
     """
     if pa.types.is_timestamp(kind) and pa.types.is_integer(array.type):
         _check_epoch(array, kind, where)
+    array = _prepared(array, kind, where)
     try:
         fitted = array.cast(kind)
     except pa.ArrowException:
-        if not _is_finer(array.type, kind):
-            bad = misfit(array, kind, personal)
-            kinds = f"{one_line(array.type, 100)} and can't become {kind}"
-            raise UserError(f"{where} is {kinds}{bad}; convert it before") from None
-        _tell_rounded(where, kind)
-        fitted = rounded_down(array, kind)
+        bad = misfit(array, kind, personal)
+        kinds = f"{one_line(array.type, 100)} and can't become {kind}"
+        raise UserError(f"{where} is {kinds}{bad}; convert it before") from None
     texts = fitted.dictionary if pa.types.is_dictionary(kind) else fitted
     if pa.types.is_nested(texts.type) or (pa.types.is_string(texts.type) and not _is_ascii(texts)):
         try:
@@ -139,16 +145,70 @@ def _is_ascii(texts: pa.StringArray) -> bool:
 
 
 def rounded_down(times: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Timestamps in a coarser unit, those before 1970 rounded down as well; Arrow's cast goes towards 1970."""
+    """Times in a coarser unit, those before 1970 rounded down as well; Arrow's cast goes towards 1970."""
     per = PER_SECOND[times.type.unit] // PER_SECOND[kind.unit]
     numbers = times.cast(pa.int64())
     rest = pa.array(np.mod(numbers.fill_null(0).to_numpy(), per))
-    return pc.divide(pc.subtract(numbers, rest), per).cast(kind)
+    whole = pc.divide(pc.subtract(numbers, rest), per)
+    return whole.cast(pa.int32() if pa.types.is_time32(kind) else pa.int64()).cast(kind)
+
+
+def _prepared(array: pa.Array, kind: pa.DataType, where: str) -> pa.Array:
+    """A column, and what is inside it, as far as Arrow's cast would go wrong.
+
+    Times are no finer than those of ``kind``, UUIDs are texts where texts are wanted.
+    """
+    have = array.type
+    if have == kind:
+        return array
+    if isinstance(have, pa.BaseExtensionType):
+        text = have == pa.uuid() and pa.types.is_string(kind)
+        return texts_of(array.storage) if text else array.storage
+    if _is_finer(have, kind):
+        return _rounded(array, kind, where)
+    if pa.types.is_string(have) and pa.types.is_timestamp(kind):
+        return _moments(array, kind, where)
+    if pa.types.is_struct(have) and pa.types.is_struct(kind):
+        wanted = {field.name: field.type for field in kind}
+        parts = [_prepared(array.field(at), wanted.get(field.name, field.type), where) for at, field in enumerate(have)]
+        return pa.StructArray.from_arrays(parts, [field.name for field in have], mask=array.is_null())
+    if pa.types.is_list(have) and pa.types.is_list(kind):
+        items = _prepared(array.values, kind.value_type, where)
+        return _with_children(pa.list_(items.type), array, items)
+    if pa.types.is_map(have) and pa.types.is_map(kind):
+        keys, items = _prepared(array.keys, kind.key_type, where), _prepared(array.items, kind.item_type, where)
+        made = pa.map_(keys.type, items.type)
+        entries = pa.StructArray.from_arrays([keys, items], fields=[made.key_field, made.item_field])
+        return _with_children(made, array, entries)
+    return array
+
+
+def _with_children(kind: pa.DataType, array: pa.Array, child: pa.Array) -> pa.Array:
+    return pa.Array.from_buffers(kind, len(array), array.buffers()[:2], -1, array.offset, [child])
 
 
 def _is_finer(kind: pa.DataType, than: pa.DataType) -> bool:
-    both = pa.types.is_timestamp(kind) and pa.types.is_timestamp(than)
-    return both and PER_SECOND[kind.unit] > PER_SECOND[than.unit]
+    alike = all(map(pa.types.is_timestamp, (kind, than))) or all(map(pa.types.is_time, (kind, than)))
+    return alike and PER_SECOND[kind.unit] > PER_SECOND[than.unit]
+
+
+def _rounded(times: pa.Array, kind: pa.DataType, where: str) -> pa.Array:
+    try:
+        return times.cast(kind)
+    except pa.ArrowException:
+        _tell_rounded(where, kind)
+        return rounded_down(times, kind)
+
+
+def _moments(texts: pa.Array, kind: pa.DataType, where: str) -> pa.Array:
+    """Texts as times where they are times of a finer unit."""
+    for unit in PER_SECOND:
+        try:
+            times = texts.cast(pa.timestamp(unit, kind.tz))
+        except pa.ArrowException:
+            continue
+        return _rounded(times, kind, where) if _is_finer(times.type, kind) else times
+    return texts
 
 
 def _tell_rounded(where: str, kind: pa.DataType) -> None:

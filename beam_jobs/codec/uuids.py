@@ -36,6 +36,14 @@ def uuid_texts(raw: NDArray[np.uint8], bitmap: pa.Buffer | None, nulls: int) -> 
     return pa.Array.from_buffers(pa.string(), len(raw), buffers, nulls)
 
 
+def texts_of(column: pa.FixedSizeBinaryArray) -> pa.StringArray:
+    """The texts of a column of n UUIDs."""
+    n, data = len(column), column.buffers()[1]
+    raw = np.frombuffer(data, np.uint8, n * UUID_BYTES, column.offset * UUID_BYTES) if n else np.empty(0, np.uint8)
+    bitmap = column.is_valid().buffers()[1] if column.null_count else None
+    return uuid_texts(raw, bitmap, column.null_count)
+
+
 def uuid_bytes(column: pa.StringArray, path: str) -> NDArray[np.uint8]:
     """The bytes of n texts, uint8 [n * 16], zeros for nulls; UserError, which names ``path``, if one is no UUID."""
     filled = column.fill_null(_NIL)

@@ -144,6 +144,7 @@ def _read(path: str, types: Mapping[str, pa.DataType], all_columns: bool = False
 
 
 def _read_csv(data: bytes, types: Mapping[str, pa.DataType]) -> pa.Table:
+    types = {name: kind for name, kind in types.items() if not pa.types.is_timestamp(kind)}  # fit rounds finer ones
     return pa.csv.read_csv(
         pa.BufferReader(data),
         # One block: the types of the others are inferred from all rows, not from the first megabyte.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import logging
+import uuid
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from beam_jobs.errors import UserError
 
 MS, US = pa.timestamp("ms", "UTC"), pa.timestamp("us", "UTC")
 T0 = 1_764_000_000_123  # milliseconds
+UUID = uuid.UUID("0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9")
 
 
 def values(array: pa.Array, kind: pa.DataType) -> list[Any]:
@@ -38,6 +40,8 @@ def values(array: pa.Array, kind: pa.DataType) -> list[Any]:
         (pa.array([T0 * 10**6 + 456_789], pa.timestamp("ns", "UTC")), US, [T0 * 1000 + 456]),
         (pa.array([T0 * 1000 + 7, None], pa.timestamp("us", "UTC")), MS, [T0, None]),
         (pa.array([-1, -1000, -1001], pa.timestamp("us")), MS, [-1, -1, -2]),  # down, also before 1970
+        (pa.array(["1969-12-31T23:59:59.999999Z", None]), MS, [-1, None]),
+        (pa.array(["2025-11-24T17:00:00.123+01:00"]), MS, [T0]),
         (pa.array([20_000], pa.date32()), pa.timestamp("ms"), [20_000 * 86_400_000]),
         (pa.array([T0]), MS, [T0]),  # milliseconds since 1970
         (pa.array([0, None]), MS, [0, None]),
@@ -53,6 +57,11 @@ def values(array: pa.Array, kind: pa.DataType) -> list[Any]:
         (pa.array([7], pa.uint8()), pa.float64(), [7.0]),
         (pa.array([7.0]), pa.int64(), [7]),
         (pa.array([1.5], pa.float16()), pa.float64(), [1.5]),
+        (pa.array([1_999, None], pa.time64("us")), pa.time32("ms"), [datetime.time(0, 0, 0, 1000), None]),
+        (pa.array([1_999], pa.time64("ns")), pa.time64("us"), [datetime.time(0, 0, 0, 1)]),
+        (pa.array([b"x" * 16, UUID.bytes, None], pa.uuid())[1:], pa.string(), [str(UUID), None]),
+        (pa.array([UUID.bytes], pa.uuid()), pa.binary(16), [UUID.bytes]),
+        (pa.array(['{"a": 1}']).cast(pa.json_()), pa.string(), ['{"a": 1}']),
     ],
 )
 def test_the_same_values(array: pa.Array, kind: pa.DataType, expected: list[Any]) -> None:
@@ -92,6 +101,44 @@ def test_what_does_not_fit_is_one_line(array: pa.Array, kind: pa.DataType, said:
         fit(array, kind, "x.parquet: column 'c'")
     assert str(error.value).isprintable()
     assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("sliced", [False, True])
+def test_what_is_inside_a_column_is_fitted_as_well(sliced: bool) -> None:
+    """Times are rounded down and UUIDs made texts in records, lists and maps, as Spark and DuckDB write them."""
+    have = pa.struct([("at", US), ("who", pa.uuid()), ("more", pa.int8())])
+    want = pa.struct([("who", pa.string()), ("at", MS)])
+    parts = [
+        pa.array([None, -1, T0 * 1000 + 999, None], US),
+        pa.array([None, UUID.bytes, None, None], pa.uuid()),
+        pa.array([None, 1, 1, None], pa.int8()),
+    ]
+    rows = pa.StructArray.from_arrays(parts, fields=list(have), mask=pa.array([True, False, False, True]))
+    expected = [None, (str(UUID), -1), (None, T0), None]
+    lists = pa.ListArray.from_arrays(pa.array([0, 2, None, 4], pa.int32()), rows)
+    maps = pa.MapArray.from_arrays(pa.array([0, 2, 4], pa.int32()), pa.array(list("abcd")), rows)
+    for array, kind, shown in (
+        (rows, want, expected),
+        (lists, pa.list_(want), [expected[:2], expected[2:], None]),
+        (maps, pa.map_(pa.string(), want), [[("a", None), ("b", expected[1])], [("c", expected[2]), ("d", None)]]),
+    ):
+        part, rest = (array[1:], shown[1:]) if sliced else (array, shown)
+        fitted = fit(part, kind, "x.parquet: column 'c'")
+        fitted.validate(full=True)
+        assert [_plain(value) for value in fitted.to_pylist()] == rest
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return value["who"], round(value["at"].timestamp() * 1000)
+    return type(value)(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
+@pytest.mark.parametrize("array", [pa.array([UUID.bytes]).cast(pa.binary(16)), pa.array([str(UUID)])])
+def test_bytes_of_a_uuid_field_become_its_text(array: pa.Array) -> None:
+    field = {"name": "u", "type": {"type": "fixed", "name": "U", "size": 16, "logicalType": "uuid"}}
+    schema = {"type": "record", "name": "E", "fields": [field]}
+    assert Fit("x", ["u"], schema, arrow_schema(schema)).rows({"u": array}, 1).to_pylist() == [{"u": str(UUID)}]
 
 
 def test_texts_inside_lists_are_looked_at() -> None:

@@ -63,6 +63,13 @@ def test_a_csv_file_has_the_types_of_its_values_and_the_keys_of_the_rows(tmp_pat
     assert (found[2]["fleet"], found[2]["doors"], found[2]["price"]) == (None, None, 2.0)
 
 
+def test_times_finer_than_microseconds_are_rounded_down(tmp_path: Path) -> None:
+    file = described(csv(tmp_path / "cars.csv", "car_id,at\nx,1969-12-31T23:59:59.999999999Z\ny,\n"))
+    assert types(file) == {"at": {"type": "long", "logicalType": "timestamp-micros"}}
+    found = file.load().columns_for(pa.array(["x", "y"]))["at"]
+    assert found.cast(pa.int64()).to_pylist() == [-1, None]
+
+
 def test_a_text_far_down_makes_the_column_text(tmp_path: Path) -> None:
     lines = "".join(f"{i},{i}\n" for i in range(300_000))
     file = described(csv(tmp_path / "cars.csv", f"car_id,code\n{lines}x,A7\n"))
