@@ -47,6 +47,8 @@ LOGICAL_ARROW: Mapping[tuple[str, str], pa.DataType] = {
     ("long", "local-timestamp-micros"): pa.timestamp("us"),
     ("long", "local-timestamp-nanos"): pa.timestamp("ns"),
 }
+LOGICAL_BASES = {logical: kind for kind, logical in LOGICAL_ARROW} | {"decimal": "bytes", "uuid": "string"}
+_MEANT = {"timestamp": "timestamp-millis", "datetime": "timestamp-millis", "number": "double"}  # types elsewhere
 PLAIN_ARROW: Mapping[str, pa.DataType] = {
     "null": pa.null(),
     "boolean": pa.bool_(),
@@ -262,8 +264,11 @@ class _Parser:
             if full in self.named:
                 return self.named[full]
         known = [*PRIMITIVES, *_COMPLEX, *self.named, *(full.rpartition(".")[2] for full in self.named)]
-        near = difflib.get_close_matches(name[:MAX_NAME], known, n=1)
+        meant = _MEANT.get(name.lower())
+        near = [meant] if meant else difflib.get_close_matches(name[:MAX_NAME], [*known, *LOGICAL_BASES], n=1)
         remedy = f"did you mean {near[0]!r}?" if near else "define it there"
+        if near and near[0] in LOGICAL_BASES:
+            remedy = f'did you mean {{"type": "{LOGICAL_BASES[near[0]]}", "logicalType": "{near[0]}"}}?'
         raise UserError(f"{_at(place)} has the type {shown(name)}, which is not defined before it; {remedy}")
 
     def define(self, kind: str, schema: Mapping[str, Any], namespace: str, place: str) -> AvroType:

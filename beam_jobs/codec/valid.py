@@ -6,20 +6,22 @@ a use case, and what is registered, is refused with the place of the flaw.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Callable
 from typing import Any
 
-from beam_jobs.codec.schema import INTEGERS, LOGICAL_ARROW, NO_DEFAULT, PRIMITIVES, AvroField, AvroType
+from beam_jobs.codec.schema import INTEGERS, LOGICAL_BASES, MAX_NAME, NO_DEFAULT, PRIMITIVES, AvroField, AvroType
 from beam_jobs.errors import UserError, shown
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BASES = {  # what a logical type stands on
-    **{logical: kind for kind, logical in LOGICAL_ARROW},
+    **LOGICAL_BASES,
     "decimal": "bytes or fixed, with a precision, and a scale not larger than it",
     "uuid": "string, or fixed of 16 bytes",
 }
+_ALIKE = 0.85  # a logical type that is so much like a known one was meant to be it
 
 
 def check_valid(schema: AvroType, strict: bool = True) -> None:
@@ -47,6 +49,7 @@ class _Check:
                 f"Avro schema: {place or 'it'} has the logicalType {avro.declared!r} on {avro.kind}; it goes on "
                 f"{_BASES[avro.declared]}"
             )
+        self._misspelt(avro.declared, place)
         if avro.name:
             place = place or avro.name.rpartition(".")[2]
             if avro.name in self._seen:
@@ -66,6 +69,16 @@ class _Check:
                         f"Avro schema: {place}.{entry.name} has the alias {alias!r}, which the field "
                         f"{claimed[alias]!r} has as well; leave one out"
                     )
+
+    def _misspelt(self, logical: object, place: str) -> None:
+        if not self._strict or not isinstance(logical, str) or logical in _BASES:
+            return
+        near = difflib.get_close_matches(logical[:MAX_NAME].lower(), _BASES, 1, _ALIKE)
+        if near:
+            raise UserError(
+                f"Avro schema: {place or 'it'} has the logicalType {shown(logical)}, which says nothing; did you mean "
+                f"{near[0]!r}?"
+            )
 
     def _names(self, avro: AvroType, place: str) -> None:
         for name in (avro.name, *avro.aliases):
@@ -94,6 +107,7 @@ class _Check:
             if not _NAME.fullmatch(name):
                 raise UserError(f"Avro schema: {place}: field {shown(name)}: use letters, digits and _, no digit first")
         logical = entry.properties.get("logicalType")
+        self._misspelt(logical, place)
         if self._strict and isinstance(logical, str) and logical in _BASES:
             raise UserError(
                 f"Avro schema: {place} has its logicalType beside the type, where it says nothing; write "

@@ -90,7 +90,8 @@ def _block(body: bytes, records: int, code: Code, machine: Machine, where: str) 
     rows = machine.run(code, data, starts, ends, np.zeros(records, np.int64), status, detail, contiguous=True)
     errors = row_errors(code, status, detail, {}, 0)
     if len(errors):
-        raise UserError(f"{where}, record {errors.rows[0]}: {errors.errors[0]}; the file is broken, fetch it again")
+        remedy = "" if errors.reasons[0] == "unresolvable" else "; the file is broken, fetch it again"
+        raise UserError(f"{where}, record {errors.rows[0]}: {errors.errors[0]}{remedy}")
     return rows
 
 

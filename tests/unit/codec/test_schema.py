@@ -106,6 +106,9 @@ ENUM = {"type": "enum", "name": "E", "symbols": ["A", "B"]}
     ("kind", "more", "message"),
     [
         ("doubel", {}, "has the type 'doubel', which is not defined before it; did you mean 'double'?"),
+        ("timestamp", {}, 'did you mean {"type": "long", "logicalType": "timestamp-millis"}?'),
+        ("date", {}, 'did you mean {"type": "int", "logicalType": "date"}?'),
+        ("number", {}, "did you mean 'double'?"),
         ({"type": "array", "items": "strnig"}, {}, "lat[] has the type 'strnig'"),
         ({"type": "map", "values": {"type": "rec"}}, {}, "lat{} has the type 'rec'"),
         ({"type": "record", "fields": []}, {}, "is a record without a name; add 'name'"),
@@ -171,6 +174,9 @@ LONG_TIME = {"type": "string", "logicalType": "timestamp-millis"}
         ({"type": "fixed", "name": "a-b", "size": 2}, {}, "is a fixed with the name 'highbeam.a-b'", False),
         ({"type": "fixed", "name": "string", "namespace": "", "size": 2}, {}, "which is a primitive type", False),
         ("int", {"aliases": ["1st"]}, "field '1st': use letters, digits and _, no digit first", False),
+        ({"type": "long", "logicalType": "timestamp-milis"}, {}, "did you mean 'timestamp-millis'?", True),
+        ({"type": "string", "logicalType": "UUID"}, {}, "which says nothing; did you mean 'uuid'?", True),
+        ("long", {"logicalType": "timestamp_millis"}, "did you mean 'timestamp-millis'?", True),
         (LONG_TIME, {}, "has the logicalType 'timestamp-millis' on string; it goes on long", True),
         ({"type": "int", "logicalType": "decimal", "precision": 4}, {}, "it goes on bytes or fixed", True),
         ({"type": "bytes", "logicalType": "decimal", "precision": 2, "scale": 3}, {}, "a scale not larger", True),
@@ -197,8 +203,8 @@ def test_what_is_fine_is_let_through() -> None:
     recursive = sensor(["null", "CarSensor"], default=None)
     recursive["fields"][1]["type"][1]["fields"][0]["aliases"] = ["latitude"]
     check_valid(parse_schema(recursive))
-    unknown = sensor({"type": "string", "logicalType": "something-else"}, default="")
-    check_valid(parse_schema(unknown))
+    for other in ("something-else", "duration", "big-decimal", "time-nanos", "datetime"):
+        check_valid(parse_schema(sensor({"type": "string", "logicalType": other}, default="")))
     check_valid(parse_schema(sensor("string", logicalType=["date"])))  # says nothing
 
 

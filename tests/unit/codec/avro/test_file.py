@@ -97,6 +97,13 @@ def test_a_schema_that_does_not_resolve(tmp_path: Path) -> None:
         list(read_avro(tmp_path / "rows.avro", reader))
 
 
+def test_a_value_that_has_no_place_says_nothing_of_a_broken_file(tmp_path: Path) -> None:
+    written(tmp_path / "rows.avro")
+    reader = {**SCHEMA, "fields": [{"name": "n", "type": SCHEMA["fields"][1]["type"][1]}]}
+    with pytest.raises(UserError, match=r"record 1: field 'n': the writer's null has no place .* be null$"):
+        list(read_avro(tmp_path / "rows.avro", reader))
+
+
 def test_a_record_that_is_not_what_the_header_says(tmp_path: Path) -> None:
     out = io.BytesIO()
     fastavro.writer(out, SCHEMA, ROWS.to_pylist(), codec="null")
