@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, packages_distributions
 from importlib.metadata import version as library_version
 from typing import Any
@@ -107,9 +107,12 @@ def _summary(plan: Plan, rows: Rows, training_rows: int) -> DataSummary:
     )
 
 
+_distributions = cache(packages_distributions)  # reads the files of each installed one
+
+
 def _libraries(kind: ModelKind[Any]) -> dict[str, str]:
     """Distribution to version: of this package, of the kind, and of what both learn with."""
-    of_modules = packages_distributions()
+    of_modules = _distributions()
     modules = (type(kind).__module__.partition(".")[0], *kind.modules)
     names = [
         "highbeam",

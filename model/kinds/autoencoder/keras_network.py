@@ -88,6 +88,7 @@ def train_core(
         steps_per_execution=8,
         jit_compile=False,
     )
+    core.optimizer.build(core.trainable_variables)  # or the first step makes them, and the graph is made twice
 
     def on_epoch_end(epoch: int, logs: dict[str, float]) -> None:
         logs["val_loss"] = _loss(core, validation_rows, scaling, trim)

@@ -23,6 +23,7 @@ from model import registry
 from model.manifest import file_hashes, sha256
 from model.registry import resolve, versions
 from model.train import print_summary
+from model.training import report
 from model.training import train as training
 from model.training.data import LIST_FILE
 from model.training.plan import Settings, command
@@ -115,8 +116,9 @@ def test_the_command_line_of_settings_makes_them_again() -> None:
 
 
 @pytest.fixture
-def quick(data: Path, tmp_path: Path) -> Settings:
-    """Settings for a training of no more than a moment."""
+def quick(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings for a training of no more than a moment, whose report has no picture."""
+    monkeypatch.setattr(report, "draw", lambda path, *_: path.write_bytes(b""))
     return Settings(
         "car_sensors", str(data), str(tmp_path / "models"), epochs=1, limit=3000, baseline=False, peers=False
     )

@@ -51,6 +51,12 @@ def outliers(share: float) -> tuple[Floats, np.ndarray]:
     return x, bad
 
 
+@pytest.fixture(scope="module")
+def usual() -> Fitted:
+    """Fitted to rows of which one in a hundred is an outlier."""
+    return fitted(outliers(0.01)[0])
+
+
 @pytest.mark.parametrize("share", [0.0015, 0.05])
 def test_outliers_are_left_out_and_found(share: float) -> None:
     x, bad = outliers(share)
@@ -81,18 +87,15 @@ def test_rows_a_person_calls_normal_are_never_left_out() -> None:
     assert not kept[normal(x)].any()
 
 
-def test_the_keras_network_says_the_same_as_the_compiled_one() -> None:
-    detector = fitted(outliers(0.01)[0])
+def test_the_keras_network_says_the_same_as_the_compiled_one(usual: Fitted) -> None:
     rows = np.concatenate([readings(500, 8), readings(500, 8) * 1e3, np.full((1, 6), 3e38, np.float32)])
-    said, ours = detector.network(rows, training=False), detector.compiled.explain(rows)
+    said, ours = usual.network(rows, training=False), usual.compiled.explain(rows)
     np.testing.assert_allclose(ours.score, said["score"], rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(ours.error, said["error"], rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(ours.expected, said["expected"], rtol=1e-3, atol=1e-3)
-    deviations = signed_deviations(detector.compiled, rows)
+    deviations = signed_deviations(usual.compiled, rows)
     np.testing.assert_array_equal(np.sign(deviations), np.sign(rows - ours.expected))
 
 
-def test_the_same_seed_gives_the_same_detector() -> None:
-    x, _ = outliers(0.01)
-    first, second = fitted(x), fitted(x)
-    np.testing.assert_array_equal(first.train.scores, second.train.scores)
+def test_the_same_seed_gives_the_same_detector(usual: Fitted) -> None:
+    np.testing.assert_array_equal(fitted(outliers(0.01)[0]).train.scores, usual.train.scores)
