@@ -293,5 +293,5 @@ def check_fingerprint(model: Manifest, preprocessor: Preprocessor) -> None:
         raise UserError(
             f"model {model.name} {model.version} was trained on preprocessing {model.preprocessing_fingerprint[:12]}, "
             f"but the SQL, schema and PII policy of the use case are now {preprocessor.fingerprint[:12]}; "
-            "train a new version with python -m model.train, or restore the old SQL"
+            "train a new version with highbeam train, or restore the old SQL"
         )

@@ -8,10 +8,10 @@ A version never changes once it is there, and nobody sees half of one: locally i
 renamed into it; in a bucket its manifest comes last, and without a manifest it does not count. Version names sort by
 time. An alias is what moves; a change replaces the file in one step, and of two changes at once none is lost.
 
-    python -m model.registry list DIR
-    python -m model.registry show DIR[@alias|@version]
-    python -m model.registry promote DIR@VERSION [--alias champion]
-    python -m model.registry sign DIR@VERSION --signing_key env:KEY
+    highbeam models list DIR
+    highbeam models show DIR[@alias|@version]
+    highbeam models promote DIR@VERSION [--alias champion]
+    highbeam models sign DIR@VERSION --signing_key env:KEY
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def resolve(spec: str, use_case: str | None = None, model_key: str | None = None
     root = files.root_of(folder)
     files.check_access(root)
     if files.is_local(root) and not os.path.isdir(root):
-        raise UserError(f"--model {folder}: no such folder; train one with `python -m model.train --registry {folder}`")
+        raise UserError(f"--model {folder}: no such folder; train one with `highbeam train --registry {folder}`")
     if files.list_files(f"{root}/{manifest.FILE_NAME}"):
         root = os.path.realpath(root) if files.is_local(root) else root
         if wanted and wanted != _last(root):
@@ -299,7 +299,7 @@ def _model_folder(root: str, use_case: str | None) -> str:
         return f"{root}/{use_case}"
     if use_case is None and len(models) == 1:
         return models[0]
-    there = f"it holds {', '.join(names)}" if names else "it holds no model; train one with `python -m model.train`"
+    there = f"it holds {', '.join(names)}" if names else "it holds no model; train one with `highbeam train`"
     wanted = f"no model {use_case!r}" if use_case else "several models" if names else "no model"
     raise UserError(f"--model {root}: {wanted} in this registry; {there}")
 

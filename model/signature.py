@@ -85,7 +85,7 @@ class Verifier:
         if signature is None:
             raise UserError(
                 f"{folder} has no {SIGNATURE}, which {MODEL_KEY} asks for; sign it with "
-                f"python -m model.registry sign, or name a version that is signed"
+                f"highbeam models sign, or name a version that is signed"
             )
         for key in self._keys:
             try:

@@ -124,7 +124,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"version    {made.version}" + (f" ({args.alias})" if args.alias else "") + f", made from {made.made_from}")
     print(f"threshold  {made.threshold:.4g}, {made.threshold_fit}")
     if args.alias is None:
-        print(f"promote    python -m model.registry promote {shlex.quote(args.model.partition('@')[0])}@{made.version}")
+        print(f"promote    highbeam models promote {shlex.quote(args.model.partition('@')[0])}@{made.version}")
 
 
 if __name__ == "__main__":

@@ -49,10 +49,10 @@ def print_summary(console: Console, made: Trained, settings: Settings) -> None:
     ]
     model = shlex.quote(made.folder.rsplit("/", 2)[0])
     if made.alias is None:
-        lines.append(f"promote    python -m model.registry promote {model}@{described.version}")
+        lines.append(f"promote    highbeam models promote {model}@{described.version}")
     which = "" if made.alias == registry.CHAMPION else f"@{described.version}"
     lines += [
-        "next       python -m beam_jobs.score "
+        "next       highbeam score "
         f"--use_case {shlex.quote(settings.use_case)} --model {model}{which} --input kafka://HOST:9092/TOPIC "
         "--alerts kafka://HOST:9092/ALERTS --dead_letters kafka://HOST:9092/DEAD_LETTERS",
     ]

@@ -248,7 +248,7 @@ def _finds(manifest: Manifest, data: ReportData) -> str:
     ]
     return _paragraph(
         "Of the labelled held-out rows, which the model has not seen, with this alert budget and with others (another "
-        "one needs no training: python -m model.threshold)."
+        "one needs no training: highbeam threshold)."
     ) + _table([head, *rows])
 
 

@@ -100,7 +100,7 @@ def test_model_changed(fails: Fails, trained_model: Path, tmp_path: Path) -> Non
     (broken / "manifest.json").write_text(json.dumps(manifest))
     line = fails(model=str(broken))
     assert "trained on preprocessing 000000000000" in line
-    assert "python -m model.train" in line
+    assert "highbeam train" in line
 
 
 def test_sql_with_a_typo(fails: Fails, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_the_summary_says_what_to_do_next(trained: Trained) -> None:
     print_summary(Console(file=out, width=200), trained, Settings("car_sensors", "x", "y"))
     text = out.getvalue()
     assert f"version    {trained.manifest.version} (champion)" in text
-    assert "python -m beam_jobs.score --use_case car_sensors --model" in text
+    assert "highbeam score --use_case car_sensors --model" in text
     assert trained.report in text
     for column in ("autoencoder", "baseline", "isolation forest", "robust Mahalanobis"):
         assert column in text
@@ -134,7 +134,7 @@ def test_the_same_seed_gives_the_same_bits_and_the_champion_stays(quick: Setting
     assert train(replace(quick, seed=1)).manifest.threshold != first.manifest.threshold
     out = io.StringIO()
     print_summary(Console(file=out, width=200), second, quick)
-    assert "python -m model.registry promote" in out.getvalue()
+    assert "highbeam models promote" in out.getvalue()
 
 
 def test_an_interrupted_training_leaves_nothing(quick: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
