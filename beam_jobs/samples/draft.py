@@ -342,7 +342,8 @@ def _schema(
         made = dict(entry)
         if entry["name"] == key and found.schema is None and not found.is_json:
             made["type"] = "string"
-        may_lack = values is not None and values.null_count > 0
+        # An archive of events leaves personal fields out, and replays them as NULL.
+        may_lack = entry["name"] in personal or (values is not None and values.null_count > 0)
         if found.schema is None and may_lack and entry["name"] not in (at, key):
             made |= {"type": ["null", made["type"]], "default": None}
         if label is not None:
