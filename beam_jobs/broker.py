@@ -53,6 +53,7 @@ def serve(given: Namespace, stop: threading.Event, say: Callable[[str], None]) -
         broker = stack.enter_context(Tansu(given.port))
         producer = None
         say(f"broker     kafka://localhost:{broker.port}, in memory: what it holds ends with it")
+        say("           it names the start of a partition's last batch as its end: --until latest stops there")
         say(f"registry   http://localhost:{registry.port}")
         if given.past or given.rate:
             address = KafkaAddress.parse(f"kafka://{broker.bootstrap_servers}/{given.topic}")
