@@ -27,6 +27,7 @@ PII_KEY = "env:HIGHBEAM_PII_KEY"
 _MILLIS = {"type": "long", "logicalType": "timestamp-millis"}
 _MICROS = {"type": "long", "logicalType": "timestamp-micros"}
 _LOCAL = {"type": "long", "logicalType": "local-timestamp-millis"}
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)  # in Avro
 _DATE_PARTS = re.compile("year|month|day|week|quarter|day_of_(week|month|year)|week_of_year", re.IGNORECASE)
 _TIME_WORDS = re.compile(r"time|timestamp|ts|date|datetime|day|at|when|created|occurred|ds", re.IGNORECASE)
 _KEY_WORDS = re.compile(
@@ -133,13 +134,15 @@ def _of_rows(found: Found) -> _Columns:
     for column in found.rows.column_names:
         values = found.rows.column(column)
         name = column if found.is_json else field_name(column)
-        if found.is_json and not re.fullmatch(r"[A-Za-z_]\w*", column, re.ASCII):
+        if found.is_json and not _NAME.fullmatch(column):
             raise UserError(
                 f"the objects have a field {column!r}, which is no name in Avro; rename it where it is made"
             )
         if name in columns.fields:
             raise UserError(f"two columns are called {name}, the second one {column!r}; rename one of them")
         kind = _avro(values.type, name)
+        if kind is None and found.is_json:
+            raise UserError(f"the objects have a field {column!r} with a name inside that is none in Avro; rename that")
         if kind is None or (values.null_count == len(values) and not found.is_json):
             columns.left_out.append(column)
             continue
@@ -167,13 +170,15 @@ def _avro(kind: pa.DataType, name: str) -> Any:
         return {"type": "bytes", "logicalType": "decimal", "precision": kind.precision, "scale": kind.scale}
     if pa.types.is_dictionary(kind):
         return _avro(kind.value_type, name)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind) or kind == pa.uuid():
         return "string"
     if pa.types.is_struct(kind):
-        inner = [{"name": f.name, "type": ["null", _avro(f.type, f"{name}_{f.name}")], "default": None} for f in kind]
-        return {"type": "record", "name": f"{name}_record", "fields": inner}
+        fields = [(f.name, _avro(f.type, f"{name}_{f.name}")) for f in kind if _NAME.fullmatch(f.name)]
+        inner = [{"name": own, "type": ["null", avro], "default": None} for own, avro in fields if avro is not None]
+        return {"type": "record", "name": f"{name}_record", "fields": inner} if len(inner) == len(kind) else None
     if pa.types.is_list(kind):
-        return {"type": "array", "items": ["null", _avro(kind.value_type, f"{name}_item")]}
+        item = _avro(kind.value_type, f"{name}_item")
+        return None if item is None else {"type": "array", "items": ["null", item]}
     return None
 
 
@@ -270,8 +275,9 @@ def _label(columns: _Columns, wish: str | None) -> tuple[str | None, str]:
     if declared is not None:
         return declared, "as its schema says"
     for name, values in columns.rows.items():
-        few = values.null_count < len(values) and pc.count_distinct(values.drop_null()).as_py() <= 2
-        if few and _LABEL_WORDS.fullmatch(name):
+        if not _LABEL_WORDS.fullmatch(name) or pa.types.is_nested(values.type) or values.null_count == len(values):
+            continue
+        if pc.count_distinct(values.drop_null()).as_py() <= 2:
             return name, "guessed by its name, never a feature; --label names another, or none"
     return None, ""
 

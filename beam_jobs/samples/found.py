@@ -162,16 +162,23 @@ def _of_objects(lines: Sequence[bytes], where: str) -> pa.Table:
     objects = [line for line in lines if line.lstrip()[:1] == b"{" and _is_json(line)]
     if not objects:
         raise UserError(f"{where}: holds no JSON object; expected one a line, or a record")
+    text = pa.py_buffer(b"\n".join(line.replace(b"\n", b" ") for line in objects))
+    options = arrow_json.ReadOptions(block_size=_JSON_BLOCK)
     try:
-        rows = arrow_json.read_json(
-            pa.BufferReader(b"\n".join(line.replace(b"\n", b" ") for line in objects)),
-            read_options=arrow_json.ReadOptions(block_size=_JSON_BLOCK),
-        )
+        rows = arrow_json.read_json(pa.BufferReader(text), read_options=options)
+        times = pa.schema([(field.name, pa.string()) for field in rows.schema if pa.types.is_timestamp(field.type)])
+        as_text = arrow_json.ParseOptions(explicit_schema=times)  # whole seconds are times to Arrow, without their zone
+        texts = arrow_json.read_json(pa.BufferReader(text), read_options=options, parse_options=as_text)
     except pa.ArrowException as error:
         raise UserError(
             f"{where}: its objects are not all alike ({one_line(error, 200)}); write an .avsc by hand"
         ) from error
-    return pa.table({name: _moments(rows.column(name)) for name in rows.column_names})
+    made = {name: _moments(texts.column(name)) for name in rows.column_names}
+    return pa.table({n: rows.column(n) if n in times.names and _is_text(c) else c for n, c in made.items()})
+
+
+def _is_text(column: pa.ChunkedArray) -> bool:
+    return bool(pa.types.is_string(column.type))
 
 
 def _moments(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import fastavro
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import schemas
@@ -283,3 +285,24 @@ def test_nothing_is_written_over_unless_it_is_to_be(tmp_path: Path) -> None:
         init.main([*words, str(tmp_path / "other")])
     with pytest.raises(UserError, match="letters, digits and _"):
         init.main([*words, str(tmp_path / "my-pumps")])
+
+
+def test_records_and_lists_are_no_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They stay in the schema, where Avro has a type for all that is in them."""
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    rows = [
+        {"id": f"c{i % 3}", "at": start + timedelta(seconds=i), "x": i / 7, "p": {"lat": 1.5, "tags": ["a"]}}
+        for i in range(99)
+    ]
+    text = "".join(json.dumps({**row, "at": f"{row['at']:%FT%TZ}"}) + "\n" for row in rows)
+    assert set(fields(made(tmp_path, text, name="readings.jsonl"))) == {"id", "at", "x", "p"}
+    assert passes(tmp_path, "readings.jsonl")
+    table = pa.Table.from_pylist(rows).append_column("who", pa.array([bytes(16)] * 99, pa.uuid()))
+    table = table.append_column("q", pa.array([{"raw": b"a"}] * 99)).append_column("l", pa.array([[b"a"]] * 99))
+    pq.write_table(table, tmp_path / "x.parquet")
+    capsys.readouterr()
+    assert init.main([str(tmp_path / "x.parquet"), "--output", str(tmp_path / "pumps"), "--overwrite"]) == 0
+    assert "left out    q, l" in capsys.readouterr().out
+    assert passes(tmp_path, "x.parquet")
+    with pytest.raises(UserError, match="the objects have a field 'p' with a name inside that is none in Avro"):
+        made(tmp_path, text.replace("lat", "la-t"), "--overwrite", name="readings.jsonl")
