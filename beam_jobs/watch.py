@@ -111,7 +111,7 @@ def as_record(value: bytes, writers: SchemaSource | None) -> Record:
 def _from_json(value: bytes) -> Record:
     try:
         fields = json.loads(value)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"a record that is not JSON, though it begins like it: {error}") from error
     named: tuple[tuple[str, Kind], ...] = (("features", "alert"), ("is_anomaly", "score"), ("reason", "dead_letter"))
     kind: Kind = next((kind for name, kind in named if name in fields), "other")
@@ -127,7 +127,14 @@ def as_json(record: Record) -> str:
 
 
 def as_row(record: Record) -> str:
-    """A line of a table, as the heads have its columns; of other records, JSON."""
+    """A line of a table, as the heads have its columns; of other records, and of what only looks like a job's, JSON."""
+    try:
+        return _row(record)
+    except (KeyError, TypeError, ValueError, AttributeError):  # JSON has no schema to say that all of it is there
+        return as_json(record)
+
+
+def _row(record: Record) -> str:
     fields = record.fields
     if record.kind == "dead_letter":
         place = f"{fields['topic']}/{fields['partition']}/{fields['offset']}"

@@ -166,3 +166,15 @@ def test_a_table_has_a_head_and_nothing_that_a_terminal_obeys(capsys: pytest.Cap
 def test_what_will_not_do_is_one_line(words: list[str], what: str) -> None:
     with pytest.raises(UserError, match=what):
         main(words)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"features": [{"name": "x"}]}', '{"is_anomaly": true}', '{"reason": null, "topic": 1}']
+)
+def test_json_that_only_looks_like_a_job_s_is_shown_as_it_is(text: str) -> None:
+    assert as_row(as_record(text.encode(), None)) == text
+
+
+def test_json_that_nests_too_deep_is_left_out() -> None:
+    with pytest.raises(UserError, match="not JSON"):
+        as_record(b'{"a":' + b"[" * 100_000, None)
