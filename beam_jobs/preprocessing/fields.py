@@ -10,7 +10,7 @@ from typing import Any, Literal
 from beam_jobs.codec.schema import parse_record
 from beam_jobs.errors import UserError
 
-Kind = Literal["number", "string", "boolean", "timestamp", "null", "other"]
+Kind = Literal["number", "string", "boolean", "timestamp", "interval", "null", "other"]
 """Type of a value in the SQL; "null" is the untyped NULL, "other" what the SQL can not handle."""
 
 _PRIMITIVES: dict[str, Kind] = {

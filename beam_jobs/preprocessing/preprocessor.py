@@ -20,6 +20,7 @@ from beam_jobs.preprocessing.pii import PiiPolicy
 from beam_jobs.preprocessing.query.compiler import Compiled, with_steps
 from beam_jobs.preprocessing.query.types import DOUBLE, converted
 from beam_jobs.preprocessing.stages import Inputs, QueryHistory, Stage, plain
+from beam_jobs.preprocessing.windows.frames import Lateness
 
 _EVENT_TIME_TYPE = pa.timestamp("ms", "UTC")
 _WHERE = "where:"  # beside the output columns in one frame; their names have no colon
@@ -66,6 +67,7 @@ class Preprocessor:
       attributes: text columns beside the key: carried along, never a model's input.
       stages, windows: what of rows before the columns are computed from; with any, rows need the history of their
         partition.
+      lateness: which late rows windows see.
       units: unit of each feature that is a field unchanged, else None.
       fingerprint: sha256 (hexadecimal) of all that decides which values come out; no secret goes into it.
     """
@@ -81,11 +83,13 @@ class Preprocessor:
         policy: PiiPolicy,
         key: str,
         event_time: str,
+        lateness: Lateness,
         fingerprint: str,
         recipe: Callable[[], Preprocessor],
     ) -> None:
         self.key = key
         self.event_time = event_time
+        self.lateness = lateness
         self.fingerprint = fingerprint
         self.input_columns = tuple(field.name for field in inputs)
         self.personal = any(field.pii for field in inputs)  # it reads values that no message may show
@@ -113,7 +117,7 @@ class Preprocessor:
             self._exprs.append(where.expr.fill_null(False).alias(_WHERE))
         read = [*self._computed, *(value for stage in stages for value in stage.reads)]
         frame_fields = [f for f in inputs if any(f.name in value.columns for value in read)]
-        self._inputs = Inputs(frame_fields, sorted(pseudonyms), policy, key, event_time)
+        self._inputs = Inputs(frame_fields, sorted(pseudonyms), policy, key, event_time, lateness)
         self._ranged = [f for f in inputs if f.kind == "timestamp" or f.floating or _has_limit(f)]
         # A field that is never null and stays inside float32 by its limits was checked before the query.
         self._checked_features = [o.name for o in outputs if o.is_feature and not (o.field and _always_finite(o.field))]

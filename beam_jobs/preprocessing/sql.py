@@ -20,8 +20,9 @@
 >>> result.errors.rows.tolist(), result.errors.errors
 ([2], ['speed is 250 m/s, expected 0 to 100'])
 
-The SQL is one ``SELECT ... FROM events [WHERE ...] [WINDOW ...]`` over the fields of the event schema, in DuckDB's
-dialect: standard SQL in which ``/`` divides to a fraction and the whole data set can be queried with the same file.
+The SQL is one ``SELECT ... FROM events [WHERE ...] [WINDOW ...]`` over the fields of the event schema, or over a
+sub-select of this form, in DuckDB's dialect: standard SQL in which ``/`` divides to a fraction and the whole data set
+can be queried with the same file.
 """
 
 from __future__ import annotations
@@ -40,10 +41,13 @@ from beam_jobs.errors import UserError
 from beam_jobs.preprocessing.fields import Field, fields_of
 from beam_jobs.preprocessing.pii import PiiPolicy
 from beam_jobs.preprocessing.preprocessor import Output, Preprocessor
-from beam_jobs.preprocessing.query.compiler import Compiled, Compiler
+from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, join
 from beam_jobs.preprocessing.query.expressions import HANDLERS, SEMANTICS_VERSION, float32_literal
 from beam_jobs.preprocessing.query.parser import DIALECT, parse, with_room
+from beam_jobs.preprocessing.query.types import BOOLEAN
+from beam_jobs.preprocessing.query.windows import pseudonym
 from beam_jobs.preprocessing.stages import Stage
+from beam_jobs.preprocessing.windows.frames import DEFAULT_LATENESS, Lateness
 
 __all__ = ["compile_sql", "compile_condition", "parse_query", "Query", "Preprocessor"]
 
@@ -56,8 +60,8 @@ class Query:
     """A query that was checked and can run, row by row."""
 
     outputs: tuple[Output, ...]  # in the order of the SELECT
-    where: Compiled | None  # of the SELECT without windows
-    stages: tuple[Stage, ...]  # the windows the outputs use
+    where: Compiled | None  # behind the windows
+    stages: tuple[Stage, ...]  # with the windows, innermost first
     pseudonyms: frozenset[str]  # fields the query reads through pseudonymize()
 
     @property
@@ -79,6 +83,7 @@ def compile_sql(
     *,
     key: str,
     event_time: str,
+    lateness: Lateness = DEFAULT_LATENESS,
     source: str = "SQL",
 ) -> Preprocessor:
     """Parses, checks and compiles the SQL of a use case.
@@ -89,6 +94,7 @@ def compile_sql(
       pii: how personal data is handled; None: no key, so nothing can be pseudonymised.
       key: field and output column that names the device, account or whatever the events are about.
       event_time: field and output column with the time of the event (timestamp-millis or -micros).
+      lateness: how late rows may be that windows see, and are computed for.
       source: what errors call the SQL, such as its file name.
 
     Raises:
@@ -122,9 +128,12 @@ def compile_sql(
         policy=policy,
         key=key,
         event_time=event_time,
-        fingerprint=_fingerprint(query, inputs, key, event_time),
+        lateness=lateness,
+        fingerprint=_fingerprint(query, inputs, key, event_time, lateness),
         # Compiled again where it is unpickled: expressions of one Polars version may not load in another.
-        recipe=partial(compile_sql, sql, dict(schema), policy, key=key, event_time=event_time, source=source),
+        recipe=partial(
+            compile_sql, sql, dict(schema), policy, key=key, event_time=event_time, lateness=lateness, source=source
+        ),
     )
 
 
@@ -159,28 +168,96 @@ def parse_query(sql: str, fields: Mapping[str, Field], key: str, event_time: str
 
 
 def _parse_query(compiler: Compiler) -> Query:
-    select = _parse(compiler)
+    select = parse(compiler.sql, compiler.source, _FORM)
+    stages: list[Stage] = []
+    pending = _enter(compiler, select, stages)
     outputs = [_output(compiler, item) for item in select.expressions]
-    where = _where(compiler, select.args.get("where"))
+    pending = _leave(compiler, select, stages, pending)
     names: set[str] = set()
     for item, output in zip(select.expressions, outputs, strict=True):
-        if output.name.lower() in names:
-            compiler.fail(item, f"two columns are named {output.name}; name one of them with AS")
-        names.add(output.name.lower())
+        _new_name(compiler, item, output.name, names)
     for name in (compiler.key, compiler.event_time):
         if name not in {output.name for output in outputs}:
             compiler.fail(None, f"{name} is missing in the SELECT; add it, every row needs its key and its time")
     if not any(output.is_feature for output in outputs):
         compiler.fail(None, "the SELECT has no numeric column beside the key and the time; a model needs a feature")
-    windows = tuple(compiler.windows.values())
-    stages = (Stage(where, windows),) if windows else ()
-    return Query(tuple(outputs), None if windows else where, stages, frozenset(compiler.pseudonyms))
+    return Query(tuple(outputs), pending, tuple(stages), frozenset(compiler.pseudonyms))
 
 
-def _parse(compiler: Compiler) -> exp.Select:
-    select = parse(compiler.sql, compiler.source, _FORM)
-    if isinstance(select, exp.SetOperation):
-        compiler.fail(select, f"{select.key.upper()} is not supported; {_FORM}")
+def _enter(compiler: Compiler, select: Any, stages: list[Stage]) -> Compiled | None:
+    """Compiles what a SELECT reads from, which its expressions may name then; adds the stages of the windows in there.
+
+    Returns:
+      What still chooses among the rows that come out of them.
+    """
+    _check_clauses(compiler, select)
+    source = select.args.get("from_") or select.args.get("from")
+    table = source.this if source is not None else None
+    pending = None
+    if isinstance(table, exp.Subquery):
+        inner = table.this
+        pending = _enter(compiler, inner, stages)
+        columns = _columns(compiler, inner)
+        pending = _leave(compiler, inner, stages, pending)
+        compiler.names = columns
+        compiler.tables = {table.alias.lower()}
+    elif isinstance(table, exp.Table) and table.name.lower() == "events":
+        compiler.tables = {(table.alias or "events").lower()}
+    else:
+        what = table.sql(dialect=DIALECT) if table else "nothing"
+        compiler.fail(table, f"reads from {what}; the only table is events, and {_FORM}")
+    for name, value in table.args.items():
+        if value and name not in ("this", "alias"):
+            compiler.fail(table, f"{name.upper()} on the table is not supported; {_FORM}")
+    compiler.named_windows = {named.name.lower(): named for named in select.args.get("windows") or []}
+    return pending
+
+
+def _leave(compiler: Compiler, select: exp.Select, stages: list[Stage], pending: Compiled | None) -> Compiled | None:
+    """Adds the stage of the SELECT's windows, if it has any; what is still to choose among the rows."""
+    where = _where(compiler, select.args.get("where"))
+    if pending is not None and where is not None:
+        where = join("and", BOOLEAN, pending.expr & where.expr, pending, where)
+    where = where if where is not None else pending
+    if not compiler.windows:
+        return where
+    stages.append(Stage(where, tuple(compiler.windows.values())))
+    compiler.stage, compiler.windows = len(stages), {}
+    return None
+
+
+def _columns(compiler: Compiler, select: exp.Select) -> dict[str, Field | Compiled]:
+    """The columns of a sub-select, by name."""
+    columns: dict[str, Field | Compiled] = {}
+    names: set[str] = set()
+    for item in select.expressions:
+        node = item.this if isinstance(item, exp.Alias) else item
+        if isinstance(node, exp.Star) and not any(node.args.values()):
+            for name, column in compiler.names.items():
+                _new_name(compiler, item, name, names)
+                columns[name] = column
+            continue
+        if isinstance(node, exp.Column) and not isinstance(node.this, exp.Star):
+            with compiler.seeing_labels(True):  # only handed on
+                known, found = compiler.lookup(node)
+        elif isinstance(item, exp.Alias):
+            known, found = item.alias, compiler.once(compiler.compile(node))
+        else:
+            compiler.compile(node)  # what can't be used at all is said first
+            compiler.fail(item, f"{item.sql(dialect=DIALECT)} has no name; name it with AS")
+        name = item.alias if isinstance(item, exp.Alias) else known
+        _new_name(compiler, item, name, names)
+        columns[name] = found
+    return columns
+
+
+def _new_name(compiler: Compiler, item: Any, name: str, names: set[str]) -> None:
+    if name.lower() in names:
+        compiler.fail(item, f"two columns are named {name}; name one of them with AS")
+    names.add(name.lower())
+
+
+def _check_clauses(compiler: Compiler, select: Any) -> None:
     if not isinstance(select, exp.Select):
         compiler.fail(select, f"{select.key.upper()} is not supported; {_FORM}")
     for name, value in select.args.items():
@@ -191,18 +268,6 @@ def _parse(compiler: Compiler) -> exp.Select:
             compiler.fail(node, _CLAUSES.get(clause, f"{clause.upper()} is not supported") + f"; {_FORM}")
     if select.args.get("kind"):
         compiler.fail(select, f"SELECT AS {select.args['kind']} is not supported; {_FORM}")
-    source_table = select.args.get("from_") or select.args.get("from")
-    table = source_table.this if source_table is not None else None
-    if not isinstance(table, exp.Table) or table.name.lower() != "events":
-        what = "a subquery" if isinstance(table, exp.Subquery) else (table.sql(dialect=DIALECT) if table else "nothing")
-        compiler.fail(table, f"reads from {what}; the only table is events, and {_FORM}")
-    for name, value in table.args.items():
-        if value and name not in ("this", "alias"):
-            compiler.fail(table, f"{name.upper()} on the table is not supported; {_FORM}")
-    if table.alias:
-        compiler.tables = {table.alias.lower()}
-    compiler.named_windows = {named.name.lower(): named for named in select.args.get("windows") or []}
-    return select
 
 
 _CLAUSES = {
@@ -213,7 +278,7 @@ _CLAUSES = {
     "limit": "LIMIT depends on how rows were cut into blocks; a stream has no first row",
     "offset": "OFFSET depends on how rows were cut into blocks; a stream has no first row",
     "order": "ORDER BY depends on how rows were cut into blocks; a stream has no end to sort up to",
-    "qualify": "QUALIFY depends on how rows were cut into blocks",
+    "qualify": "QUALIFY depends on how rows were cut into blocks; say it in a WHERE around a sub-select",
     "sample": "a sample is another one on each replay",
     "joins": "a join is not supported",
     "laterals": "a join is not supported",
@@ -228,8 +293,9 @@ def _output(compiler: Compiler, item: Any) -> Output:
     if isinstance(node, exp.Column) and isinstance(node.this, exp.Star):
         compiler.fail(node, "* is not supported: name each feature, their order is the model's contract")
     value = compiler.compile(node)
-    plain = compiler.column(node) if isinstance(node, exp.Column) else None
-    name = item.alias if isinstance(item, exp.Alias) else (plain.name if plain else item.name)
+    known, found = compiler.lookup(node) if isinstance(node, exp.Column) else ("", None)
+    plain = found if isinstance(found, Field) else None
+    name = item.alias if isinstance(item, exp.Alias) else (known or item.name)
     fields = compiler.fields
     if name.startswith("_"):
         compiler.fail(item, f"column {name}: a leading underscore is kept for the source position; choose another name")
@@ -243,10 +309,11 @@ def _output(compiler: Compiler, item: Any) -> Output:
         compiler.fail(item, f"{name} is the same in every row; a feature must use a field")
     if name == compiler.event_time and (plain is None or plain.name != name):
         compiler.fail(item, f"{name} is the event time; select the field itself")
-    if name == compiler.key and not (value.columns == {name} and (plain or value.text.startswith("(pseudonymize "))):
+    if name == compiler.key and not (value.columns == {name} and (plain or value.text == pseudonym(name))):
         compiler.fail(item, f"{name} is the key; select the field itself or pseudonymize({name})")
     if value.kind not in ("number", "boolean", "string") and name != compiler.event_time:
-        remedy = "use EXTRACT" if value.kind == "timestamp" else "drop it or bring it to a number"
+        remedies = {"timestamp": "use EXTRACT", "interval": "use EXTRACT(epoch FROM ...), its seconds"}
+        remedy = remedies.get(value.kind, "drop it or bring it to a number")
         compiler.fail(item, f"{name} is a {value.kind}, which is no feature; {remedy}")
     feature = value.kind in ("number", "boolean") and name != compiler.key
     return Output(name, value, plain, feature)
@@ -256,7 +323,11 @@ def _where(compiler: Compiler, node: exp.Where | None) -> Compiled | None:
     if node is None:
         return None
     if node.find(exp.Window):
-        compiler.fail(node.this, "the WHERE chooses the rows that windows are made of, so it can't use one; remove it")
+        compiler.fail(
+            node.this,
+            "the WHERE chooses the rows that windows are made of, so it can't use one; put it around a sub-select: "
+            "SELECT ... FROM (SELECT *, avg(x) OVER (...) AS mean FROM events) WHERE x > mean",
+        )
     where = compiler.compile(node.this)
     text = node.this.sql(dialect=DIALECT)
     if where.kind != "boolean":
@@ -273,14 +344,19 @@ def _where(compiler: Compiler, node: exp.Where | None) -> Compiled | None:
     return where
 
 
-def _fingerprint(query: Query, inputs: tuple[Field, ...], key: str, event_time: str) -> str:
-    content = {
+def _fingerprint(
+    query: Query, inputs: tuple[Field, ...], key: str, event_time: str, lateness: Lateness = DEFAULT_LATENESS
+) -> str:
+    wheres = [where.text if where is not None else None for where in (*(s.where for s in query.stages), query.where)]
+    content: dict[str, Any] = {
         "semantics": SEMANTICS_VERSION,
         "key": key,
         "event_time": event_time,
         "outputs": [[output.name, output.value.text, output.is_feature] for output in query.outputs],
-        "where": " ".join(where.text for where in query.wheres) or None,
+        "where": wheres if query.stages else wheres[0],
         "fields": [field.fingerprint() for field in inputs],
     }
+    if query.stages:
+        content["windows"] = [lateness.late_ms, lateness.delay_ms, lateness.clock_skew_ms]
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from beam_jobs.preprocessing.fields import Field
 from beam_jobs.preprocessing.pii import PiiPolicy, pseudonymize
 from beam_jobs.preprocessing.query.compiler import Compiled, WindowFeature, pseudonym_column, with_steps
-from beam_jobs.preprocessing.windows.frames import Frame, Window
+from beam_jobs.preprocessing.windows.frames import EVENT_TIME, Lateness, Window
 from beam_jobs.preprocessing.windows.history import History
 from beam_jobs.preprocessing.windows.order import RECORD_TIME
 
@@ -42,6 +42,7 @@ class Inputs:
     policy: PiiPolicy
     key: str  # field that the rows of a window have in common; its pseudonym where that is read
     event_time: str
+    lateness: Lateness
 
     def frame(self, rows: pa.RecordBatch) -> pl.DataFrame:
         """The fields, the pseudonyms, and the columns of stages before."""
@@ -69,19 +70,19 @@ class Stage:
     @cached_property
     def _arguments(self) -> Mapping[str, Compiled]:
         """By canonical text: windows of the same argument share it."""
-        return {window.argument.text: window.argument for window in self.windows}
+        return {window.argument.text: window.argument for window in self.windows if window.argument is not None}
 
     @property
     def reads(self) -> list[Compiled]:
         """The expressions that are computed before the windows."""
         return [*self._arguments.values(), *([self.where] if self.where is not None else [])]
 
-    def history(self) -> History:
+    def history(self, lateness: Lateness) -> History:
         """That of a partition, at the start: it knows no rows."""
         places = {text: place for place, text in enumerate(self._arguments)}
-        return History(
-            [Window(w.function, places[w.argument.text], Frame(w.milliseconds * 1000)) for w in self.windows]
-        )
+        of = [EVENT_TIME if w.argument is None else places[w.argument.text] for w in self.windows]
+        windows = [Window(w.function, place, w.frame) for w, place in zip(self.windows, of, strict=True)]
+        return History(windows, lateness)
 
     def ready(self, rows: pa.RecordBatch, inputs: Inputs) -> Chosen:
         """The rows that the WHERE lets through, with what ``advance`` needs beside them."""
@@ -107,8 +108,8 @@ class Stage:
             inputs.keys(rows),
             times,
             record_times,
-            np.stack([argument.fill_null(0.0).to_numpy() for argument in arguments]),
-            np.stack([argument.is_valid().to_numpy(zero_copy_only=False) for argument in arguments]),
+            _stacked([argument.fill_null(0.0).to_numpy() for argument in arguments], rows.num_rows),
+            _stacked([argument.is_valid().to_numpy(zero_copy_only=False) for argument in arguments], rows.num_rows),
             emit,
         )
         if not emit:
@@ -126,7 +127,7 @@ class QueryHistory:
     def __init__(self, stages: Sequence[Stage], inputs: Inputs) -> None:
         self._stages = tuple(stages)
         self._inputs = inputs
-        self._histories = [stage.history() for stage in stages]
+        self._histories = [stage.history(inputs.lateness) for stage in stages]
 
     @property
     def clock(self) -> int:
@@ -200,6 +201,11 @@ def texts(array: pa.Array) -> pa.Array:
 def plain(array: pa.Array) -> pa.Array:
     """A field that goes out unchanged: enums as text, decimals as doubles."""
     return array.cast(pa.float64()) if pa.types.is_decimal(array.type) else texts(array)
+
+
+def _stacked(columns: Sequence[NDArray[Any]], n: int) -> NDArray[Any]:
+    """[A, n]; A may be 0."""
+    return np.stack(columns) if columns else np.zeros((0, n))
 
 
 def _argument(place: int) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -14,6 +15,7 @@ from sqlglot import exp
 from beam_jobs.errors import UserError
 from beam_jobs.preprocessing.fields import Field, Kind
 from beam_jobs.preprocessing.query.types import BOOLEAN, DOUBLE, INTEGER, NULL, TEXT, Type, common, constant, converted
+from beam_jobs.preprocessing.windows.frames import Frame
 
 _NONE: frozenset[str] = frozenset()
 DEEPEST = 24  # operators inside one another in one expression of Polars
@@ -56,9 +58,9 @@ def with_steps(frame: pl.DataFrame, values: Iterable[Compiled]) -> pl.DataFrame:
 class WindowFeature:
     """``function(argument) OVER (PARTITION BY key ORDER BY event_time RANGE …)``."""
 
-    function: str  # one of windows.FUNCTIONS
-    argument: Compiled  # what it aggregates, a number
-    milliseconds: int  # length of the window, which ends at the row itself
+    function: str  # one of windows.frames.FUNCTIONS
+    argument: Compiled | None  # what it aggregates, a double; None: the time of each row
+    frame: Frame
     column: str  # of the frame that holds its values; no Avro name has a colon
 
 
@@ -75,14 +77,17 @@ class Compiler:
     ) -> None:
         self.handlers = handlers
         self.fields = fields
+        self.names: Mapping[str, Field | Compiled] = fields  # what expressions may read
         self.sql = sql
         self.source = source
         self.key = key
         self.event_time = event_time
         self.tables = {"events"}
-        self.windows: dict[str, WindowFeature] = {}  # by canonical text: each is computed once
+        self.stage = 0  # SELECTs with windows, further in
+        self.windows: dict[str, WindowFeature] = {}  # of this SELECT, by canonical text: each is computed once
         self.named_windows: dict[str, exp.Window] = {}  # of the WINDOW clause, by name in lower case
         self.pseudonyms: set[str] = set()
+        self._labels = False
         self._steps = 0
 
     def compile(self, node: Any) -> Compiled:
@@ -102,9 +107,9 @@ class Compiler:
         starts = [part.meta["start"] for part in node.walk() if "start" in part.meta] if node is not None else []
         raise UserError(f"{place(self.source, self.sql, min(starts, default=None))}: {message}")
 
-    def number(self, node: Any) -> Compiled:
-        """A number of any type; NULL is the integer it is in DuckDB."""
-        operand = self._typed(node, "number", "a number")
+    def number(self, node: Any, operand: Compiled | None = None) -> Compiled:
+        """A number of any type; NULL is the integer it is in DuckDB. ``operand`` is the node compiled, if it is."""
+        operand = self._typed(node, "number", "a number", operand)
         return operand if operand.type != NULL else self._null(operand, INTEGER)
 
     def double(self, node: Any) -> Compiled:
@@ -116,8 +121,8 @@ class Compiler:
     def boolean(self, node: Any) -> Compiled:
         return self._null(self._typed(node, "boolean", "true or false (a comparison)"), BOOLEAN)
 
-    def _typed(self, node: Any, kind: Kind, wanted: str) -> Compiled:
-        operand = self.compile(node)
+    def _typed(self, node: Any, kind: Kind, wanted: str, operand: Compiled | None = None) -> Compiled:
+        operand = operand or self.compile(node)
         if operand.kind not in (kind, "null"):
             self.fail(node, f"{sql_of(node)} is a {operand.kind}; {sql_of(node.parent)} needs {wanted}")
         return operand
@@ -174,24 +179,46 @@ class Compiler:
         return int(text)
 
     def column(self, node: exp.Column) -> Field:
-        """The field a column names; without quotes the case may differ, as in SQL."""
+        """The field a column is."""
+        name, found = self.lookup(node)
+        if not isinstance(found, Field):
+            self.fail(node, f"{name} is computed in the sub-select; use a field")
+        return found
+
+    def lookup(self, node: exp.Column) -> tuple[str, Field | Compiled]:
+        """What a column is, and its name; without quotes the case may differ, as in SQL."""
         if node.args.get("table") and node.table.lower() not in self.tables:
             self.fail(node, f"{sql_of(node)}: nested fields are not supported; use top-level fields of the schema")
-        field = self.fields.get(node.name)
-        if field is None and not node.this.args.get("quoted"):
-            matches = [f for name, f in self.fields.items() if name.lower() == node.name.lower()]
-            field = matches[0] if len(matches) == 1 else None
-        if field is None:
-            self.fail(node, f"unknown column {node.name}{did_you_mean(node.name, self.fields)}")
-        if field.label:
-            self.fail(node, f"{field.name} is the label: unknown when an event is scored; remove it from the SQL")
-        return field
+        name = node.name
+        if name not in self.names and not node.this.args.get("quoted"):
+            matches = [known for known in self.names if known.lower() == name.lower()]
+            name = matches[0] if len(matches) == 1 else name
+        found = self.names.get(name)
+        if found is None:
+            self.fail(node, f"unknown column {node.name}{did_you_mean(node.name, self.names)}")
+        if isinstance(found, Field) and found.label and not self._labels:
+            self.fail(
+                node,
+                f"{found.name} is the label: unknown when an event is scored; remove it from the SQL, or read it in a "
+                "window that ends as long ago as labels take (BETWEEN INTERVAL '37' DAY PRECEDING AND INTERVAL '7' DAY "
+                "PRECEDING)",
+            )
+        return name, found
+
+    @contextmanager
+    def seeing_labels(self, seen: bool) -> Iterator[None]:
+        """While it is open the label may be read, if ``seen``: of rows so old that theirs are known."""
+        before, self._labels = self._labels, seen
+        try:
+            yield
+        finally:
+            self._labels = before
 
     def refuse(self, node: Any) -> NoReturn:
         name = _name(node)
         function = node.name.lower() if isinstance(node, exp.Anonymous) else name.lower()
         if isinstance(node, exp.Query | exp.Subquery | exp.Exists):
-            self.fail(node, "a subquery is not supported: a row must be computed from its own fields")
+            self.fail(node, "a subquery stands in FROM only: a row must be computed from its own fields")
         if isinstance(node, exp.Star):
             self.fail(node, "* is not supported: name each feature, their order is the model's contract")
         if _UNSTABLE.fullmatch(function) or name.startswith("Current"):
@@ -256,7 +283,21 @@ def join(name: str, type_: Type, expr: pl.Expr, *operands: Compiled) -> Compiled
 
 FUNCTIONS = (
     *("abs", "sqrt", "exp", "ln", "log", "log10", "power", "sign", "floor", "ceil", "round", "mod"),
-    *("least", "greatest", "coalesce", "nullif", "cast", "extract", "lower", "upper", "length", "substring", "concat"),
+    *(
+        "least",
+        "greatest",
+        "coalesce",
+        "nullif",
+        "cast",
+        "extract",
+        "epoch",
+        "date_diff",
+        "lower",
+        "upper",
+        "length",
+        "substring",
+        "concat",
+    ),
     *("pseudonymize", "generalize"),
 )
 """Functions the SQL may use, beside operators, CASE, BETWEEN, IN, LIKE and IS."""

@@ -18,16 +18,7 @@ import pyarrow.compute as pc
 from sqlglot import exp
 
 from beam_jobs.preprocessing.query.compiler import DEEPEST, Compiled, Compiler, Handler, Handlers, join, sql_of
-from beam_jobs.preprocessing.query.functions import (
-    concat,
-    extract,
-    letters,
-    own_function,
-    substring,
-    text,
-    timestamp,
-    window,
-)
+from beam_jobs.preprocessing.query.functions import concat, letters, own_function, substring, text
 from beam_jobs.preprocessing.query.numbers import (
     absolute,
     arithmetic,
@@ -42,7 +33,9 @@ from beam_jobs.preprocessing.query.numbers import (
     sign,
     whole,
 )
+from beam_jobs.preprocessing.query.times import date_diff, epoch, extract, interval, timestamp
 from beam_jobs.preprocessing.query.types import BIGINT, BOOLEAN, FLOAT, NULL, TEXT, Type, column, constant, number
+from beam_jobs.preprocessing.query.windows import window
 
 SEMANTICS_VERSION = 3  # raise it when the same SQL gives other values: models trained before no longer match
 
@@ -50,7 +43,9 @@ SEMANTICS_VERSION = 3  # raise it when the same SQL gives other values: models t
 
 
 def _column(c: Compiler, node: exp.Column) -> Compiled:
-    field = c.column(node)
+    _, field = c.lookup(node)
+    if isinstance(field, Compiled):
+        return field
     expr, type_ = column(field)
     pii = frozenset({field.name} if field.pii else ())
     return Compiled(expr, type_, json.dumps(field.name), frozenset({field.name}), pii)
@@ -324,6 +319,9 @@ HANDLERS: Handlers = {
     exp.Cast: (_cast, ("this", "to")),
     exp.TryCast: (_cast, ("this", "to", "safe")),
     exp.Extract: (extract, _TWO),
+    exp.TimeToUnix: (epoch, ("this",)),
+    exp.DateDiff: (date_diff, (*_TWO, "unit", "date_part_boundary")),
+    exp.Interval: (interval, ("this", "unit", "fraction_in_string")),
     exp.Lower: (text("lower", TEXT, letters(pc.utf8_lower)), ("this",)),
     exp.Upper: (text("upper", TEXT, letters(pc.utf8_upper)), ("this",)),
     exp.Length: (text("length", BIGINT, lambda s: s.str.len_chars().cast(pl.Int64)), ("this",)),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sqlglot import exp
 
 from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, Handler, join, sql_of
+from beam_jobs.preprocessing.query.times import moved
 from beam_jobs.preprocessing.query.types import (
     BIGINT,
     DOUBLE,
@@ -42,7 +43,10 @@ def arithmetic(name: str, operation: Operation, bound: Callable[[int, int], int]
     """``+``, ``-`` or ``*``; ``bound`` of the result, from those of two exact operands."""
 
     def handler(c: Compiler, node: Any) -> Compiled:
-        a, b = c.number(node.this), c.number(node.expression)
+        a, b = c.compile(node.this), c.compile(node.expression)
+        if name != "mul" and not {"timestamp", "interval"}.isdisjoint((a.kind, b.kind)):
+            return moved(c, node, a, b)
+        a, b = c.number(node.this, a), c.number(node.expression, b)
         type_ = common((a.type, b.type))
         if type_.exact:
             return _exact(c, node, name, operation, bound, a, b, type_)

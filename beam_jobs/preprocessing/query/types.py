@@ -8,6 +8,7 @@ decimal               decimal; ``0.5``                               the same, t
 float, double         float, double; ``5e0`` is a double             Float32, Float64
 boolean, text         boolean; string, uuid and enum                 Boolean, String
 timestamp             timestamp-millis, timestamp-micros             microseconds, UTC
+interval              timestamp - timestamp; ``INTERVAL '1' HOUR``   Int64, microseconds
 ====================  =============================================  ==========================
 
 Integers and decimals are exact. How large they can get is known when the SQL is compiled (``bound``), so 64 bits are
@@ -30,19 +31,26 @@ from numpy.typing import NDArray
 from beam_jobs.preprocessing.fields import Field, Kind
 
 Floats = NDArray[np.floating[Any]]
-Name = Literal["integer", "decimal", "float", "double", "boolean", "text", "timestamp", "null", "other"]
+Name = Literal["integer", "decimal", "float", "double", "boolean", "text", "timestamp", "interval", "null", "other"]
 
 INT32, INT64, INT128 = 2**31, 2**63, 2**127 - 1  # no value of so many bits is further from 0
 MAX_DIGITS = 38  # of a decimal
 _EXACT_DOUBLE = 2**53  # integers up to here are doubles
 _EXACT_POWER = 22  # powers of ten up to here are doubles
-_KINDS: dict[Name, Kind] = {"boolean": "boolean", "text": "string", "timestamp": "timestamp", "null": "null"}
+_KINDS: dict[Name, Kind] = {
+    "boolean": "boolean",
+    "text": "string",
+    "timestamp": "timestamp",
+    "interval": "interval",
+    "null": "null",
+}
 _TYPES: dict[Name, Any] = {
     "float": pl.Float32,
     "double": pl.Float64,
     "boolean": pl.Boolean,
     "text": pl.String,
     "timestamp": pl.Datetime("us", "UTC"),
+    "interval": pl.Int64,  # microseconds
     "null": pl.Null,
 }
 
@@ -73,13 +81,8 @@ class Type:
         return f"{self.name}:{self.scale}" if self.name == "decimal" else self.name
 
 
-FLOAT, DOUBLE, BOOLEAN, TEXT, TIMESTAMP = (
-    Type("float"),
-    Type("double"),
-    Type("boolean"),
-    Type("text"),
-    Type("timestamp"),
-)
+FLOAT, DOUBLE, BOOLEAN, TEXT = Type("float"), Type("double"), Type("boolean"), Type("text")
+TIMESTAMP, INTERVAL = Type("timestamp"), Type("interval")
 NULL, OTHER = Type("null"), Type("other")
 
 

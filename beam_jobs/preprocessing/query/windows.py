@@ -1,0 +1,269 @@
+"""OVER: features over other rows of the key, in the one form that says which rows are meant."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+from sqlglot import exp
+
+from beam_jobs.preprocessing.fields import Field
+from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, WindowFeature, join, sql_of
+from beam_jobs.preprocessing.query.times import microseconds
+from beam_jobs.preprocessing.query.types import (
+    BIGINT,
+    BOOLEAN,
+    DOUBLE,
+    INT128,
+    TIMESTAMP,
+    Type,
+    decimal,
+    integer,
+)
+from beam_jobs.preprocessing.windows.frames import Frame
+
+_FUNCTIONS: dict[type[exp.Expression], str] = {
+    exp.Count: "count",
+    exp.CountIf: "sum",  # NULL of no rows, as in DuckDB
+    exp.Sum: "sum",
+    exp.Avg: "avg",
+    exp.Min: "min",
+    exp.Max: "max",
+    exp.Stddev: "stddev_samp",
+    exp.StddevSamp: "stddev_samp",
+    exp.Variance: "var_samp",
+    exp.FirstValue: "first_value",
+    exp.First: "first_value",
+    exp.LastValue: "last_value",
+    exp.Last: "last_value",
+}
+_NAMES = "avg, sum, count, min, max, stddev_samp, var_samp, count(DISTINCT x), first_value, last_value"
+_TWO = {"this", "expression"}
+_LONGEST_DAYS = 400
+_DAY = 86_400_000_000  # microseconds
+_EXACT_DOUBLE = 2**53  # integers up to here are doubles
+_PREVIOUS = "last_value(x) OVER (... RANGE BETWEEN INTERVAL '1' HOUR PRECEDING AND CURRENT ROW EXCLUDE CURRENT ROW)"
+_REMEDIES: dict[type[exp.Expression], str] = {
+    exp.Lag: f"lag passes over the frame, so it never ends; the previous value is {_PREVIOUS}",
+    exp.Lead: "lead sees what is still to come; training and scoring would not mean the same",
+    exp.Median: "a median needs all rows of the window in order; use avg, stddev_samp, min and max, or the share of "
+    "rows above a limit: avg(CASE WHEN x > 100 THEN 1 ELSE 0 END) OVER (...)",
+    exp.ApproxDistinct: "count(DISTINCT x) is exact here",
+    exp.IgnoreNulls: "NULL counts as a value there; choose rows with WHERE, in a sub-select if need be",
+}
+for _quantile in (exp.PercentileCont, exp.PercentileDisc, exp.Quantile, exp.ApproxQuantile):
+    _REMEDIES[_quantile] = _REMEDIES[exp.Median].replace("median", "quantile")
+
+
+def window(c: Compiler, node: exp.Window) -> Compiled:
+    """The value of a window: a column of the frame, filled before the expressions around it are computed."""
+    called = node.this.this if isinstance(node.this, exp.RespectNulls) else node.this
+    if isinstance(called, exp.Anonymous) and called.name.lower() == "mean":
+        called = exp.Avg(this=called.expressions[0] if len(called.expressions) == 1 else None)
+    function = _FUNCTIONS.get(type(called))
+    if function is None:
+        remedy = _REMEDIES.get(type(called), f"use one of {_NAMES} (CASE inside can choose rows)")
+        c.fail(node, f"{sql_of(node.this)} is not supported as a window; {remedy}")
+    frame = _frame(c, node, _definition(c, node))
+    of = called.this
+    if isinstance(of, exp.Distinct) and function == "count" and len(of.expressions) == 1 and not of.args.get("on"):
+        function, of = "count_distinct", of.expressions[0]
+    if called.args.get("expressions") or isinstance(of, exp.Distinct | exp.Order | None):
+        c.fail(node, f"{sql_of(called)} is not supported as a window; it takes one argument and nothing else")
+    if of.find(exp.Window):
+        c.fail(
+            node,
+            f"{sql_of(node)}: a window of a window stands around a sub-select: "
+            "SELECT ... sum(x) OVER (...) FROM (SELECT *, avg(y) OVER (...) AS x FROM events)",
+        )
+    with c.seeing_labels(frame.end_us > 0):
+        argument, type_ = _argument(c, called, function, of)
+    return _feature(c, function, frame, argument, type_)
+
+
+def _feature(c: Compiler, function: str, frame: Frame, argument: Compiled | None, type_: Type) -> Compiled:
+    """A window, which is computed once however often it is written; and its value in its type."""
+    of = argument.text if argument is not None else "time"
+    known = f"{function}:{frame.start_us}:{frame.end_us}:{frame.hop_us}:{int(frame.exclude_current)}"
+    text = f"(over:{c.stage}:{known} {of})"
+    feature = c.windows.setdefault(text, WindowFeature(function, argument, frame, f"window:{c.stage}:{len(c.windows)}"))
+    columns = frozenset({c.event_time}) | (argument.columns if argument is not None else frozenset())
+    expr = _typed(pl.col(feature.column), type_)
+    return Compiled(expr, type_, text, columns, argument.raw_pii if argument is not None else frozenset())
+
+
+def _typed(expr: pl.Expr, type_: Type) -> pl.Expr:
+    """The double that a window gives, in the type it stands for."""
+    if type_ == BOOLEAN:
+        return expr != 0
+    if type_ == TIMESTAMP:
+        return expr.cast(pl.Int64).cast(type_.dtype)
+    if type_.exact and type_.dtype == pl.Int64:
+        return expr.clip(-_LARGEST, _LARGEST).cast(pl.Int64)
+    return expr.cast(type_.dtype, strict=False)
+
+
+_LARGEST = float(np.nextafter(2.0**63, 0))  # double of 64 bits
+
+
+def _argument(c: Compiler, called: Any, function: str, of: Any) -> tuple[Compiled | None, Type]:
+    """What is aggregated, as a double, and the type of the result. None: each row, or its time."""
+    if isinstance(of, exp.Star):
+        return None, BIGINT
+    if isinstance(called, exp.CountIf):
+        condition = c.boolean(of)
+        return join("true", DOUBLE, pl.when(condition.expr).then(pl.lit(1.0)).otherwise(pl.lit(0.0)), condition), BIGINT
+    if function in ("avg", "stddev_samp", "var_samp"):
+        return c.double(of), DOUBLE
+    operand = c.compile(of)
+    if operand.type.name in ("null", "other"):
+        operand = c.number(of, operand)  # NULL is an integer, others are refused
+    if function == "count":
+        return join("known", DOUBLE, pl.when(operand.expr.is_not_null()).then(pl.lit(0.0)), operand), BIGINT
+    if operand.text == f'"{c.event_time}"' and function != "sum":
+        return None, BIGINT if function == "count_distinct" else TIMESTAMP
+    if function == "count_distinct":
+        return _distinguished(operand), BIGINT
+    if operand.kind == "string":
+        c.fail(called, f"{sql_of(called)}: texts are not kept, only counted: use count(DISTINCT x), or CASE inside")
+    if function == "sum":
+        if operand.kind not in ("number", "boolean"):
+            c.fail(called, f"{sql_of(of)} is a {operand.kind}; {sql_of(called)} needs a number")
+        if operand.type == BOOLEAN or operand.type.name == "integer":
+            return _number(operand), integer(INT128)
+        if operand.type.exact and operand.type.bound <= _EXACT_DOUBLE:
+            return _number(operand), decimal(INT128, operand.type.scale)
+        return c.convert(operand, DOUBLE, of), DOUBLE
+    if operand.type.name == "decimal" and operand.type.bound > _EXACT_DOUBLE:
+        return c.convert(operand, DOUBLE, of), DOUBLE
+    return _number(operand), operand.type
+
+
+def _number(operand: Compiled) -> Compiled:
+    """The operand as a double: a decimal times 10^scale, a time in microseconds, TRUE as 1."""
+    expr = operand.expr.cast(pl.Int64) if operand.type.name in ("timestamp", "interval", "boolean") else operand.expr
+    text = f"(scaled {operand.text})" if operand.type.scale else operand.text
+    return replace(operand, expr=expr.cast(pl.Float64), type=DOUBLE, text=text)
+
+
+def _distinguished(operand: Compiled) -> Compiled:
+    """The operand as a double that is equal where it is, but for one chance in 2**63."""
+    type_ = operand.type
+    if type_.name in ("float", "double", "boolean", "timestamp") or (type_.exact and type_.bound <= _EXACT_DOUBLE):
+        return _number(operand)
+    return join(
+        "hash", DOUBLE, operand.expr.map_batches(_hashes, return_dtype=pl.Float64, is_elementwise=True), operand
+    )
+
+
+# Of this process, as the history of a partition is: no two processes compare them, and nobody can aim at collisions.
+_SEED = secrets.randbits(64)
+_FINITE = np.uint64(0xFFFF_FFFF_FFFF_FFFF ^ 1 << 62)  # without this bit no pattern is NaN or infinite
+
+
+def _hashes(values: pl.Series) -> pl.Series:
+    hashed = pl.Series((values.hash(_SEED).to_numpy() & _FINITE).view(np.float64))
+    return pl.select(pl.when(values.is_not_null()).then(hashed)).to_series() if values.null_count() else hashed
+
+
+# Which rows are meant.
+
+
+def _definition(c: Compiler, node: exp.Window) -> exp.Window:
+    """What stands in the parentheses behind OVER, or in the WINDOW clause under the name behind it."""
+    name = node.args.get("alias")
+    if name is None:
+        return node
+    definition = c.named_windows.get(name.name.lower())
+    if definition is None:
+        known = ", ".join(c.named_windows) or "none"
+        c.fail(node, f"{sql_of(node)}: no window is named {name.name}; the WINDOW clause defines {known}")
+    if node.args.get("partition_by") or node.args.get("order") or node.args.get("spec"):
+        c.fail(node, f"{sql_of(node)}: a named window can't be extended; write OVER {name.name}")
+    return definition
+
+
+def _frame(c: Compiler, node: exp.Window, definition: exp.Window) -> Frame:
+    range_ = "RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND CURRENT ROW"
+    form = f"OVER (PARTITION BY {c.key} ORDER BY {c.event_time} {range_})"
+    order = definition.args["order"].expressions if definition.args.get("order") else []
+    if not order:
+        c.fail(node, f"{sql_of(node)} has no ORDER BY, so it depends on how rows were cut into blocks; use {form}")
+    by = [_is(c, part, c.key) for part in definition.args.get("partition_by") or []]
+    along = [_is(c, part.this, c.event_time) and not part.args.get("desc") for part in order]
+    spec = definition.args.get("spec")
+    given = {name: value for name, value in spec.args.items() if value} if spec is not None else {}
+    kind, start, start_side = given.pop("kind", None), given.pop("start", None), given.pop("start_side", None)
+    end, end_side = given.pop("end", "CURRENT ROW"), given.pop("end_side", None)
+    exclude = given.pop("exclude", exp.var("NO OTHERS")).name.upper()
+    if (
+        by != [True]
+        or along != [True]
+        or (kind, start_side) != ("RANGE", "PRECEDING")
+        or not isinstance(start, exp.Expression)
+        or (
+            (end, end_side) != ("CURRENT ROW", None)
+            and (end_side != "PRECEDING" or not isinstance(end, exp.Expression))
+        )
+        or exclude not in ("NO OTHERS", "CURRENT ROW")
+        or given
+    ):
+        c.fail(node, f"{sql_of(node)}: windows have the form {form}")
+    start_us, hop_us = _start(c, start)
+    end_us = 0 if end_side is None else _length(c, end, 0)
+    if start_us < end_us:
+        c.fail(node, f"{sql_of(node)}: the window ends before it starts; write the longer interval first")
+    return Frame(start_us, end_us, hop_us, exclude == "CURRENT ROW" and not end_us)
+
+
+def _is(c: Compiler, node: Any, name: str) -> bool:
+    """Whether a column is the key or the event time, or the pseudonym of it."""
+    found = c.lookup(node)[1] if isinstance(node, exp.Column) else None
+    return found.name == name if isinstance(found, Field) else found is not None and found.text == pseudonym(name)
+
+
+def pseudonym(name: str) -> str:
+    """Canonical text of the pseudonym of a field."""
+    return f'(pseudonymize "{name}")'
+
+
+def _start(c: Compiler, node: Any) -> tuple[int, int]:
+    """Where a window starts: how long before the row, and to a multiple of what this is rounded down."""
+    inner = node.unnest()
+    if not isinstance(inner, exp.Sub) or not _is(c, inner.this, c.event_time):
+        return _length(c, node, 1), 0
+    bucket, hop = inner.expression.unnest(), None
+    if isinstance(bucket, exp.DateBin) and {name for name, value in bucket.args.items() if value} <= _TWO:
+        hop, back = microseconds(bucket.this), bucket.expression.unnest()
+    elif isinstance(bucket, exp.TimestampTrunc | exp.DateTrunc):
+        unit = bucket.args["unit"].name
+        hop, back = microseconds(exp.Interval(this=exp.Literal.string("1"), unit=exp.var(unit))), bucket.this.unnest()
+    if (
+        hop is None
+        or hop <= 0
+        or not isinstance(back, exp.Sub)
+        or not _is(c, back.this, c.event_time)
+        or _length(c, back.expression, 1) < hop
+    ):
+        t = c.event_time
+        c.fail(
+            node,
+            f"{sql_of(node)}: a window that starts at a full hour is RANGE BETWEEN "
+            f"({t} - time_bucket(INTERVAL '1 hour', {t} - INTERVAL '7 day')) PRECEDING AND CURRENT ROW",
+        )
+    return _length(c, back.expression, 1), hop
+
+
+def _length(c: Compiler, node: Any, least: int) -> int:
+    """Microseconds of an interval."""
+    length = microseconds(node)
+    if length is None or not least <= length <= _LONGEST_DAYS * _DAY:
+        c.fail(
+            node,
+            f"{sql_of(node)}: a window is as long as an interval such as '5' MINUTE, '12' HOUR or '30' DAY, at most "
+            f"{_LONGEST_DAYS} days",
+        )
+    return length
