@@ -34,8 +34,16 @@ SCHEMA: dict[str, Any] = {
     ],
 }
 TYPES = {
-    **{"row": pa.int32(), "a": pa.float64(), "b": pa.float64(), "f": pa.float32(), "i": pa.int32(), "l": pa.int64()},
-    **{"m": pa.decimal128(9, 2), "ok": pa.bool_(), "shop": pa.string(), "fraud": pa.bool_()},
+    "row": pa.int32(),
+    "a": pa.float64(),
+    "b": pa.float64(),
+    "f": pa.float32(),
+    "i": pa.int32(),
+    "l": pa.int64(),
+    "m": pa.decimal128(9, 2),
+    "ok": pa.bool_(),
+    "shop": pa.string(),
+    "fraud": pa.bool_(),
 }
 FIVE = "RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND CURRENT ROW"
 FRAMES = {
@@ -44,7 +52,7 @@ FRAMES = {
     "before": f"{FIVE} EXCLUDE CURRENT ROW",
     "past": "RANGE BETWEEN INTERVAL '37' MINUTES PRECEDING AND INTERVAL '7' MINUTES PRECEDING",
     "gone": "RANGE BETWEEN INTERVAL (400) SECOND PRECEDING AND to_seconds(1) PRECEDING",
-    "hops": "RANGE BETWEEN (ts - time_bucket(INTERVAL '7 minutes', ts - INTERVAL '20 minutes')) PRECEDING AND CURRENT ROW",
+    "hops": "RANGE BETWEEN (ts - time_bucket(INTERVAL '7 min', ts - INTERVAL '20 min')) PRECEDING AND CURRENT ROW",
     "trunc": "RANGE BETWEEN ts - date_trunc('minute', ts - INTERVAL '5m') PRECEDING AND CURRENT ROW",
     "week": "RANGE BETWEEN (ts - time_bucket('3 days'::INTERVAL, ts - INTERVAL 1 WEEK)) PRECEDING AND CURRENT ROW",
 }
@@ -87,11 +95,21 @@ def compiled(sql: str) -> Preprocessor:
 
 
 def block(rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
-    ids, steps, a, b, f, i, l, m, ok, shop, fraud = zip(*rows, strict=True)
+    ids, steps, a, b, f, i, long, m, ok, shop, fraud = zip(*rows, strict=True)
     start = np.datetime64("2026-03-01T00:00:00", "us")
     decimals = pa.array(m, pa.int64()).cast(pa.decimal128(19, 0))
     scaled = pa.Array.from_buffers(pa.decimal128(9, 2), len(m), decimals.buffers())
-    values = {"row": range(len(rows)), "a": a, "b": b, "f": f, "i": i, "l": l, "ok": ok, "shop": shop, "fraud": fraud}
+    values = {
+        "row": range(len(rows)),
+        "a": a,
+        "b": b,
+        "f": f,
+        "i": i,
+        "l": long,
+        "ok": ok,
+        "shop": shop,
+        "fraud": fraud,
+    }
     return pa.record_batch(
         {
             "id": pa.array(ids),
@@ -111,7 +129,7 @@ def online(query: Preprocessor, events: pa.RecordBatch, cuts: list[int]) -> tupl
         done = query.apply(events.slice(start, end - start), history)
         rows += [tuple(row[name] for name in query.features) for row in done.rows.to_pylist()]
         kept += (done.kept + start).tolist()
-        assert not {reason for reason in done.errors.reasons} - {"not_finite"}
+        assert not set(done.errors.reasons) - {"not_finite"}
     return rows, kept
 
 
@@ -133,7 +151,7 @@ def check(connection: duckdb.DuckDBPyConnection, sql: str, rows: list[tuple[Any,
     assert len(ours) == len(finite)
     for mine, other in zip(ours, finite, strict=True):
         assert mine == pytest.approx(other, rel=1e-6, abs=1e-6), dict(
-            zip(query.features, zip(mine, other), strict=True)
+            zip(query.features, zip(mine, other, strict=True), strict=True)
         )
 
 
@@ -186,7 +204,8 @@ def test_windows_stand_in_expressions(
 
 
 NESTED = [
-    """SELECT id, ts, row, a, count(CASE WHEN a > 2.5 * mean THEN 1 END) OVER (PARTITION BY id ORDER BY ts {five}) AS often
+    """SELECT id, ts, row, a,
+              count(CASE WHEN a > 2.5 * mean THEN 1 END) OVER (PARTITION BY id ORDER BY ts {five}) AS often
        FROM (SELECT *, avg(a) OVER (PARTITION BY id ORDER BY ts {five}) AS mean FROM events WHERE i > -20)""",
     """SELECT id, ts, row, a - mean AS off, n FROM (
            SELECT id, ts, row, a, avg(a) OVER w AS mean, count(*) OVER w AS n FROM events WINDOW w AS (
@@ -195,9 +214,9 @@ NESTED = [
     """SELECT id, ts, row, COALESCE(sum(size) OVER past, 0) AS total, count(DISTINCT shop) OVER w AS shops
        FROM (SELECT id, ts, row, abs(a) AS size, shop FROM (SELECT * FROM events WHERE a <> 3) WHERE b IS NULL OR b > 0)
        WHERE size < 30 WINDOW {windows}""",
-    """SELECT device AS id, at AS ts, row, count(*) OVER (PARTITION BY device ORDER BY at {five}) AS n,
-              max(step) OVER (PARTITION BY device ORDER BY at {five}) AS top
-       FROM (SELECT id AS device, ts AS at, row, COALESCE(epoch(ts - last_value(ts) OVER before), 0) AS step, fraud
+    """SELECT device AS id, seen AS ts, row, count(*) OVER (PARTITION BY device ORDER BY seen {five}) AS n,
+              max(step) OVER (PARTITION BY device ORDER BY seen {five}) AS top
+       FROM (SELECT id AS device, ts AS seen, row, COALESCE(epoch(ts - last_value(ts) OVER before), 0) AS step, fraud
              FROM events WINDOW {windows})
        WHERE step < 100""",
     """SELECT id, ts, row, COALESCE(avg(spread) OVER past, -1) AS before, spread FROM (

@@ -6,6 +6,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NoReturn, TypeVar
 
 import sqlglot
@@ -13,12 +14,14 @@ from sqlglot.errors import ParseError, SqlglotError
 from sqlglot.tokenizer_core import TokenType
 
 from beam_jobs.errors import UserError, one_line
+from beam_jobs.preprocessing.query.intervals import from_text
 
 DIALECT = "duckdb"
 T = TypeVar("T")
 
 _CALLS = 150_000  # of Python inside one another: some 6,000 brackets
 _STACK = 64 << 20  # bytes; a quarter holds what _CALLS allows
+_SIMPLE_INTERVAL = re.compile(r"\s*-?\d+(\.\d+)?\s*[A-Za-z]*\s*")
 _EXPONENT = re.compile(r"[\d_.]+[eE][\d_]+(?=[+-])")  # of 1e3-1, which sqlglot takes for one number
 
 
@@ -88,7 +91,17 @@ def _tokens(sql: str) -> list[Any]:
             head, rest = sql[: glued.end()], re.sub(r"[^\n]", " ", sql[: glued.end()]) + sql[glued.end() :]
             done += found[: at - 1] + dialect.tokenize(re.sub(r"[^\n]", " ", head[: token.start]) + head[token.start :])
             found, at = dialect.tokenize(rest), 0
-    return done + found
+    return _with_intervals(done + found)
+
+
+def _with_intervals(found: list[Any]) -> list[Any]:
+    """Of INTERVAL '1 day 02:00:00' sqlglot would see the day alone: such texts as their microseconds."""
+    for before, token in pairwise(found):
+        named = before.token_type == TokenType.INTERVAL and token.token_type == TokenType.STRING
+        if named and not _SIMPLE_INTERVAL.fullmatch(token.text):
+            length = from_text(token.text)
+            token.text = "of no fixed length" if length is None else f"{length} microsecond"
+    return found
 
 
 def _syntax_error(source: str, error: ParseError, form: str) -> NoReturn:

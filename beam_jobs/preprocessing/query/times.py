@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from fractions import Fraction
 from typing import Any
 
 import polars as pl
 from sqlglot import exp
 
 from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, join, sql_of
+from beam_jobs.preprocessing.query.intervals import UNITS, from_text, unit_of
 from beam_jobs.preprocessing.query.types import BIGINT, DOUBLE, INTERVAL, TIMESTAMP
 
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?( ?Z)?)?")
@@ -95,8 +95,8 @@ _MOVED = {
 def date_diff(c: Compiler, node: exp.DateDiff) -> Compiled:
     """How many ends of a unit lie between two timestamps: 1 of ``date_diff('minute', 12:00:59, 12:01:00)``."""
     unit = node.args["unit"].name.upper().removesuffix("S") if node.args.get("unit") else ""
-    if unit not in _UNITS or unit == "WEEK":
-        units = ", ".join(name.lower() for name in _UNITS if name != "WEEK")
+    if unit not in UNITS or unit == "WEEK":
+        units = ", ".join(name.lower() for name in UNITS if name != "WEEK")
         c.fail(node, f"{sql_of(node)}: the unit is one of {units}, in quotes")
     operands = []
     for side in (node.expression, node.this):
@@ -104,7 +104,7 @@ def date_diff(c: Compiler, node: exp.DateDiff) -> Compiled:
         if operand.kind != "timestamp":
             c.fail(node, f"{sql_of(node)}: {sql_of(side)} is a {operand.kind}; it needs a timestamp")
         operands.append(operand)
-    start, end = (operand.expr.cast(pl.Int64) // _UNITS[unit] for operand in operands)  # // rounds down
+    start, end = (operand.expr.cast(pl.Int64) // UNITS[unit] for operand in operands)  # // rounds down
     return join(f"date_diff:{unit}", BIGINT, end - start, *operands)
 
 
@@ -116,33 +116,7 @@ def interval(c: Compiler, node: exp.Interval) -> Compiled:
     return Compiled(pl.lit(micros, pl.Int64), INTERVAL, f"interval:{micros}", constant=micros)
 
 
-_SECOND = 1_000_000
-_UNITS = {
-    "MICROSECOND": 1,
-    "MILLISECOND": 1000,
-    "SECOND": _SECOND,
-    "MINUTE": 60 * _SECOND,
-    "HOUR": 3600 * _SECOND,
-    "DAY": 86_400 * _SECOND,
-    "WEEK": 7 * 86_400 * _SECOND,
-}
-_ALIASES = {
-    "us": "MICROSECOND",
-    "usec": "MICROSECOND",
-    "ms": "MILLISECOND",
-    "msec": "MILLISECOND",
-    "s": "SECOND",
-    "sec": "SECOND",
-    "m": "MINUTE",
-    "min": "MINUTE",
-    "h": "HOUR",
-    "hr": "HOUR",
-    "d": "DAY",
-    "w": "WEEK",
-}
-_TO = {f"to_{name.lower()}s": unit for name, unit in _UNITS.items()}
-_PART = re.compile(r"\s*(-?)(\d+(?:\.\d+)?)\s*([a-z]+)\s*")
-_CLOCK = re.compile(r"\s*(-?)(\d{1,4}):(\d\d)(?::(\d\d(?:\.\d{1,6})?))?\s*")
+_TO = {f"to_{name.lower()}s": unit for name, unit in UNITS.items()}
 
 
 def microseconds(node: Any) -> int | None:
@@ -153,15 +127,17 @@ def microseconds(node: Any) -> int | None:
         parts = [microseconds(node.this), microseconds(node.expression)]
         return None if None in parts else sum(part for part in parts if part is not None)
     if isinstance(node, exp.Cast) and node.to.this == exp.DataType.Type.INTERVAL and isinstance(node.this, exp.Literal):
-        return _from_text(node.this.name)
+        return from_text(node.this.name)
+    if isinstance(node, exp.ToDays):
+        return _whole(node.this, UNITS["DAY"])
     if isinstance(node, exp.Anonymous) and node.name.lower() in _TO and len(node.expressions) == 1:
         return _whole(node.expressions[0], _TO[node.name.lower()])
     if not isinstance(node, exp.Interval):
         return None
     unit = node.unit.name if isinstance(node.unit, exp.Var) else ""
     if unit and not node.args.get("fraction_in_string"):
-        return _whole(node.this, _unit(unit))
-    return _from_text(f"{node.this.name} {unit}") if isinstance(node.this, exp.Literal) else None
+        return _whole(node.this, unit_of(unit))
+    return from_text(f"{node.this.name} {unit}") if isinstance(node.this, exp.Literal) else None
 
 
 def _whole(amount: Any, factor: int | None) -> int | None:
@@ -174,24 +150,3 @@ def _whole(amount: Any, factor: int | None) -> int | None:
         text, sign = amount.this.name, -1
     found = re.fullmatch(r"-?(\d{1,15})", text)
     return sign * int(found[1]) * factor if found and factor else None
-
-
-def _from_text(text: str) -> int | None:
-    text, at, total = text.lower(), 0, Fraction(0)
-    while at < len(text):
-        if (part := _PART.match(text, at)) is not None and (factor := _unit(part[3])) is not None:
-            total += Fraction(part[1] + part[2]) * factor
-        elif (part := _CLOCK.fullmatch(text, at)) is not None and int(part[3]) < 60 and Fraction(part[4] or "0") < 60:
-            size = (int(part[2]) * 3600 + int(part[3]) * 60 + Fraction(part[4] or "0")) * _SECOND
-            total += -size if part[1] else size
-        else:
-            return None
-        at = part.end()
-    return int(total) if text.strip() and total.denominator == 1 else None
-
-
-def _unit(name: str) -> int | None:
-    name = name.lower()
-    return _UNITS.get(name.upper().removesuffix("S")) or _UNITS.get(
-        _ALIASES.get(name) or _ALIASES.get(name.removesuffix("s"), "")
-    )

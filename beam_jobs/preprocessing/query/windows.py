@@ -76,8 +76,8 @@ def window(c: Compiler, node: exp.Window) -> Compiled:
     if of.find(exp.Window):
         c.fail(
             node,
-            f"{sql_of(node)}: a window of a window stands around a sub-select: "
-            "SELECT ... sum(x) OVER (...) FROM (SELECT *, avg(y) OVER (...) AS x FROM events)",
+            f"{sql_of(node)}: a window of a window is written around a sub-select, as sum(x) OVER (...) of one with "
+            "avg(y) OVER (...) AS x",
         )
     with c.seeing_labels(frame.end_us > 0):
         argument, type_ = _argument(c, called, function, of)

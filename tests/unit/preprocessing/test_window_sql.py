@@ -5,11 +5,13 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pytest
 
 from beam_jobs.errors import UserError
 from beam_jobs.preprocessing import PiiPolicy, Preprocessor, compile_sql
+from beam_jobs.preprocessing.windows.frames import Frame
 
 SCHEMA: dict[str, Any] = {
     "type": "record",
@@ -24,6 +26,7 @@ SCHEMA: dict[str, Any] = {
         {"name": "age", "type": "int", "pii": "quasi"},
     ],
 }
+DAY = 86_400_000_000  # microseconds
 MINUTE = "RANGE BETWEEN INTERVAL '1' MINUTE PRECEDING AND CURRENT ROW"
 WINDOW = f"(PARTITION BY id ORDER BY at {MINUTE})"
 
@@ -153,6 +156,19 @@ def test_pickles() -> None:
         ("avg(speed ORDER BY load) OVER w", "takes one argument and nothing else"),
         ("avg(avg(speed) OVER w) OVER w", "a window of a window"),
         ("avg(model) OVER w", "needs a number"),
+        (
+            f"avg(speed) OVER {WINDOW.replace('AND CURRENT ROW', 'AND INTERVAL 2 MINUTE PRECEDING')}",
+            "ends before it starts",
+        ),
+        (
+            "avg(speed) OVER (PARTITION BY id ORDER BY at RANGE BETWEEN (at - time_bucket(INTERVAL '1 hour', at)) "
+            "PRECEDING AND CURRENT ROW)",
+            "a window that starts at a full hour is RANGE BETWEEN (at - time_bucket(",
+        ),
+        ("last_value(speed IGNORE NULLS) OVER w", "NULL counts as a value there"),
+        ("last_value(model) OVER w", "texts are not kept, only counted"),
+        ("quantile_cont(speed, 0.9) OVER w", "the share of rows above a limit"),
+        ("at - last_value(at) OVER w", "x is a interval, which is no feature; use EXTRACT(epoch FROM"),
         ("sum(at) OVER w", "needs a number"),
         ("avg(age) OVER w", "x shows age, personal data"),
         ("count(card) OVER w", "x shows card, personal data"),
@@ -188,6 +204,9 @@ def test_pickles() -> None:
                 "'-1' MINUTE",
                 "'1.5' HOUR",
                 "'401' DAY",
+                "'1 day ago'",
+                "'1 month 2 days'",
+                "'1 hour, 2 minutes'",
                 "'1' MONTH",
                 "'x' MINUTE",
                 "speed MINUTE",
@@ -231,3 +250,128 @@ def test_what_is_taken_in_without_a_result_is_known_afterwards() -> None:
     assert history is not None
     assert history.advance(compiled.prepare(events([0, 1], speed=[1, 2])).rows, emit=False).rows.num_rows == 0
     assert compiled.apply(events([2], speed=[4]), history).rows.column("x").to_pylist() == [7]
+
+
+LABELLED = {**SCHEMA, "fields": [*SCHEMA["fields"], {"name": "fraud", "type": ["null", "boolean"], "label": True}]}
+
+
+def labelled(column: str) -> Preprocessor:
+    windows = f"w AS {WINDOW}, past AS (PARTITION BY id ORDER BY at RANGE BETWEEN INTERVAL '37' DAY PRECEDING AND "
+    sql = f"SELECT id, at, speed, {column} AS x FROM events WINDOW {windows} INTERVAL '7' DAY PRECEDING)"
+    return compile_sql(sql, LABELLED, key="id", event_time="at")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "CASE WHEN fraud THEN 1 ELSE 0 END",
+        "count_if(fraud) OVER w",
+        f"last_value(CASE WHEN fraud THEN 1 ELSE 0 END) OVER {WINDOW.replace(')', ' EXCLUDE CURRENT ROW)')}",
+        "count(*) OVER past + CASE WHEN fraud THEN 1 ELSE 0 END",
+        "count(CASE WHEN fraud THEN 1 END) OVER past + count(fraud) OVER w",
+    ],
+)
+def test_the_label_is_refused_where_it_is_not_known_yet(column: str) -> None:
+    with pytest.raises(UserError, match=r"fraud is the label: unknown when an event is scored.*7' DAY PRECEDING"):
+        labelled(column)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "FROM (SELECT *, CASE WHEN fraud THEN 1 ELSE 0 END AS was FROM events)",
+        "FROM (SELECT id, at, speed, fraud AS was FROM events)",
+        "FROM (SELECT * FROM events WHERE fraud)",
+    ],
+)
+def test_no_sub_select_hides_the_label(rest: str) -> None:
+    with pytest.raises(UserError, match="fraud is the label"):
+        compile_sql(f"SELECT id, at, COALESCE(was, 0) AS x {rest}", LABELLED, key="id", event_time="at")
+
+
+def test_a_label_is_seen_when_it_is_as_old_as_the_frame_says() -> None:
+    """A planted leak: a feature that knew its own label, or one of the last 7 days, would differ between the two."""
+    compiled = labelled("COALESCE(count_if(fraud) OVER past, 0)")
+    days = [0, 1, 7.5, 8, 9, 14.9, 38]
+    found = []
+    for late in (False, True):  # labels of the last week, and the row's own, are still unknown, or are known
+        block = events([day * 86_400 for day in days])
+        ages = [days[-1] - day for day in days]
+        known = [True if late or age >= 7 else None for age in ages]
+        found.append(x(compiled, block.append_column("fraud", pa.array(known, pa.bool_())))[-1])
+    assert found == [5, 5]
+    assert "fraud" in compiled.input_columns
+
+
+INTERVALS = [
+    *(
+        "INTERVAL '90' SECOND",
+        "INTERVAL 5 MINUTES",
+        "INTERVAL (5) MINUTE",
+        "INTERVAL '1.5' HOUR",
+        "INTERVAL '1.5 hours'",
+    ),
+    *("INTERVAL '1 day 2 hours'", "INTERVAL '1hour2minutes'", "INTERVAL '01:30:00'", "INTERVAL '00:00:00.5'"),
+    *("INTERVAL '1 day 01:00:00'", "INTERVAL '5m'", "INTERVAL '5 mins'", "INTERVAL '2 h'", "INTERVAL '1 hrs'"),
+    *("INTERVAL '500 ms'", "INTERVAL '500' MILLISECONDS", "INTERVAL '7 us'", "INTERVAL 1 WEEK", "INTERVAL '1 w'"),
+    *("to_minutes(5)", "to_days(2)", "'5 minutes'::INTERVAL", "INTERVAL '1 hour' + INTERVAL '5 minutes'"),
+    *("INTERVAL '3 d'", "INTERVAL ' 5   Minute '", "INTERVAL '10 secs'", "CAST('1 hour' AS INTERVAL)"),
+]
+
+
+@pytest.mark.parametrize("written", INTERVALS)
+def test_an_interval_is_as_long_as_in_duckdb(written: str) -> None:
+    window = f"(PARTITION BY id ORDER BY at RANGE BETWEEN {written} PRECEDING AND CURRENT ROW)"
+    with duckdb.connect(config={"threads": 1}) as connection:
+        moved = f"SELECT datediff('us', TIMESTAMP '2025-01-01', TIMESTAMP '2025-01-01' + {written})"
+        ((length,),) = connection.execute(moved).fetchall()
+    (feature,) = select(f"sum(speed) OVER {window}").windows
+    assert feature.frame == Frame(length)
+
+
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [
+        (f"{MINUTE} EXCLUDE CURRENT ROW", Frame(60_000_000, exclude_current=True)),
+        (f"{MINUTE} EXCLUDE NO OTHERS", Frame(60_000_000)),
+        ("RANGE BETWEEN INTERVAL 2 HOURS PRECEDING AND INTERVAL 0 HOURS PRECEDING", Frame(7_200_000_000)),
+        ("RANGE BETWEEN INTERVAL 37 DAY PRECEDING AND INTERVAL 7 DAY PRECEDING", Frame(37 * DAY, 7 * DAY)),
+        (
+            "RANGE BETWEEN (at - time_bucket(INTERVAL '1 hour', at - INTERVAL '7 day')) PRECEDING AND CURRENT ROW",
+            Frame(7 * DAY, hop_us=DAY // 24),
+        ),
+        (
+            "RANGE BETWEEN at - date_trunc('day', at - to_days(90)) PRECEDING AND CURRENT ROW",
+            Frame(90 * DAY, hop_us=DAY),
+        ),
+    ],
+)
+def test_frames(frame: str, expected: Frame) -> None:
+    (feature,) = select(f"sum(speed) OVER (PARTITION BY id ORDER BY at {frame})").windows
+    assert feature.frame == expected
+
+
+def test_an_each_time_other_hash_tells_texts_apart() -> None:
+    compiled = select(f"count(DISTINCT model) OVER {WINDOW}")
+    assert x(compiled, events([0, 1, 2, 3, 4], model=["a", None, "b", "a", ""])) == [1, 1, 2, 2, 3]
+
+
+def test_stages_add_their_reach() -> None:
+    inner = f"(SELECT *, avg(speed) OVER {WINDOW} AS mean FROM events WHERE load > 1)"
+    compiled = query(f"SELECT id, at, mean, max(mean) OVER {WINDOW} AS x FROM {inner} WHERE mean > 0")
+    one = select(f"avg(speed) OVER {WINDOW}").history()
+    history = compiled.history()
+    assert one is not None
+    assert history is not None
+    assert history.reach_us == 2 * one.reach_us
+    result = compiled.apply(events([0, 1, 2, 3], speed=[0, 4, 2, 2], load=[2, 2, 0, 2]), history)
+    assert result.rows.to_pydict()["x"] == [2, 2]
+    assert (result.kept.tolist(), result.filtered) == ([1, 3], 2)
+
+
+def test_a_key_may_be_the_pseudonym_of_a_sub_select(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIGHBEAM_TEST_KEY", "a secret of many bytes")
+    window = f"(PARTITION BY card ORDER BY at {MINUTE})"
+    inner = "(SELECT pseudonymize(card) AS card, at, speed FROM events)"
+    compiled = query(f"SELECT card, at, count(*) OVER {window} AS x FROM {inner}", key="card")
+    assert x(compiled, events([0, 1, 2], card=["1", "2", "1"])) == [1, 1, 2]
