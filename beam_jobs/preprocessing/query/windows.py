@@ -114,8 +114,7 @@ def _argument(c: Compiler, called: Any, function: str, of: Any) -> tuple[Compile
     if isinstance(of, exp.Star):
         return None, BIGINT
     if isinstance(called, exp.CountIf):
-        condition = c.boolean(of)
-        return join("true", DOUBLE, pl.when(condition.expr).then(pl.lit(1.0)).otherwise(pl.lit(0.0)), condition), BIGINT
+        return _number(c.boolean(of)), BIGINT
     if function in ("avg", "stddev_samp", "var_samp"):
         return c.double(of), DOUBLE
     operand = c.compile(of)

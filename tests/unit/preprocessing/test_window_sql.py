@@ -309,7 +309,6 @@ INTERVALS = [
         "INTERVAL '90' SECOND",
         "INTERVAL 5 MINUTES",
         "INTERVAL (5) MINUTE",
-        "INTERVAL '1.5' HOUR",
         "INTERVAL '1.5 hours'",
     ),
     *("INTERVAL '1 day 2 hours'", "INTERVAL '1hour2minutes'", "INTERVAL '01:30:00'", "INTERVAL '00:00:00.5'"),
