@@ -10,16 +10,14 @@ import apache_beam as beam
 from beam_jobs.archives.rows import carried
 from beam_jobs.archives.sink import WriteToArchive
 from beam_jobs.block import Block
-from beam_jobs.dead_letters import step
 from beam_jobs.preflight.addresses import shares
 from beam_jobs.preflight.archive import ArchiveJob, archive_job, check_processes, owning
 from beam_jobs.running import launch
 from beam_jobs.steps.enrich import Enrich
-from beam_jobs.steps.preprocess import Preprocess
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import run
 from beam_jobs.terminal.commands import JOBS
-from beam_jobs.wiring import closing, read_events, write_dead_letters
+from beam_jobs.wiring import closing, preprocess, read_events, write_dead_letters
 
 
 def build(pipeline: beam.Pipeline, job: ArchiveJob) -> None:
@@ -27,8 +25,7 @@ def build(pipeline: beam.Pipeline, job: ArchiveJob) -> None:
     rows, bad = read_events(pipeline, job, job.columns)
     if job.content == "features" and job.source.gives != "features":
         label = carried(job.use_case)
-        preprocess = Preprocess(job.use_case.preprocessor(), job.name, [label] if label else [])
-        rows, bad["Preprocess"] = step("Preprocess", preprocess, rows)
+        rows, bad["Preprocess"] = preprocess(job, rows, [label] if label else [])
     if job.lookup is not None:
         rows = rows | "Enrich" >> beam.ParDo(Enrich(job.lookup, job.lookup_every_s)).with_output_types(Block)
     rows | "Archive" >> WriteToArchive(job.write)

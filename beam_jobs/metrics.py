@@ -10,9 +10,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from apache_beam.metrics import Metrics
@@ -187,6 +187,45 @@ COMMIT_FAILURES = Metric(
 REDELIVERED = Metric(
     "redelivered", "Pub/Sub messages that came again and were dropped; not among the records read", "messages"
 )
+REREAD = Metric(
+    "reread",
+    "records read again for what windows have to know of them; not among the records read",
+    report="reread",
+    row={"score": "read again for windows", "archive": "read again for windows"},
+    optional=True,
+)
+SHORT_HISTORIES = Metric(
+    "short_histories",
+    "partitions whose log did not go back as far as the windows when they were rebuilt",
+    "partitions",
+    report="short_histories",
+    row={"score": "partitions shorter than the windows", "archive": "partitions shorter than the windows"},
+    optional=True,
+)
+LATE = Metric(
+    "window_late",
+    "rows that came after younger ones of their key, and saw what was before them",
+    "rows",
+    report="window_late",
+    row={"score": "late for windows", "archive": "late for windows"},
+    optional=True,
+)
+ALONE = Metric(
+    "window_alone",
+    "rows that came too late for windows: they saw themselves alone, and are seen by none",
+    "rows",
+    report="window_alone",
+    row={"score": "too late for windows", "archive": "too late for windows"},
+    optional=True,
+)
+FUTURE = Metric(
+    "window_future",
+    "rows whose event time was too far ahead of their record's for windows: they saw themselves alone",
+    "rows",
+    report="window_future",
+    row={"score": "from the future, for windows", "archive": "from the future, for windows"},
+    optional=True,
+)
 READERS_CREATED = Metric("readers_created", "consumers opened by a source", "readers", progress="readers")
 LATENCY_MS = Metric(
     "latency_ms",
@@ -210,6 +249,18 @@ def _no_values() -> NDArray[np.int64]:
     return np.zeros(len(_EDGES) + 1, np.int64)
 
 
+class Held(NamedTuple):
+    """What windows have in memory."""
+
+    rows: int = 0
+    keys: int = 0
+    bytes: int = 0
+
+
+def _sum(held: Iterable[Held]) -> Held:
+    return Held(*(sum(column) for column in zip(Held(), *held, strict=True)))
+
+
 @dataclass(frozen=True)
 class Counted:
     """What a job, or one process of it, has counted since its start."""
@@ -220,6 +271,7 @@ class Counted:
     last_output: float = 0.0  # time.time(); 0: none
     reached_ms: int | None = None  # event time, a replay's: of the newest row it has handed out
     behind: int = 0  # records that were there when the reading began, and are still to be read; 0 where nobody knows
+    held: Held = field(default_factory=Held)
 
     def __getitem__(self, metric: Metric) -> int:
         return self.counts[metric.name]
@@ -252,6 +304,7 @@ def together(parts: list[Counted]) -> Counted:
         max((part.last_output for part in parts), default=0.0),
         max((part.reached_ms for part in parts if part.reached_ms is not None), default=None),
         sum(part.behind for part in parts),
+        _sum(part.held for part in parts),
     )
 
 
@@ -271,6 +324,7 @@ class JobState:
             self._reading_since = self._first_read = self._last_output = 0.0
             self._reached_ms: int | None = None
             self._behind: dict[str, int] = {}  # by reader
+            self._held: dict[tuple[str, int], Held] = {}  # by step and partition
             self._workers: dict[int, Counted] = {}  # what the job's other processes have counted so far
 
     def add(self, metric: Metric, n: int, value: str = "") -> None:
@@ -301,6 +355,14 @@ class JobState:
         with self._lock:
             self._behind[reader] = records
 
+    def holds(self, step: str, partition: int, held: Held | None) -> Held:
+        """What the windows of a step hold of a partition, None: nothing; returns what this process holds in all."""
+        with self._lock:
+            self._held.pop((step, partition), None)
+            if held is not None:
+                self._held[step, partition] = held
+            return _sum(self._held.values())
+
     def reached(self, millis: int) -> None:
         """The event time that a replay has come to."""
         with self._lock:
@@ -321,6 +383,7 @@ class JobState:
                 self._last_output,
                 self._reached_ms,
                 sum(self._behind.values()),
+                _sum(self._held.values()),
             )
 
     def snapshot(self) -> Counted:

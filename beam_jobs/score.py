@@ -15,12 +15,11 @@ from beam_jobs.preflight.addresses import shares
 from beam_jobs.preflight.score import ScoreJob, score_job
 from beam_jobs.running import launch
 from beam_jobs.steps.infer import BlockModelHandler
-from beam_jobs.steps.preprocess import Preprocess
 from beam_jobs.steps.score_records import CheckScores, to_alerts, to_scores
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import run
 from beam_jobs.terminal.commands import JOBS
-from beam_jobs.wiring import closing, read_events, write_dead_letters
+from beam_jobs.wiring import closing, preprocess, read_events, write_dead_letters
 
 
 def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
@@ -29,7 +28,7 @@ def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
 
     blocks, bad = read_events(pipeline, job, preprocessor.input_columns)
     if job.source.gives != "features":
-        blocks, bad["Preprocess"] = step("Preprocess", Preprocess(preprocessor, job.name), blocks)
+        blocks, bad["Preprocess"] = preprocess(job, blocks)
     infer = RunInference(BlockModelHandler(job.model, preprocessor.features)).with_output_types(Block)
     inferred = blocks | "RunInference" >> infer
     scored, bad["CheckScores"] = step(

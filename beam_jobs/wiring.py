@@ -12,6 +12,8 @@ from beam_jobs.dead_letters import step
 from beam_jobs.preflight.archive import ArchiveJob
 from beam_jobs.preflight.score import ScoreJob
 from beam_jobs.steps.decode import DecodeEvents
+from beam_jobs.steps.preprocess import Preprocess
+from beam_jobs.steps.windows import PreprocessWindows
 from beam_jobs.steps.write_dead_letters import WriteDeadLetters
 from beam_jobs.terminal import options
 from beam_jobs.terminal.report import conclude
@@ -27,11 +29,30 @@ def read_events(
     blocks = pipeline | "Read" >> job.source.read()
     if job.source.gives != "records":
         return blocks, {}
-    revisions = job.source.revision_schema
-    writers, guids = job.writers, job.writers.guid_schema if job.writers.url else None
-    decode = DecodeEvents(job.use_case.schema, columns, writers.writer_schema, job.name, revisions, job.events, guids)
-    events, undecodable = step("Decode", decode, blocks)
+    events, undecodable = step("Decode", _decoder(job, columns), blocks)
     return events, {"Decode": undecodable}
+
+
+def _decoder(job: ScoreJob | ArchiveJob, columns: Sequence[str]) -> DecodeEvents:
+    writers, guids = job.writers, job.writers.guid_schema if job.writers.url else None
+    revisions = job.source.revision_schema
+    return DecodeEvents(job.use_case.schema, columns, writers.writer_schema, job.name, revisions, job.events, guids)
+
+
+def preprocess(
+    job: ScoreJob | ArchiveJob, events: beam.PCollection, carry: Sequence[str] = ()
+) -> tuple[beam.PCollection, beam.PCollection]:
+    """Features of the events, and dead letters.
+
+    Args:
+      carry: as for ``Preprocess``.
+    """
+    preprocessor, log = job.use_case.preprocessor(), job.source.log()
+    fn: beam.DoFn = Preprocess(preprocessor, job.name, carry)
+    if preprocessor.windows and log is not None:
+        again = _decoder(job, preprocessor.input_columns)
+        fn = PreprocessWindows(preprocessor, job.name, again, log, job.windows, carry)
+    return step("Preprocess", fn, events)
 
 
 def write_dead_letters(bad: Mapping[str, beam.PCollection], job: ScoreJob | ArchiveJob) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import apache_beam as beam
 
+from beam_jobs.block import Block
 from beam_jobs.codec.avro.writers import NamedSchema
 from beam_jobs.errors import UserError
 from beam_jobs.io.address import Address
@@ -74,6 +75,35 @@ class StreamId(Protocol):
 
         Raises:
           UserError: it is.
+        """
+
+
+class Beginning(NamedTuple):
+    """Where a partition is to be read again from."""
+
+    offset: int
+    short: bool  # records before it may be as young, and are no longer there
+
+
+class Log(Protocol):
+    """The records of a stream whose partitions keep them in order; picklable, without secrets.
+
+    Its methods wait for brokers that are away.
+    """
+
+    def begin(self, times_ms: Mapping[int, int]) -> dict[int, Beginning]:
+        """Partition -> where all its records of a time (milliseconds) or later, of those that are there, lie behind.
+
+        Raises:
+          UserError: access is denied, the topic is gone, or the job is to end.
+        """
+
+    def read(self, spans: Mapping[int, tuple[int, int]]) -> Iterator[Block]:
+        """The records between two offsets of each partition, as raw blocks with their stretches.
+
+        Raises:
+          RetryError: they are not there as they were; the reader will say why.
+          UserError: the job is to end.
         """
 
 
@@ -146,6 +176,10 @@ class Source(ABC):
         Where the position is not kept any more, it begins with the first record: the end would leave a gap.
         """
         return self
+
+    def log(self) -> Log | None:
+        """How what was read before is read again, for windows; None: it can't be."""
+        return None
 
     def stream_id(self, checks: Checks) -> StreamId | None:
         """What positions are remembered under; None: the topic's name."""

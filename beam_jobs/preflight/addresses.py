@@ -24,6 +24,7 @@ from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.workers import check_path, check_settings, warn_if_cleaned, warn_of_this_machine
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from beam_jobs.steps.decode import EventSettings
+from beam_jobs.steps.windows import WindowSettings
 from beam_jobs.storage.files import check_access, is_local, root_of
 from beam_jobs.terminal import options
 from beam_jobs.use_case import UseCase
@@ -213,11 +214,24 @@ def shares(job: JobT, count: int) -> list[JobT]:
     return [replace(job, source=job.source.share(number, count)) for number in range(count)]
 
 
-def check_no_windows(preprocessor: Preprocessor, remedy: str) -> None:
-    """Refuses SQL with windows: the job's steps keep nothing of a key from one block to the next."""
-    if preprocessor.windows:
+def window_settings(parsed: PipelineOptions, preprocessor: Preprocessor, source: Source) -> WindowSettings:
+    """How the windows of the SQL are kept, if it has any.
+
+    Raises:
+      UserError: the source has no log to rebuild them from, or an option is wrong.
+    """
+    given = parsed.view_as(options.WindowOptions)
+    if given.window_memory_mb <= 0:
+        raise UserError(f"--window_memory_mb {given.window_memory_mb:g}: expected more than 0")
+    if preprocessor.windows and source.log() is None:
         window = preprocessor.windows[0]
+        key = preprocessor.key
+        java = parsed.get_all_options().get("kafka_io") == "java"
+        remedy = "leave out --kafka_io" if java else f"bring the events to a Kafka topic, their key {key}"
+        remedy += " (highbeam replay)" if source.address is None else ""
+        what = "Beam's Kafka reader in Java" if java else source.bus
         raise UserError(
-            f"the SQL has window features ({window.function} OVER ...), which jobs can't compute yet, only "
-            f"training and Preprocessor.apply; {remedy}"
+            f"the SQL has window features ({window.function} OVER ...), which are rebuilt from a log after a restart, "
+            f"and {what} has none that can be read again by partition; {remedy}"
         )
+    return WindowSettings(given.short_history, given.window_memory_mb)

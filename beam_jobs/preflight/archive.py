@@ -30,13 +30,13 @@ from beam_jobs.preflight.addresses import (
     archive_input,
     block_settings,
     check_clients,
-    check_no_windows,
     event_settings,
     output_id,
     prepare_outputs,
     schema_source,
     sink,
     stream_source,
+    window_settings,
 )
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.workers import (
@@ -49,6 +49,7 @@ from beam_jobs.preflight.workers import (
 from beam_jobs.steps.decode import EventSettings
 from beam_jobs.steps.lookup import LookupFile, describe
 from beam_jobs.steps.payload import Payload
+from beam_jobs.steps.windows import WindowSettings
 from beam_jobs.storage.files import bounded, check_access, is_local, make_folder, name_bytes, root_of, writing
 from beam_jobs.target import target_of
 from beam_jobs.terminal import options
@@ -80,6 +81,7 @@ class ArchiveJob:
     payload: Payload  # of dead letters
     schema_ids: dict[str, SchemaId]
     events: EventSettings = field(default_factory=EventSettings)
+    windows: WindowSettings = field(default_factory=WindowSettings)
 
 
 def archive_job(parsed: PipelineOptions) -> ArchiveJob:
@@ -104,7 +106,6 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     payload = dead_letter_payload(preflight, writes=True)
     content: Content = "events" if wanted.raw else "features"
     if content == "features":
-        check_no_windows(preprocessor, "archive the events with --raw; model.train computes the windows from them")
         check_pii_key(preflight, preprocessor)
     schema = archive_schema(use_case, content)
     if wanted.enrich:
@@ -142,6 +143,9 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
             max_blocks_per_bundle=max(1, int(wanted.max_file_mb * _MB // _BYTES_PER_BLOCK)),
         )
         source = stream_source(preflight, f"{name}/{content}/{folder}", blocks)
+    windows = WindowSettings()
+    if content == "features" and source.gives != "features":
+        windows = window_settings(parsed, preprocessor, source)
     dead = sink(parsed, bad.dead_letters)
     prepare_outputs(preflight, [dead], source)
     writers = schema_source(preflight, use_case.schema, settings, source)
@@ -202,6 +206,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
         dead_letters=dead,
         max_dead_letter_rate=bad.max_dead_letter_rate,
         events=event_settings(parsed),
+        windows=windows,
         payload=payload,
         schema_ids={"dead_letter": output_id(preflight, writers, dead.address, schemas.load("dead_letter"))},
     )

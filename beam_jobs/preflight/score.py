@@ -14,19 +14,20 @@ from beam_jobs.preflight.addresses import (
     archive_input,
     block_settings,
     check_clients,
-    check_no_windows,
     event_settings,
     output_id,
     prepare_outputs,
     schema_source,
     sink,
     stream_source,
+    window_settings,
 )
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.workers import check_path, check_pii_key, dead_letter_payload, warn_if_cleaned
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from beam_jobs.steps.decode import EventSettings
 from beam_jobs.steps.payload import Payload
+from beam_jobs.steps.windows import WindowSettings
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import require, say
 from beam_jobs.terminal.commands import JOBS
@@ -53,6 +54,7 @@ class ScoreJob:
     payload: Payload  # of dead letters
     schema_ids: dict[str, SchemaId]  # of the outputs in Avro, by the schema's file name
     events: EventSettings = field(default_factory=EventSettings)
+    windows: WindowSettings = field(default_factory=WindowSettings)
 
 
 def score_job(parsed: PipelineOptions) -> ScoreJob:
@@ -68,7 +70,6 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
         raise UserError(f"--max_dead_letter_rate {bad.max_dead_letter_rate}: a share between 0 and 1")
     use_case = load_use_case(parsed.view_as(options.UseCaseOptions).use_case)
     preprocessor = use_case.preprocessor()
-    check_no_windows(preprocessor, "remove OVER from the SQL and train a new version")
     preflight = Preflight(parsed)
     check_pii_key(preflight, preprocessor)
     payload = dead_letter_payload(preflight, writes=True)
@@ -85,6 +86,9 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     archive = archive_input(given, use_case)
     settings = check_clients(parsed)
     source = archive or stream_source(preflight, name, block_settings(given))
+    windows = WindowSettings()
+    if source.gives != "features":
+        windows = window_settings(parsed, preprocessor, source)
     prepare_outputs(preflight, outputs.values(), source)
     writers = schema_source(preflight, use_case.schema, settings, source)
     say(writers.describe())
@@ -104,6 +108,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
         dead_letters=outputs["dead_letter"],
         max_dead_letter_rate=bad.max_dead_letter_rate,
         events=event_settings(parsed),
+        windows=windows,
         payload=payload,
         schema_ids={
             n: output_id(preflight, writers, to.address, schemas.load(n))

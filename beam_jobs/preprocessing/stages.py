@@ -23,6 +23,8 @@ from beam_jobs.preprocessing.windows.frames import EVENT_TIME, Lateness, Window
 from beam_jobs.preprocessing.windows.history import History
 from beam_jobs.preprocessing.windows.order import RECORD_TIME
 
+FARTHEST_MS = 1 << 51  # 71,000 years: in microseconds, sums of some of them are still 64 bits
+
 _WHERE = "where:"  # beside columns of the query; their names have no colon
 
 
@@ -221,6 +223,10 @@ def _with(rows: pa.RecordBatch, columns: Mapping[str, pa.Array]) -> pa.RecordBat
 
 
 def _micros(rows: pa.RecordBatch, name: str) -> NDArray[np.int64]:
-    """A column of times, none of them null, in microseconds since the epoch."""
-    times: NDArray[np.int64] = rows.column(name).cast(pa.timestamp("us", "UTC")).view(pa.int64()).to_numpy()
-    return times
+    """A column of times, none of them null, in microseconds since the epoch; beyond ±FARTHEST_MS that.
+
+    The time of a record may be any 64 bits.
+    """
+    times = rows.column(name)
+    numbers: NDArray[np.int64] = times.view(pa.int64()).to_numpy()
+    return numbers if times.type.unit == "us" else np.clip(numbers, -FARTHEST_MS, FARTHEST_MS) * 1000

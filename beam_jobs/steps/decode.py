@@ -15,6 +15,7 @@ from beam_jobs.codec.avro.writers import NamedSchema, WriterSchema
 from beam_jobs.codec.decoded import Decoded
 from beam_jobs.codec.events import EventDecoder, warm_up
 from beam_jobs.codec.schema import parse_record
+from beam_jobs.errors import RowErrors
 from beam_jobs.isolate import Isolate
 
 
@@ -67,18 +68,27 @@ class DecodeEvents(beam.DoFn):
     def process(self, raw: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
         if self._settings.skip_tombstones:
             raw = without_tombstones(raw)
+        events, refused = self.decode(raw)
+        for block, errors in refused:
+            yield dead_letters.refused(block, errors, "decode", self._job)
+        if events is not None:
+            yield events
+
+    def decode(self, raw: Block) -> tuple[Block | None, list[tuple[Block, RowErrors]]]:
+        """The events of a raw block, and which records of which blocks are none; nothing of it is counted.
+
+        One block of events, for windows go by which part of the log a block is; None: there are none.
+        """
         parts, bad = self._decode(raw)
-        if len(bad):
-            yield dead_letters.refused(raw, bad, "decode", self._job)
+        refused = [(raw, bad)] if len(bad) else []
         events = []
         for part in parts:
             decoded = part.result
             if len(decoded.errors):
-                yield dead_letters.refused(part.block, decoded.errors, "decode", self._job)
+                refused.append((part.block, decoded.errors))
             if decoded.rows.num_rows:
                 events.append(with_source(decoded.rows, part.block, decoded.errors.good_rows(part.block.num_rows)))
-        if events:  # one block, for windows go by which part of the log a block is
-            yield concat(events)
+        return concat(events) if events else None, refused
 
 
 def without_tombstones(raw: Block) -> Block:

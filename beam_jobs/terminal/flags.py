@@ -307,6 +307,27 @@ class Events:
         )
 
 
+class Windows:
+    """SQL with windows over the past of a key."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse._ActionsContainer) -> None:
+        parser.add_argument(
+            "--short_history",
+            choices=["refuse", "warn"],
+            default="refuse",
+            help="where the retention of a topic is shorter than the windows of the SQL: refuse (default) ends the "
+            "job, warn goes on with what is there, and counts it",
+        )
+        parser.add_argument(
+            "--window_memory_mb",
+            type=float,
+            default=2048.0,
+            metavar="MB",
+            help="most that windows of the SQL may hold in the memory of a process (default 2048)",
+        )
+
+
 class DeadLetter:
     """Where records go that no step can handle."""
 

@@ -56,6 +56,9 @@ def conclude(live: bool, path: str | None, keeps_position: bool, archive: bool =
     rows = list(_rows(job, counted))
     if uncommitted is not None:
         rows.append(("finished but not committed", f"{uncommitted:,}"))
+    if counted.held.bytes:
+        shown = f"{counted.held.rows:,} of {counted.held.keys:,} keys, {counted.held.bytes / 1e6:,.0f} MB"
+        rows.append(("rows held for windows", shown))
     rows.append(("rate", f"{rate:,.0f} records/s"))
     if latency["p50"] is not None and latency["p99"] is not None:
         shown = f"{latency['p50']:,.0f} / {latency['p99']:,.0f} ms"
@@ -87,6 +90,7 @@ def conclude(live: bool, path: str | None, keeps_position: bool, archive: bool =
             "reading_seconds": reading_seconds,
             "latency_ms": latency,
             "unaccounted": unaccounted,
+            "windows_held": counted.held._asdict(),
             "events_per_second": round(rate, 1),
         }
         _write(path, figures | by_value | derived)

@@ -17,6 +17,8 @@ from operator import methodcaller
 from typing import Any, Protocol, TypeAlias
 
 import confluent_kafka
+import numpy as np
+import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from beam_jobs.block import Block, raw_block
@@ -104,6 +106,14 @@ class Fetched:
     problems: Sequence[Problem] = ()
     unreadable: Mapping[int, str] = field(default_factory=dict)  # partition -> why it can't be read at the moment
     epochs: Mapping[int, Epochs] = field(default_factory=dict)  # of the rows, or of those that follow them as well
+
+
+def before(block: Block, ends: Mapping[int, int]) -> Block | None:
+    """The rows before their partition's end, which each has."""
+    limit = np.zeros(max(ends) + 1, np.int64)
+    limit[list(ends)] = list(ends.values())
+    keep = block.column("offset").to_numpy() < limit[block.column("partition").to_numpy()]
+    return block.filter(pa.array(keep)) if keep.any() else None
 
 
 class Fetcher(Protocol):

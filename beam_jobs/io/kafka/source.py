@@ -29,7 +29,7 @@ from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.block_reader import BlockReader, BlockSettings
 from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.kafka.commits import DENIED
-from beam_jobs.io.kafka.fetch import Control, Fetched, Fetcher, Positions, Problem, Topic, Transport
+from beam_jobs.io.kafka.fetch import Control, Fetched, Fetcher, Positions, Problem, Topic, Transport, before
 from beam_jobs.io.kafka.mark import KafkaMark, KafkaMarkCoder
 from beam_jobs.io.kafka.start import OnLost, Range, anew, begin, check_commits, patiently, resolve
 from beam_jobs.io.position import EARLIEST, OffsetKind, OffsetSpec
@@ -233,14 +233,14 @@ class KafkaReader(BlockReader[_Session]):
         block = fetched.block
         over = [p for p, offset in fetched.next_offsets.items() if session.ends and offset > session.ends[p]]
         if block is not None and over and session.ends:
-            block = _before(block, session.ends)
+            block = before(block, session.ends)
         if block is not None:
             # A record of next year says nothing about when the others are complete: its time does not count.
             session.ahead.difference_update(fetched.next_offsets)
             limit_ms = int((now + self._source.blocks.out_of_order_s) * 1000)
             session.ahead |= _max_timestamps(block, limit_ms, session.newest_ms)
             session.records += block.num_rows
-        before = {p: session.positions[p] for p in fetched.next_offsets}
+        starts = {p: session.positions[p] for p in fetched.next_offsets}
         for p, offset in fetched.next_offsets.items():
             session.move(p, offset)
             session.last_row[p] = now
@@ -254,7 +254,7 @@ class KafkaReader(BlockReader[_Session]):
             if offset >= session.positions[p]:
                 session.current.add(p)
         if block is not None:
-            block = Stretch({p: (at, session.positions[p]) for p, at in before.items()}, session.topic_id).on(block)
+            block = Stretch({p: (at, session.positions[p]) for p, at in starts.items()}, session.topic_id).on(block)
         reached = [p for p in fetched.next_offsets if session.ended(p)]
         if reached:
             session.fetcher.stop(reached)
@@ -471,14 +471,6 @@ def _without(fetched: Fetched, partitions: Collection[int]) -> Fetched:
         next_offsets={p: offset for p, offset in fetched.next_offsets.items() if p not in partitions},
         ends={p: offset for p, offset in fetched.ends.items() if p not in partitions},
     )
-
-
-def _before(block: Block, ends: Mapping[int, int]) -> Block | None:
-    """The rows before their partition's end."""
-    limit = np.zeros(max(ends) + 1, np.int64)
-    limit[list(ends)] = list(ends.values())
-    keep = block.column("offset").to_numpy() < limit[block.column("partition").to_numpy()]
-    return block.filter(pa.array(keep)) if keep.any() else None
 
 
 def _max_timestamps(block: Block, limit_ms: int, newest_ms: dict[int, int]) -> set[int]:

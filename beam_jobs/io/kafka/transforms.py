@@ -18,7 +18,7 @@ from beam_jobs.io.kafka.java import ReadWithJava
 from beam_jobs.io.kafka.sink import WriteBlocks
 from beam_jobs.io.kafka.source import KafkaSource
 from beam_jobs.io.kafka.start import OnLost
-from beam_jobs.io.kafka.topic_id import KafkaTopic
+from beam_jobs.io.kafka.topic import KafkaLog, KafkaTopic
 from beam_jobs.io.position import EARLIEST, OffsetSpec
 from beam_jobs.io.sink import Sink, WriteSettings
 from beam_jobs.io.source import Checks, Source
@@ -73,6 +73,11 @@ class KafkaInput(Source):
 
     def resumed(self) -> KafkaInput:
         return replace(self, start=EARLIEST)
+
+    def log(self) -> KafkaLog | None:
+        if self.io == "java":
+            return None
+        return KafkaLog(KafkaTransport(self.address, self.config, None, self.fetch))
 
     def stream_id(self, checks: Checks) -> KafkaTopic:
         find = partial(KafkaTopic.find, self.address, self.config)

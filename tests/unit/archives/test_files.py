@@ -22,10 +22,10 @@ from beam_jobs.archives.rows import PROPERTY, SOURCE_FIELDS
 from beam_jobs.archives.sink import ArchiveSettings, WriteFiles
 from beam_jobs.block import raw_block, with_source
 from beam_jobs.errors import UserError
-from beam_jobs.io.kafka import topic_id as kafka_topic_id
+from beam_jobs.io.kafka import topic as kafka_topic
 from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.config import KafkaConfig
-from beam_jobs.io.kafka.topic_id import KafkaTopic
+from beam_jobs.io.kafka.topic import KafkaTopic
 
 SCHEMA: dict[str, Any] = {
     "type": "record",
@@ -120,14 +120,14 @@ def test_nothing_is_seen_before_the_commit_and_each_hour_has_its_folder(tmp_path
 
 
 def test_positions_are_those_of_a_topics_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka_topic_id, "_id_now", lambda *of: "first")
+    monkeypatch.setattr(kafka_topic, "_id_now", lambda *of: "first")
     address = KafkaAddress("h:1", "t")
     first, second = (KafkaTopic(address, KafkaConfig(), name) for name in ("first", "second"))
     old = writer(tmp_path, topic=first)
     run(old, block(0))
     run(old, block(0))
     assert len(files(tmp_path)) == 1
-    monkeypatch.setattr(kafka_topic_id, "_id_now", lambda *of: "second")
+    monkeypatch.setattr(kafka_topic, "_id_now", lambda *of: "second")
     with pytest.raises(UserError, match="made anew"):
         run(old, block(1))
     assert len(files(tmp_path)) == 1

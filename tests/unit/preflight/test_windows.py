@@ -1,20 +1,27 @@
-"""SQL with windows: jobs say in one line that they can't compute them yet, before they look at anything else."""
+"""SQL with windows: jobs compute them where a log is to rebuild them from, and say in one line where there is none."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import use_cases
+from beam_jobs.archives.read import ArchiveInput
 from beam_jobs.errors import UserError
+from beam_jobs.io.kafka.address import KafkaAddress
+from beam_jobs.io.kafka.topic import KafkaLog
+from beam_jobs.io.kafka.transforms import KafkaInput
+from beam_jobs.io.pubsub.address import PubSubAddress
+from beam_jobs.io.pubsub.transforms import PubSubInput
+from beam_jobs.preflight.addresses import window_settings
 from beam_jobs.preflight.archive import archive_job
-from beam_jobs.preflight.score import score_job
+from beam_jobs.steps.windows import WindowSettings
 from beam_jobs.terminal import options
 from beam_jobs.terminal.commands import JOBS
+from beam_jobs.use_case import load_use_case
 
 FEATURE = """,
   avg(speed) OVER (PARTITION BY car_id ORDER BY event_time
@@ -37,21 +44,45 @@ def given(use_case: str, job: str, *more: str) -> Any:
     return options.parse(JOBS[job].parser(), [*common, "--dead_letters", "kafka://127.0.0.1:1/dead", *more])
 
 
-@pytest.mark.parametrize(
-    ("check", "job", "more", "remedy"),
-    [
-        (score_job, "score", ["--model", "m", "--alerts", "kafka://127.0.0.1:1/alerts"], "remove OVER"),
-        (archive_job, "archive", ["--output", "archive"], "--raw"),
-    ],
-)
-def test_a_job_refuses_windows(
-    windowed: str, check: Callable[[Any], Any], job: str, more: list[str], remedy: str
-) -> None:
-    with pytest.raises(UserError, match=r"window features \(avg OVER ...\), which jobs can't compute yet") as caught:
-        check(given(windowed, job, *more))
-    assert remedy in str(caught.value)
+TOPIC = KafkaAddress("127.0.0.1:1", "events")
 
 
-def test_an_archive_of_events_does_not_mind(windowed: str) -> None:
+def test_kafka_has_a_log(windowed: str) -> None:
+    preprocessor = load_use_case(windowed).preprocessor()
+    parsed = given(windowed, "score", "--short_history", "warn", "--window_memory_mb", "100")
+    source = KafkaInput(TOPIC, group_id="jobs")
+    assert window_settings(parsed, preprocessor, source) == WindowSettings("warn", 100.0)
+    log = source.log()
+    assert isinstance(log, KafkaLog)
+    assert "jobs" not in repr(log)  # reading again commits nothing
+
+
+def test_a_source_without_a_log_is_refused(windowed: str) -> None:
+    use_case = load_use_case(windowed)
+    archive = ArchiveInput((), use_case, "events", None, None)
+    for source, more, said in (
+        (KafkaInput(TOPIC, io="java"), ["--kafka_io", "java"], "Java has none.*leave out --kafka_io"),
+        (archive, [], "an archive has none.*bring the events to a Kafka topic, their key car_id .highbeam replay"),
+        (
+            PubSubInput(PubSubAddress("project-a", "events")),
+            [],
+            "Pub/Sub has none.*bring the events to a Kafka topic, their key car_id$",
+        ),
+    ):
+        with pytest.raises(UserError, match=rf"window features \(avg OVER \.\.\.\).*{said}"):
+            window_settings(given(windowed, "score", *more), use_case.preprocessor(), source)
+        window_settings(given(windowed, "score", *more), load_use_case("car_sensors").preprocessor(), source)
+
+
+def test_memory_is_more_than_none(windowed: str) -> None:
+    with pytest.raises(UserError, match="--window_memory_mb 0: expected more than 0"):
+        window_settings(
+            given(windowed, "score", "--window_memory_mb", "0"),
+            load_use_case(windowed).preprocessor(),
+            KafkaInput(TOPIC),
+        )
+
+
+def test_an_archive_of_features_takes_windows(windowed: str) -> None:
     with pytest.raises(UserError, match=r"127\.0\.0\.1:1"):  # the broker that is not there
-        archive_job(given(windowed, "archive", "--output", "archive", "--raw"))
+        archive_job(given(windowed, "archive", "--output", "archive"))

@@ -1,0 +1,302 @@
+"""Events to features with windows: what these know of a partition is a function of its log, and is made from it anew.
+
+The step holds in its process, for each partition of the topic, what the windows know of its rows up to an offset. A
+block whose part of the log begins there is taken in. Before any other one (the job was killed, its bundle failed, the
+partition has moved here) the records that come before it are read from the log again, as far back as windows reach, and
+nothing comes of them but that they are known. So wherever a row is computed, and however often, its features are the
+same bits. Nothing is stored, and outputs come before commits as without windows.
+
+How far back: with T = (time of the first record that is taken in) - (reach of the windows), from the first record at or
+after T on. All that rows from there on may see has a time of at least the newest time so far less the reach, which is
+at least T; and a record before it, older than T, is not what made the newest time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from beam_jobs import dead_letters, metrics
+from beam_jobs.block import SOURCE_PREFIX, Block, Stretch, concat, millis_of, source_of, stretch_of, take, with_source
+from beam_jobs.errors import RowErrors, UserError
+from beam_jobs.io.idle import IdleCache
+from beam_jobs.io.source import Log
+from beam_jobs.isolate import Isolate
+from beam_jobs.preprocessing.preprocessor import Prepared, Preprocessed, Preprocessor
+from beam_jobs.preprocessing.stages import FARTHEST_MS, QueryHistory
+from beam_jobs.preprocessing.threads import one_thread
+from beam_jobs.steps.decode import DecodeEvents
+
+_LOGGER = logging.getLogger(__name__)
+
+_PARTITION, _OFFSET, _TIME = (SOURCE_PREFIX + name for name in ("partition", "offset", "timestamp"))
+_IDLE_S = 3600.0  # a partition that is quiet for so long, or has moved away, is forgotten
+_MB = 1_000_000
+_TELL_S = 5.0  # a rebuild that takes longer is told of
+
+OnShort = Literal["refuse", "warn"]
+
+
+@dataclass(frozen=True)
+class WindowSettings:
+    """How windows are kept."""
+
+    on_short: OnShort = "refuse"  # where the log does not go back as far as they do
+    memory_mb: float = 2048.0  # of a process at most
+
+
+@dataclass
+class _Known:
+    """What a step knows of a partition."""
+
+    step: str
+    partition: int
+    history: QueryHistory
+    topic_id: str  # of the topic it is about
+    next: int  # offset of the next record
+
+    def park(self) -> metrics.Held:
+        """Waits for the next block; returns what is held in this process."""
+        HISTORIES.park((self.step, self.partition), self)
+        held = metrics.Held(self.history.rows, self.history.keys, self.history.memory_bytes)
+        return metrics.STATE.holds(self.step, self.partition, held)
+
+    def close(self) -> None:
+        metrics.STATE.holds(self.step, self.partition, None)
+
+
+HISTORIES: IdleCache[_Known] = IdleCache(_Known.close, _IDLE_S)
+"""By step and partition, between two blocks. Whoever takes one has it alone; whoever finds none makes it anew."""
+
+
+class PreprocessWindows(beam.DoFn):
+    """Events blocks, as ``decode`` makes them, to features blocks by a query with windows.
+
+    Args:
+      decode: makes the same events of records that are read again.
+      log: where they are read.
+      carry: as for ``Preprocess``.
+    """
+
+    def __init__(
+        self,
+        preprocessor: Preprocessor,
+        job: str,
+        decode: DecodeEvents,
+        log: Log,
+        settings: WindowSettings = WindowSettings(),
+        carry: Sequence[str] = (),
+    ) -> None:
+        self._preprocessor = preprocessor
+        self._job = job
+        self._decode = decode
+        self._log = log
+        self._settings = settings
+        self._carry = tuple(carry)
+        self._name = uuid.uuid4().hex  # of the step, whichever instance of it is at work
+
+    def setup(self) -> None:
+        one_thread()
+        self._preprocessor.check_secrets()
+        self._preprocessor.warm_up()
+        self._decode.setup()
+        columns = [*self._preprocessor.input_columns, _PARTITION, _OFFSET, _TIME]
+        prepare, personal = self._preprocessor.prepare, self._preprocessor.personal
+        self._prepare: Isolate[Prepared] = Isolate(lambda events: prepare(events.select(columns)), personal=personal)
+        self._finish: Isolate[Preprocessed] = Isolate(self._preprocessor.finish, personal=personal)
+
+    def process(self, events: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
+        stretch = stretch_of(events)
+        if stretch is None:
+            raise UserError("windows need a source that says which part of its log a block is; use Kafka's own source")
+        parts, bad = self._prepare(events)
+        refused = [(bad, np.arange(events.num_rows))]
+        filtered = 0
+        for part in parts:
+            refused.append((part.result.errors, part.rows))
+            filtered += part.result.filtered
+        done, kept = [], []
+        if parts:
+            rows, places = _joined([(part.result.rows, part.rows[part.result.kept]) for part in parts])
+            through, places = self._through_windows(rows, places, stretch)
+            filtered += rows.num_rows - through.num_rows
+            finished, bad = self._finish(through)
+            refused.append((bad, places))
+            for last in finished:
+                at = places[last.rows]
+                refused.append((last.result.errors, at))
+                filtered += last.result.filtered
+                done.append(last.result.rows)
+                kept.append(at[last.result.kept])
+        for errors, at in refused:
+            if len(errors):
+                letters = RowErrors(at[errors.rows], errors.reasons, errors.errors)
+                yield dead_letters.refused(source_of(events), letters, "preprocess", self._job)
+        metrics.inc(metrics.RECORDS_FILTERED, filtered)
+        features = concat(done) if done else None
+        if features is not None and features.num_rows:
+            at = np.concatenate(kept)
+            if self._carry:
+                carried = take(events.select(list(self._carry)), at)
+                features = pa.RecordBatch.from_arrays(
+                    [*features.columns, *carried.columns], names=[*features.schema.names, *self._carry]
+                )
+            yield with_source(features, source_of(events), at)
+
+    def _through_windows(
+        self, rows: Block, places: NDArray[np.int64], stretch: Stretch
+    ) -> tuple[Block, NDArray[np.int64]]:
+        """The prepared rows of a block, at ``places`` of it, with their windows; in the same order."""
+        by_partition = _by_partition(rows)
+        known = self._known_at({p: by_partition.get(p) for p in stretch.partitions}, rows, stretch)
+        chosen = []
+        for p, at in by_partition.items():
+            history = known[p].history
+            before = history.late, history.alone, history.future
+            found = history.advance(_rows(rows, at))
+            chosen.append((found.rows, places[at[found.kept]]))
+            metrics.inc(metrics.LATE, history.late - before[0])
+            metrics.inc(metrics.ALONE, history.alone - before[1])
+            metrics.inc(metrics.FUTURE, history.future - before[2])
+        held = metrics.Held()
+        for p, one in known.items():
+            one.next = stretch.partitions[p][1]
+            held = one.park()
+        if held.bytes > self._settings.memory_mb * _MB:
+            raise UserError(
+                f"windows hold {held.rows:,} rows of {held.keys:,} keys, more than {self._settings.memory_mb:g} MB; "
+                "allow more with --window_memory_mb, shorten the windows, use their hop form, or run more processes"
+            )
+        return _joined(chosen) if chosen else (rows, places)
+
+    def _known_at(
+        self, wanted: Mapping[int, NDArray[np.int64] | None], rows: Block, stretch: Stretch
+    ) -> dict[int, _Known]:
+        """What is known of each partition before its first row here; of one without rows, where that is at hand."""
+        offsets = rows.column(_OFFSET).to_numpy()
+        known: dict[int, _Known] = {}
+        lacking: dict[int, tuple[int, int]] = {}  # partition -> place of its first row, offset up to which it is known
+        for p, at in wanted.items():
+            start, end = stretch.partitions[p]
+            first = end if at is None else int(offsets[at[0]])
+            found = HISTORIES.take((self._name, p))
+            if found is not None and (found.topic_id != stretch.topic_id or found.next > first):
+                found = None  # of an earlier topic, or a bundle is taken again
+            if found is not None and (start <= found.next):
+                known[p] = found
+            elif at is not None:
+                lacking[p] = int(at[0]), -1 if found is None else found.next
+                if found is not None:
+                    known[p] = found
+        if lacking:
+            self._rebuild(known, lacking, rows, stretch.topic_id)
+        return known
+
+    def _rebuild(
+        self, known: dict[int, _Known], lacking: Mapping[int, tuple[int, int]], rows: Block, topic_id: str
+    ) -> None:
+        """Reads from the log what is to be known of partitions before rows: place of the first row, what is known."""
+        offsets = rows.column(_OFFSET).to_numpy()
+        times = np.clip(millis_of(rows.column(_TIME)), -FARTHEST_MS, FARTHEST_MS)  # as histories take them
+        reach_ms = -(-_new(self._preprocessor).reach_us // 1000)
+        beginnings = self._log.begin({p: int(times[row]) - reach_ms for p, (row, _) in lacking.items()})
+        spans = {}
+        for p, (row, after) in lacking.items():
+            begin, end = beginnings[p], int(offsets[row])
+            if after < begin.offset:  # what is known, if anything, ends before what matters
+                known[p] = _Known(self._name, p, _new(self._preprocessor), topic_id, begin.offset)
+                if begin.short:
+                    self._short(p, begin.offset)
+            spans[p] = min(known[p].next, end), end
+        told = _Telling(sum(end - start for start, end in spans.values()), reach_ms)
+        for raw in self._log.read(spans):
+            events, _ = self._decode.decode(raw)
+            if events is not None:
+                prepared, _ = self._prepare(events)
+                for part in prepared:
+                    again = part.result.rows
+                    for p, at in _by_partition(again).items():
+                        known[p].history.advance(_rows(again, at), emit=False)
+            stretch = stretch_of(raw)
+            assert stretch is not None
+            told.read(sum(end - start for start, end in stretch.partitions.values()), raw.num_rows)
+        told.over()
+
+    def _short(self, partition: int, offset: int) -> None:
+        text = (
+            f"partition {partition} begins at offset {offset}, and the windows reach further back: its retention is "
+            "shorter than they are"
+        )
+        if self._settings.on_short == "refuse":
+            raise UserError(f"{text}; raise retention.ms of the topic, shorten the windows, or --short_history warn")
+        metrics.inc(metrics.SHORT_HISTORIES)
+        _LOGGER.warning("%s; the features of its first rows lack what was deleted", text)
+
+
+class _Telling:
+    """Tells how far a rebuild has come."""
+
+    def __init__(self, records: int, reach_ms: int) -> None:
+        self._wanted, self._reach_ms = records, reach_ms
+        self._done = 0
+        self._began = self._told = time.monotonic()
+
+    def read(self, span: int, records: int) -> None:
+        """So many offsets further."""
+        self._done += span
+        metrics.inc(metrics.REREAD, records)
+        now = time.monotonic()
+        if now - self._told >= _TELL_S:
+            self._told = now
+            left = (now - self._began) * (self._wanted - self._done) / max(self._done, 1)
+            share = 100 * self._done / max(self._wanted, 1)
+            _LOGGER.warning("rebuilding %s of features: %.0f %%, %.0f s left", _length(self._reach_ms), share, left)
+
+    def over(self) -> None:
+        seconds = time.monotonic() - self._began
+        if seconds >= _TELL_S:
+            _LOGGER.warning("rebuilt %s of features in %.0f s", _length(self._reach_ms), seconds)
+
+
+def _length(millis: int) -> str:
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000)):
+        if millis >= 2 * size:
+            return f"{millis / size:.3g} {unit}"
+    return f"{millis / 1000:.3g} s"
+
+
+def _new(preprocessor: Preprocessor) -> QueryHistory:
+    history = preprocessor.history()
+    assert history is not None
+    return history
+
+
+def _by_partition(rows: Block) -> dict[int, NDArray[np.int64]]:
+    """Partition -> which rows are of it, ascending."""
+    partitions = rows.column(_PARTITION).to_numpy()
+    return {int(p): np.flatnonzero(partitions == p) for p in np.unique(partitions)}
+
+
+def _rows(block: Block, at: NDArray[np.int64]) -> Block:
+    """The rows at these ascending places, without a copy where they are one behind the other."""
+    if len(at) and at[-1] - at[0] + 1 == len(at):
+        return block.slice(int(at[0]), len(at))
+    return take(block, at)
+
+
+def _joined(parts: Sequence[tuple[Block, NDArray[np.int64]]]) -> tuple[Block, NDArray[np.int64]]:
+    """The rows of all parts by their places in a block, ascending, and these. At least one part."""
+    rows, places = concat([rows for rows, _ in parts]), np.concatenate([places for _, places in parts])
+    order = np.argsort(places, kind="stable")
+    if (order[1:] > order[:-1]).all():
+        return rows, places
+    return take(rows, order), places[order]
