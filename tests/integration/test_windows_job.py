@@ -1,0 +1,108 @@
+"""Windows in whole jobs on Apache Kafka: killed, resumed, by other processes, each row has the features of DuckDB."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+from confluent_kafka import Producer
+
+import use_cases
+from beam_jobs.sandbox.fleet import Fleet
+from tests.integration.archives import SMALL, kill_at_random, positions, report, rows
+from tests.integration.topics import Topics, framed, run
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+T0 = 1_700_000_000_000
+CARS, STEP_MS = 40, 20  # an event of some car each 20 ms
+FRAME = "OVER (PARTITION BY car_id ORDER BY event_time RANGE BETWEEN INTERVAL '{}' SECOND PRECEDING AND CURRENT ROW)"
+FEATURES = {
+    "speeds": f"count(speed) {FRAME.format(30)}",
+    "speed_sum": f"sum(speed) {FRAME.format(30)}",
+    "speed_mean": f"avg(speed) {FRAME.format(120)}",
+    "fastest": f"max(speed) {FRAME.format(10)}",
+}
+
+
+@pytest.fixture
+def use_case(tmp_path: Path) -> str:
+    """car_sensors with windows."""
+    folder = tmp_path / "car_memory"
+    shutil.copytree(Path(use_cases.__file__).parent / "car_sensors", folder)
+    sql = folder / "preprocess.sql"
+    more = ",".join(f"\n  {expression} AS {name}" for name, expression in FEATURES.items())
+    sql.write_text(sql.read_text().replace("\nFROM events", f",{more}\nFROM events"))
+    return str(folder)
+
+
+def send(topics: Topics, n: int) -> pa.RecordBatch:
+    """Events whose records have their times; returns them."""
+    block = Fleet(CARS, seed=5, span=n / CARS).step(-(-n // CARS)).slice(0, n)
+    i = block.schema.get_field_index("event_time")
+    times = T0 + np.arange(n) * STEP_MS
+    kept = pa.array(times).cast(block.schema.field(i).type)
+    block = block.set_column(i, block.schema.field(i), kept)
+    producer = Producer({"bootstrap.servers": topics.servers, "linger.ms": 50})
+    name = topics.name("events")
+    for key, value, time_ms in zip(block.column("car_id").to_pylist(), framed(block), times.tolist(), strict=True):
+        producer.produce(name, value, key, timestamp=time_ms)
+        producer.poll(0)
+    assert producer.flush(30) == 0
+    return block
+
+
+def said_by_duckdb(events: pa.RecordBatch) -> dict[tuple[str, int], tuple[Any, ...]]:
+    """(car, time in ms) -> features of the row, over the whole data set."""
+    table = pa.Table.from_batches([events])
+    columns = ", ".join(f"CAST({expression} AS FLOAT) AS {name}" for name, expression in FEATURES.items())
+    with duckdb.connect() as connection:
+        connection.register("events", table)
+        where = "WHERE battery_voltage > 0"
+        found = connection.execute(f"SELECT car_id, epoch_ms(event_time), {columns} FROM events {where}").fetchall()
+    return {(row[0], row[1]): tuple(row[2:]) for row in found}
+
+
+def features(found: Sequence[dict[str, Any]]) -> dict[tuple[str, int], tuple[Any, ...]]:
+    return {
+        (row["car_id"], round(row["event_time"].timestamp() * 1000)): tuple(row[name] for name in FEATURES)
+        for row in found
+    }
+
+
+def archive(topics: Topics, use_case: str, tmp_path: Path, *more: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "beam_jobs.archive", "--use_case", use_case, "--input", topics.uri("events")),
+        *("--from", "earliest", "--until", "latest", "--group_id", topics.name("group")),
+        *("--dead_letters", topics.uri("dead"), "--output", str(tmp_path / "archive")),
+        *("--report", str(tmp_path / "report.json"), *SMALL, *more),
+    ]
+
+
+def test_killed_and_resumed_by_more_processes_the_features_are_duckdbs(
+    topics: Topics, use_case: str, tmp_path: Path
+) -> None:
+    events = send(topics, 30_000)
+    killed = kill_at_random(archive(topics, use_case, tmp_path), tmp_path, 2)
+    killed += kill_at_random(archive(topics, use_case, tmp_path, "--direct_num_workers=2"), tmp_path, 1)
+    run(archive(topics, use_case, tmp_path))
+    counted = report(tmp_path)
+    assert killed
+    assert counted["reread"] > 0
+    assert counted["unaccounted"] == 0
+    found = rows(tmp_path)
+    assert max(positions(found).values()) == 1
+    assert features(found) == said_by_duckdb(events)
+
+
+def test_on_prism(topics: Topics, use_case: str, tmp_path: Path, prism_binary: Path) -> None:
+    events = send(topics, 4000)
+    run(archive(topics, use_case, tmp_path, "--runner", "PrismRunner", "--prism_location", str(prism_binary)))
+    assert features(rows(tmp_path)) == said_by_duckdb(events)
