@@ -19,6 +19,7 @@ SCHEMES = ("env", "file", "secret")
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")  # Kubernetes allows . and - as well
 _MAX_PATH = 4096
+_MAX_SECRET = 1 << 20  # characters; a chain of certificates has some thousands
 
 
 def is_reference(value: str) -> bool:
@@ -74,10 +75,16 @@ def read_secret(reference: str, what: str) -> str:
         return value
     if scheme == "file":
         path = target.removeprefix("//")
+        shown = path if path.startswith("/") else "the file it names"  # what has no folder may be the secret itself
         try:
-            return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+            with Path(path).open(encoding="utf-8") as file:
+                content = file.read(_MAX_SECRET + 1)
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            shown = path if path.startswith("/") else "the file it names"  # what has no folder may be the secret itself
             raise UnreachableError(f"{what}: cannot read {shown} ({reason}); put it on every worker") from None
+        if len(content) > _MAX_SECRET:
+            raise UserError(
+                f"{what}: {shown} is longer than a secret can be; name the file that holds the secret alone"
+            )
+        return content.rstrip("\r\n")
     return secret_manager.access(target.removeprefix("//"), what).rstrip("\r\n")

@@ -35,6 +35,8 @@ _SECRET_NAMES = frozenset(
         "ssl.keystore.key",
     }
 )
+# What of SASL's settings is no secret; another name may be a password's, misspelt.
+_PLAIN_SASL = ("sasl.mechanism", "sasl.username", "sasl.kerberos.", "sasl.login.", "sasl.oauthbearer.")
 _EVERYWHERE = ("/etc/ssl/certs", "/usr/share/ca-certificates", "probe")  # a Debian's own certificates
 _IN_CLEAR = {"PLAIN": "the password", "OAUTHBEARER": "the token"}  # what a mechanism sends
 _SETTING = re.compile(r"[A-Za-z0-9._-]+")
@@ -204,6 +206,8 @@ def client_config(options: Mapping[str, Any], side: Side) -> KafkaConfig:
 def is_secret(name: str) -> bool:
     """Whether a setting's value is a secret, by its name."""
     name = name.removeprefix("schema.registry.")
+    if name.startswith("sasl.") and not name.startswith(_PLAIN_SASL):
+        return True
     return name in _SECRET_NAMES or "password" in name or "secret" in name or "private.key" in name
 
 

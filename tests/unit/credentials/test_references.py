@@ -28,6 +28,11 @@ def test_variables_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert read_secret(f"file://{tmp_path}/secret", WHAT) == "hunter2"
 
 
+def test_a_file_without_an_end_is_no_secret() -> None:
+    with pytest.raises(UserError, match=f"{WHAT}: /dev/zero is longer than a secret can be"):
+        read_secret("file:/dev/zero", WHAT)
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [

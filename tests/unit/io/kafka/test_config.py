@@ -144,6 +144,13 @@ def test_a_pem_key_store_is_one_file(tmp_path: Path) -> None:
     assert made.resolved() == {"ssl.certificate.location": "/etc/me.pem", "ssl.key.location": "/etc/me.pem"}
 
 
+@pytest.mark.parametrize("name", ["sasl.pasword", "sasl.passwd", "sasl.token", "sasl.scram.credential"])
+def test_a_misspelt_name_of_a_secret_does_not_travel(tmp_path: Path, name: str) -> None:
+    made = config(tmp_path, f"sasl.username=alice\n{name}={SECRET}\n")
+    assert SECRET not in repr(made)
+    assert made.get("sasl.username") == "alice"
+
+
 @pytest.mark.parametrize(
     ("text", "remedy"),
     [
