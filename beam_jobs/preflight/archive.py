@@ -43,6 +43,7 @@ from beam_jobs.preflight.workers import (
     check_path,
     check_pii_key,
     dead_letter_payload,
+    dead_letter_rate,
     refuse_at_least_once,
     warn_if_cleaned,
 )
@@ -92,6 +93,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     """
     require(parsed.get_all_options(), *JOBS["archive"].required)
     wanted, bad = parsed.view_as(options.ArchiveOptions), parsed.view_as(options.DeadLetterOptions)
+    max_dead_letter_rate = dead_letter_rate(parsed)
     refuse_at_least_once(parsed, "archive", "each record is to be in one row")
     for flag in ("max_file_age", "max_file_mb", "enrich_every"):
         if getattr(wanted, flag) <= 0:
@@ -204,7 +206,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
         lookup=lookup,
         lookup_every_s=wanted.enrich_every,
         dead_letters=dead,
-        max_dead_letter_rate=bad.max_dead_letter_rate,
+        max_dead_letter_rate=max_dead_letter_rate,
         events=event_settings(parsed),
         windows=windows,
         payload=payload,

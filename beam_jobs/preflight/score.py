@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from apache_beam.options.pipeline_options import PipelineOptions
 
 import schemas
-from beam_jobs.errors import UserError
 from beam_jobs.io.sink import Sink
 from beam_jobs.io.source import Source
 from beam_jobs.preflight.addresses import (
@@ -23,7 +22,13 @@ from beam_jobs.preflight.addresses import (
     window_settings,
 )
 from beam_jobs.preflight.reach import Preflight
-from beam_jobs.preflight.workers import check_path, check_pii_key, dead_letter_payload, warn_if_cleaned
+from beam_jobs.preflight.workers import (
+    check_path,
+    check_pii_key,
+    dead_letter_payload,
+    dead_letter_rate,
+    warn_if_cleaned,
+)
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from beam_jobs.steps.decode import EventSettings
 from beam_jobs.steps.payload import Payload
@@ -66,8 +71,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     require(parsed.get_all_options(), *JOBS["score"].required)
     wanted = parsed.view_as(options.ScoreOptions)
     bad = parsed.view_as(options.DeadLetterOptions)
-    if not 0 <= bad.max_dead_letter_rate <= 1:
-        raise UserError(f"--max_dead_letter_rate {bad.max_dead_letter_rate}: a share between 0 and 1")
+    max_dead_letter_rate = dead_letter_rate(parsed)
     use_case = load_use_case(parsed.view_as(options.UseCaseOptions).use_case)
     preprocessor = use_case.preprocessor()
     preflight = Preflight(parsed)
@@ -106,7 +110,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
         alerts=outputs["alert"],
         scores=outputs.get("score"),
         dead_letters=outputs["dead_letter"],
-        max_dead_letter_rate=bad.max_dead_letter_rate,
+        max_dead_letter_rate=max_dead_letter_rate,
         events=event_settings(parsed),
         windows=windows,
         payload=payload,

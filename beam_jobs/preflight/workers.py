@@ -107,6 +107,18 @@ def dead_letter_payload(preflight: Preflight, writes: bool) -> Payload:
     return payload
 
 
+def dead_letter_rate(parsed: PipelineOptions) -> float:
+    """The share of bad records that stops the job.
+
+    Raises:
+      UserError: it is none.
+    """
+    share: float = parsed.get_all_options()["max_dead_letter_rate"]
+    if not 0 <= share <= 1:
+        raise UserError(f"--max_dead_letter_rate {share}: a share between 0 and 1")
+    return share
+
+
 def _check_key(preflight: Preflight, what: str, reference: str | None) -> None:
     """Refuses a key that is not where the workers are."""
     traits = target_of(preflight.parsed).describe()

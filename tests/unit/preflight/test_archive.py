@@ -51,6 +51,13 @@ def test_a_lookup_table_that_does_not_fit(tmp_path: Path, text: str | None, more
     assert message.format(file=file) in refused(tmp_path, "--enrich", str(file), *more)
 
 
+@pytest.mark.parametrize("share", ["-0.1", "nan"])
+def test_a_share_is_between_0_and_1(tmp_path: Path, share: str) -> None:
+    assert (
+        refused(tmp_path, "--max_dead_letter_rate", share) == f"--max_dead_letter_rate {share}: a share between 0 and 1"
+    )
+
+
 def test_a_layout_that_the_archive_has_not(tmp_path: Path) -> None:
     keep_layout(str(tmp_path / "archive"), Layout("day", "vin"))
     assert "has a folder for each day of event time" in refused(tmp_path, "--partition_by", "hour")
