@@ -19,7 +19,7 @@ from beam_jobs import archive as archive_job
 from beam_jobs import score as score_job
 from beam_jobs.storage import files
 from beam_jobs.terminal import cli
-from model import registry
+from model import registry, train
 from model.manifest import sha256
 from model.training.data import LIST_FILE
 from tests.integration.topics import Topics, events, framed, run
@@ -94,17 +94,19 @@ def test_archive_model_and_scores_are_the_same_in_a_bucket(
     assert found[0] == found[1]
 
 
-def test_train_from_a_bucket_into_one_and_promote(trained_model: Path, bucket: str) -> None:
+def test_train_from_a_bucket_into_one_and_promote(
+    trained_model: Path, bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     root, history = f"{bucket}/models", f"{bucket}/history"
     files.upload(trained_model.parent / "history.parquet", f"{history}/history.parquet")
-    command = [sys.executable, "-m", "model.train", "--use_case", "car_sensors", "--registry", root, "--epochs", "2"]
-    made = run([*command, "--data", history, "--no-baseline", "--limit", "6000"])
+    command = ["--use_case", "car_sensors", "--registry", root, "--epochs", "2"]
+    train.main([*command, "--data", history, "--no-baseline", "--limit", "6000"])
     found = registry.resolve(root)
     (file,) = json.loads(files.read_bytes(f"{found.folder}/{LIST_FILE}"))
     assert file["name"] == "history.parquet"
     assert file["sha256"] == sha256(trained_model.parent / "history.parquet")
     assert found.alias == "champion"
-    assert f"{found.folder}/report/report.html" in made.stdout
+    assert f"{found.folder}/report/report.html" in capsys.readouterr().out
     assert files.list_files(f"{found.folder}/report/report.html")
     promote = [sys.executable, "-m", "model.registry", "promote", f"{root}@{found.version}", "--alias"]
     racing = [Job([*promote, name], stdout=DEVNULL) for name in ("challenger", "shadow")]

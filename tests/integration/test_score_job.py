@@ -19,6 +19,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.codec.avro.file import write_avro
+from model import train
 from tests.integration.topics import CAR_SENSOR, Topics, events, framed, run
 from tests.services.job import DEVNULL, PIPE, Job, finished
 
@@ -269,8 +270,9 @@ def test_another_use_case_needs_no_python(topics: Topics, tmp_path: Path) -> Non
         }
     )
     write_avro(str(tmp_path / "history.avro"), PUMP, [sound])
-    command = [sys.executable, "-m", "model.train", "--use_case", str(folder), "--registry", str(tmp_path / "models")]
-    run([*command, "--data", str(tmp_path / "history.avro")])
+    train.main(
+        ["--use_case", str(folder), "--registry", str(tmp_path / "models"), "--data", str(tmp_path / "history.avro")]
+    )
     blocked = sound.slice(0, 10).set_column(3, "power", pa.array([45.0] * 10))
     values = AvroEncoder(PUMP, 1).encode(
         pa.Table.from_batches([sound.slice(0, 1000), blocked]).combine_chunks().to_batches()[0]

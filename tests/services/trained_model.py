@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from demo.broker import locked
 from demo.history import write_history
+from model.training.plan import Settings
+from model.training.train import train
 
 
 @pytest.fixture(scope="session")
@@ -19,9 +19,8 @@ def trained_model(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> P
     folder = (base if worker_id == "master" else base.parent) / "trained-model"
     with locked(folder.with_suffix(".lock")):
         if not (folder / "done").exists():
-            write_history(folder / "history.parquet", 20_000, seed=3)
-            command = [sys.executable, "-m", "model.train", "--use_case", "car_sensors", "--epochs", "6"]
-            command += ["--data", str(folder / "history.parquet"), "--registry", str(folder / "models")]
-            subprocess.run([*command, "--no-baseline"], check=True, capture_output=True, timeout=600)
+            history = folder / "history.parquet"
+            write_history(history, 20_000, seed=3)
+            train(Settings("car_sensors", str(history), str(folder / "models"), epochs=6, baseline=False))
             (folder / "done").touch()
     return folder / "models"

@@ -56,11 +56,3 @@ def version(trained: Trained, tmp_path: Path) -> Path:
     for path in copy.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     return copy
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keras 3.15 saves variables through ``np.array(variable)``, which NumPy 2 warns about: theirs to mend."""
-    message = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.filterwarnings(message))
