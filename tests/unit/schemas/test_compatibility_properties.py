@@ -11,20 +11,10 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 
 from schemas.compatibility import check
+from tests.property.avro_pairs import DEFAULTS, PRIMITIVES
 
-PRIMITIVES = ("null", "boolean", "int", "long", "float", "double", "bytes", "string")
 SYMBOLS = ("A", "B", "C", "D")
 NAMES = ("f0", "f1", "f2", "f3", "f4")
-DEFAULTS = {
-    "null": None,
-    "boolean": True,
-    "int": 1,
-    "long": 2,
-    "float": 0.5,
-    "double": 1.5,
-    "bytes": "x",
-    "string": "y",
-}
 
 
 @st.composite
