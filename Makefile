@@ -14,7 +14,7 @@ $(foreach name,$(VERBATIM),$(eval override $(name) := $$(value $(name))))
 export $(VERBATIM)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train test test-integration test-nightly bench bench-quick bench-latency accuracy chaos lint type docs docs-site schemas-check template launch clean
+.PHONY: help setup demo train test test-integration test-nightly bench bench-quick bench-latency bench-windows accuracy chaos lint type docs docs-site schemas-check template launch clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ bench: setup ## all measurements of docs/performance.md but latency (Java and gc
 
 bench-quick: setup ## what got slower than recorded, in pairs (Java needed, under 3 minutes)
 	$(BIN)/python -m bench.quick
+
+bench-windows: setup ## window features alone, rows a CPU second and bytes a key
+	$(BIN)/python -m bench.windows
 
 bench-latency: setup ## 30 minutes at 10,000 events/s on each local runner (Java needed)
 	$(BIN)/python -m bench.latency --seconds 1800 --runner DirectRunner

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from beam_jobs.jit import compiled
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 LIMBS = 67  # of 32 bits: 2**-1074 to 2**1070
 _DIGIT = 0xFFFFFFFF
@@ -46,40 +45,24 @@ def add(limbs: Ints, value: Any, sign: Any) -> None:
 
 
 @compiled
-def reach_of(values: Floats, start: Any, end: Any, reach: Ints) -> None:
-    """First and last limb that sums of these values use, then those of their squares and the errors of these."""
-    low, high = 1.0, 0.0
-    for row in range(start, end):
-        size = abs(values[row])
-        if size <= LARGEST:  # NaN is not
-            high = max(high, size)
-            if size > 0.0:
-                low = min(low, size)
-    below, above = math.frexp(low)[1] - 54, math.frexp(high)[1]  # exponents of the last and of the first bit
-    for i in range(2):
-        reach[2 * i] = max((below * (i + 1) + _BIAS) >> 5, 0)
-        reach[2 * i + 1] = min(((above * (i + 1) + _BIAS) >> 5) + 2, LIMBS - 1)
-
-
-@compiled
-def rounded(limbs: Ints, first: Any, last: Any, digits: Ints) -> float:
-    """The sum, in the limbs first to last, as the nearest double, halves to the even one; may be infinite."""
+def rounded(limbs: Ints, digits: Ints) -> float:
+    """The sum as the nearest double, halves to the even one; may be infinite. ``digits``: scratch, LIMBS + 1."""
     carry = np.int64(0)
-    for k in range(first, last + 1):
+    for k in range(LIMBS):
         total = limbs[k] + carry
         digits[k] = total & _DIGIT
         carry = total >> 32
     negative = carry < 0
     if negative:
         borrow = np.int64(1)
-        for k in range(first, last + 1):
+        for k in range(LIMBS):
             digit = (digits[k] ^ _DIGIT) + borrow
             digits[k] = digit & _DIGIT
             borrow = digit >> 32
         carry = ~carry + borrow
-    top = last + 1
+    top = LIMBS
     digits[top] = carry
-    while top > first and digits[top] == 0:
+    while top > 0 and digits[top] == 0:
         top -= 1
     head = digits[top]
     if head == 0:
@@ -92,13 +75,13 @@ def rounded(limbs: Ints, first: Any, last: Any, digits: Ints) -> float:
     missing = _HEAD - width
     while missing > 0:
         taken = min(missing, 32)
-        digit = digits[below] if below >= first else np.int64(0)
+        digit = digits[below] if below >= 0 else np.int64(0)
         head = head << taken | digit >> (32 - taken)
         rest = digit & ((np.int64(1) << (32 - taken)) - 1)
         exponent -= taken
         missing -= taken
         below -= 1
-    while rest == 0 and below >= first:
+    while rest == 0 and below >= 0:
         rest = digits[below]
         below -= 1
     if rest:
@@ -108,13 +91,13 @@ def rounded(limbs: Ints, first: Any, last: Any, digits: Ints) -> float:
 
 
 @compiled
-def pair(limbs: Ints, first: Any, last: Any, digits: Ints) -> tuple[float, float]:
+def pair(limbs: Ints, digits: Ints) -> tuple[float, float]:
     """The sum as two doubles, 106 bits."""
-    high = rounded(limbs, first, last, digits)
+    high = rounded(limbs, digits)
     if math.isinf(high):
         return high, 0.0
     add(limbs, high, -1)
-    low = rounded(limbs, first, last, digits)
+    low = rounded(limbs, digits)
     add(limbs, high, 1)
     return high, low
 
@@ -152,21 +135,21 @@ def update(value: Any, sign: Any, squares: Any, sum_: Ints, sum_of_squares: Ints
 
 
 @compiled
-def read_sum(sum_: Ints, reach: Ints, special: Ints, digits: Ints) -> float:
+def read_sum(sum_: Ints, special: Ints, digits: Ints) -> float:
     if special[_NAN] or (special[_PLUS] and special[_MINUS]):
         return math.nan
     if special[_PLUS] or special[_MINUS]:
         return math.inf if special[_PLUS] else -math.inf
-    return rounded(sum_, reach[0], reach[1], digits)
+    return rounded(sum_, digits)
 
 
 @compiled
-def read_variance(n: Any, sum_: Ints, sum_of_squares: Ints, reach: Ints, special: Ints, digits: Ints) -> float:
+def read_variance(n: Any, sum_: Ints, sum_of_squares: Ints, special: Ints, digits: Ints) -> float:
     """The variance of a sample of at least two values; NaN where one of them, or its square, is not finite."""
     if special[_NAN] or special[_PLUS] or special[_MINUS] or special[_HUGE]:
         return math.nan
-    total, total_low = pair(sum_, reach[0], reach[1], digits)
-    squares, squares_low = pair(sum_of_squares, reach[2], reach[3], digits)
+    total, total_low = pair(sum_, digits)
+    squares, squares_low = pair(sum_of_squares, digits)
     # n * squares - total ** 2 loses most of its bits where the mean is far from 0; twice as many are there to lose.
     left, left_error = product(n, squares)
     right, right_error = product(total, total)

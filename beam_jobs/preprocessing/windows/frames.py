@@ -11,7 +11,7 @@ FUNCTIONS = (
 )
 EVENT_TIME = -1  # in place of an argument: the row's own time, in microseconds; it takes no memory
 
-_HOP_ORIGIN_US = 946_857_600_000_000  # hops are counted from here, as DuckDB's time_bucket does: 2000-01-03, a Monday
+HOP_ORIGIN_US = 946_857_600_000_000  # hops are counted from here, as DuckDB's time_bucket does: 2000-01-03, a Monday
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Frame:
     def oldest(self, time: int) -> int:
         """The time from which on a row of time ``time`` sees rows."""
         start = time - self.start_us
-        return start - (start - _HOP_ORIGIN_US) % self.hop_us if self.hop_us else start
+        return start - (start - HOP_ORIGIN_US) % self.hop_us if self.hop_us else start
 
 
 @dataclass(frozen=True)

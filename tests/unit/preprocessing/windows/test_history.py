@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from beam_jobs.errors import UserError
 from beam_jobs.preprocessing.windows.frames import EVENT_TIME, FUNCTIONS, Frame, Lateness, Window
 from beam_jobs.preprocessing.windows.history import History
 
@@ -241,3 +242,44 @@ def test_no_rows() -> None:
     history = past("sum")
     assert take(history, [], []) == [[]]
     assert history.rows == 0
+
+
+def test_idle_keys_are_given_back() -> None:
+    """Each second other keys: of those whose rows are out of reach nothing is left."""
+    history, sizes = past("sum"), []
+    for second in range(400):
+        names = [f"{second}-{i}" for i in range(100)]
+        assert take(history, [second] * 100, [1] * 100, names) == [[1] * 100]
+        sizes.append(history.memory_bytes)
+    assert history.keys < 2500
+    assert history.rows <= 2 * history.keys
+    assert max(sizes[200:]) < 2 * max(sizes[50:200])
+
+
+def test_rows_of_keys_that_shrink_are_given_back() -> None:
+    history = past("count")
+    take(history, [second / 1000 for second in range(9000)], [1] * 9000)
+    full = history.memory_bytes
+    for second in range(20, 40000, 20):
+        assert take(history, [second], [1]) == [[1]]
+    assert history.memory_bytes < full / 2
+
+
+def test_a_history_that_grows_beyond_its_limit_says_so() -> None:
+    windows = [Window("sum", 0, TEN_SECONDS)]
+    history = History(windows, memory_limit=1 << 20)
+    take(history, [0] * 100, [1] * 100)
+    with pytest.raises(UserError, match=r"of 20,001 keys take more than 1 MB; allow more with --window_memory_mb"):
+        take(history, [0] * 20_000, [1] * 20_000, [str(i) for i in range(20_000)])
+
+
+def test_keys_of_any_length_and_place_in_their_buffer() -> None:
+    """Empty, longer than a word, with one more byte, cut out of a longer array, in a buffer that ends within a word."""
+    names = ["", "a", "ab", "abcdefgh", "abcdefgh" * 2, "abcdefghi", "\0", "\0\0", "a\0", "ä", "abcdefgh" * 2 + "x"]
+    keys = pa.array(["cut off", *names, *names, "cut off"])
+    times, one = np.zeros(22, np.int64), np.ones((1, 22))
+    expected = [1.0] * 11 + [2.0] * 11
+    for part in (keys[1:-1], pa.concat_arrays([keys[1:-1]])):
+        found = past("count").advance(part, times, times, one, one > 0)
+        assert found[0].to_pylist() == expected
+    assert keys.buffers()[2].size % 8  # so it was copied

@@ -1,0 +1,233 @@
+"""The loop over the new rows: which are too late or from the future, where the others go, and what they see."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beam_jobs.jit import compiled_borrowing
+from beam_jobs.preprocessing.windows.lanes import (
+    AT,
+    COLUMN,
+    COUNT,
+    COUNT_DISTINCT,
+    END,
+    END_OUT,
+    EXCLUDE,
+    FIRST_OUT,
+    NEXT,
+    STDDEV_SAMP,
+    VAR_SAMP,
+    Lanes,
+    forget,
+    make_way,
+    note_equal,
+    show,
+    write,
+)
+from beam_jobs.preprocessing.windows.lanes import LOW as STRETCH
+from beam_jobs.preprocessing.windows.store import (
+    ALONE,
+    BASE,
+    CLOCK,
+    FIRST,
+    FUTURE,
+    GRANTED,
+    HEAD_WORDS,
+    KEYS,
+    LATE,
+    NULL,
+    RING,
+    ROWS,
+    SIZE,
+    USED,
+    Floats,
+    Ints,
+    Store,
+    drop_oldest,
+    has_room,
+    index,
+    index_from,
+    insert,
+    place,
+    release,
+    ring_for,
+)
+from beam_jobs.preprocessing.windows.wide import prefetch
+
+Flags = NDArray[np.bool_]
+
+_HEADS_AHEAD, _ROWS_AHEAD, _LINE = 24, 10, 64
+
+
+class Limits(NamedTuple):
+    """How long rows are kept, in microseconds."""
+
+    keep: int  # behind the clock
+    keep_of_key: int  # behind the newest row of the key
+    skew: int  # ahead of the record's timestamp
+
+
+class Block(NamedTuple):
+    """New rows."""
+
+    slots: Ints  # [n], of their keys
+    times: Ints  # [n]
+    record_times: Ints  # [n]
+    arguments: Floats  # [A, n]
+    valid: Flags  # [A, n]
+
+
+@compiled_borrowing
+def _ask_for(store: Store, lanes: Lanes, block: Block, i: Any) -> None:
+    """Asks for the memory that rows some way on will need: the head of their key first, then its rows."""
+    heads, halves, rows = store.heads, store.halves, store.rows
+    if i + _HEADS_AHEAD < len(block.slots):
+        width = heads.shape[1] * 8
+        start = heads.ctypes.data + block.slots[i + _HEADS_AHEAD] * width
+        for offset in range(0, width, _LINE):
+            prefetch(start + offset)
+        prefetch(start + width - 8)
+    if i + _ROWS_AHEAD < len(block.slots):
+        slot, width = block.slots[i + _ROWS_AHEAD], rows.shape[1] * 8
+        ring = np.int64(halves[slot, RING]) - 1
+        if ring >= 0:
+            base, first = np.int64(halves[slot, BASE]), np.int64(halves[slot, FIRST])
+            start, size = rows.ctypes.data + base * width, store.sizes[ring]
+            prefetch(start + first * width)
+            last = first + halves[slot, SIZE]
+            prefetch(start + (last - size if last >= size else last) * width)
+            for lane in range(len(lanes.plan)):
+                low = first + halves[slot, 2 * lanes.plan[lane, AT] + STRETCH]
+                prefetch(start + (low - size if low >= size else low) * width)
+
+
+@compiled_borrowing
+def _bits(block: Block, argument: Any, i: Any) -> int:
+    """The bits an argument is kept as: equal values have equal ones."""
+    if not block.valid[argument, i]:
+        return NULL
+    value = block.arguments[argument, i] + 0.0  # of -0.0
+    return int(np.float64(value if value == value else np.nan).view(np.int64))
+
+
+@compiled_borrowing
+def _alone(lanes: Lanes, block: Block, i: Any, outputs: Floats) -> None:
+    """What a row says that sees itself alone."""
+    bits = outputs.view(np.int64)
+    for number in range(len(lanes.plan)):
+        lane = lanes.plan[number]
+        own = np.float64(block.times[i]).view(np.int64) if lane[COLUMN] == 0 else _bits(block, lane[COLUMN] - 1, i)
+        if lane[END] or lane[EXCLUDE]:
+            own = NULL
+        for f in range(lane[FIRST_OUT], lane[END_OUT]):
+            function, w = lanes.functions[f], lanes.outputs[f]
+            if function in (COUNT, COUNT_DISTINCT):
+                outputs[w, i] = 0.0 if own == NULL else 1.0
+            else:
+                bits[w, i] = NULL if function in (STDDEV_SAMP, VAR_SAMP) else own
+
+
+@compiled_borrowing
+def advance(store: Store, lanes: Lanes, limits: Limits, block: Block, outputs: Floats, emit: Any, begin: Any) -> int:
+    """Takes in the rows from ``begin`` on; the first one that was not, for want of room in the arena, or n.
+
+    Args:
+      outputs: [W, n], filled if ``emit``; NULL where there is no value.
+    """
+    halves, counts, rows, plan = store.halves, store.counts, store.rows, lanes.plan
+    equals, first_next = lanes.equals, rows.shape[1] - len(store.distinct)
+    for i in range(begin, len(block.slots)):
+        _ask_for(store, lanes, block, i)
+        slot, time, recorded = block.slots[i], block.times[i], block.record_times[i]
+        if not has_room(store, slot):
+            return i
+        counts[CLOCK] = max(counts[CLOCK], recorded)
+        size = np.int64(halves[slot, SIZE])
+        newest = rows[place(store, slot, size - 1), 0] if size else time
+        bound = max(counts[CLOCK] - limits.keep, max(newest, time) - limits.keep_of_key)
+        if time > recorded + limits.skew or time < bound:
+            counts[FUTURE if time > recorded + limits.skew else ALONE] += 1
+            if emit:
+                _alone(lanes, block, i, outputs)
+            continue
+        gone = 0
+        while gone < size and rows[place(store, slot, gone), 0] < bound:
+            gone += 1
+        if gone:
+            for number in range(len(plan)):
+                forget(store, plan[number], slot, gone)
+            drop_oldest(store, slot, gone)
+            size -= gone
+        position = size
+        if time < newest:
+            counts[LATE] += 1
+            while position > 0 and rows[place(store, slot, position - 1), 0] > time:
+                position -= 1
+        row = insert(store, slot, position, time)
+        for argument in range(len(block.arguments)):
+            rows[row, 1 + argument] = _bits(block, argument, i)
+        index_from(store, slot, position)
+        for which in range(len(store.distinct)):
+            equals[which] = note_equal(store, slot, position, which)
+        for number in range(len(plan)):
+            lane = plan[number]
+            make_way(store, lane, slot, position)
+            if emit:
+                show(store, lane, slot, position, bound)
+                equal = equals[lane[NEXT] - first_next] if lane[NEXT] else -1
+                write(store, lanes, lane, slot, position, equal, outputs, i)
+    return len(block.slots)
+
+
+@compiled_borrowing
+def sweep(store: Store, start: Any, end: Any, bound: Any) -> None:
+    """Gives back the rows of those keys, of the slots start to end - 1, whose newest row no later row can see."""
+    halves = store.halves
+    width = store.rows.shape[1] * 8
+    for slot in range(start, end):
+        if slot + _ROWS_AHEAD < end and halves[slot + _ROWS_AHEAD, RING]:
+            ahead = slot + _ROWS_AHEAD
+            prefetch(store.rows.ctypes.data + place(store, ahead, np.int64(halves[ahead, SIZE]) - 1) * width)
+        size = np.int64(halves[slot, SIZE])
+        if halves[slot, RING] and (size == 0 or store.rows[place(store, slot, size - 1), 0] < bound):
+            release(store, slot)
+            store.counts[ROWS] -= size
+            store.counts[KEYS] -= 1
+            for word in range(HEAD_WORDS - 2, store.heads.shape[1]):
+                store.heads[slot, word] = 0
+
+
+@compiled_borrowing
+def room_needed(store: Store, used: Any) -> int:
+    """How many rows of an arena the keys of the slots in use need."""
+    rows = 0
+    for slot in range(used):
+        if store.halves[slot, RING]:
+            rows += store.sizes[ring_for(store.sizes, np.int64(store.halves[slot, SIZE]))]
+    return rows
+
+
+@compiled_borrowing
+def move_all(old: Store, used: Any, new: Store) -> None:
+    """Moves all keys that have rows, into empty arrays that are large enough."""
+    slot = 0
+    for number in range(used):
+        if not old.halves[number, RING]:
+            continue
+        size = np.int64(old.halves[number, SIZE])
+        for word in range(new.heads.shape[1]):
+            new.heads[slot, word] = old.heads[number, word]
+        ring, base = ring_for(new.sizes, size), new.counts[USED]
+        new.counts[USED] += new.sizes[ring]
+        new.counts[GRANTED] += new.sizes[ring]
+        new.halves[slot, BASE], new.halves[slot, RING], new.halves[slot, FIRST] = base, ring + 1, 0
+        for i in range(size):
+            source = place(old, number, i)
+            for column in range(new.rows.shape[1]):
+                new.rows[base + i, column] = old.rows[source, column]
+        if size:
+            index(new, base, base + size)
+        slot += 1

@@ -1,0 +1,305 @@
+"""What frames hold, kept from row to row.
+
+A lane is one frame of one argument; all functions of the two share it. It stands for a stretch of a key's rows,
+``low`` to ``high`` - 1, and has their count, exact sums and extremes. To answer for a row the stretch is moved to
+that row's frame: each row that comes in is added, each that falls out taken away. So most rows cost one of each; a
+late one moves the stretch back, and the next one moves it on. Where that is farther than to begin anew, it begins
+anew. Sums are exact (wide.py), so the way a stretch has come leaves no trace.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beam_jobs.jit import compiled_borrowing
+from beam_jobs.preprocessing.windows import exact_sum, wide
+from beam_jobs.preprocessing.windows.frames import FUNCTIONS, HOP_ORIGIN_US
+from beam_jobs.preprocessing.windows.store import (
+    ENDLESS,
+    NULL,
+    SIZE,
+    Floats,
+    Ints,
+    Store,
+    below,
+    extremes,
+    is_null,
+    place,
+    value_at,
+)
+
+COUNT, SUM, AVG, MIN, MAX, STDDEV_SAMP, VAR_SAMP, COUNT_DISTINCT, FIRST_VALUE, LAST_VALUE = range(len(FUNCTIONS))
+
+# Columns of ``Lanes.plan``. Places are words of ``heads``; 0: the lane has no such thing.
+START, END, HOP, EXCLUDE = 0, 1, 2, 3  # the frame
+COLUMN, INDEX, NEXT = (
+    4,
+    5,
+    6,
+)  # of ``rows``: the argument; its number in ``indexed``; column of the next equal value's time
+AT, RUNNING, EXTREMES, SUM_AT, SQUARES_AT = 7, 8, 9, 10, 11
+FIRST_OUT, END_OUT = 12, 13  # which of ``functions`` are its
+PLAN_COLUMNS = 14
+
+# Half words of a lane: at ``AT`` the stretch, at ``RUNNING`` how many values are no NULL, and those that no fixed-point
+# sum holds.
+LOW, HIGH = 0, 1
+VALUES, ODD = 0, 1
+
+
+class Lanes(NamedTuple):
+    """The lanes of a history, and what is made of them."""
+
+    plan: Ints  # [L, PLAN_COLUMNS]
+    functions: Ints  # [F], in the order of the lanes
+    outputs: Ints  # [F], the row of the output each one's values go to
+    scratch: NDArray[np.uint64]  # wide.SCRATCH_WORDS
+    sums: Ints  # [4, LIMBS + 1], scratch of exact_sum
+    equals: Ints  # [D], scratch: where the last row before with an equal value is
+
+
+@compiled_borrowing
+def clear(store: Store, lane: Ints, slot: Any) -> None:
+    """The stretch of a lane is empty."""
+    if lane[RUNNING]:
+        store.heads[slot, lane[RUNNING]] = 0
+    if lane[EXTREMES]:
+        store.extremes[slot, lane[EXTREMES]], store.extremes[slot, lane[EXTREMES] + 1] = np.nan, -np.inf
+    if lane[SUM_AT]:
+        for i in range(wide.SUM_WORDS):
+            store.heads[slot, lane[SUM_AT] + i] = 0
+    if lane[SQUARES_AT]:
+        for i in range(wide.SQUARE_WORDS):
+            store.heads[slot, lane[SQUARES_AT] + i] = 0
+
+
+@compiled_borrowing
+def _sums(store: Store, lane: Ints, slot: Any, value: Any, leaves: Any) -> None:
+    """A value enters or leaves the exact sums."""
+    mantissa, shift = wide.parts(value)
+    if shift < 0:
+        store.halves[slot, 2 * lane[RUNNING] + ODD] += -1 if leaves else 1
+        return
+    wide.add_value(store.heads, slot, lane[SUM_AT], mantissa, shift, (value < 0) != leaves)
+    if lane[SQUARES_AT]:
+        wide.add_square(store.heads, slot, lane[SQUARES_AT], mantissa, shift, leaves)
+
+
+@compiled_borrowing
+def enter(store: Store, lane: Ints, slot: Any, row: Any) -> None:
+    """A row of the arena enters the stretch of a lane."""
+    if is_null(store, row, lane[COLUMN]):
+        return
+    store.halves[slot, 2 * lane[RUNNING] + VALUES] += 1
+    value = value_at(store, row, lane[COLUMN])
+    at = lane[EXTREMES]
+    if at:
+        if store.heads[slot, at] != NULL and below(value, store.extremes[slot, at]):
+            store.extremes[slot, at] = value
+        if store.heads[slot, at + 1] != NULL and below(store.extremes[slot, at + 1], value):
+            store.extremes[slot, at + 1] = value
+    if lane[SUM_AT]:
+        _sums(store, lane, slot, value, False)
+
+
+@compiled_borrowing
+def leave(store: Store, lane: Ints, slot: Any, row: Any) -> None:
+    """A row of the arena leaves the stretch of a lane; an extreme that may have left is NULL until it is looked up."""
+    if is_null(store, row, lane[COLUMN]):
+        return
+    values = store.halves[slot, 2 * lane[RUNNING] + VALUES] - 1
+    store.halves[slot, 2 * lane[RUNNING] + VALUES] = values
+    value = value_at(store, row, lane[COLUMN])
+    at = lane[EXTREMES]
+    if at:
+        if values == 0:
+            store.extremes[slot, at], store.extremes[slot, at + 1] = np.nan, -np.inf
+        else:
+            if not store.extremes[slot, at] < value:
+                store.heads[slot, at] = NULL
+            if not value < store.extremes[slot, at + 1]:
+                store.heads[slot, at + 1] = NULL
+    if lane[SUM_AT]:
+        _sums(store, lane, slot, value, True)
+
+
+@compiled_borrowing
+def move_to(store: Store, lane: Ints, slot: Any, low: Any, high: Any) -> None:
+    """Moves the stretch of a lane."""
+    at = 2 * lane[AT]
+    from_, to = np.int64(store.halves[slot, at + LOW]), np.int64(store.halves[slot, at + HIGH])
+    store.halves[slot, at + LOW], store.halves[slot, at + HIGH] = low, high
+    if not lane[RUNNING]:
+        return
+    if low >= to or high <= from_ or abs(low - from_) + abs(high - to) > high - low:
+        clear(store, lane, slot)
+        from_, to = low, low
+    for position in range(to, high):
+        enter(store, lane, slot, place(store, slot, position))
+    for position in range(low, from_):
+        enter(store, lane, slot, place(store, slot, position))
+    for position in range(high, to):
+        leave(store, lane, slot, place(store, slot, position))
+    for position in range(from_, low):
+        leave(store, lane, slot, place(store, slot, position))
+
+
+@compiled_borrowing
+def forget(store: Store, lane: Ints, slot: Any, gone: Any) -> None:
+    """The first rows of the key are about to go: they leave the stretch, and the others move up."""
+    at = 2 * lane[AT]
+    low, high = np.int64(store.halves[slot, at + LOW]), np.int64(store.halves[slot, at + HIGH])
+    if low < gone:
+        move_to(store, lane, slot, gone, max(high, gone))
+        low, high = gone, max(high, gone)
+    store.halves[slot, at + LOW], store.halves[slot, at + HIGH] = low - gone, high - gone
+
+
+@compiled_borrowing
+def make_way(store: Store, lane: Ints, slot: Any, position: Any) -> None:
+    """A row has been put before the one that was at ``position``; if it lies within the stretch, it enters it."""
+    at = 2 * lane[AT]
+    low, high = np.int64(store.halves[slot, at + LOW]), np.int64(store.halves[slot, at + HIGH])
+    if position < high:
+        store.halves[slot, at + HIGH] = high + 1
+        if position < low:
+            store.halves[slot, at + LOW] = low + 1
+        elif lane[RUNNING]:
+            enter(store, lane, slot, place(store, slot, position))
+
+
+@compiled_borrowing
+def oldest(lane: Ints, time: Any) -> int:
+    """The time from which on a row of a time sees rows."""
+    start = time - lane[START]
+    return start - (start - HOP_ORIGIN_US) % lane[HOP] if lane[HOP] else start
+
+
+@compiled_borrowing
+def show(store: Store, lane: Ints, slot: Any, position: Any, bound: Any) -> None:
+    """Moves the stretch of a lane to the frame of a key's row; rows before the time ``bound`` are not seen."""
+    rows, at = store.rows, 2 * lane[AT]
+    time = rows[place(store, slot, position), 0]
+    size = np.int64(store.halves[slot, SIZE])
+    low, first = np.int64(store.halves[slot, at + LOW]), max(oldest(lane, time), bound)
+    while low < size and rows[place(store, slot, low), 0] < first:
+        low += 1
+    while low > 0 and rows[place(store, slot, low - 1), 0] >= first:
+        low -= 1
+    if lane[END] == 0:
+        high = position + 1 - lane[EXCLUDE]
+    else:
+        high, last = np.int64(store.halves[slot, at + HIGH]), time - lane[END]
+        while high < size and rows[place(store, slot, high), 0] <= last:
+            high += 1
+        while high > 0 and rows[place(store, slot, high - 1), 0] > last:
+            high -= 1
+    move_to(store, lane, slot, low, max(low, high))
+
+
+@compiled_borrowing
+def write(
+    store: Store, lanes: Lanes, lane: Ints, slot: Any, position: Any, equal: Any, outputs: Floats, i: Any
+) -> None:
+    """Writes what the functions of a lane say of its stretch, for a row of the key.
+
+    Args:
+      equal: position of the last row before with the same value, or -1; for count_distinct.
+      outputs: [W, n], NULL where there is no value.
+      i: the row's column of ``outputs``.
+    """
+    halves, heads = store.halves, store.heads
+    low, high = np.int64(halves[slot, 2 * lane[AT] + LOW]), np.int64(halves[slot, 2 * lane[AT] + HIGH])
+    count = np.int64(halves[slot, 2 * lane[RUNNING] + VALUES]) if lane[RUNNING] else 0
+    total = spread = 0.0
+    bits = outputs.view(np.int64)
+    if lane[SUM_AT] and count:
+        if halves[slot, 2 * lane[RUNNING] + ODD]:
+            total, spread = _slow(store, lane, slot, low, high, count, lanes.sums)
+        else:
+            total = wide.read_total(heads, slot, lane[SUM_AT], lanes.scratch)
+            if lane[SQUARES_AT] and count > 1:
+                difference = wide.read_spread(heads, slot, lane[SUM_AT], lane[SQUARES_AT], count, lanes.scratch)
+                spread = difference / (np.float64(count) * (count - 1.0))
+    at = lane[EXTREMES]
+    if at and count and (heads[slot, at] == NULL or heads[slot, at + 1] == NULL):
+        least, most = extremes(store, slot, low, high, lane[COLUMN], lane[INDEX])
+        store.extremes[slot, at], store.extremes[slot, at + 1] = least, most
+    for f in range(lane[FIRST_OUT], lane[END_OUT]):
+        function, w = lanes.functions[f], lanes.outputs[f]
+        if function == COUNT:
+            outputs[w, i] = count
+        elif function == COUNT_DISTINCT:
+            outputs[w, i] = _different(store, lane, slot, low, high, position, equal)
+        elif function in (FIRST_VALUE, LAST_VALUE):
+            row = place(store, slot, low if function == FIRST_VALUE else high - 1) if high > low else -1
+            if row < 0 or is_null(store, row, lane[COLUMN]):
+                bits[w, i] = NULL
+            else:
+                outputs[w, i] = value_at(store, row, lane[COLUMN])
+        elif count < (2 if function in (STDDEV_SAMP, VAR_SAMP) else 1):
+            bits[w, i] = NULL
+        elif function == SUM:
+            outputs[w, i] = total
+        elif function == AVG:
+            outputs[w, i] = total / count
+        elif function == MIN:
+            outputs[w, i] = store.extremes[slot, at]
+        elif function == MAX:
+            outputs[w, i] = store.extremes[slot, at + 1]
+        elif function == VAR_SAMP:
+            outputs[w, i] = spread
+        else:
+            outputs[w, i] = np.sqrt(spread)
+
+
+@compiled_borrowing
+def _different(store: Store, lane: Ints, slot: Any, low: Any, high: Any, position: Any, equal: Any) -> float:
+    """How many different values there are: those whose next equal one lies behind the frame."""
+    rows, column = store.rows, lane[COLUMN]
+    last = rows[place(store, slot, position), 0] - lane[END]
+    count = 1.0 if lane[EXCLUDE] and low <= equal < high else 0.0  # its next equal one is the row that is left out
+    for at in range(low, high):
+        row = place(store, slot, at)
+        if not is_null(store, row, column) and rows[row, lane[NEXT]] > last:
+            count += 1.0
+    return count
+
+
+@compiled_borrowing
+def _slow(store: Store, lane: Ints, slot: Any, low: Any, high: Any, count: Any, sums: Ints) -> tuple[float, float]:
+    """Sum and variance of a stretch with values that no fixed-point sum holds."""
+    total, squares, special, digits = sums[0], sums[1], sums[2], sums[3]
+    sums[:] = 0
+    for position in range(low, high):
+        row = place(store, slot, position)
+        if not is_null(store, row, lane[COLUMN]):
+            exact_sum.update(value_at(store, row, lane[COLUMN]), 1, True, total, squares, special)
+    spread = exact_sum.read_variance(np.float64(count), total, squares, special, digits) if count > 1 else 0.0
+    return exact_sum.read_sum(total, special, digits), spread
+
+
+@compiled_borrowing
+def note_equal(store: Store, slot: Any, position: Any, which: Any) -> int:
+    """Links a new row to its equals; returns the position of the last one before it, or -1."""
+    rows, column = store.rows, store.distinct[which]
+    next_ = rows.shape[1] - len(store.distinct) + which
+    row = place(store, slot, position)
+    rows[row, next_] = ENDLESS
+    if is_null(store, row, column):
+        return -1
+    value, size = rows[row, column], np.int64(store.halves[slot, SIZE])
+    before = position - 1
+    while before >= 0 and rows[place(store, slot, before), column] != value:
+        before -= 1
+    after = position + 1
+    while after < size and rows[place(store, slot, after), column] != value:
+        after += 1
+    if before >= 0:
+        rows[place(store, slot, before), next_] = rows[row, 0]
+    if after < size:
+        rows[row, next_] = rows[place(store, slot, after), 0]
+    return before

@@ -1,0 +1,261 @@
+"""Where the rows of each key lie: rings in one arena, in time order, with the extremes of every 16 rows beside them.
+
+A key has a slot: a row of ``heads``, which says where its rows are and holds the running values of its windows. Its
+rows (time and arguments) lie in a ring, a stretch of the arena whose size is one of a few: a ring that is full moves
+to the next larger one, one that is mostly empty to a smaller one, and what it leaves is free for other keys. What is
+left over at last, keys without rows too, goes when all is moved to new arrays (``compact``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beam_jobs.jit import compiled_borrowing
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+# A row of ``heads``: words of 64 bits; a window's running values follow (lanes.py).
+FIRST_HASH, SECOND_HASH = 0, 1
+HEAD_WORDS = 4
+# The rest as half words, of which there are twice as many.
+BASE, RING, FIRST, SIZE = (
+    4,
+    5,
+    6,
+    7,
+)  # first row in the arena, which size of ring + 1 (0: none), its first row, rows in it
+
+# ``counts``
+USED, GRANTED, ROWS = 0, 1, 2  # rows of the arena: ever used, in rings, that hold one
+KEYS, CLOCK = 3, 4  # that have a ring; highest record time
+LATE, ALONE, FUTURE = 5, 6, 7  # rows so far
+COUNTS = 8
+
+BLOCK = 16  # rows of the arena whose extremes are known
+NULL = 0x7FF800000000DEAD  # bits that no value has, where a row has none
+ENDLESS = (1 << 63) - 1
+
+
+def _ring_sizes() -> Ints:
+    """Steps of 4 rows at first, of an eighth later."""
+    sizes = [4]
+    while sizes[-1] < 1 << 30:
+        sizes.append(sizes[-1] + max(4, sizes[-1] // 32 * 4))
+    return np.array(sizes, np.int64)
+
+
+RING_SIZES = _ring_sizes()
+
+
+class Store(NamedTuple):
+    """The arrays; views of one another where they are the same memory in another type."""
+
+    heads: Ints  # [slots, words]
+    halves: NDArray[np.int32]  # ``heads`` by half words
+    extremes: Floats  # ``heads`` as doubles
+    rows: (
+        Ints  # [arena, 1 + A + D]: time, bits of the arguments, of distinct arguments the time of the next equal value
+    )
+    values: Floats  # ``rows`` as doubles
+    blocks: Floats  # [arena / BLOCK, 2 K]: smallest and largest value of each of ``indexed``
+    indexed: Ints  # [K], columns of ``rows`` of which extremes are wanted
+    distinct: (
+        Ints  # [D], columns of ``rows`` of which different values are counted; the column of the next time: 1 + A + d
+    )
+    free: Ints  # by size of ring: a free one's base, whose first word says the next one's; -1: none
+    sizes: Ints  # RING_SIZES
+    counts: Ints
+
+
+@compiled_borrowing
+def below(a: Any, b: Any) -> bool:
+    """a < b, where NaN is above every number."""
+    return a < b or (b != b and a == a)
+
+
+@compiled_borrowing
+def value_at(store: Store, row: Any, column: Any) -> float:
+    """A value of a row of the arena as a double; the time, too."""
+    if column == 0:
+        return np.float64(store.rows[row, 0])
+    return store.values[row, column]
+
+
+@compiled_borrowing
+def is_null(store: Store, row: Any, column: Any) -> bool:
+    return column > 0 and store.rows[row, column] == NULL
+
+
+@compiled_borrowing
+def place(store: Store, slot: Any, position: Any) -> int:
+    """The row of the arena where a key's row is; ``position``: 0 for the oldest."""
+    halves = store.halves
+    at = np.int64(halves[slot, FIRST]) + position
+    size = store.sizes[halves[slot, RING] - 1]
+    return np.int64(halves[slot, BASE]) + (at - size if at >= size else at)
+
+
+@compiled_borrowing
+def index(store: Store, first: Any, end: Any) -> None:
+    """Rows first to end - 1 of the arena are new: the extremes of their blocks, of the rows up to ``end``."""
+    rows, blocks, indexed = store.rows, store.blocks, store.indexed
+    for k in range(len(indexed)):
+        column = indexed[k]
+        for block in range(first // BLOCK, (end - 1) // BLOCK + 1):
+            low, high = np.nan, -np.inf
+            for row in range(block * BLOCK, min(end, (block + 1) * BLOCK)):
+                if column == 0 or rows[row, column] != NULL:
+                    value = value_at(store, row, column)
+                    if below(value, low):
+                        low = value
+                    if below(high, value):
+                        high = value
+            blocks[block, 2 * k], blocks[block, 2 * k + 1] = low, high
+
+
+@compiled_borrowing
+def index_last(store: Store, row: Any) -> None:
+    """A row of the arena is new, the last one of its ring."""
+    block = row // BLOCK
+    for k in range(len(store.indexed)):
+        if row % BLOCK == 0:
+            store.blocks[block, 2 * k], store.blocks[block, 2 * k + 1] = np.nan, -np.inf
+        column = store.indexed[k]
+        if not is_null(store, row, column):
+            value = value_at(store, row, column)
+            if below(value, store.blocks[block, 2 * k]):
+                store.blocks[block, 2 * k] = value
+            if below(store.blocks[block, 2 * k + 1], value):
+                store.blocks[block, 2 * k + 1] = value
+
+
+@compiled_borrowing
+def extremes(
+    store: Store, slot: Any, low_position: Any, high_position: Any, column: Any, k: Any
+) -> tuple[float, float]:
+    """The smallest and the largest value of a key's rows, position low to high - 1, of column ``indexed[k]``."""
+    low, high = np.nan, -np.inf
+    position = low_position
+    while position < high_position:
+        row = place(store, slot, position)
+        if row % BLOCK == 0 and position + BLOCK <= high_position and place(store, slot, position + BLOCK - 1) > row:
+            least, most = store.blocks[row // BLOCK, 2 * k], store.blocks[row // BLOCK, 2 * k + 1]
+            position += BLOCK
+        else:
+            position += 1
+            if is_null(store, row, column):
+                continue
+            least = value_at(store, row, column)
+            most = least
+        if below(least, low):
+            low = least
+        if below(high, most):
+            high = most
+    return low, high
+
+
+@compiled_borrowing
+def ring_for(sizes: Ints, rows: Any) -> int:
+    """Which size of ring holds so many rows and some more."""
+    ring = 0
+    wanted = rows + rows // 16 + 1
+    while sizes[ring] < wanted:
+        ring += 1
+    return ring
+
+
+@compiled_borrowing
+def has_room(store: Store, slot: Any) -> bool:
+    """Whether a row more of the key is sure to find a place in the arena."""
+    ring = store.halves[slot, RING]
+    return store.counts[USED] + 2 * store.sizes[ring] <= len(store.rows)
+
+
+@compiled_borrowing
+def move(store: Store, slot: Any, ring: Any) -> None:
+    """Moves the rows of a key, if it has some, to a ring of another size; ``has_room`` has been asked."""
+    halves, sizes, free, counts, rows = store.halves, store.sizes, store.free, store.counts, store.rows
+    if free[ring] >= 0:
+        base = free[ring]
+        free[ring] = rows[base, 0]
+    else:
+        base = counts[USED]
+        counts[USED] += sizes[ring]
+    counts[GRANTED] += sizes[ring]
+    size = np.int64(halves[slot, SIZE])
+    for i in range(size):
+        source = place(store, slot, i)
+        for column in range(rows.shape[1]):
+            rows[base + i, column] = rows[source, column]
+    if halves[slot, RING]:
+        release(store, slot)
+    else:
+        counts[KEYS] += 1
+    halves[slot, BASE], halves[slot, RING], halves[slot, FIRST] = base, ring + 1, 0
+    if size:
+        index(store, base, base + size)
+
+
+@compiled_borrowing
+def release(store: Store, slot: Any) -> None:
+    """Gives a key's ring back."""
+    halves, free, counts = store.halves, store.free, store.counts
+    ring = np.int64(halves[slot, RING]) - 1
+    base = np.int64(halves[slot, BASE])
+    store.rows[base, 0] = free[ring]
+    free[ring] = base
+    counts[GRANTED] -= store.sizes[ring]
+    halves[slot, RING] = 0
+
+
+@compiled_borrowing
+def drop_oldest(store: Store, slot: Any, gone: Any) -> None:
+    """The first rows of a key are out of reach."""
+    halves = store.halves
+    size = np.int64(halves[slot, SIZE]) - gone
+    ring = np.int64(halves[slot, RING]) - 1
+    first = np.int64(halves[slot, FIRST]) + gone
+    halves[slot, FIRST] = first - store.sizes[ring] if first >= store.sizes[ring] else first
+    halves[slot, SIZE] = size
+    store.counts[ROWS] -= gone
+    if ring > 0 and size * 8 < store.sizes[ring] * 5 - 16:
+        move(store, slot, ring_for(store.sizes, size + 1))
+
+
+@compiled_borrowing
+def insert(store: Store, slot: Any, position: Any, time: Any) -> int:
+    """Puts a row of a key before those from ``position`` on; the row of the arena, of which only the time is set."""
+    halves, rows = store.halves, store.rows
+    size = np.int64(halves[slot, SIZE])
+    ring = np.int64(halves[slot, RING]) - 1
+    if ring < 0 or size == store.sizes[ring]:
+        move(store, slot, ring + 1)
+    halves[slot, SIZE] = size + 1
+    store.counts[ROWS] += 1
+    row = place(store, slot, size)
+    for i in range(size, position, -1):
+        before = place(store, slot, i - 1)
+        for column in range(rows.shape[1]):
+            rows[row, column] = rows[before, column]
+        row = before
+    rows[row, 0] = time
+    return row
+
+
+@compiled_borrowing
+def index_from(store: Store, slot: Any, position: Any) -> None:
+    """The rows of a key from ``position`` on are new, or lie elsewhere."""
+    last = np.int64(store.halves[slot, SIZE]) - 1
+    start, end = place(store, slot, position), place(store, slot, last)
+    if position == last:
+        index_last(store, end)
+    elif start <= end:
+        index(store, start, end + 1)
+    else:  # the ring begins again in between
+        base = np.int64(store.halves[slot, BASE])
+        index(store, start, base + store.sizes[store.halves[slot, RING] - 1])
+        index(store, base, end + 1)

@@ -1,0 +1,125 @@
+"""The kernel of windows equals their definition row by row, in any blocks, rebuilt from the log; in order DuckDB."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+
+from beam_jobs.preprocessing.windows.frames import Frame
+from beam_jobs.preprocessing.windows.history import History
+from tests.property.windows.definition import (
+    INEXACT,
+    LATENESS,
+    NULL,
+    SECOND,
+    WINDOWS,
+    Stream,
+    cuts,
+    defined,
+    hostile,
+)
+
+
+def assert_equal(found: NDArray[np.float64], expected: NDArray[np.float64]) -> None:
+    exact = [i for i in range(len(WINDOWS)) if i not in INEXACT]
+    np.testing.assert_array_equal(found[exact], expected[exact])
+    np.testing.assert_allclose(found[INEXACT], expected[INEXACT], rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_it_is_the_definition(seed: int) -> None:
+    stream = hostile(700, seed, keys=(1, 3, 5, 12)[seed])
+    history = History(WINDOWS, LATENESS)
+    assert_equal(stream.feed(history, cuts(len(stream), seed, 60)), defined(stream))
+    assert min(history.late, history.alone, history.future) > 5
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_tame_values_are_the_definition_to_the_last_bit(seed: int) -> None:
+    stream = hostile(500, seed, wild=False)
+    found = stream.feed(History(WINDOWS, LATENESS), cuts(len(stream), seed, 60))
+    np.testing.assert_array_equal(found, defined(stream))
+
+
+def test_any_cut_gives_the_same_bits() -> None:
+    stream = hostile(3000, 7, keys=20)
+    whole = stream.feed(History(WINDOWS, LATENESS), [0, len(stream)])
+    for places in (list(range(len(stream) + 1)), cuts(len(stream), 1, 300)):
+        np.testing.assert_array_equal(stream.feed(History(WINDOWS, LATENESS), places), whole)
+
+
+def read_again_from(stream: Stream, at: int, reach_us: int) -> int:
+    """The first row with a record time at most that much before that of row ``at``, as a broker finds it."""
+    return int(np.argmax(stream.record_times >= stream.record_times[at] - reach_us))
+
+
+def rebuilt(stream: Stream, at: int, share: float = 1.0) -> NDArray[np.float64]:
+    """What the rows from ``at`` on see of a history made anew from the log before them."""
+    history = History(WINDOWS, LATENESS)
+    start = read_again_from(stream, at, int(history.reach_us * share))
+    assert share < 1 or 0 < start < at
+    stream.feed(history, [min(start, at), at], emit=False)
+    return stream.feed(history, [at, len(stream)])
+
+
+def test_a_state_rebuilt_from_the_log_is_the_uninterrupted_one() -> None:
+    stream = hostile(3000, 11, keys=10)
+    whole = stream.feed(History(WINDOWS, LATENESS), cuts(len(stream), 2, 300))
+    for at in np.random.default_rng(3).integers(800, len(stream) - 100, 25).tolist():
+        np.testing.assert_array_equal(rebuilt(stream, at), whole[:, at:])
+    # The control: of a third of what is in reach the state can't be rebuilt.
+    assert not np.array_equal(rebuilt(stream, 1500, 1 / 3), whole[:, 1500:], equal_nan=True)
+
+
+def test_in_order_it_is_what_duckdb_says() -> None:
+    """Times and values with few bits, of which DuckDB's sums are exact as well."""
+    rng, n = np.random.default_rng(5), 4000
+    times = np.arange(n) * (SECOND // 2) + rng.integers(0, SECOND // 2, n)
+    values, known = rng.integers(-400, 400, (2, n)) / 8.0, rng.random((2, n)) > 0.1
+    keys = pa.array([f"car-{i}" for i in rng.integers(0, 20, n)])
+    found = Stream(keys, times, times, values, known).feed(History(WINDOWS), cuts(n, 3, 900))
+    columns = {"x0": pa.array(values[0], mask=~known[0]), "x1": pa.array(values[1], mask=~known[1])}
+    events = pa.table({"r": np.arange(n), "k": keys, "t": pa.array(times, pa.timestamp("us")), **columns})  # noqa: F841
+    selected = ", ".join(_sql(w.function, w.argument, w.frame) for w in WINDOWS)
+    with duckdb.connect(config={"threads": 1}) as connection:
+        rows = connection.execute(f"SELECT {selected} FROM events ORDER BY r").fetchall()
+    expected = np.array([[NULL if v is None else float(v) for v in row] for row in rows]).T
+    assert_equal(found, expected)
+
+
+def _sql(function: str, argument: int, frame: Frame) -> str:
+    x = f"x{argument}" if argument >= 0 else "epoch_us(t)::DOUBLE"
+    start = f"INTERVAL {frame.start_us} MICROSECONDS"
+    if frame.hop_us:
+        start = f"(t - time_bucket(INTERVAL {frame.hop_us} MICROSECONDS, t - {start}))"
+    end = f"INTERVAL {frame.end_us} MICROSECONDS PRECEDING" if frame.end_us else "CURRENT ROW"
+    exclude = "EXCLUDE CURRENT ROW" if frame.exclude_current else ""
+    over = f"OVER (PARTITION BY k ORDER BY t RANGE BETWEEN {start} PRECEDING AND {end} {exclude})"
+    if function == "count_distinct":
+        return f"count(DISTINCT {x}) {over}"
+    if function in ("stddev_samp", "var_samp"):  # DuckDB's own is of running doubles
+        n, total, squares = f"count({x}) {over}", f"sum({x}) {over}", f"sum({x} * {x}) {over}"
+        variance = f"({n} * {squares} - {total} * {total}) / ({n} * ({n} - 1.0))"
+        return f"CASE WHEN {n} > 1 THEN {variance if function == 'var_samp' else f'sqrt({variance})'} END"
+    return f"{function}({x}) {over}"
+
+
+def test_no_loop_leaves_its_arrays(tmp_path: Path) -> None:
+    """The same streams in machine code that checks every index, as the usual one does not."""
+    code = """
+from tests.property.windows.definition import *
+for seed in range(3):
+    stream = hostile(1500, seed, keys=(1, 5, 300)[seed])
+    stream.feed(History(WINDOWS, LATENESS), cuts(len(stream), seed, 200))
+"""
+    environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
