@@ -177,6 +177,10 @@ class Source(ABC):
         """
         return self
 
+    def keyed(self) -> Source:
+        """The same for a job that needs the records of a key in one partition for good."""
+        return self
+
     def log(self) -> Log | None:
         """How what was read before is read again, for windows; None: it can't be."""
         return None

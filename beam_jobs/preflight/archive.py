@@ -148,6 +148,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     windows = WindowSettings()
     if content == "features" and source.gives != "features":
         windows = window_settings(parsed, preprocessor, source)
+        source = source.keyed() if preprocessor.windows else source
     dead = sink(parsed, bad.dead_letters)
     prepare_outputs(preflight, [dead], source)
     writers = schema_source(preflight, use_case.schema, settings, source)

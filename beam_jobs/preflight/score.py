@@ -93,6 +93,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     windows = WindowSettings()
     if source.gives != "features":
         windows = window_settings(parsed, preprocessor, source)
+        source = source.keyed() if preprocessor.windows else source
     prepare_outputs(preflight, outputs.values(), source)
     writers = schema_source(preflight, use_case.schema, settings, source)
     say(writers.describe())

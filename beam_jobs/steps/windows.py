@@ -32,9 +32,10 @@ from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.source import Log
 from beam_jobs.isolate import Isolate
 from beam_jobs.preprocessing.preprocessor import Prepared, Preprocessed, Preprocessor
-from beam_jobs.preprocessing.stages import FARTHEST_MS, QueryHistory
+from beam_jobs.preprocessing.stages import FARTHEST_MS, QueryHistory, texts
 from beam_jobs.preprocessing.threads import one_thread
 from beam_jobs.steps.decode import DecodeEvents
+from beam_jobs.steps.partition_keys import PartitionKeys
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -76,6 +77,9 @@ class _Known:
 
 HISTORIES: IdleCache[_Known] = IdleCache(_Known.close, _IDLE_S)
 """By step and partition, between two blocks. Whoever takes one has it alone; whoever finds none makes it anew."""
+
+
+_KEYS: dict[tuple[str, str], PartitionKeys] = {}  # by step and id of the topic
 
 
 class PreprocessWindows(beam.DoFn):
@@ -156,6 +160,7 @@ class PreprocessWindows(beam.DoFn):
         self, rows: Block, places: NDArray[np.int64], stretch: Stretch
     ) -> tuple[Block, NDArray[np.int64]]:
         """The prepared rows of a block, at ``places`` of it, with their windows; in the same order."""
+        self._check_keys(rows, stretch.topic_id)
         by_partition = _by_partition(rows)
         known = self._known_at({p: by_partition.get(p) for p in stretch.partitions}, rows, stretch)
         chosen = []
@@ -224,12 +229,26 @@ class PreprocessWindows(beam.DoFn):
                 prepared, _ = self._prepare(events)
                 for part in prepared:
                     again = part.result.rows
+                    self._check_keys(again, topic_id)
                     for p, at in _by_partition(again).items():
                         known[p].history.advance(_rows(again, at), emit=False)
             stretch = stretch_of(raw)
             assert stretch is not None
             told.read(sum(end - start for start, end in stretch.partitions.values()), raw.num_rows)
         told.over()
+
+    def _check_keys(self, rows: Block, topic_id: str) -> None:
+        """Refuses a topic whose partitions have a key in common: neither holds all of what its windows are about."""
+        key = self._preprocessor.key
+        seen = _KEYS.setdefault((self._name, topic_id), PartitionKeys())
+        partitions = rows.column(_PARTITION).to_numpy()
+        pair = seen.elsewhere(texts(rows.column(key)).cast(pa.string()), partitions) if len(partitions) else None
+        if pair is not None:
+            raise UserError(
+                f"partitions {pair[0]} and {pair[1]} of the topic hold records of the same {key}, and windows over it "
+                f"need all of them in one; bring the events to a topic whose records have {key} as their key, from "
+                "producers with one partitioner"
+            )
 
     def _short(self, partition: int, offset: int) -> None:
         text = (

@@ -76,6 +76,7 @@ EXAMPLES = {  # a value for each option that takes one of its own; choices and s
     "label": "failure",
     "delimiter": "';'",
     "time_format": "'%d.%m.%Y %H:%M'",
+    "window_memory_mb": "4096",
 }
 
 

@@ -12,10 +12,12 @@ import pytest
 from apache_beam import coders
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 
-from beam_jobs import stop
+from beam_jobs import metrics, stop
+from beam_jobs.block import stretch_of
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka.mark import KafkaMark
 from beam_jobs.io.kafka.source import SESSIONS, KafkaSource
+from beam_jobs.io.kafka.topic import KafkaLog
 from beam_jobs.io.position import EARLIEST, LATEST, OffsetSpec
 from tests.contract.reads import T0, TIMEOUT_S, Rows, SourceSuite, numbered, opened, read, read_all, values
 from tests.services.kafka_cluster import Cluster, Record
@@ -222,6 +224,55 @@ class KafkaContract(SourceSuite):
         assert reader.get_checkpoint_mark().positions == {0: 2, 1: 1}
         reader.close()
         assert values(rows) == Counter([b"one", b"two", b"three"])
+
+    def test_new_partitions_end_a_job_that_needs_keys_to_stay(self, cluster: Cluster) -> None:
+        topic = cluster.create()
+        cluster.write(topic, [Record(b"one")])
+        reader = opened(self.live(cluster, topic, fixed=True))
+        read(reader, bool)
+        try:
+            cluster.add_partitions(topic, 2)
+        except Exception as error:
+            reader.close()
+            pytest.skip(f"this broker cannot add partitions: {error}")
+        with pytest.raises(UserError, match="has 2 partitions now, and keys have moved"):
+            read(reader, lambda rows: False)
+        reader.close()
+
+    def test_a_part_of_the_log_is_read_again_as_it_was(self, cluster: Cluster) -> None:
+        if not self.exact_ends:
+            pytest.skip("this broker's high watermarks are not exact")
+        topic = cluster.create(2)
+        cluster.write(topic, numbered(100, 2))
+        if self.transactions:
+            cluster.write_transaction(topic, numbered(5, 1, start=1000), commit=False)
+            cluster.write_transaction(topic, numbered(5, 1, start=100), commit=True)
+        before = metrics.STATE.snapshot()
+        rows = read_all(self.bounded(cluster, topic))
+        counted = metrics.STATE.snapshot()
+        log = KafkaLog(cluster.transport(topic))
+        ends = {p: max(row["offset"] for row in rows if row["partition"] == p) + 1 for p in (0, 1)}
+        spans = {0: (3, ends[0] - 2), 1: (7, 7)}
+        blocks = list(log.read(spans))
+        again = [row for block in blocks for row in block.to_pylist()]
+        assert again == [r for r in rows if r["partition"] == 0 and 3 <= r["offset"] < ends[0] - 2]
+        stretches = [stretch.partitions[0] for stretch in map(stretch_of, blocks) if stretch]
+        assert stretches[0][0] == 3
+        assert stretches[-1][1] <= ends[0] - 2
+        assert metrics.STATE.snapshot().counts == counted.counts != before.counts
+        assert list(log.read({})) == []
+
+    def test_where_the_log_is_to_be_read_again_from(self, cluster: Cluster) -> None:
+        if not self.exact_ends:
+            pytest.skip("this broker's offsets by time are not exact")
+        topic = cluster.create(2)
+        cluster.write(topic, numbered(40, 2))
+        log = KafkaLog(cluster.transport(topic))
+        assert log.begin({0: T0 + 20, 1: T0 + 20}) == {0: (10, False), 1: (10, False)}
+        assert log.begin({0: -5, 1: T0 - 1}) == {0: (0, False), 1: (0, False)}
+        cluster.delete_before(topic, 0, 5)
+        assert log.begin({0: T0, 1: T0}) == {0: (5, True), 1: (0, False)}
+        assert log.begin({0: T0 + 30}) == {0: (15, False)}
 
     def test_records_lost_to_retention_are_reported(self, cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
         topic = cluster.create()

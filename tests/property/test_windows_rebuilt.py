@@ -238,3 +238,15 @@ def test_a_topic_of_the_same_name_is_another_log() -> None:
     out = dict(features(process.run(Stretch({0: (20, 60)}, "new").on(raw))))
     assert out
     assert out.items() <= right.items()
+
+
+def test_a_key_in_two_partitions_ends_the_job() -> None:
+    cluster = FakeCluster()
+    topic = topic_of(cluster, Random(1), 300, wild=False)
+    value = json.dumps({"card": "c0", "at": T0 + 60_000_000, "amount": 5}).encode()
+    cluster.write(topic, [Record(value, None, 1, T0 + 60_000_000)])  # of a producer with another partitioner
+    process = Process(cluster, topic)
+    ends = {p: (0, log.high) for p, log in enumerate(cluster.topics[topic])}
+    blocks = list(KafkaLog(cluster.transport(topic)).read(ends))
+    with pytest.raises(UserError, match=r"partitions 0 and 1 of the topic hold records of the same card.*as their key"):
+        [process.run(raw) for raw in blocks]

@@ -31,7 +31,7 @@ from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.kafka.commits import DENIED
 from beam_jobs.io.kafka.fetch import Control, Fetched, Fetcher, Positions, Problem, Topic, Transport, before
 from beam_jobs.io.kafka.mark import KafkaMark, KafkaMarkCoder
-from beam_jobs.io.kafka.start import OnLost, Range, anew, begin, check_commits, patiently, resolve
+from beam_jobs.io.kafka.start import OnLost, Range, anew, begin, check_commits, grown, patiently, resolve
 from beam_jobs.io.position import EARLIEST, OffsetKind, OffsetSpec
 from beam_jobs.io.reading import PartitionOutages
 
@@ -56,6 +56,7 @@ class KafkaSource(UnboundedSource):
     shards: int = 1
     blocks: BlockSettings = BlockSettings()
     discover_s: float = 10.0
+    fixed: bool = False
     on_lost: OnLost = "earliest"
     first: KafkaMark | None = None  # decided by split(), so that a retried first bundle starts there again
     name: str = field(default_factory=lambda: uuid.uuid4().hex)  # tells the sessions of two sources apart
@@ -392,6 +393,8 @@ class KafkaReader(BlockReader[_Session]):
                 new = [p for p in topic.partitions if source.owns(p) and p not in known]
                 if new and source.until is None and source.start.kind is not OffsetKind.OFFSETS:
                     _LOGGER.info("%s: new partitions %s", source.transport, new)
+                    if source.fixed:
+                        raise UserError(grown(source.transport, len(topic.partitions)))
                     whole = replace(source.range, start=EARLIEST)  # nobody has read them
                     session.take_on(begin(source.transport, control, topic.id, new, whole, _LOOK_S))
         except KafkaException as error:

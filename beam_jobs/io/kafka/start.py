@@ -143,6 +143,15 @@ def anew(
     return {p: high if latest else low for p, (low, high) in bounds.items()}
 
 
+def grown(transport: Transport, partitions: int) -> str:
+    """Why a job whose windows need the partitions as they were ends, and what to do."""
+    return (
+        f"{transport}: the topic has {partitions} partitions now, and keys have moved to new ones, away from what "
+        "windows know of them; bring the events to a topic with as many partitions from the start, or start again when "
+        "the longest window has passed"
+    )
+
+
 def check_commits(control: Control, patience_s: float) -> None:
     """Raises UserError once commits have been refused, permanently as it looks, for ``patience_s`` seconds."""
     refused = control.refused(patience_s)

@@ -45,6 +45,7 @@ class KafkaInput(Source):
     shards: int = 1
     blocks: BlockSettings = BlockSettings()  # on Dataflow live reads have bundles of 40 blocks as well
     discover_s: float = 10.0  # how often new partitions are looked for
+    fixed: bool = False  # new ones end the job
     # Where retention has passed our offset: go on at "earliest" or "latest", with a warning that names the loss, or
     # "fail".
     on_lost: OnLost = "earliest"
@@ -73,6 +74,9 @@ class KafkaInput(Source):
 
     def resumed(self) -> KafkaInput:
         return replace(self, start=EARLIEST)
+
+    def keyed(self) -> KafkaInput:
+        return replace(self, fixed=True)
 
     def log(self) -> KafkaLog | None:
         if self.io == "java":
@@ -129,6 +133,7 @@ class ReadFromKafka(beam.PTransform):
             shards=shards,
             blocks=blocks,
             discover_s=wanted.discover_s,
+            fixed=wanted.fixed,
             on_lost=wanted.on_lost,
         )
         return pbegin | "Read" >> read_blocks(source, wanted.live, blocks)
