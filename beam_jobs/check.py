@@ -31,6 +31,8 @@ def lines_of(checked: Checked, use_case: UseCase, what: str) -> Iterator[str]:
     for one in checked.refused:
         yield f"  {one.count:>9,} {one.stage}, {one.reason}: {one.examples[0]}"
         yield from (f"  {'':>9} {'':>{len(one.stage)}}  {example}" for example in one.examples[1:])
+    for phrase in checked.unordered:
+        yield f"in windows  {phrase}"
     if not checked.features:
         return
     names = {f.name: f"{f.name}{f' ({f.unit})' if f.unit else ''}" for f in checked.features}
@@ -50,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--rows {given.rows}: expected a number from 1 on")
     if not 0 <= given.max_refused <= 1:
         raise UserError(f"--max_refused {given.max_refused:g}: expected a share, 0 to 1")
-    use_case = load_use_case(given.use_case)
+    use_case = load_use_case(given.use_case).with_lateness(vars(given))
     use_case.preprocessor().check_secrets()
     sample = Sample(use_case)
     with tempfile.TemporaryDirectory() as scratch:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -32,10 +32,14 @@ from beam_jobs.credentials.references import FORMS
 from beam_jobs.errors import UserError, one_line
 from beam_jobs.preprocessing import PiiPolicy, Preprocessor, compile_sql
 from beam_jobs.preprocessing.fields import fields_of
+from beam_jobs.preprocessing.query.intervals import from_text
+from beam_jobs.preprocessing.windows.frames import DEFAULT_LATENESS, Lateness
 from beam_jobs.storage import files
 from model.settings import ModelSettings
 
-SETTINGS = ("name", "schema", "sql", "key", "event_time", "csv", "pii", "normal", "model")
+LATENESS = {"window_lateness": "late_ms", "window_delay": "delay_ms", "window_clock_skew": "clock_skew_ms"}
+"""Settings and options, and what Lateness calls them."""
+SETTINGS = ("name", "schema", "sql", "key", "event_time", "csv", "pii", "normal", *LATENESS, "model")
 """Keys of use_case.yaml:
 name: what jobs and models are called; default: the folder's name.
 schema: a shipped schema (car_sensor) or an .avsc file in the folder.
@@ -46,6 +50,8 @@ csv: how CSV files are written, where it is not as usual: {delimiter: ";", decim
 pii: {key: REFERENCE}, needed by pseudonymize(): env:NAME, file:PATH or secret://projects/P/secrets/S/versions/NUMBER.
 normal: conditions over the features, such as [speed = 0 AND current_draw < 1]; training learns rows that meet one,
   however rare they are.
+window_lateness, window_delay, window_clock_skew: how late rows may be that windows of the SQL see (docs/windows.md);
+  each an interval such as 10 minutes.
 model: the fields of ModelSettings, and settings of its kind: by default those of the autoencoder, NetworkConfig.
 """
 
@@ -64,7 +70,17 @@ class UseCase:
     model: ModelSettings = field(default_factory=ModelSettings)
     normal: tuple[str, ...] = ()  # conditions over the features: rows that meet one are learnt, however rare
     csv: Dialect = field(default_factory=Dialect)  # how its CSV files are written
+    lateness: Lateness = DEFAULT_LATENESS  # which late rows the windows of the SQL see
     source: str = "SQL"  # what errors call the SQL
+
+    def with_lateness(self, given: Mapping[str, Any]) -> UseCase:
+        """The use case with the LATENESS that options say, where they say any.
+
+        Raises:
+          UserError: an option is no interval.
+        """
+        texts = {name: given[name] for name in LATENESS if given.get(name) is not None}
+        return replace(self, lateness=_lateness(texts, self.lateness, "--")) if texts else self
 
     def preprocessor(self) -> Preprocessor:
         """The compiled SQL, the same object on each call; UserError if it can't be compiled."""
@@ -73,7 +89,13 @@ class UseCase:
     @cached_property
     def _compiled(self) -> Preprocessor:
         return compile_sql(
-            self.sql, self.schema, self.pii, key=self.key, event_time=self.event_time, source=self.source
+            self.sql,
+            self.schema,
+            self.pii,
+            key=self.key,
+            event_time=self.event_time,
+            lateness=self.lateness,
+            source=self.source,
         )
 
 
@@ -138,6 +160,7 @@ def _load(folder: Traversable, name_or_folder: str) -> UseCase:
         model=_model(settings.get("model"), where),
         normal=_normal(settings.get("normal"), where),
         csv=_csv(settings.get("csv"), where),
+        lateness=_lateness(settings, DEFAULT_LATENESS, f"{where}: "),
         source=f"{name_or_folder}/{sql}",
     )
 
@@ -207,6 +230,21 @@ def _csv(section: Any, where: str) -> Dialect:
         return Dialect(**given)
     except UserError as error:
         raise UserError(f"{where}: csv: {error}") from error
+
+
+def _lateness(given: Mapping[str, Any], default: Lateness, where: str) -> Lateness:
+    found = {}
+    for name in LATENESS.keys() & given.keys():
+        micros = from_text(given[name]) if isinstance(given[name], str) else None
+        if micros is None or micros % 1000 or not 0 <= micros <= _LATEST_US:
+            raise UserError(
+                f"{where}{name} is {given[name]!r}; use an interval such as 10 minutes or 1 hour, at most 31 days"
+            )
+        found[LATENESS[name]] = micros // 1000
+    return replace(default, **found)
+
+
+_LATEST_US = 31 * 86_400_000_000
 
 
 def _pii(section: Any, where: str) -> PiiPolicy:

@@ -290,8 +290,10 @@ def sha256(path: Path) -> str:
 def check_fingerprint(model: Manifest, preprocessor: Preprocessor) -> None:
     """Refuses a model that was trained on the output of another preprocessing."""
     if model.preprocessing_fingerprint != preprocessor.fingerprint:
+        settings = "window settings (window_lateness, window_delay, window_clock_skew)"
+        what, old = ("SQL, schema", "SQL") if not preprocessor.windows else (f"SQL, schema, {settings}", "ones")
         raise UserError(
             f"model {model.name} {model.version} was trained on preprocessing {model.preprocessing_fingerprint[:12]}, "
-            f"but the SQL, schema and PII policy of the use case are now {preprocessor.fingerprint[:12]}; "
-            "train a new version with highbeam train, or restore the old SQL"
+            f"but the {what} and PII policy of the use case are now {preprocessor.fingerprint[:12]}; "
+            f"train a new version with highbeam train, or restore the old {old}"
         )

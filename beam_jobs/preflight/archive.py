@@ -103,6 +103,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
         known = ", ".join(COMPRESSIONS[wanted.file_format])
         raise UserError(f"--compression {compression}: {wanted.file_format} files have one of {known}")
     use_case = load_use_case(parsed.view_as(options.UseCaseOptions).use_case)
+    use_case = use_case.with_lateness(parsed.view_as(options.WindowOptions).get_all_options())
     preprocessor = use_case.preprocessor()
     preflight = Preflight(parsed)
     payload = dead_letter_payload(preflight, writes=True)

@@ -73,6 +73,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     bad = parsed.view_as(options.DeadLetterOptions)
     max_dead_letter_rate = dead_letter_rate(parsed)
     use_case = load_use_case(parsed.view_as(options.UseCaseOptions).use_case)
+    use_case = use_case.with_lateness(parsed.view_as(options.WindowOptions).get_all_options())
     preprocessor = use_case.preprocessor()
     preflight = Preflight(parsed)
     check_pii_key(preflight, preprocessor)

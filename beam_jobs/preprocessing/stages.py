@@ -25,6 +25,7 @@ from beam_jobs.preprocessing.windows.order import RECORD_TIME
 
 FARTHEST_MS = 1 << 51  # 71,000 years: in microseconds, sums of some of them are still 64 bits
 
+_CLOCK = "clock:"
 _WHERE = "where:"  # beside columns of the query; their names have no colon
 
 
@@ -103,8 +104,9 @@ class Stage:
 
     def advance(self, rows: pa.RecordBatch, inputs: Inputs, history: History, emit: bool) -> pa.RecordBatch:
         """The rows that ``ready`` chose, which ``history`` takes in, with a column a window if ``emit``."""
-        times = _micros(rows, inputs.event_time)
-        record_times = _micros(rows, RECORD_TIME) if RECORD_TIME in rows.schema.names else times
+        times, record_times = _times(rows, inputs)
+        if _CLOCK in rows.schema.names:
+            record_times = rows.column(_CLOCK).to_numpy()
         arguments = [rows.column(_argument(place)) for place in range(len(self._arguments))]
         found = history.advance(
             inputs.keys(rows),
@@ -187,12 +189,49 @@ class QueryHistory:
         """
         kept = np.arange(rows.num_rows, dtype=np.int64)
         last = len(self._stages) - 1
+        if last:
+            rows = _with(rows, {_CLOCK: pa.array(self._clocks(rows))})
         for number, (stage, history) in enumerate(zip(self._stages, self._histories, strict=True)):
             if number:
                 chosen = stage.ready(rows, self._inputs)
                 rows, kept = chosen.rows, kept[chosen.kept]
             rows = stage.advance(rows, self._inputs, history, emit or number < last)
         return Chosen(rows, kept) if emit else Chosen(rows.slice(0, 0), kept[:0])
+
+    def _clocks(self, rows: pa.RecordBatch) -> NDArray[np.int64]:
+        """What the stages take for the record times of rows: the partition's clock as it was then, one for all of them.
+
+        A later stage sees fewer rows, by which alone its clock would lag behind, and a rebuild would begin too late.
+        Rows from the future keep their own time: only that tells them.
+        """
+        times, record_times = _times(rows, self._inputs)
+        clocks = np.maximum(np.maximum.accumulate(record_times), self.clock) if len(times) else record_times
+        ahead = times > record_times + self._inputs.lateness.clock_skew_ms * 1000
+        return np.where(ahead, record_times, clocks)
+
+
+@dataclass
+class Unordered:
+    """Rows that windows did not see in the order of their times."""
+
+    late: int = 0  # they saw what was before them in time, as far as it had come
+    alone: int = 0  # too late to see others
+    future: int = 0  # their time was too far ahead of their record's to see others
+
+    def add(self, history: QueryHistory) -> None:
+        """Counts what a history has seen, at its end."""
+        self.late += history.late
+        self.alone += history.alone
+        self.future += history.future
+
+    def phrases(self) -> list[str]:
+        """What to say of them, a phrase each."""
+        found = (
+            (self.late, "came late"),
+            (self.alone, "came too late for windows, and see themselves alone (window_lateness, window_delay)"),
+            (self.future, "are ahead of their record's time, and see themselves alone (window_clock_skew)"),
+        )
+        return [f"{n:,} {what}" for n, what in found if n]
 
 
 def texts(array: pa.Array) -> pa.Array:
@@ -220,6 +259,12 @@ def _with(rows: pa.RecordBatch, columns: Mapping[str, pa.Array]) -> pa.RecordBat
     return pa.RecordBatch.from_arrays(
         [*(rows.column(name) for name in names), *columns.values()], names=[*names, *columns]
     )
+
+
+def _times(rows: pa.RecordBatch, inputs: Inputs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Event times and times of the records, in microseconds; rows that came from no log have the former alone."""
+    times = _micros(rows, inputs.event_time)
+    return times, _micros(rows, RECORD_TIME) if RECORD_TIME in rows.schema.names else times
 
 
 def _micros(rows: pa.RecordBatch, name: str) -> NDArray[np.int64]:

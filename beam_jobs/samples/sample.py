@@ -12,12 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_jobs.block import with_source
 from beam_jobs.codec.decoded import Decoded
 from beam_jobs.codec.events import EventDecoder
 from beam_jobs.errors import RowErrors
 from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.client import KafkaTransport, check_topic
 from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.preprocessing.stages import Unordered
 from beam_jobs.preprocessing.windows.order import by_log
 from beam_jobs.samples.topic import newest, read_topic
 from beam_jobs.use_case import UseCase
@@ -75,6 +77,7 @@ class Checked:
     refused: Sequence[Refused]  # most frequent first
     features: Sequence[Feature]  # none where no row passes
     keys: int
+    unordered: Sequence[str]  # what to say of rows that windows did not see in order
     first_ms: int | None  # event times of what passes
     last_ms: int | None
 
@@ -112,16 +115,18 @@ class Sample:
 
     def checked(self) -> Checked:
         """The sum, after the last part."""
-        preprocessor = self.use_case.preprocessor()
+        preprocessor, unordered = self.use_case.preprocessor(), Unordered()
         for blocks in by_log(self._waiting, self.use_case.event_time):
             history = preprocessor.history()
             for events in blocks:
                 result = preprocessor.apply(events, history)
                 self._take(result.rows, result.filtered, result.errors)
+            if history is not None:
+                unordered.add(history)
         self._waiting = []
         rows = pa.Table.from_batches(self._passed) if self._passed else None
         if rows is None or not rows.num_rows:
-            return Checked(self._rows, self._filtered, 0, self._told(), (), 0, None, None)
+            return Checked(self._rows, self._filtered, 0, self._told(), (), 0, unordered.phrases(), None, None)
         times = pc.min_max(rows[preprocessor.event_time].cast(pa.int64())).as_py()
         return Checked(
             rows=self._rows,
@@ -130,6 +135,7 @@ class Sample:
             refused=self._told(),
             features=[self._feature(name, rows[name], preprocessor.units) for name in preprocessor.features],
             keys=pc.count_distinct(rows[preprocessor.key]).as_py(),
+            unordered=unordered.phrases(),
             first_ms=times["min"],
             last_ms=times["max"],
         )
@@ -189,7 +195,12 @@ def from_topic(
             continue
         block = block.filter(pc.is_valid(block.column("value"))).slice(0, left)  # tombstones are no events
         left -= block.num_rows
-        yield Part(decoder.decode(block.column("value"), block.column("headers")), False)
+        decoded = decoder.decode(block.column("value"), block.column("headers"))
+        if use_case.preprocessor().windows:  # they need the order of the log
+            good = decoded.errors.good_rows(block.num_rows)
+            sourced = with_source(decoded.rows, block, good).drop_columns(["_key", "_value", "_headers"])
+            decoded = Decoded(sourced, decoded.errors)
+        yield Part(decoded, False)
         if not left:
             return
 

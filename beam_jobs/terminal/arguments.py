@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from beam_jobs.terminal import flags
+
 
 def broker(parser: argparse.ArgumentParser) -> None:
     """Adds those of ``highbeam broker``."""
@@ -57,6 +59,7 @@ def check(parser: argparse.ArgumentParser) -> None:
         metavar="URI",
         help="events: a topic (kafka://host:9092/topic), an archive, or files, as training takes them",
     )
+    flags.lateness(parser)
     add("--rows", type=int, default=20_000, metavar="N", help="to look at; of a topic the newest; default: %(default)s")
     add(
         "--max_refused",

@@ -326,6 +326,27 @@ class Windows:
             metavar="MB",
             help="most that windows of the SQL may hold in the memory of a process (default 2048)",
         )
+        lateness(parser)
+
+
+def lateness(parser: argparse._ActionsContainer) -> None:
+    """Adds what says how late rows may be that windows see; whatever computes features takes it."""
+    default = "default: the use case's, else"
+    parser.add_argument(
+        "--window_lateness",
+        metavar="INTERVAL",
+        help=f"how far behind the newest row of its key a row may be that windows see ({default} 10 minutes)",
+    )
+    parser.add_argument(
+        "--window_delay",
+        metavar="INTERVAL",
+        help=f"how far behind the newest record the rows of a device may come that was silent ({default} 1 hour)",
+    )
+    parser.add_argument(
+        "--window_clock_skew",
+        metavar="INTERVAL",
+        help=f"how far ahead of its record's timestamp the time of a row may be ({default} 5 minutes)",
+    )
 
 
 class DeadLetter:

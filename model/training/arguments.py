@@ -51,6 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="rows that are normal however rare they are: a condition over the features, such as 'speed = 0', or a "
         "group of the latest version's report, such as g2; may be given several times",
     )
+    flags.lateness(parser)
     add("--alias", help="alias to point at the new version; default: champion, if there is none yet")
     add("--signing_key", metavar="REFERENCE", help=flags.SIGNING_KEY_HELP)
     add("--logdir", help="folder for TensorBoard logs; default: logs in the version's folder")

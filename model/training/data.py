@@ -25,7 +25,7 @@ from beam_jobs.codec.decoded import Decoded
 from beam_jobs.errors import RowErrors, UserError, shown
 from beam_jobs.io.position import OffsetKind, OffsetSpec
 from beam_jobs.preprocessing.fields import fields_of
-from beam_jobs.preprocessing.stages import QueryHistory
+from beam_jobs.preprocessing.stages import QueryHistory, Unordered
 from beam_jobs.preprocessing.windows.order import by_log
 from beam_jobs.storage.files import check_access, download, is_local, list_files, patiently, root_of
 from beam_jobs.use_case import UseCase
@@ -71,6 +71,7 @@ class Counts:
     refused: Counter[str] = field(default_factory=Counter)  # reason to rows the preprocessing refused
     examples: dict[str, str] = field(default_factory=dict)  # reason to what was said of the first such row
     files: list[TrainingFile] = field(default_factory=list)
+    unordered: Unordered = field(default_factory=Unordered)  # of those that windows have seen
 
     def refuse(self, errors: RowErrors) -> None:
         """Counts rows that were refused."""
@@ -79,10 +80,11 @@ class Counts:
             self.examples[reason] = errors.errors[errors.reasons.index(reason)]
 
     def losses(self) -> list[str]:
-        """What happened to the rows that can't be used, a phrase each."""
+        """What happened to the rows that can't be used, or whose windows miss others, a phrase each."""
         filtered = [f"{self.filtered:,} filtered by the WHERE"] if self.filtered else []
         named = ((n, reason, self.examples.get(reason)) for reason, n in self.refused.most_common())
-        return filtered + [f"{n:,} refused: {reason}" + (f" ({first})" if first else "") for n, reason, first in named]
+        refused = [f"{n:,} refused: {reason}" + (f" ({first})" if first else "") for n, reason, first in named]
+        return [*filtered, *refused, *self.unordered.phrases()]
 
     def sha256(self) -> str:
         """Of the files' own sha256, in their order: the same for the same contents under any names."""
@@ -197,6 +199,8 @@ def read(
             examples = _examples(events, False, use_case, counts, history)
             used += len(examples.x)
             yield examples
+        if history is not None:
+            counts.unordered.add(history)
     if not used:
         why = ", ".join([f"{counts.read:,} rows", *counts.losses()])
         raise UserError(f"--data {source.root}: {why}: nothing left to train on")

@@ -42,6 +42,9 @@ class Settings:
     baseline: bool = True
     on_outlier: str = "leave_out"  # or "refuse"
     normal: Sequence[str] = ()  # conditions, or names of groups
+    window_lateness: str | None = None
+    window_delay: str | None = None
+    window_clock_skew: str | None = None
     peers: bool = True  # False, which no option says: for those who train many times and look at no report
 
 
@@ -63,7 +66,7 @@ class Plan:
     @classmethod
     def of(cls, settings: Settings) -> Plan:
         """UserError for settings that won't do."""
-        use_case = load_use_case(settings.use_case)
+        use_case = load_use_case(settings.use_case).with_lateness(vars(settings))
         model = use_case.model
         budget = model.alert_budget if settings.alert_budget is None else settings.alert_budget
         _check(settings, budget)

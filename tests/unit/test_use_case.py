@@ -14,6 +14,7 @@ import yaml
 import schemas
 from beam_jobs.codec.csv.dialect import Dialect
 from beam_jobs.errors import UserError
+from beam_jobs.preprocessing.windows.frames import Lateness
 from beam_jobs.use_case import load_use_case
 from model.kinds.autoencoder.settings import NetworkConfig
 from model.settings import ModelSettings
@@ -159,3 +160,19 @@ def test_a_file_address_names_the_same_folder(tmp_path: Path) -> None:
     (folder / "use_case.yaml").write_text("schema: car_sensor\nkey: car_id\nevent_time: event_time\n")
     (folder / "preprocess.sql").write_text("SELECT car_id, event_time, speed FROM events")
     assert load_use_case(folder.as_uri()).schema == load_use_case(str(folder)).schema
+
+
+def test_how_late_rows_may_be_that_windows_see(tmp_path: Path) -> None:
+    written = {"window_lateness": "90 seconds", "window_delay": "2 hours", "window_clock_skew": "00:00:30"}
+    use_case = load_use_case(str(folder(tmp_path, **written)))
+    assert use_case.lateness == Lateness(90_000, 7_200_000, 30_000)
+    assert use_case.with_lateness({"window_delay": "1h", "window_lateness": None}).lateness == Lateness(
+        90_000, 3_600_000, 30_000
+    )
+    assert load_use_case(str(folder(tmp_path))).lateness == Lateness()
+
+
+@pytest.mark.parametrize("value", [90, "90", "soon", "-1 minute", "1 month", "90 days", "7 us"])
+def test_what_is_no_lateness(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(UserError, match=r"use_case.yaml: window_delay is .*; use an interval such as 10 minutes"):
+        load_use_case(str(folder(tmp_path, window_delay=value)))

@@ -27,6 +27,8 @@ def by_log(blocks: Sequence[pa.RecordBatch], event_time: str, rows: int = 32_768
     recorded = [block for block in blocks if _OFFSET in block.schema.names]
     if recorded:
         table = _table(recorded)
+        place = table.schema.get_field_index(_TOPIC)
+        table = table.set_column(place, _TOPIC, table[_TOPIC].cast(pa.string()))  # Arrow sorts no dictionaries
         table = table.take(pc.sort_indices(table, [(name, "ascending") for name in (_TOPIC, _PARTITION, _OFFSET)]))
         for start, end in _runs(table[_TOPIC]):
             topic = table[start:end]

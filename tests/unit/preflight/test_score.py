@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,6 +54,19 @@ def test_a_model_of_another_preprocessing_is_refused() -> None:
     model.preprocessing_fingerprint = "0" * 64
     with pytest.raises(UserError, match=r"model cars v1 was trained on preprocessing 000000000000, .* restore the old"):
         check_fingerprint(model, preprocessor)
+
+
+def test_a_model_of_another_lateness_is_refused_where_the_sql_has_windows() -> None:
+    plain = load_use_case("car_sensors")
+    later = {"window_lateness": "1 hour"}
+    assert plain.with_lateness(later).preprocessor().fingerprint == plain.preprocessor().fingerprint
+    window = "avg(speed) OVER (PARTITION BY car_id ORDER BY event_time RANGE INTERVAL 5 MINUTES PRECEDING)"
+    windowed = replace(plain, sql=f"SELECT car_id, event_time, {window} AS mean FROM events")
+    fingerprint = windowed.preprocessor().fingerprint
+    model: Any = SimpleNamespace(name="cars", version="v1", preprocessing_fingerprint=fingerprint)
+    check_fingerprint(model, windowed.with_lateness({"window_lateness": "10 minutes"}).preprocessor())
+    with pytest.raises(UserError, match=r"window_lateness, window_delay, window_clock_skew.* or restore the old ones"):
+        check_fingerprint(model, windowed.with_lateness(later).preprocessor())
 
 
 def test_what_dead_letters_hold_and_their_key_go_together(monkeypatch: pytest.MonkeyPatch) -> None:

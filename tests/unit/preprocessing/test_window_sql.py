@@ -375,3 +375,18 @@ def test_a_key_may_be_the_pseudonym_of_a_sub_select(monkeypatch: pytest.MonkeyPa
     inner = "(SELECT pseudonymize(card) AS card, at, speed FROM events)"
     compiled = query(f"SELECT card, at, count(*) OVER {window} AS x FROM {inner}", key="card")
     assert x(compiled, events([0, 1, 2], card=["1", "2", "1"])) == [1, 1, 2]
+
+
+def test_a_later_stage_has_the_clock_of_the_whole_partition() -> None:
+    """Rows that a WHERE between two windows removes let time pass, too; so a rebuild from the log knows enough."""
+    inner = f"(SELECT *, avg(speed) OVER {WINDOW} AS mean FROM events)"
+    window = "(PARTITION BY id ORDER BY at RANGE BETWEEN INTERVAL 5 HOURS PRECEDING AND CURRENT ROW)"
+    compiled = query(f"SELECT id, at, mean, sum(mean) OVER {window} AS x FROM {inner} WHERE mean < 50")
+    hour = 3600
+    # The WHERE removes the second row. Its record says that it is 8 o'clock, and what was before 1:50 is gone.
+    block = events([1 * hour, 8 * hour, 3 * hour], speed=[1, 60, 2], id=["a", "b", "a"])
+    assert x(compiled, block) == [1, 2]
+    in_time = events([2 * hour, 8 * hour, 3 * hour], speed=[1, 60, 2], id=["a", "b", "a"])
+    assert x(compiled, in_time) == [1, 3]
+    parts, history = [block.slice(row, 1) for row in range(3)], compiled.history()
+    assert [compiled.apply(part, history).rows.column("x").to_pylist() for part in parts] == [[1], [], [2]]

@@ -9,9 +9,13 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from beam_jobs.check import main
-from beam_jobs.errors import UserError
+from beam_jobs.block import raw_block, with_source
+from beam_jobs.check import lines_of, main
+from beam_jobs.codec.decoded import Decoded
+from beam_jobs.errors import RowErrors, UserError
+from beam_jobs.samples.sample import Part, Sample
 from beam_jobs.sandbox.fleet import history
+from beam_jobs.use_case import load_use_case
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +71,33 @@ def test_an_sql_with_windows_is_given_the_rows_in_order(tmp_path: Path, capsys: 
     assert main(["--use_case", str(tmp_path), "--input", str(tmp_path / "x.csv")]) == 0
     [row] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  total")]
     assert row.split()[1:4] == ["1", "3.6667", "7"]
+
+
+def test_rows_that_windows_do_not_see_in_order_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The rows of a log in its order, whatever their times are; the lateness is the use case's, or an option's."""
+    rows = [("a", 7200_000, 7200_000), ("a", 7199_000, 7200_001), ("a", 6000_000, 7200_002), ("a", 9_000_000, 7200_003)]
+    (tmp_path / "w.avsc").write_text(
+        '{"type": "record", "name": "W", "fields": [{"name": "k", "type": "string"}, {"name": "at", "type": '
+        '{"type": "long", "logicalType": "timestamp-millis"}}, {"name": "x", "type": "double"}]}'
+    )
+    (tmp_path / "use_case.yaml").write_text("schema: w.avsc\nkey: k\nevent_time: at\nwindow_lateness: 1 minute\n")
+    window = "OVER (PARTITION BY k ORDER BY at RANGE BETWEEN INTERVAL 10 SECONDS PRECEDING AND CURRENT ROW)"
+    (tmp_path / "preprocess.sql").write_text(f"SELECT k, at, sum(x) {window} AS total FROM events")
+    raw = raw_block("t", [0] * 4, range(4), [record for _, _, record in rows], [None] * 4, [b""] * 4)
+    times = pa.array([at for _, at, _ in rows], pa.timestamp("ms", "UTC"))
+    decoded = pa.record_batch({"k": ["a"] * 4, "at": times, "x": [1.0, 2.0, 4.0, 8.0]})
+    sourced = with_source(decoded, raw)
+    for given, unordered in (
+        ({}, ["1 came late", "1 came too late for windows", "1 are ahead of their record's time"]),
+        ({"window_lateness": "1 hour", "window_clock_skew": "1h"}, ["2 came late"]),
+    ):
+        sample = Sample(load_use_case(str(tmp_path)).with_lateness(given))
+        for part in (slice(2, 4), slice(0, 2)):
+            sample.add(Part(Decoded(sourced.slice(part.start, 2), RowErrors.none()), False))
+        checked = sample.checked()
+        assert [said[: len(start)] for said, start in zip(checked.unordered, unordered, strict=True)] == unordered
+        assert checked.features[0].most == 8
+    assert "in windows  2 came late" in list(lines_of(checked, load_use_case(str(tmp_path)), "x"))
 
 
 @pytest.mark.parametrize(
