@@ -73,9 +73,22 @@ def test_every_module_imports_and_every_resource_is_there(installed: Path, tmp_p
 
 
 def test_commands_explain_themselves(installed: Path, tmp_path: Path) -> None:
-    commands = ("beam_jobs.score", "beam_jobs.redrive", "model.train", "model.registry", "schemas.registry")
-    for command in (*commands, "schemas.publish", "schemas.check"):
-        assert f"python -m {command}" in run(installed, "-m", command, "--help", cwd=tmp_path, env=environment())
+    """In one process: each of its own would import the same for seconds."""
+    commands = ["beam_jobs.score", "beam_jobs.redrive", "model.train", "model.registry", "schemas.registry"]
+    commands += ["schemas.publish", "schemas.check"]
+    code = (
+        "import runpy, sys\n"
+        f"for command in {commands}:\n"
+        "    sys.argv = [command, '--help']\n"
+        "    try:\n"
+        "        runpy.run_module(command, run_name='__main__', alter_sys=True)\n"
+        "    except SystemExit as ended:\n"
+        "        print('\\fexit code', ended.code or 0, end='\\f')"
+    )
+    said = run(installed, "-c", code, cwd=tmp_path, env=environment()).split("\f")
+    assert said[1::2] == ["exit code 0"] * len(commands)
+    for command, explained in zip(commands, said[::2], strict=False):
+        assert f"python -m {command}" in explained
 
 
 def test_the_version_is_one(tmp_path: Path) -> None:
