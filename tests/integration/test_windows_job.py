@@ -86,12 +86,13 @@ def archive(topics: Topics, use_case: str, tmp_path: Path, *more: str) -> list[s
     ]
 
 
+@pytest.mark.parametrize(("count", "kills"), [(30_000, 2), pytest.param(150_000, 13, marks=pytest.mark.nightly)])
 def test_killed_and_resumed_by_more_processes_the_features_are_duckdbs(
-    topics: Topics, use_case: str, tmp_path: Path
+    topics: Topics, use_case: str, tmp_path: Path, count: int, kills: int
 ) -> None:
-    events = send(topics, 30_000)
-    killed = kill_at_random(archive(topics, use_case, tmp_path), tmp_path, 2)
-    killed += kill_at_random(archive(topics, use_case, tmp_path, "--direct_num_workers=2"), tmp_path, 1)
+    events = send(topics, count)
+    killed = kill_at_random(archive(topics, use_case, tmp_path), tmp_path, kills)
+    killed += kill_at_random(archive(topics, use_case, tmp_path, "--direct_num_workers=2"), tmp_path, kills // 2 + 1)
     run(archive(topics, use_case, tmp_path))
     counted = report(tmp_path)
     assert killed
