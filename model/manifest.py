@@ -171,6 +171,7 @@ class Manifest:
             made = cls(**known)
             made._check()
             made.summary()  # what can't be told is none
+            made.to_json().encode()  # nor what can't be written: half a character pair
         except (TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(str(error)) from error
         return made
@@ -183,8 +184,9 @@ class Manifest:
             raise ValueError("features and preprocessing_fingerprint are not all text")
         if not self.features or len(set(self.features)) < len(self.features) or len(self.units) != len(self.features):
             raise ValueError("features are missing or named twice, or their units are not as many")
-        scores = [score for _, score in self.score_quantiles]
-        if not math.isfinite(self.threshold) or not 0 < self.alert_budget < 1 or not scores or sorted(scores) != scores:
+        quantiles = np.array(self.score_quantiles, np.float64).reshape(-1, 2)
+        ascending = np.isfinite(quantiles).all() and (np.diff(quantiles, axis=0) >= 0).all() and len(quantiles) > 0
+        if not math.isfinite(self.threshold) or not 0 < self.alert_budget < 1 or not ascending:
             raise ValueError("threshold, alert_budget or score_quantiles are not numbers that a model can have")
         if len(self.files) > _MAX_FILES:
             raise ValueError(f"it names {len(self.files):,} files, {_MAX_FILES:,} at most are accepted")

@@ -50,6 +50,25 @@ def test_python_m_says_what_hides_what(folder: Path, hides: str, module: str) ->
     assert "MINE IS RUN" not in done.stdout
 
 
+@pytest.mark.parametrize("hides", ["numpy.py", "logging.py", "pyarrow/__init__.py"])
+def test_a_package_of_others_that_is_hidden_is_named(tmp_path: Path, hides: str) -> None:
+    (tmp_path / hides).parent.mkdir(exist_ok=True)
+    (tmp_path / hides).write_text("mine = 1\n")
+    done = start(tmp_path, "-m", "beam_jobs.score", "--help")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    name = hides.removesuffix("/__init__.py").removesuffix(".py")
+    assert f"hides the package {name}; start in another folder" in line
+
+
+def test_what_fails_for_another_reason_keeps_its_stack_trace(tmp_path: Path) -> None:
+    (tmp_path / "numbers_of_mine.py").write_text("raise ValueError('mine')\n")
+    code = "import sys\nfrom beam_jobs.terminal.hidden import refuse_hidden\nrefuse_hidden()\nimport numbers_of_mine\n"
+    done = start(tmp_path, "-c", code)
+    assert "Traceback" in done.stderr
+    assert "hides" not in done.stderr
+
+
 def test_training_says_so_too(folder: Path) -> None:
     (folder / "model.py").unlink()
     done = start(folder, "-m", "model.train", "--use_case", "car_sensors", "--data", "x", "--registry", "y")
