@@ -36,6 +36,11 @@ def compiled_borrowing(function: F) -> F:
     return _compiled(function, _nrt=False)
 
 
+def compiled_inline(function: F) -> F:
+    """``compiled_borrowing``, and put into each caller: a tuple of arrays is a hundred arguments for a call."""
+    return _compiled(function, _nrt=False, forceinline=True)
+
+
 def _compiled(function: F, **options: Any) -> F:
     try:
         return numba.njit(cache=True, nogil=True, **options)(function)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_jobs.jit import compiled_borrowing
+from beam_jobs.jit import compiled_borrowing, compiled_inline
 from beam_jobs.preprocessing.windows.lanes import (
     AT,
     COLUMN,
@@ -80,7 +80,7 @@ class Block(NamedTuple):
     valid: Flags  # [A, n]
 
 
-@compiled_borrowing
+@compiled_inline
 def _ask_for(store: Store, lanes: Lanes, block: Block, i: Any) -> None:
     """Asks for the memory that rows some way on will need: the head of their key first, then its rows."""
     heads, halves, rows = store.heads, store.halves, store.rows
@@ -104,7 +104,7 @@ def _ask_for(store: Store, lanes: Lanes, block: Block, i: Any) -> None:
                 prefetch(start + (low - size if low >= size else low) * width)
 
 
-@compiled_borrowing
+@compiled_inline
 def _bits(block: Block, argument: Any, i: Any) -> int:
     """The bits an argument is kept as: equal values have equal ones."""
     if not block.valid[argument, i]:

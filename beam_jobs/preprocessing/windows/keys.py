@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from beam_jobs.jit import compiled_borrowing
+from beam_jobs.jit import compiled_borrowing, compiled_inline
 from beam_jobs.preprocessing.windows.store import FIRST_HASH, SECOND_HASH, Ints, Store
 from beam_jobs.preprocessing.windows.wide import prefetch, product
 
@@ -39,13 +39,13 @@ def hashed(keys: pa.Array) -> tuple[Words, Words]:
     return first, second
 
 
-@compiled_borrowing
+@compiled_inline
 def _folded(a: Any, b: Any) -> Any:
     low, high = product(a, b)
     return low ^ high
 
 
-@compiled_borrowing
+@compiled_inline
 def _bytes_at(words: Words, at: Any, count: Any) -> Any:
     """``count`` bytes, 1 to 8, from byte ``at`` on, as a number."""
     word, bit = at >> 3, np.uint64((at & 7) << 3)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_jobs.jit import compiled_borrowing
+from beam_jobs.jit import compiled_borrowing, compiled_inline
 from beam_jobs.preprocessing.windows import exact_sum, wide
 from beam_jobs.preprocessing.windows.frames import FUNCTIONS, HOP_ORIGIN_US
 from beam_jobs.preprocessing.windows.store import (
@@ -61,7 +61,7 @@ class Lanes(NamedTuple):
     equals: Ints  # [D], scratch: where the last row before with an equal value is
 
 
-@compiled_borrowing
+@compiled_inline
 def clear(store: Store, lane: Ints, slot: Any) -> None:
     """The stretch of a lane is empty."""
     if lane[RUNNING]:
@@ -76,7 +76,7 @@ def clear(store: Store, lane: Ints, slot: Any) -> None:
             store.heads[slot, lane[SQUARES_AT] + i] = 0
 
 
-@compiled_borrowing
+@compiled_inline
 def _sums(store: Store, lane: Ints, slot: Any, value: Any, leaves: Any) -> None:
     """A value enters or leaves the exact sums."""
     mantissa, shift = wide.parts(value)
@@ -88,7 +88,7 @@ def _sums(store: Store, lane: Ints, slot: Any, value: Any, leaves: Any) -> None:
         wide.add_square(store.heads, slot, lane[SQUARES_AT], mantissa, shift, leaves)
 
 
-@compiled_borrowing
+@compiled_inline
 def enter(store: Store, lane: Ints, slot: Any, row: Any) -> None:
     """A row of the arena enters the stretch of a lane."""
     if is_null(store, row, lane[COLUMN]):
@@ -105,7 +105,7 @@ def enter(store: Store, lane: Ints, slot: Any, row: Any) -> None:
         _sums(store, lane, slot, value, False)
 
 
-@compiled_borrowing
+@compiled_inline
 def leave(store: Store, lane: Ints, slot: Any, row: Any) -> None:
     """A row of the arena leaves the stretch of a lane; an extreme that may have left is NULL until it is looked up."""
     if is_null(store, row, lane[COLUMN]):
@@ -126,7 +126,7 @@ def leave(store: Store, lane: Ints, slot: Any, row: Any) -> None:
         _sums(store, lane, slot, value, True)
 
 
-@compiled_borrowing
+@compiled_inline
 def move_to(store: Store, lane: Ints, slot: Any, low: Any, high: Any) -> None:
     """Moves the stretch of a lane."""
     at = 2 * lane[AT]
@@ -147,7 +147,7 @@ def move_to(store: Store, lane: Ints, slot: Any, low: Any, high: Any) -> None:
         leave(store, lane, slot, place(store, slot, position))
 
 
-@compiled_borrowing
+@compiled_inline
 def forget(store: Store, lane: Ints, slot: Any, gone: Any) -> None:
     """The first rows of the key are about to go: they leave the stretch, and the others move up."""
     at = 2 * lane[AT]
@@ -158,7 +158,7 @@ def forget(store: Store, lane: Ints, slot: Any, gone: Any) -> None:
     store.halves[slot, at + LOW], store.halves[slot, at + HIGH] = low - gone, high - gone
 
 
-@compiled_borrowing
+@compiled_inline
 def make_way(store: Store, lane: Ints, slot: Any, position: Any) -> None:
     """A row has been put before the one that was at ``position``; if it lies within the stretch, it enters it."""
     at = 2 * lane[AT]
@@ -171,14 +171,14 @@ def make_way(store: Store, lane: Ints, slot: Any, position: Any) -> None:
             enter(store, lane, slot, place(store, slot, position))
 
 
-@compiled_borrowing
+@compiled_inline
 def oldest(lane: Ints, time: Any) -> int:
     """The time from which on a row of a time sees rows."""
     start = time - lane[START]
     return start - (start - HOP_ORIGIN_US) % lane[HOP] if lane[HOP] else start
 
 
-@compiled_borrowing
+@compiled_inline
 def show(store: Store, lane: Ints, slot: Any, position: Any, bound: Any) -> None:
     """Moves the stretch of a lane to the frame of a key's row; rows before the time ``bound`` are not seen."""
     rows, at = store.rows, 2 * lane[AT]
@@ -200,7 +200,7 @@ def show(store: Store, lane: Ints, slot: Any, position: Any, bound: Any) -> None
     move_to(store, lane, slot, low, max(low, high))
 
 
-@compiled_borrowing
+@compiled_inline
 def write(
     store: Store, lanes: Lanes, lane: Ints, slot: Any, position: Any, equal: Any, outputs: Floats, i: Any
 ) -> None:

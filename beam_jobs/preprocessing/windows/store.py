@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_jobs.jit import compiled_borrowing
+from beam_jobs.jit import compiled_borrowing, compiled_inline
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -71,13 +71,13 @@ class Store(NamedTuple):
     counts: Ints
 
 
-@compiled_borrowing
+@compiled_inline
 def below(a: Any, b: Any) -> bool:
     """a < b, where NaN is above every number."""
     return a < b or (b != b and a == a)
 
 
-@compiled_borrowing
+@compiled_inline
 def value_at(store: Store, row: Any, column: Any) -> float:
     """A value of a row of the arena as a double; the time, too."""
     if column == 0:
@@ -85,12 +85,12 @@ def value_at(store: Store, row: Any, column: Any) -> float:
     return store.values[row, column]
 
 
-@compiled_borrowing
+@compiled_inline
 def is_null(store: Store, row: Any, column: Any) -> bool:
     return column > 0 and store.rows[row, column] == NULL
 
 
-@compiled_borrowing
+@compiled_inline
 def place(store: Store, slot: Any, position: Any) -> int:
     """The row of the arena where a key's row is; ``position``: 0 for the oldest."""
     halves = store.halves
@@ -117,7 +117,7 @@ def index(store: Store, first: Any, end: Any) -> None:
             blocks[block, 2 * k], blocks[block, 2 * k + 1] = low, high
 
 
-@compiled_borrowing
+@compiled_inline
 def index_last(store: Store, row: Any) -> None:
     """A row of the arena is new, the last one of its ring."""
     block = row // BLOCK
@@ -168,7 +168,7 @@ def ring_for(sizes: Ints, rows: Any) -> int:
     return ring
 
 
-@compiled_borrowing
+@compiled_inline
 def has_room(store: Store, slot: Any) -> bool:
     """Whether a row more of the key is sure to find a place in the arena."""
     ring = store.halves[slot, RING]
@@ -212,7 +212,7 @@ def release(store: Store, slot: Any) -> None:
     halves[slot, RING] = 0
 
 
-@compiled_borrowing
+@compiled_inline
 def drop_oldest(store: Store, slot: Any, gone: Any) -> None:
     """The first rows of a key are out of reach."""
     halves = store.halves
@@ -226,7 +226,7 @@ def drop_oldest(store: Store, slot: Any, gone: Any) -> None:
         move(store, slot, ring_for(store.sizes, size + 1))
 
 
-@compiled_borrowing
+@compiled_inline
 def insert(store: Store, slot: Any, position: Any, time: Any) -> int:
     """Puts a row of a key before those from ``position`` on; the row of the arena, of which only the time is set."""
     halves, rows = store.halves, store.rows
@@ -246,7 +246,7 @@ def insert(store: Store, slot: Any, position: Any, time: Any) -> int:
     return row
 
 
-@compiled_borrowing
+@compiled_inline
 def index_from(store: Store, slot: Any, position: Any) -> None:
     """The rows of a key from ``position`` on are new, or lie elsewhere."""
     last = np.int64(store.halves[slot, SIZE]) - 1

@@ -16,7 +16,7 @@ from numba.core import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from beam_jobs.jit import compiled_borrowing
+from beam_jobs.jit import compiled_borrowing, compiled_inline
 
 Ints = NDArray[np.int64]
 
@@ -133,7 +133,7 @@ def _difference(_: Any, n: Any, squares: Any, total: Any) -> Any:
     return _words(types.uint64, _DIFFERENCE_WORDS)(types.uint64, sum_of_squares, sum_), generate
 
 
-@compiled_borrowing
+@compiled_inline
 def parts(value: Any) -> tuple[Any, Any]:
     """A double as mantissa (uint64) and how far that is shifted in a sum; -1: no fixed-point sum holds it."""
     bits = np.float64(value).view(np.uint64)
@@ -155,7 +155,7 @@ def parts(value: Any) -> tuple[Any, Any]:
     return mantissa, (shift if shift <= _MOST_SHIFT else np.int64(-1))
 
 
-@compiled_borrowing
+@compiled_inline
 def add_value(table: Ints, row: Any, at: Any, mantissa: Any, shift: Any, negative: Any) -> None:
     """Adds a value's ``parts``, or takes them away, from the sum at the words ``at`` on of a row of the table."""
     bit = np.uint64(shift & 63)
@@ -171,7 +171,7 @@ def add_value(table: Ints, row: Any, at: Any, mantissa: Any, shift: Any, negativ
     table[row, at], table[row, at + 1], table[row, at + 2] = np.int64(new[0]), np.int64(new[1]), np.int64(new[2])
 
 
-@compiled_borrowing
+@compiled_inline
 def add_square(table: Ints, row: Any, at: Any, mantissa: Any, shift: Any, negative: Any) -> None:
     """Adds the square of a value's ``parts``, or takes it away, from the sum of squares at the words ``at`` on."""
     low, high = product(mantissa, mantissa)
@@ -197,7 +197,7 @@ def add_square(table: Ints, row: Any, at: Any, mantissa: Any, shift: Any, negati
         table[row, at + i] = np.int64(new[i])
 
 
-@compiled_borrowing
+@compiled_inline
 def _squares(table: Ints, row: Any, at: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
     return (
         np.uint64(table[row, at]),
@@ -209,7 +209,7 @@ def _squares(table: Ints, row: Any, at: Any) -> tuple[Any, Any, Any, Any, Any, A
     )
 
 
-@compiled_borrowing
+@compiled_inline
 def _magnitude(table: Ints, row: Any, at: Any) -> tuple[Any, Any, Any]:
     """A sum without its sign."""
     total = (np.uint64(table[row, at]), np.uint64(table[row, at + 1]), np.uint64(table[row, at + 2]))
@@ -219,7 +219,7 @@ def _magnitude(table: Ints, row: Any, at: Any) -> tuple[Any, Any, Any]:
     return total
 
 
-@compiled_borrowing
+@compiled_inline
 def _nearest(words: NDArray[np.uint64], count: Any, unit: Any) -> float:
     """The double nearest to the integer in ``words[1 : count + 1]`` times 2**unit; ``words[0]`` is 0."""
     top = count
@@ -240,7 +240,7 @@ def _nearest(words: NDArray[np.uint64], count: Any, unit: Any) -> float:
     return np.float64(head) * np.int64((exponent + 1023) << 52).view(np.float64)
 
 
-@compiled_borrowing
+@compiled_inline
 def read_total(table: Ints, row: Any, at: Any, scratch: NDArray[np.uint64]) -> float:
     """A sum as the nearest double."""
     scratch[1], scratch[2], scratch[3] = _magnitude(table, row, at)
@@ -248,7 +248,7 @@ def read_total(table: Ints, row: Any, at: Any, scratch: NDArray[np.uint64]) -> f
     return -total if table[row, at + 2] < 0 else total
 
 
-@compiled_borrowing
+@compiled_inline
 def read_spread(table: Ints, row: Any, sum_at: Any, squares_at: Any, n: Any, scratch: NDArray[np.uint64]) -> float:
     """n times the sum of the squares, less the square of the sum: exact, and rounded once."""
     words = _difference(np.uint64(n), _squares(table, row, squares_at), _magnitude(table, row, sum_at))
