@@ -31,6 +31,7 @@ from beam_jobs.preprocessing.windows.lanes import LOW as STRETCH
 from beam_jobs.preprocessing.windows.store import (
     ALONE,
     BASE,
+    BLOCK,
     CLOCK,
     FIRST,
     FUTURE,
@@ -45,6 +46,7 @@ from beam_jobs.preprocessing.windows.store import (
     USED,
     Floats,
     Ints,
+    Ring,
     Store,
     drop_oldest,
     has_room,
@@ -54,6 +56,7 @@ from beam_jobs.preprocessing.windows.store import (
     place,
     release,
     ring_for,
+    ring_of,
 )
 from beam_jobs.preprocessing.windows.wide import prefetch
 
@@ -98,7 +101,10 @@ def _ask_for(store: Store, lanes: Lanes, block: Block, i: Any) -> None:
             start, size = rows.ctypes.data + base * width, store.sizes[ring]
             prefetch(start + first * width)
             last = first + halves[slot, SIZE]
-            prefetch(start + (last - size if last >= size else last) * width)
+            last = base + (last - size if last >= size else last)
+            prefetch(rows.ctypes.data + last * width)
+            if len(store.indexed):
+                prefetch(store.blocks.ctypes.data + last // BLOCK * store.blocks.shape[1] * 8)
             for lane in range(len(lanes.plan)):
                 low = first + halves[slot, 2 * lanes.plan[lane, AT] + STRETCH]
                 prefetch(start + (low - size if low >= size else low) * width)
@@ -146,7 +152,8 @@ def advance(store: Store, lanes: Lanes, limits: Limits, block: Block, outputs: F
             return i
         counts[CLOCK] = max(counts[CLOCK], recorded)
         size = np.int64(halves[slot, SIZE])
-        newest = rows[place(store, slot, size - 1), 0] if size else time
+        ring = ring_of(store, slot) if size else Ring(np.int64(0), np.int64(0), np.int64(0))
+        newest = rows[place(ring, size - 1), 0] if size else time
         bound = max(counts[CLOCK] - limits.keep, max(newest, time) - limits.keep_of_key)
         if time > recorded + limits.skew or time < bound:
             counts[FUTURE if time > recorded + limits.skew else ALONE] += 1
@@ -154,31 +161,33 @@ def advance(store: Store, lanes: Lanes, limits: Limits, block: Block, outputs: F
                 _alone(lanes, block, i, outputs)
             continue
         gone = 0
-        while gone < size and rows[place(store, slot, gone), 0] < bound:
+        while gone < size and rows[place(ring, gone), 0] < bound:
             gone += 1
         if gone:
             for number in range(len(plan)):
-                forget(store, plan[number], slot, gone)
+                forget(store, ring, plan[number], slot, gone)
             drop_oldest(store, slot, gone)
             size -= gone
+            ring = ring_of(store, slot)
         position = size
         if time < newest:
             counts[LATE] += 1
-            while position > 0 and rows[place(store, slot, position - 1), 0] > time:
+            while position > 0 and rows[place(ring, position - 1), 0] > time:
                 position -= 1
         row = insert(store, slot, position, time)
+        ring = ring_of(store, slot)
         for argument in range(len(block.arguments)):
             rows[row, 1 + argument] = _bits(block, argument, i)
-        index_from(store, slot, position)
+        index_from(store, ring, position, size)
         for which in range(len(store.distinct)):
-            equals[which] = note_equal(store, slot, position, which)
+            equals[which] = note_equal(store, ring, slot, position, which)
         for number in range(len(plan)):
             lane = plan[number]
-            make_way(store, lane, slot, position)
+            make_way(store, ring, lane, slot, position)
             if emit:
-                show(store, lane, slot, position, bound)
+                show(store, ring, lane, slot, position, bound)
                 equal = equals[lane[NEXT] - first_next] if lane[NEXT] else -1
-                write(store, lanes, lane, slot, position, equal, outputs, i)
+                write(store, ring, lanes, lane, slot, position, equal, outputs, i)
     return len(block.slots)
 
 
@@ -190,9 +199,10 @@ def sweep(store: Store, start: Any, end: Any, bound: Any) -> None:
     for slot in range(start, end):
         if slot + _ROWS_AHEAD < end and halves[slot + _ROWS_AHEAD, RING]:
             ahead = slot + _ROWS_AHEAD
-            prefetch(store.rows.ctypes.data + place(store, ahead, np.int64(halves[ahead, SIZE]) - 1) * width)
+            last = place(ring_of(store, ahead), np.int64(halves[ahead, SIZE]) - 1)
+            prefetch(store.rows.ctypes.data + last * width)
         size = np.int64(halves[slot, SIZE])
-        if halves[slot, RING] and (size == 0 or store.rows[place(store, slot, size - 1), 0] < bound):
+        if halves[slot, RING] and (size == 0 or store.rows[place(ring_of(store, slot), size - 1), 0] < bound):
             release(store, slot)
             store.counts[ROWS] -= size
             store.counts[KEYS] -= 1
@@ -225,7 +235,7 @@ def move_all(old: Store, used: Any, new: Store) -> None:
         new.counts[GRANTED] += new.sizes[ring]
         new.halves[slot, BASE], new.halves[slot, RING], new.halves[slot, FIRST] = base, ring + 1, 0
         for i in range(size):
-            source = place(old, number, i)
+            source = place(ring_of(old, number), i)
             for column in range(new.rows.shape[1]):
                 new.rows[base + i, column] = old.rows[source, column]
         if size:

@@ -23,6 +23,7 @@ from beam_jobs.preprocessing.windows.store import (
     SIZE,
     Floats,
     Ints,
+    Ring,
     Store,
     below,
     extremes,
@@ -127,7 +128,7 @@ def leave(store: Store, lane: Ints, slot: Any, row: Any) -> None:
 
 
 @compiled_inline
-def move_to(store: Store, lane: Ints, slot: Any, low: Any, high: Any) -> None:
+def move_to(store: Store, ring: Ring, lane: Ints, slot: Any, low: Any, high: Any) -> None:
     """Moves the stretch of a lane."""
     at = 2 * lane[AT]
     from_, to = np.int64(store.halves[slot, at + LOW]), np.int64(store.halves[slot, at + HIGH])
@@ -138,28 +139,28 @@ def move_to(store: Store, lane: Ints, slot: Any, low: Any, high: Any) -> None:
         clear(store, lane, slot)
         from_, to = low, low
     for position in range(to, high):
-        enter(store, lane, slot, place(store, slot, position))
+        enter(store, lane, slot, place(ring, position))
     for position in range(low, from_):
-        enter(store, lane, slot, place(store, slot, position))
+        enter(store, lane, slot, place(ring, position))
     for position in range(high, to):
-        leave(store, lane, slot, place(store, slot, position))
+        leave(store, lane, slot, place(ring, position))
     for position in range(from_, low):
-        leave(store, lane, slot, place(store, slot, position))
+        leave(store, lane, slot, place(ring, position))
 
 
 @compiled_inline
-def forget(store: Store, lane: Ints, slot: Any, gone: Any) -> None:
+def forget(store: Store, ring: Ring, lane: Ints, slot: Any, gone: Any) -> None:
     """The first rows of the key are about to go: they leave the stretch, and the others move up."""
     at = 2 * lane[AT]
     low, high = np.int64(store.halves[slot, at + LOW]), np.int64(store.halves[slot, at + HIGH])
     if low < gone:
-        move_to(store, lane, slot, gone, max(high, gone))
+        move_to(store, ring, lane, slot, gone, max(high, gone))
         low, high = gone, max(high, gone)
     store.halves[slot, at + LOW], store.halves[slot, at + HIGH] = low - gone, high - gone
 
 
 @compiled_inline
-def make_way(store: Store, lane: Ints, slot: Any, position: Any) -> None:
+def make_way(store: Store, ring: Ring, lane: Ints, slot: Any, position: Any) -> None:
     """A row has been put before the one that was at ``position``; if it lies within the stretch, it enters it."""
     at = 2 * lane[AT]
     low, high = np.int64(store.halves[slot, at + LOW]), np.int64(store.halves[slot, at + HIGH])
@@ -168,7 +169,7 @@ def make_way(store: Store, lane: Ints, slot: Any, position: Any) -> None:
         if position < low:
             store.halves[slot, at + LOW] = low + 1
         elif lane[RUNNING]:
-            enter(store, lane, slot, place(store, slot, position))
+            enter(store, lane, slot, place(ring, position))
 
 
 @compiled_inline
@@ -179,30 +180,30 @@ def oldest(lane: Ints, time: Any) -> int:
 
 
 @compiled_inline
-def show(store: Store, lane: Ints, slot: Any, position: Any, bound: Any) -> None:
+def show(store: Store, ring: Ring, lane: Ints, slot: Any, position: Any, bound: Any) -> None:
     """Moves the stretch of a lane to the frame of a key's row; rows before the time ``bound`` are not seen."""
     rows, at = store.rows, 2 * lane[AT]
-    time = rows[place(store, slot, position), 0]
+    time = rows[place(ring, position), 0]
     size = np.int64(store.halves[slot, SIZE])
     low, first = np.int64(store.halves[slot, at + LOW]), max(oldest(lane, time), bound)
-    while low < size and rows[place(store, slot, low), 0] < first:
+    while low < size and rows[place(ring, low), 0] < first:
         low += 1
-    while low > 0 and rows[place(store, slot, low - 1), 0] >= first:
+    while low > 0 and rows[place(ring, low - 1), 0] >= first:
         low -= 1
     if lane[END] == 0:
         high = position + 1 - lane[EXCLUDE]
     else:
         high, last = np.int64(store.halves[slot, at + HIGH]), time - lane[END]
-        while high < size and rows[place(store, slot, high), 0] <= last:
+        while high < size and rows[place(ring, high), 0] <= last:
             high += 1
-        while high > 0 and rows[place(store, slot, high - 1), 0] > last:
+        while high > 0 and rows[place(ring, high - 1), 0] > last:
             high -= 1
-    move_to(store, lane, slot, low, max(low, high))
+    move_to(store, ring, lane, slot, low, max(low, high))
 
 
 @compiled_inline
 def write(
-    store: Store, lanes: Lanes, lane: Ints, slot: Any, position: Any, equal: Any, outputs: Floats, i: Any
+    store: Store, ring: Ring, lanes: Lanes, lane: Ints, slot: Any, position: Any, equal: Any, outputs: Floats, i: Any
 ) -> None:
     """Writes what the functions of a lane say of its stretch, for a row of the key.
 
@@ -218,7 +219,7 @@ def write(
     bits = outputs.view(np.int64)
     if lane[SUM_AT] and count:
         if halves[slot, 2 * lane[RUNNING] + ODD]:
-            total, spread = _slow(store, lane, slot, low, high, count, lanes.sums)
+            total, spread = _slow(store, ring, lane, slot, low, high, count, lanes.sums)
         else:
             total = wide.read_total(heads, slot, lane[SUM_AT], lanes.scratch)
             if lane[SQUARES_AT] and count > 1:
@@ -226,16 +227,16 @@ def write(
                 spread = difference / (np.float64(count) * (count - 1.0))
     at = lane[EXTREMES]
     if at and count and (heads[slot, at] == NULL or heads[slot, at + 1] == NULL):
-        least, most = extremes(store, slot, low, high, lane[COLUMN], lane[INDEX])
+        least, most = extremes(store, ring, low, high, lane[COLUMN], lane[INDEX])
         store.extremes[slot, at], store.extremes[slot, at + 1] = least, most
     for f in range(lane[FIRST_OUT], lane[END_OUT]):
         function, w = lanes.functions[f], lanes.outputs[f]
         if function == COUNT:
             outputs[w, i] = count
         elif function == COUNT_DISTINCT:
-            outputs[w, i] = _different(store, lane, slot, low, high, position, equal)
+            outputs[w, i] = _different(store, ring, lane, slot, low, high, position, equal)
         elif function in (FIRST_VALUE, LAST_VALUE):
-            row = place(store, slot, low if function == FIRST_VALUE else high - 1) if high > low else -1
+            row = place(ring, low if function == FIRST_VALUE else high - 1) if high > low else -1
             if row < 0 or is_null(store, row, lane[COLUMN]):
                 bits[w, i] = NULL
             else:
@@ -257,25 +258,29 @@ def write(
 
 
 @compiled_borrowing
-def _different(store: Store, lane: Ints, slot: Any, low: Any, high: Any, position: Any, equal: Any) -> float:
+def _different(
+    store: Store, ring: Ring, lane: Ints, slot: Any, low: Any, high: Any, position: Any, equal: Any
+) -> float:
     """How many different values there are: those whose next equal one lies behind the frame."""
     rows, column = store.rows, lane[COLUMN]
-    last = rows[place(store, slot, position), 0] - lane[END]
+    last = rows[place(ring, position), 0] - lane[END]
     count = 1.0 if lane[EXCLUDE] and low <= equal < high else 0.0  # its next equal one is the row that is left out
     for at in range(low, high):
-        row = place(store, slot, at)
+        row = place(ring, at)
         if not is_null(store, row, column) and rows[row, lane[NEXT]] > last:
             count += 1.0
     return count
 
 
 @compiled_borrowing
-def _slow(store: Store, lane: Ints, slot: Any, low: Any, high: Any, count: Any, sums: Ints) -> tuple[float, float]:
+def _slow(
+    store: Store, ring: Ring, lane: Ints, slot: Any, low: Any, high: Any, count: Any, sums: Ints
+) -> tuple[float, float]:
     """Sum and variance of a stretch with values that no fixed-point sum holds."""
     total, squares, special, digits = sums[0], sums[1], sums[2], sums[3]
     sums[:] = 0
     for position in range(low, high):
-        row = place(store, slot, position)
+        row = place(ring, position)
         if not is_null(store, row, lane[COLUMN]):
             exact_sum.update(value_at(store, row, lane[COLUMN]), 1, True, total, squares, special)
     spread = exact_sum.read_variance(np.float64(count), total, squares, special, digits) if count > 1 else 0.0
@@ -283,23 +288,23 @@ def _slow(store: Store, lane: Ints, slot: Any, low: Any, high: Any, count: Any, 
 
 
 @compiled_borrowing
-def note_equal(store: Store, slot: Any, position: Any, which: Any) -> int:
+def note_equal(store: Store, ring: Ring, slot: Any, position: Any, which: Any) -> int:
     """Links a new row to its equals; returns the position of the last one before it, or -1."""
     rows, column = store.rows, store.distinct[which]
     next_ = rows.shape[1] - len(store.distinct) + which
-    row = place(store, slot, position)
+    row = place(ring, position)
     rows[row, next_] = ENDLESS
     if is_null(store, row, column):
         return -1
     value, size = rows[row, column], np.int64(store.halves[slot, SIZE])
     before = position - 1
-    while before >= 0 and rows[place(store, slot, before), column] != value:
+    while before >= 0 and rows[place(ring, before), column] != value:
         before -= 1
     after = position + 1
-    while after < size and rows[place(store, slot, after), column] != value:
+    while after < size and rows[place(ring, after), column] != value:
         after += 1
     if before >= 0:
-        rows[place(store, slot, before), next_] = rows[row, 0]
+        rows[place(ring, before), next_] = rows[row, 0]
     if after < size:
-        rows[row, next_] = rows[place(store, slot, after), 0]
+        rows[row, next_] = rows[place(ring, after), 0]
     return before

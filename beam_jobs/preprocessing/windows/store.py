@@ -71,6 +71,14 @@ class Store(NamedTuple):
     counts: Ints
 
 
+class Ring(NamedTuple):
+    """A stretch of the arena."""
+
+    base: Any
+    first: Any  # where in it the oldest row is
+    size: Any  # rows it has room for
+
+
 @compiled_inline
 def below(a: Any, b: Any) -> bool:
     """a < b, where NaN is above every number."""
@@ -91,12 +99,18 @@ def is_null(store: Store, row: Any, column: Any) -> bool:
 
 
 @compiled_inline
-def place(store: Store, slot: Any, position: Any) -> int:
-    """The row of the arena where a key's row is; ``position``: 0 for the oldest."""
+def ring_of(store: Store, slot: Any) -> Ring:
+    """Where a key's rows lie; the key has some."""
     halves = store.halves
-    at = np.int64(halves[slot, FIRST]) + position
     size = store.sizes[halves[slot, RING] - 1]
-    return np.int64(halves[slot, BASE]) + (at - size if at >= size else at)
+    return Ring(np.int64(halves[slot, BASE]), np.int64(halves[slot, FIRST]), size)
+
+
+@compiled_inline
+def place(ring: Ring, position: Any) -> int:
+    """The row of the arena where a key's row is; ``position``: 0 for the oldest."""
+    at = ring.first + position
+    return ring.base + (at - ring.size if at >= ring.size else at)
 
 
 @compiled_borrowing
@@ -133,29 +147,30 @@ def index_last(store: Store, row: Any) -> None:
                 store.blocks[block, 2 * k + 1] = value
 
 
-@compiled_borrowing
-def extremes(
-    store: Store, slot: Any, low_position: Any, high_position: Any, column: Any, k: Any
-) -> tuple[float, float]:
+@compiled_inline
+def extremes(store: Store, ring: Ring, low: Any, high: Any, column: Any, k: Any) -> tuple[float, float]:
     """The smallest and the largest value of a key's rows, position low to high - 1, of column ``indexed[k]``."""
-    low, high = np.nan, -np.inf
-    position = low_position
-    while position < high_position:
-        row = place(store, slot, position)
-        if row % BLOCK == 0 and position + BLOCK <= high_position and place(store, slot, position + BLOCK - 1) > row:
+    smallest, largest = np.nan, -np.inf
+    row, last = place(ring, low), place(ring, high - 1)
+    end = last + 1 if row <= last else ring.base + ring.size
+    while row < end:
+        if row % BLOCK == 0 and row + BLOCK <= end:
             least, most = store.blocks[row // BLOCK, 2 * k], store.blocks[row // BLOCK, 2 * k + 1]
-            position += BLOCK
+            row += BLOCK
+        elif is_null(store, row, column):
+            least, most = np.nan, -np.inf
+            row += 1
         else:
-            position += 1
-            if is_null(store, row, column):
-                continue
             least = value_at(store, row, column)
             most = least
-        if below(least, low):
-            low = least
-        if below(high, most):
-            high = most
-    return low, high
+            row += 1
+        if below(least, smallest):
+            smallest = least
+        if below(largest, most):
+            largest = most
+        if row == end and end != last + 1:  # the ring begins again
+            row, end = ring.base, last + 1
+    return smallest, largest
 
 
 @compiled_borrowing
@@ -187,8 +202,9 @@ def move(store: Store, slot: Any, ring: Any) -> None:
         counts[USED] += sizes[ring]
     counts[GRANTED] += sizes[ring]
     size = np.int64(halves[slot, SIZE])
+    old = ring_of(store, slot) if size else Ring(base, base, base)
     for i in range(size):
-        source = place(store, slot, i)
+        source = place(old, i)
         for column in range(rows.shape[1]):
             rows[base + i, column] = rows[source, column]
     if halves[slot, RING]:
@@ -231,14 +247,15 @@ def insert(store: Store, slot: Any, position: Any, time: Any) -> int:
     """Puts a row of a key before those from ``position`` on; the row of the arena, of which only the time is set."""
     halves, rows = store.halves, store.rows
     size = np.int64(halves[slot, SIZE])
-    ring = np.int64(halves[slot, RING]) - 1
-    if ring < 0 or size == store.sizes[ring]:
-        move(store, slot, ring + 1)
+    number = np.int64(halves[slot, RING]) - 1
+    if number < 0 or size == store.sizes[number]:
+        move(store, slot, number + 1)
     halves[slot, SIZE] = size + 1
     store.counts[ROWS] += 1
-    row = place(store, slot, size)
+    ring = ring_of(store, slot)
+    row = place(ring, size)
     for i in range(size, position, -1):
-        before = place(store, slot, i - 1)
+        before = place(ring, i - 1)
         for column in range(rows.shape[1]):
             rows[row, column] = rows[before, column]
         row = before
@@ -247,15 +264,13 @@ def insert(store: Store, slot: Any, position: Any, time: Any) -> int:
 
 
 @compiled_inline
-def index_from(store: Store, slot: Any, position: Any) -> None:
-    """The rows of a key from ``position`` on are new, or lie elsewhere."""
-    last = np.int64(store.halves[slot, SIZE]) - 1
-    start, end = place(store, slot, position), place(store, slot, last)
+def index_from(store: Store, ring: Ring, position: Any, last: Any) -> None:
+    """The rows of a key from ``position`` to ``last`` are new, or lie elsewhere."""
+    start, end = place(ring, position), place(ring, last)
     if position == last:
         index_last(store, end)
     elif start <= end:
         index(store, start, end + 1)
     else:  # the ring begins again in between
-        base = np.int64(store.halves[slot, BASE])
-        index(store, start, base + store.sizes[store.halves[slot, RING] - 1])
-        index(store, base, end + 1)
+        index(store, start, ring.base + ring.size)
+        index(store, ring.base, end + 1)

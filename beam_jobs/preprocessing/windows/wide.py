@@ -16,7 +16,7 @@ from numba.core import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from beam_jobs.jit import compiled_borrowing, compiled_inline
+from beam_jobs.jit import compiled_inline
 
 Ints = NDArray[np.int64]
 
