@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 _WATCHED = 1 << 14  # keys; those with the smallest hashes, which are the same in every partition
+_LOOKED_AT = 1 << 12  # records of a block, about
 
 
 class PartitionKeys:
@@ -23,18 +24,24 @@ class PartitionKeys:
 
     def __init__(self, watched: int = _WATCHED) -> None:
         self._watched = watched
+        self._turn = 0
         self._lock = threading.Lock()
         self._hashes = np.zeros(0, np.uint64)  # ascending
         self._partitions = np.zeros(0, np.int64)  # of each
         self._largest = np.iinfo(np.uint64).max  # hash that is watched
 
     def elsewhere(self, keys: pa.Array, partitions: NDArray[np.int64]) -> tuple[int, int] | None:
-        """Takes n records; two partitions that hold the same key, None: there are none such.
+        """Takes n records, looks at some; two partitions that hold the same key, None: none such are known.
 
         Args:
           keys: string [n], no nulls.
           partitions: of the records, [n].
         """
+        stride = 1 + len(keys) // _LOOKED_AT
+        if stride > 1:  # every so many records, for it would cost as much as a window
+            some = np.arange(self._turn % stride, len(keys), stride)
+            self._turn += 1
+            keys, partitions = keys.take(pa.array(some)), partitions[some]
         hashes = pl.Series(keys).hash().to_numpy()
         with self._lock:
             watched = hashes <= self._largest

@@ -228,7 +228,7 @@ class PreprocessWindows(beam.DoFn):
             if events is not None:
                 prepared, _ = self._prepare(events)
                 for part in prepared:
-                    again = part.result.rows
+                    again = self._of_histories(part.result.rows)
                     self._check_keys(again, topic_id)
                     for p, at in _by_partition(again).items():
                         known[p].history.advance(_rows(again, at), emit=False)
@@ -237,12 +237,19 @@ class PreprocessWindows(beam.DoFn):
             told.read(sum(end - start for start, end in stretch.partitions.values()), raw.num_rows)
         told.over()
 
+    def _of_histories(self, rows: Block) -> Block:
+        """What histories take of prepared rows: of a query with one stage not the fields that only come out again."""
+        if len(self._preprocessor.stages) > 1:
+            return rows
+        plain = (self._preprocessor.key, self._preprocessor.event_time, _PARTITION, _TIME)
+        return rows.select([name for name in rows.schema.names if name in plain or ":" in name])
+
     def _check_keys(self, rows: Block, topic_id: str) -> None:
         """Refuses a topic whose partitions have a key in common: neither holds all of what its windows are about."""
         key = self._preprocessor.key
         seen = _KEYS.setdefault((self._name, topic_id), PartitionKeys())
         partitions = rows.column(_PARTITION).to_numpy()
-        pair = seen.elsewhere(texts(rows.column(key)).cast(pa.string()), partitions) if len(partitions) else None
+        pair = seen.elsewhere(texts(rows.column(key)).cast(pa.string()), partitions)
         if pair is not None:
             raise UserError(
                 f"partitions {pair[0]} and {pair[1]} of the topic hold records of the same {key}, and windows over it "
