@@ -46,7 +46,7 @@ from beam_jobs.preprocessing.windows.store import Store
 _NO_CLOCK = -(1 << 62)
 _FIRST_KEYS, _FIRST_ROWS = 1 << 10, 1 << 12  # rooms at the start; they grow as needed
 _SWEPT = 4  # rows of a block to one slot that is looked at for having gone idle
-_SPARE = 8  # a compaction pays from a eighth of the arena on
+_SPARE = 16  # a compaction pays from a sixteenth of the arena on
 
 _EXTREMES = ("min", "max")
 _SQUARES = ("stddev_samp", "var_samp")
@@ -224,7 +224,7 @@ class History:
             unused > counts[store.GRANTED] // _SPARE + _FIRST_ROWS
             or (self._slots - self.keys) * 4 > self._slots + 4 * _FIRST_KEYS
         )
-        if spare and self._since * 2 > self.rows:
+        if spare and self._since * 4 > self.rows:
             self._compact()
 
     def _compact(self) -> None:

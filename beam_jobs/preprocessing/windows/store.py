@@ -238,7 +238,7 @@ def drop_oldest(store: Store, slot: Any, gone: Any) -> None:
     halves[slot, FIRST] = first - store.sizes[ring] if first >= store.sizes[ring] else first
     halves[slot, SIZE] = size
     store.counts[ROWS] -= gone
-    if ring > 0 and size * 8 < store.sizes[ring] * 5 - 16:
+    if ring > 0 and size * 4 < store.sizes[ring] * 3 - 8:
         move(store, slot, ring_for(store.sizes, size + 1))
 
 
