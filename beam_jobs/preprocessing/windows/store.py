@@ -3,7 +3,7 @@
 A key has a slot: a row of ``heads``, which says where its rows are and holds the running values of its windows. Its
 rows (time and arguments) lie in a ring, a stretch of the arena whose size is one of a few: a ring that is full moves
 to the next larger one, one that is mostly empty to a smaller one, and what it leaves is free for other keys. What is
-left over at last, keys without rows too, goes when all is moved to new arrays (``compact``).
+left over at last, keys without rows too, goes when all is moved to new arrays (history.py).
 """
 
 from __future__ import annotations
