@@ -16,8 +16,10 @@ from confluent_kafka import Producer
 
 import use_cases
 from beam_jobs.sandbox.fleet import Fleet
+from demo.history import write_history
 from tests.integration.archives import SMALL, kill_at_random, positions, report, rows
 from tests.integration.topics import Topics, framed, run
+from tests.services.job import DEVNULL, Job
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -107,3 +109,28 @@ def test_on_prism(topics: Topics, use_case: str, tmp_path: Path, prism_binary: P
     events = send(topics, 4000)
     run(archive(topics, use_case, tmp_path, "--runner", "PrismRunner", "--prism_location", str(prism_binary)))
     assert features(rows(tmp_path)) == said_by_duckdb(events)
+
+
+@pytest.mark.nightly
+def test_scores_are_the_same_after_a_kill(topics: Topics, use_case: str, tmp_path: Path) -> None:
+    write_history(tmp_path / "history.parquet", 4000, seed=3)
+    train = [sys.executable, "-m", "model.train", "--use_case", use_case, "--epochs", "1", "--no-baseline"]
+    run([*train, "--data", str(tmp_path / "history.parquet"), "--registry", str(tmp_path / "models")])
+    events = send(topics, 20_000)
+    command = [
+        *(sys.executable, "-m", "beam_jobs.score", "--use_case", use_case, "--model", str(tmp_path / "models")),
+        *("--input", topics.uri("events"), "--from", "earliest", "--until", "latest", "--block_rows", "500"),
+        *("--alerts", topics.uri("alerts"), "--scores", topics.uri("scores"), "--dead_letters", topics.uri("dead")),
+    ]
+    job = Job([*command, "--group_id", topics.name("group")], stdout=DEVNULL, stderr=DEVNULL)
+    while job.poll() is None and len(topics.read("scores")) < 2000:
+        pass
+    job.kill()
+    job.wait()
+    run([*command, "--group_id", topics.name("group")])
+    run(command)  # nobody disturbs this one
+    by_place: dict[tuple[int, int], set[float]] = {}
+    for score in topics.read("scores", "score"):
+        by_place.setdefault((score["source_partition"], score["source_offset"]), set()).add(score["score"])
+    assert len(by_place) == len(said_by_duckdb(events))
+    assert {len(scores) for scores in by_place.values()} == {1}
