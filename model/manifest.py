@@ -174,12 +174,17 @@ class Manifest:
             made.to_json().encode()  # nor what can't be written: half a character pair
         except (TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(str(error)) from error
+        except RecursionError:  # what has been read may nest too deeply to be copied or written
+            raise ValueError("no manifest nests so deeply") from None
         return made
 
     def _check(self) -> None:
         for what in ("name", "version", "use_case", "kind"):
             if not (isinstance(found := getattr(self, what), str) and NAME.fullmatch(found)):
                 raise ValueError(f"{what} {shown(found)} is no name of letters, digits, '.', '_' and '-'")
+        for what in ("network", "metrics", "libraries", "files"):
+            if not isinstance(getattr(self, what), dict):
+                raise ValueError(f"{what} is no object of names and values")
         if not all(isinstance(name, str) for name in (*self.features, self.preprocessing_fingerprint)):
             raise ValueError("features and preprocessing_fingerprint are not all text")
         if not self.features or len(set(self.features)) < len(self.features) or len(self.units) != len(self.features):

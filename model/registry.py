@@ -130,7 +130,7 @@ def _first_bytes(path: str, most: int) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UserError(f"{path} can't be read ({error.strerror or error}); copy the version again") from error
+        raise UserError(f"{path} can't be read ({error.strerror or error}); put it there again") from error
 
 
 def versions(model: Folder) -> list[str]:
@@ -142,18 +142,16 @@ def versions(model: Folder) -> list[str]:
 def aliases(model: Folder) -> dict[str, str]:
     """Alias to version of a model's folder."""
     path = f"{os.fspath(model)}/aliases.json"
-    try:
-        return _aliases(path, files.read_bytes(path))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise UserError(f"{path} can't be read ({error}); mend it or promote a version again") from error
+    data = _first_bytes(path, manifest.MAX_BYTES + 1)
+    return {} if data is None else _aliases(path, data)
 
 
 def _aliases(path: str, data: bytes) -> dict[str, str]:
+    if len(data) > manifest.MAX_BYTES:
+        raise UserError(f"{path}: more than {manifest.MAX_BYTES:,} bytes; remove it and promote a version again")
     try:
         known = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} can't be read ({error}); remove it and promote a version again") from error
     if not isinstance(known, dict) or not all(isinstance(v, str) for v in known.values()):
         raise UserError(

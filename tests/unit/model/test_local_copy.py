@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from dataclasses import asdict
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,10 @@ def test_a_version_never_leads_out_of_the_cache(tmp_path: Path, version: str, mo
         {"score_quantiles": [[0, 1], [1, float("inf")]]},
         {"score_quantiles": [[0.9, 1], [0, 2]]},
         {"created_at": "\ud800"},
+        {"network": None},
+        {"metrics": []},
+        {"libraries": "x"},
+        {"network": reduce(lambda inner, _: {"a": inner}, range(900), {})},
         {"alert_budget": 7},
         {"data": 7},
     ],

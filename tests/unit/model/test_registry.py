@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from beam_jobs.errors import UserError
-from model import registry
+from model import manifest, registry
 from model.manifest import FILE_NAME, DataSummary, Manifest
 from model.registry import aliases, new_version, promote, resolve, versions
 
@@ -134,8 +134,12 @@ def test_errors_name_what_is_wrong_and_what_there_is(tmp_path: Path) -> None:
     (tmp_path / "cars" / "aliases.json").write_text(json.dumps({"champion": "gone"}))
     with pytest.raises(UserError, match="champion is version gone, which is missing"):
         resolve(str(tmp_path / "cars"))
-    (tmp_path / "cars" / "aliases.json").write_text("{")
-    with pytest.raises(UserError, match=r"aliases\.json can't be read"):
+    for broken in ("{", "[" * 200_000):
+        (tmp_path / "cars" / "aliases.json").write_text(broken)
+        with pytest.raises(UserError, match=r"aliases\.json can't be read"):
+            resolve(str(tmp_path / "cars"))
+    (tmp_path / "cars" / "aliases.json").write_bytes(b" " * (manifest.MAX_BYTES + 1))
+    with pytest.raises(UserError, match=r"aliases\.json: more than 4,194,304 bytes"):
         resolve(str(tmp_path / "cars"))
 
 
