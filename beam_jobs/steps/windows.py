@@ -179,7 +179,7 @@ class PreprocessWindows(beam.DoFn):
         if held.bytes > self._settings.memory_mb * _MB:
             raise UserError(
                 f"windows hold {held.rows:,} rows of {held.keys:,} keys, more than {self._settings.memory_mb:g} MB; "
-                "allow more with --window_memory_mb, shorten the windows, use their hop form, or run more processes"
+                "allow more with --window_memory_mb, shorten the windows, or run more processes"
             )
         return _joined(chosen) if chosen else (rows, places)
 

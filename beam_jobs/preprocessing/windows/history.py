@@ -162,7 +162,7 @@ class History:
         if self._memory_limit is not None and self.memory_bytes > self._memory_limit:
             raise UserError(
                 f"windows: {self.rows:,} rows of {self.keys:,} keys take more than {self._memory_limit >> 20:,} MB; "
-                "allow more with --window_memory_mb, shorten the windows, use their hop form, or run more processes"
+                "allow more with --window_memory_mb, shorten the windows, or run more processes"
             )
         return [_column(values) for values in outputs] if emit else []
 
