@@ -34,6 +34,7 @@ from beam_jobs.isolate import Isolate
 from beam_jobs.preprocessing.preprocessor import Prepared, Preprocessed, Preprocessor
 from beam_jobs.preprocessing.stages import FARTHEST_MS, QueryHistory, texts
 from beam_jobs.preprocessing.threads import one_thread
+from beam_jobs.preprocessing.windows.history import warm_up
 from beam_jobs.steps.decode import DecodeEvents
 from beam_jobs.steps.partition_keys import PartitionKeys
 
@@ -112,6 +113,7 @@ class PreprocessWindows(beam.DoFn):
         one_thread()
         self._preprocessor.check_secrets()
         self._preprocessor.warm_up()
+        warm_up()  # the first block must not wait for the compiler
         self._decode.setup()
         columns = [*self._preprocessor.input_columns, _PARTITION, _OFFSET, _TIME]
         prepare, personal = self._preprocessor.prepare, self._preprocessor.personal

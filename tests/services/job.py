@@ -32,7 +32,12 @@ PIPE, DEVNULL = subprocess.PIPE, subprocess.DEVNULL
 
 # All that a job imports: at its top, and where it first needs it.
 _COMMANDS = ["beam_jobs.archive", "beam_jobs.redrive", "beam_jobs.replay", "beam_jobs.score"]
-_COMPILED = ["beam_jobs.codec.events", "beam_jobs.io.kafka.wire.records", "beam_jobs.steps.alerts"]
+_COMPILED = [
+    "beam_jobs.codec.events",
+    "beam_jobs.io.kafka.wire.records",
+    "beam_jobs.preprocessing.windows.history",
+    "beam_jobs.steps.alerts",
+]
 _NEEDED_LATER = ["duckdb", "google.cloud.pubsub_v1", "google.cloud.storage", "grpc", "polars"]
 
 

@@ -280,6 +280,16 @@ def _planned(windows: Sequence[Window]) -> tuple[lanes.Lanes, int, NDArray[np.in
     return planned, word, np.array(indexed, np.int64), np.array(distinct, np.int64)
 
 
+def warm_up() -> None:
+    """Compiles the loops, or loads what was compiled before: the first time on a machine half a minute, then a second.
+
+    One history does it for all: their loops take the same types.
+    """
+    one = np.zeros(1, np.int64)
+    history = History([Window("avg", 0, Frame(1_000_000))])
+    history.advance(pa.array(["a"]), one, one, np.zeros((1, 1)), np.ones((1, 1), np.bool_))
+
+
 def _column(values: NDArray[np.float64]) -> pa.Array:
     unknown = values.view(np.int64) == store.NULL
     return pa.array(values, mask=unknown) if unknown.any() else pa.array(values)
