@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
@@ -43,9 +46,19 @@ def compiled_inline(function: F) -> F:
 
 def _compiled(function: F, **options: Any) -> F:
     try:
-        return numba.njit(cache=True, nogil=True, **options)(function)
+        dispatcher: Any = numba.njit(cache=True, nogil=True, **options)(function)
     except RuntimeError:  # numba: "no locator available"
         return numba.njit(nogil=True, **options)(function)
+    # What is cached goes by the function's own file, not by those of the functions that became part of it.
+    dispatcher._cache._cache_file._source_stamp = _stamp(Path(function.__code__.co_filename).parent)
+    return dispatcher
+
+
+@cache
+def _stamp(folder: Path) -> bytes:
+    """Another one whenever a module beside a function changes, or this one."""
+    files = [Path(__file__), *sorted(folder.glob("*.py"))]
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).digest()
 
 
 @intrinsic

@@ -37,7 +37,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from beam_jobs.errors import UserError
 from beam_jobs.preprocessing.windows import exact_sum, kernel, lanes, store, wide
 from beam_jobs.preprocessing.windows.frames import DEFAULT_LATENESS, FUNCTIONS, Frame, Lateness, Window, longest_us
 from beam_jobs.preprocessing.windows.keys import enter_all, find_slots, hashed
@@ -59,16 +58,12 @@ class History:
     Args:
       windows: the features, in the order in which ``advance`` gives them; at least one.
       lateness: which rows are too late, or from the future.
-      memory_limit: bytes it may take; None: any.
     """
 
-    def __init__(
-        self, windows: Sequence[Window], lateness: Lateness = DEFAULT_LATENESS, memory_limit: int | None = None
-    ) -> None:
+    def __init__(self, windows: Sequence[Window], lateness: Lateness = DEFAULT_LATENESS) -> None:
         longest = longest_us(windows)
         late, delay = lateness.late_ms * 1000, lateness.delay_ms * 1000
         self._limits = kernel.Limits(longest + late + delay, longest + late, lateness.clock_skew_ms * 1000)
-        self._memory_limit = memory_limit
         self._windows = len(windows)
         self._lanes, self._head_words, self._indexed, self._distinct = _planned(windows)
         self._columns = 1 + max([0, *(window.argument + 1 for window in windows)]) + len(self._distinct)
@@ -159,11 +154,6 @@ class History:
         while (done := kernel.advance(self._store, self._lanes, self._limits, block, outputs, emit, done)) < n:
             self._grow_rows(int(slots[done]))
         self._tidy(n, self._slots - known)
-        if self._memory_limit is not None and self.memory_bytes > self._memory_limit:
-            raise UserError(
-                f"windows: {self.rows:,} rows of {self.keys:,} keys take more than {self._memory_limit >> 20:,} MB; "
-                "allow more with --window_memory_mb, shorten the windows, or run more processes"
-            )
         return [_column(values) for values in outputs] if emit else []
 
     def _allocated(self, slots: int, rows: int, counts: NDArray[np.int64]) -> Store:

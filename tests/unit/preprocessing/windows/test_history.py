@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from beam_jobs.errors import UserError
 from beam_jobs.preprocessing.windows.frames import EVENT_TIME, FUNCTIONS, Frame, Lateness, Window
 from beam_jobs.preprocessing.windows.history import History
 
@@ -263,14 +262,6 @@ def test_rows_of_keys_that_shrink_are_given_back() -> None:
     for second in range(20, 40000, 20):
         assert take(history, [second], [1]) == [[1]]
     assert history.memory_bytes < full / 2
-
-
-def test_a_history_that_grows_beyond_its_limit_says_so() -> None:
-    windows = [Window("sum", 0, TEN_SECONDS)]
-    history = History(windows, memory_limit=1 << 20)
-    take(history, [0] * 100, [1] * 100)
-    with pytest.raises(UserError, match=r"of 20,001 keys take more than 1 MB; allow more with --window_memory_mb"):
-        take(history, [0] * 20_000, [1] * 20_000, [str(i) for i in range(20_000)])
 
 
 def test_keys_of_any_length_and_place_in_their_buffer() -> None:
