@@ -120,7 +120,7 @@ def place(path: str) -> str:
     if not os.path.isabs(path):
         return path
     relative = os.path.relpath(path)
-    return os.path.basename(path.rstrip("/")) if relative.startswith("..") else relative
+    return os.path.basename(path.rstrip("/")) if relative.startswith("..") or relative == "." else relative
 
 
 def without_folders(settings: Settings) -> Settings:

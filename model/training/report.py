@@ -197,7 +197,7 @@ def _page(manifest: Manifest, data: ReportData, picture: bytes) -> str:
 def _verdict(manifest: Manifest) -> str:
     counted, few = manifest.test_alerts, manifest.few_rows
     if few:
-        verdict = _paragraph(_sentence(few), "bad")
+        verdict = _paragraph(f"{few}.", "bad")  # begins with a name
     elif counted is None:
         verdict = _paragraph("There were no test rows to count alerts of.", "bad")
     elif counted.warning:

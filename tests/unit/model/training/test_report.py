@@ -156,14 +156,18 @@ def test_without_labels_it_does_not_say_what_is_found(tmp_path: Path, undrawn: N
 
 
 def test_few_rows_come_before_all_else(tmp_path: Path, undrawn: None) -> None:
-    data = replace(MANIFEST.data, rows=339, training_rows=203)
+    data = replace(MANIFEST.data, rows=339, training_rows=203, source=str(Path.cwd()))
     counted = AlertRate(68, 0.0, 0.0, 0.05, 0, "")
     few = replace(
         described(("a", "b"), None), data=data, threshold_fit=replace(THRESHOLD, rows=68), test_alerts=counted
     )
     page = Page(write_report(tmp_path, few, shown()))
     assert "As far as held-out rows can tell" not in page.text
-    assert "of the 68 that its threshold comes from 0.68 are expected above it" in page.text
+    assert f"{Path.cwd().name}, {data.files} file" in page.text  # the folder the command is started in
+    assert (
+        "cars 1 has learnt from 203 rows; of the 68 that its threshold comes from 0.68 are expected above it"
+        in page.text
+    )
     assert budget_lines(few)[-1].startswith("warning    cars 1 has learnt from 203 rows")
 
 
