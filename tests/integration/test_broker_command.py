@@ -31,8 +31,8 @@ def test_events_are_there_and_go_on_until_ctrl_c(tmp_path: Path, capsys: pytest.
     )
     try:
         assert process.stdout is not None
-        said = [process.stdout.readline() for _ in range(5)]
-        assert f"kafka://localhost:{port}/sensor-data: 2,000 of a fleet's past, and 500 a second" in said[2]
+        said = [process.stdout.readline() for _ in range(6)]
+        assert f"kafka://localhost:{port}/sensor-data: 2,000 of a fleet's past, and 500 a second" in said[3]
         address, url = f"kafka://localhost:{port}/sensor-data", f"http://localhost:{registry_port}"
         assert watch.main([address, "--schema_registry", url, "--count", "3000", "--format", "json"]) == 0
         shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
