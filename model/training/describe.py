@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -107,12 +108,15 @@ def _summary(plan: Plan, rows: Rows, training_rows: int) -> DataSummary:
     )
 
 
-_distributions = cache(packages_distributions)  # reads the files of each installed one
+@cache
+def _distributions(path: tuple[str, ...]) -> Mapping[str, list[str]]:
+    """Module -> distributions that have it, of those on ``path``, which is ``sys.path``; reads the files of each."""
+    return packages_distributions()
 
 
 def _libraries(kind: ModelKind[Any]) -> dict[str, str]:
     """Distribution to version: of this package, of the kind, and of what both learn with."""
-    of_modules = _distributions()
+    of_modules = _distributions(tuple(sys.path))
     modules = (type(kind).__module__.partition(".")[0], *kind.modules)
     names = [
         "highbeam",

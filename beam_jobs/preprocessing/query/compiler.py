@@ -218,7 +218,7 @@ class Compiler:
         name = _name(node)
         function = node.name.lower() if isinstance(node, exp.Anonymous) else name.lower()
         if isinstance(node, exp.Query | exp.Subquery | exp.Exists):
-            self.fail(node, "a subquery stands in FROM only: a row must be computed from its own fields")
+            self.fail(node, "a subquery is not supported but in FROM: a row must be computed from its own fields")
         if isinstance(node, exp.Star):
             self.fail(node, "* is not supported: name each feature, their order is the model's contract")
         if _UNSTABLE.fullmatch(function) or name.startswith("Current"):
