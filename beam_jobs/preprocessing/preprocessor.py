@@ -168,6 +168,8 @@ class Preprocessor:
             rows, chosen = history.advance(rows)
             kept = kept[chosen]
         done = self.finish(rows)
+        if len(kept) == events.num_rows:
+            return done  # no row was left out before, so its rows are counted as those of the events are
         errors = done.errors
         if len(errors):
             errors = RowErrors(kept[errors.rows], errors.reasons, errors.errors)
