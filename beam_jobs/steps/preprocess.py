@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from beam_jobs import dead_letters, metrics
 from beam_jobs.block import Block, source_of, take, with_source
@@ -44,10 +46,12 @@ class Preprocess(beam.DoFn):
                 yield dead_letters.refused(source_of(part.block), done.errors, "preprocess", self._job)
             metrics.inc(metrics.RECORDS_FILTERED, done.filtered)
             if done.rows.num_rows:
-                rows = done.rows
-                if self._carry:
-                    carried = take(part.block.select(list(self._carry)), done.kept)
-                    rows = pa.RecordBatch.from_arrays(
-                        [*rows.columns, *carried.columns], names=[*rows.schema.names, *self._carry]
-                    )
-                yield with_source(rows, source_of(part.block), done.kept)
+                yield traced(done.rows, part.block, done.kept, self._carry)
+
+
+def traced(rows: Block, events: Block, kept: NDArray[np.int64], carry: Sequence[str]) -> Block:
+    """Rows made of the events ``kept``, with the fields ``carry`` of these and the records they came from."""
+    if carry:
+        carried = take(events.select(list(carry)), kept)
+        rows = pa.RecordBatch.from_arrays([*rows.columns, *carried.columns], names=[*rows.schema.names, *carry])
+    return with_source(rows, source_of(events), kept)

@@ -26,7 +26,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from beam_jobs import dead_letters, metrics
-from beam_jobs.block import SOURCE_PREFIX, Block, Stretch, concat, millis_of, source_of, stretch_of, take, with_source
+from beam_jobs.block import SOURCE_PREFIX, Block, Stretch, concat, millis_of, source_of, stretch_of, take
 from beam_jobs.errors import RowErrors, UserError
 from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.source import Log
@@ -37,6 +37,7 @@ from beam_jobs.preprocessing.threads import one_thread
 from beam_jobs.preprocessing.windows.history import warm_up
 from beam_jobs.steps.decode import DecodeEvents
 from beam_jobs.steps.partition_keys import PartitionKeys
+from beam_jobs.steps.preprocess import traced
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -150,13 +151,7 @@ class PreprocessWindows(beam.DoFn):
         metrics.inc(metrics.RECORDS_FILTERED, filtered)
         features = concat(done) if done else None
         if features is not None and features.num_rows:
-            at = np.concatenate(kept)
-            if self._carry:
-                carried = take(events.select(list(self._carry)), at)
-                features = pa.RecordBatch.from_arrays(
-                    [*features.columns, *carried.columns], names=[*features.schema.names, *self._carry]
-                )
-            yield with_source(features, source_of(events), at)
+            yield traced(features, events, np.concatenate(kept), self._carry)
 
     def _through_windows(
         self, rows: Block, places: NDArray[np.int64], stretch: Stretch
