@@ -55,7 +55,7 @@ bench-quick: setup ## what got slower than recorded, in pairs (Java needed, unde
 	$(BIN)/python -m bench.quick
 
 bench-windows: setup ## window features alone, rows a CPU second and bytes a key
-	$(BIN)/python -m bench.windows
+	$(BIN)/python -m bench.windows.kernel
 
 bench-latency: setup ## 30 minutes at 10,000 events/s on each local runner (Java needed)
 	$(BIN)/python -m bench.latency --seconds 1800 --runner DirectRunner

@@ -1,4 +1,4 @@
-"""Window features alone, rows a CPU second: `python -m bench.windows`, or with names of cases.
+"""Window features alone, rows a CPU second: `python -m bench.windows.kernel`, or with names of cases.
 
 Blocks of 32,768 rows go through a History of 14 outputs: of 5 minutes and of an hour count, sum, avg, min, max and
 stddev_samp, the previous value and the time of it. What counts is the median block after the windows are full.
