@@ -261,6 +261,47 @@ def _sum(held: Iterable[Held]) -> Held:
     return Held(*(sum(column) for column in zip(Held(), *held, strict=True)))
 
 
+class Rebuilding(NamedTuple):
+    """How far windows have come with reading again what they have to know.
+
+    >>> print(Rebuilding(3_600_000, wanted=1000, done=620, seconds=29.4))
+    rebuilding 1 h of features: 62 %, 18 s left
+    """
+
+    reach_ms: int = 0  # how far back they see
+    wanted: int = 0  # records that are to be read; 0: nothing is
+    done: int = 0  # of them
+    seconds: float = 0.0  # since it began
+
+    def __str__(self) -> str:
+        text = f"rebuilding {length(self.reach_ms)} of features: {self.share:.0%}".replace("%", " %")
+        left = self.seconds * (self.wanted - self.done) / self.done if self.done else 0.0
+        return f"{text}, {left:,.0f} s left" if self.done else text
+
+    @property
+    def share(self) -> float:
+        return min(1.0, self.done / self.wanted) if self.wanted else 1.0
+
+
+def length(millis: int) -> str:
+    """A stretch of time as people say it: "1.5 h"."""
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000)):
+        if millis >= 2 * size or millis == size:
+            return f"{millis / size:.3g} {unit}"
+    return f"{millis / 1000:.3g} s"
+
+
+def _all_of(rebuilding: Iterable[Rebuilding]) -> Rebuilding:
+    """Rebuilds at the same time, as one."""
+    parts = [Rebuilding(), *rebuilding]
+    return Rebuilding(
+        max(part.reach_ms for part in parts),
+        sum(part.wanted for part in parts),
+        sum(part.done for part in parts),
+        max(part.seconds for part in parts),
+    )
+
+
 @dataclass(frozen=True)
 class Counted:
     """What a job, or one process of it, has counted since its start."""
@@ -272,6 +313,7 @@ class Counted:
     reached_ms: int | None = None  # event time, a replay's: of the newest row it has handed out
     behind: int = 0  # records that were there when the reading began, and are still to be read; 0 where nobody knows
     held: Held = field(default_factory=Held)
+    rebuilding: Rebuilding = Rebuilding()
 
     def __getitem__(self, metric: Metric) -> int:
         return self.counts[metric.name]
@@ -305,6 +347,7 @@ def together(parts: list[Counted]) -> Counted:
         max((part.reached_ms for part in parts if part.reached_ms is not None), default=None),
         sum(part.behind for part in parts),
         _sum(part.held for part in parts),
+        _all_of(part.rebuilding for part in parts),
     )
 
 
@@ -325,6 +368,7 @@ class JobState:
             self._reached_ms: int | None = None
             self._behind: dict[str, int] = {}  # by reader
             self._held: dict[tuple[str, int], Held] = {}  # by step and partition
+            self._rebuilding: dict[str, Rebuilding] = {}
             self._workers: dict[int, Counted] = {}  # what the job's other processes have counted so far
 
     def add(self, metric: Metric, n: int, value: str = "") -> None:
@@ -363,6 +407,13 @@ class JobState:
                 self._held[step, partition] = held
             return _sum(self._held.values())
 
+    def rebuilds(self, name: str, now: Rebuilding | None) -> None:
+        """How far a rebuild has come; None: it is over."""
+        with self._lock:
+            self._rebuilding.pop(name, None)
+            if now is not None:
+                self._rebuilding[name] = now
+
     def reached(self, millis: int) -> None:
         """The event time that a replay has come to."""
         with self._lock:
@@ -384,6 +435,7 @@ class JobState:
                 self._reached_ms,
                 sum(self._behind.values()),
                 _sum(self._held.values()),
+                _all_of(self._rebuilding.values()),
             )
 
     def snapshot(self) -> Counted:

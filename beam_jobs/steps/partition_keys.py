@@ -1,70 +1,79 @@
-"""Whether the records of a key are all in one partition, as windows need them, by a sample of the keys."""
+"""Whether the records of a key are all in one partition, as windows need them: by the keys that came last."""
 
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-_WATCHED = 1 << 14  # keys; those with the smallest hashes, which are the same in every partition
-_LOOKED_AT = 1 << 12  # records of a block, about
+from beam_jobs.jit import compiled_borrowing
+from beam_jobs.preprocessing.windows.keys import hashed
+
+_WATCHED = 1 << 16  # keys: 0.8 MB, so that they stay in the processor's cache
+_WAYS = 8  # places a key may have: of as many numbers the processor fetches at once
+
+Hashes = NDArray[np.uint64]
+Partitions = NDArray[np.int32]
 
 
 class PartitionKeys:
     """Remembers the partition of some keys, of all while they are few; thread-safe.
 
     >>> seen = PartitionKeys()
-    >>> seen.elsewhere(pa.array(["a", "b", "a"]), np.array([0, 1, 0]))
-    >>> seen.elsewhere(pa.array(["c", "a"]), np.array([1, 2]))
+    >>> seen.elsewhere(pa.array(["a", "b", "a"]), np.array([0, 1, 0], np.int32))
+    >>> seen.elsewhere(pa.array(["c", "a"]), np.array([1, 2], np.int32))
     (0, 2)
     """
 
     def __init__(self, watched: int = _WATCHED) -> None:
-        self._watched = watched
-        self._turn = 0
+        buckets = 1 << max(0, (watched // _WAYS).bit_length() - 1)
         self._lock = threading.Lock()
-        self._hashes = np.zeros(0, np.uint64)  # ascending
-        self._partitions = np.zeros(0, np.int64)  # of each
-        self._largest = np.iinfo(np.uint64).max  # hash that is watched
+        self._hashes = np.zeros((buckets, _WAYS), np.uint64)  # 0: none
+        self._partitions = np.zeros((buckets, _WAYS), np.int32)  # of each
 
-    def elsewhere(self, keys: pa.Array, partitions: NDArray[np.int64]) -> tuple[int, int] | None:
-        """Takes n records, looks at some; two partitions that hold the same key, None: none such are known.
+    def elsewhere(self, keys: pa.Array, partitions: Partitions) -> tuple[int, int] | None:
+        """Takes n records; two partitions that hold the same key, None: none such are known.
 
         Args:
           keys: string [n], no nulls.
           partitions: of the records, [n].
         """
-        stride = 1 + len(keys) // _LOOKED_AT
-        if stride > 1:  # every so many records, for it would cost as much as a window
-            some = np.arange(self._turn % stride, len(keys), stride)
-            self._turn += 1
-            keys, partitions = keys.take(pa.array(some)), partitions[some]
-        hashes = pl.Series(keys).hash().to_numpy()
+        hashes, _ = hashed(keys)
         with self._lock:
-            watched = hashes <= self._largest
-            found, first = np.unique(hashes[watched], return_index=True)
-            held = partitions[watched]
-            mixed = held != held[first][np.searchsorted(found, hashes[watched])]
-            if mixed.any():
-                at = int(np.flatnonzero(mixed)[0])
-                return _pair(held[at], held[first][np.searchsorted(found, hashes[watched][at])])
-            known = np.isin(found, self._hashes)
-            before = self._partitions[np.searchsorted(self._hashes, found[known])]
-            moved = np.flatnonzero(before != held[first][known])
-            if len(moved):
-                return _pair(before[moved[0]], held[first][known][moved[0]])
-            if not known.all():
-                all_hashes = np.concatenate([self._hashes, found[~known]])
-                order = np.argsort(all_hashes)[: self._watched]
-                self._partitions = np.concatenate([self._partitions, held[first][~known]])[order]
-                self._hashes = all_hashes[order]
-                if len(order) == self._watched:
-                    self._largest = int(self._hashes[-1])
-        return None
+            found = _look(hashes, partitions, self._hashes, self._partitions)
+        return None if found < 0 else (int(found >> 32), int(found & 0xFFFFFFFF))
 
 
-def _pair(one: np.int64, other: np.int64) -> tuple[int, int]:
-    return min(int(one), int(other)), max(int(one), int(other))
+def warm_up() -> None:
+    """Compiles the loop, or loads what was compiled before."""
+    PartitionKeys(_WAYS).elsewhere(pa.array(["a"]), np.zeros(1, np.int32))
+
+
+@compiled_borrowing
+def _look(hashes: Hashes, partitions: Partitions, known: Hashes, held: Partitions) -> int:
+    """Enters keys, each in place of an older one of its bucket; the first pair of partitions with one in common, or -1.
+
+    A pair is ``smaller << 32 | larger``.
+    """
+    mask = np.uint64(len(known) - 1)
+    for row in range(len(hashes)):
+        key = hashes[row] | np.uint64(1)
+        bucket = (key >> np.uint64(8)) & mask
+        way: Any = 0
+        free = -1
+        while way < known.shape[1] and known[bucket, way] != key:
+            if free < 0 and known[bucket, way] == 0:
+                free = way
+            way += 1
+        if way < known.shape[1]:
+            before, now = np.int64(held[bucket, way]), np.int64(partitions[row])
+            if before != now:
+                return int((min(before, now) << 32) | max(before, now))
+        else:
+            way = free if free >= 0 else np.int64(key >> np.uint64(61))
+            known[bucket, way] = key
+            held[bucket, way] = partitions[row]
+    return -1

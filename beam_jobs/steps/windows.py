@@ -14,9 +14,9 @@ at least T; and a record before it, older than T, is not what made the newest ti
 from __future__ import annotations
 
 import logging
-import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,15 +36,16 @@ from beam_jobs.preprocessing.stages import FARTHEST_MS, QueryHistory, texts
 from beam_jobs.preprocessing.threads import one_thread
 from beam_jobs.preprocessing.windows.history import warm_up
 from beam_jobs.steps.decode import DecodeEvents
+from beam_jobs.steps import partition_keys
 from beam_jobs.steps.partition_keys import PartitionKeys
 from beam_jobs.steps.preprocess import traced
+from beam_jobs.steps.rebuild import Telling, ahead
 
 _LOGGER = logging.getLogger(__name__)
 
 _PARTITION, _OFFSET, _TIME = (SOURCE_PREFIX + name for name in ("partition", "offset", "timestamp"))
 _IDLE_S = 3600.0  # a partition that is quiet for so long, or has moved away, is forgotten
 _MB = 1_000_000
-_TELL_S = 5.0  # a rebuild that takes longer is told of
 
 OnShort = Literal["refuse", "warn"]
 
@@ -115,6 +116,7 @@ class PreprocessWindows(beam.DoFn):
         self._preprocessor.check_secrets()
         self._preprocessor.warm_up()
         warm_up()  # the first block must not wait for the compiler
+        partition_keys.warm_up()
         self._decode.setup()
         columns = [*self._preprocessor.input_columns, _PARTITION, _OFFSET, _TIME]
         prepare, personal = self._preprocessor.prepare, self._preprocessor.personal
@@ -219,20 +221,23 @@ class PreprocessWindows(beam.DoFn):
                 if begin.short:
                     self._short(p, begin.offset)
             spans[p] = min(known[p].next, end), end
-        told = _Telling(sum(end - start for start, end in spans.values()), reach_ms)
-        for raw in self._log.read(spans):
-            events, _ = self._decode.decode(raw)
-            if events is not None:
-                prepared, _ = self._prepare(events)
-                for part in prepared:
-                    again = self._of_histories(part.result.rows)
+        wanted = sum(end - start for start, end in spans.values())
+        with closing(ahead(self._read(spans))) as blocks, Telling(wanted, reach_ms) as told:
+            for stretch, records, parts in blocks:
+                for again in parts:
                     self._check_keys(again, topic_id)
                     for p, at in _by_partition(again).items():
                         known[p].history.advance(_rows(again, at), emit=False)
+                told.read(sum(end - start for start, end in stretch.partitions.values()), records)
+
+    def _read(self, spans: Mapping[int, tuple[int, int]]) -> Generator[tuple[Stretch, int, list[Block]]]:
+        """Records of the log, block by block: which they are, how many, and what histories take of them."""
+        for raw in self._log.read(spans):
             stretch = stretch_of(raw)
             assert stretch is not None
-            told.read(sum(end - start for start, end in stretch.partitions.values()), raw.num_rows)
-        told.over()
+            events, _ = self._decode.decode(raw)
+            parts = [] if events is None else self._prepare(events)[0]
+            yield stretch, raw.num_rows, [self._of_histories(part.result.rows) for part in parts]
 
     def _of_histories(self, rows: Block) -> Block:
         """What histories take of prepared rows: of a query with one stage not the fields that only come out again."""
@@ -263,38 +268,6 @@ class PreprocessWindows(beam.DoFn):
             raise UserError(f"{text}; raise retention.ms of the topic, shorten the windows, or --short_history warn")
         metrics.inc(metrics.SHORT_HISTORIES)
         _LOGGER.warning("%s; the features of its first rows lack what was deleted", text)
-
-
-class _Telling:
-    """Tells how far a rebuild has come."""
-
-    def __init__(self, records: int, reach_ms: int) -> None:
-        self._wanted, self._reach_ms = records, reach_ms
-        self._done = 0
-        self._began = self._told = time.monotonic()
-
-    def read(self, span: int, records: int) -> None:
-        """So many offsets further."""
-        self._done += span
-        metrics.inc(metrics.REREAD, records)
-        now = time.monotonic()
-        if now - self._told >= _TELL_S:
-            self._told = now
-            left = (now - self._began) * (self._wanted - self._done) / max(self._done, 1)
-            share = 100 * self._done / max(self._wanted, 1)
-            _LOGGER.warning("rebuilding %s of features: %.0f %%, %.0f s left", _length(self._reach_ms), share, left)
-
-    def over(self) -> None:
-        seconds = time.monotonic() - self._began
-        if seconds >= _TELL_S:
-            _LOGGER.warning("rebuilt %s of features in %.0f s", _length(self._reach_ms), seconds)
-
-
-def _length(millis: int) -> str:
-    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000)):
-        if millis >= 2 * size:
-            return f"{millis / size:.3g} {unit}"
-    return f"{millis / 1000:.3g} s"
 
 
 def _new(preprocessor: Preprocessor) -> QueryHistory:

@@ -284,6 +284,7 @@ class Progress:
                     "events_per_second": rate,
                     "catching_up": catching_up,
                     "behind": counted.behind,
+                    "rebuilding": counted.rebuilding._asdict() if counted.rebuilding.wanted else None,
                     "latency_ms_p50": p50,
                     "latency_ms_p99": p99,
                 }
@@ -320,7 +321,9 @@ def status_line(
         for metric in sorted(shown, key=lambda m: m.line)
     ]
     parts[:1] = [(matters, f"{part} ({rate:,}/s)") for matters, part in parts[:1]]
-    if catching_up:
+    if counted.rebuilding.wanted:
+        parts.append((0, str(counted.rebuilding)))
+    elif catching_up:
         parts.append((2, f"catching up, {counted.behind:,} records behind" if counted.behind else "catching up"))
     elif p99 is not None:
         parts.append((_FIRST_LEFT_OUT - 1, f"latency p99 {p99:,.0f} ms"))

@@ -113,6 +113,8 @@ def before(block: Block, ends: Mapping[int, int]) -> Block | None:
     limit = np.zeros(max(ends) + 1, np.int64)
     limit[list(ends)] = list(ends.values())
     keep = block.column("offset").to_numpy() < limit[block.column("partition").to_numpy()]
+    if keep.all():
+        return block
     return block.filter(pa.array(keep)) if keep.any() else None
 
 

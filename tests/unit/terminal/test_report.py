@@ -273,7 +273,19 @@ def test_progress_in_json_and_as_a_line(capsys: Capture, monkeypatch: pytest.Mon
     assert state.pop("seconds") == pytest.approx(60, abs=5)
     counts = {"read": 1_000_000, "scored": 999_000, "archived": 0, "filtered": 900, "dead_letters": 100, "alerts": 7}
     others = {"written": 0, "readers": 0, "events_per_second": 0, "catching_up": False, "behind": 0}
-    assert state == counts | others | dict.fromkeys(["reached", "latency_ms_p50", "latency_ms_p99"])
+    assert state == counts | others | dict.fromkeys(["reached", "rebuilding", "latency_ms_p50", "latency_ms_p99"])
+
+
+def test_a_rebuild_is_in_the_line(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics.STATE.rebuilds("one", metrics.Rebuilding(3_600_000, wanted=3000, done=1000, seconds=5))
+    metrics.STATE.rebuilds("other", metrics.Rebuilding(3_600_000, wanted=1000, done=1480, seconds=10))
+    line = report.status_line("score", metrics.STATE.snapshot(), 0, None, catching_up=True, width=79)
+    assert line == "read 0 (0/s)  alerts 0  rebuilding 1 h of features: 62 %, 6 s left"
+    state = json.loads(progress("json", capsys, monkeypatch))["rebuilding"]
+    assert state == {"reach_ms": 3_600_000, "wanted": 4000, "done": 2480, "seconds": 10}
+    metrics.STATE.rebuilds("one", None)
+    metrics.STATE.rebuilds("other", None)
+    assert "rebuilding" not in report.status_line("score", metrics.STATE.snapshot(), 0, None)
 
 
 def test_catching_up_is_no_latency(capsys: Capture) -> None:
