@@ -313,7 +313,7 @@ class Counted:
     reached_ms: int | None = None  # event time, a replay's: of the newest row it has handed out
     behind: int = 0  # records that were there when the reading began, and are still to be read; 0 where nobody knows
     held: Held = field(default_factory=Held)
-    rebuilding: Rebuilding = Rebuilding()
+    rebuilding: Rebuilding = field(default_factory=Rebuilding)
 
     def __getitem__(self, metric: Metric) -> int:
         return self.counts[metric.name]

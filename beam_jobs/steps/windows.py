@@ -35,8 +35,8 @@ from beam_jobs.preprocessing.preprocessor import Prepared, Preprocessed, Preproc
 from beam_jobs.preprocessing.stages import FARTHEST_MS, QueryHistory, texts
 from beam_jobs.preprocessing.threads import one_thread
 from beam_jobs.preprocessing.windows.history import warm_up
-from beam_jobs.steps.decode import DecodeEvents
 from beam_jobs.steps import partition_keys
+from beam_jobs.steps.decode import DecodeEvents
 from beam_jobs.steps.partition_keys import PartitionKeys
 from beam_jobs.steps.preprocess import traced
 from beam_jobs.steps.rebuild import Telling, ahead

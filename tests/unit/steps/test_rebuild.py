@@ -25,9 +25,10 @@ class Numbers:
 
     def all(self) -> Generator[int, None, None]:
         try:
-            for self.made in range(1, self._count + 1):
+            for number in range(1, self._count + 1):
+                self.made = number
                 self.threads.add(threading.get_ident())
-                yield self.made
+                yield number
             if self._fails:
                 raise OSError("gone")
         finally:
