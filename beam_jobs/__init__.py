@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from beam_jobs.io.pubsub.transforms import ReadFromPubSub as ReadFromPubSub
     from beam_jobs.io.pubsub.transforms import WriteToPubSub as WriteToPubSub
     from beam_jobs.io.sink import WriteSettings as WriteSettings
+    from beam_jobs.samples.preview import Preview as Preview
+    from beam_jobs.samples.preview import preview_of as preview_of
     from beam_jobs.steps.decode import DecodeEvents as DecodeEvents
     from beam_jobs.steps.infer import BlockModelHandler as BlockModelHandler
     from beam_jobs.steps.preprocess import Preprocess as Preprocess
@@ -65,6 +67,8 @@ PUBLIC = {
     "ReadFromPubSub": "beam_jobs.io.pubsub.transforms",
     "WriteToPubSub": "beam_jobs.io.pubsub.transforms",
     "WriteSettings": "beam_jobs.io.sink",
+    "Preview": "beam_jobs.samples.preview",
+    "preview_of": "beam_jobs.samples.preview",
     "DecodeEvents": "beam_jobs.steps.decode",
     "BlockModelHandler": "beam_jobs.steps.infer",
     "Preprocess": "beam_jobs.steps.preprocess",

@@ -104,7 +104,7 @@ def _say(found: Found, made: Draft, names: Sequence[str], output: Path, source: 
         print(f"{what:<11} {one_line(how)}")
     given = f" --schema_registry {registry}" if registry else ""
     if found.rows is not None:
-        print(f"{'next':<11} highbeam check --use_case {output} --input {source}{given}")
+        print(f"{'next':<11} highbeam preview --use_case {output} --input {source}{given}")
 
 
 def main(argv: Sequence[str]) -> int:

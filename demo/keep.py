@@ -42,7 +42,7 @@ def how_to_go_on(folder: Path) -> str:
     return "\n".join(
         [
             f"kept in {folder}: {_USE_CASE}/ (the use case), archive/, models/. To go on:",
-            f"  highbeam check --use_case {use_case} --input {archive}",
+            f"  highbeam preview --use_case {use_case} --input {archive}",
             f"  highbeam train --use_case {use_case} --data {archive} --registry {models}",
             "  highbeam broker   # in a terminal of its own: cars that go on",
             f"  highbeam score --use_case {use_case} --model {models} --input {broker}/sensor-data "

@@ -65,8 +65,11 @@ class Preprocessor:
         in the order of the SELECT.
       features: the numeric columns, in order; the input of the model.
       attributes: text columns beside the key: carried along, never a model's input.
+      inputs: the fields themselves.
       stages, windows: what of rows before the columns are computed from; with any, rows need the history of their
         partition.
+      where: chooses among the rows behind the windows; None: all.
+      outputs: the columns of the result, in order.
       lateness: which late rows windows see.
       units: unit of each feature that is a field unchanged, else None.
       fingerprint: sha256 (hexadecimal) of all that decides which values come out; no secret goes into it.
@@ -99,8 +102,9 @@ class Preprocessor:
         )
         self.units = {o.name: o.field.unit if o.field else None for o in outputs if o.is_feature}
         self.output_schema = pa.schema([self._arrow_field(output) for output in outputs])
+        self.inputs, self.where = tuple(inputs), where
         self._no_rows = pa.RecordBatch.from_pylist([], self.output_schema)
-        self._outputs = tuple(outputs)
+        self.outputs = tuple(outputs)
         self._policy = policy
         self._pseudonyms = pseudonyms
         self._recipe = recipe
@@ -214,7 +218,7 @@ class Preprocessor:
             return Preprocessed(self._no_rows, _rows(0), 0, RowErrors.none())
         kept = _rows(n)
         computed, where = self._evaluate(rows)
-        columns = [computed[o.name] if o.field is None else plain(rows.column(o.field.name)) for o in self._outputs]
+        columns = [computed[o.name] if o.field is None else plain(rows.column(o.field.name)) for o in self.outputs]
         done = pa.RecordBatch.from_arrays(self._converted(columns), schema=self.output_schema)
         if where is not None and not where.all():
             done, kept = done.filter(pa.array(where)), kept[where]
@@ -234,7 +238,7 @@ class Preprocessor:
         n = len(columns[0])
         matrix = np.empty((len(self.features), n), np.float32)
         flat, place, converted = pa.array(matrix.reshape(-1)), iter(range(len(matrix))), []
-        for output, array, type_ in zip(self._outputs, columns, self.output_schema.types, strict=True):
+        for output, array, type_ in zip(self.outputs, columns, self.output_schema.types, strict=True):
             at = next(place) if output.is_feature else -1
             if at >= 0 and not array.null_count and not pa.types.is_boolean(array.type):
                 with np.errstate(over="ignore"):
@@ -251,7 +255,7 @@ class Preprocessor:
         if not self._exprs:
             return {}, None
         result = with_steps(self._inputs.frame(rows), self._computed).select(self._exprs)
-        columns = {o.name: result.get_column(o.name).to_arrow() for o in self._outputs if o.field is None}
+        columns = {o.name: result.get_column(o.name).to_arrow() for o in self.outputs if o.field is None}
         return columns, result.get_column(_WHERE).to_numpy() if _WHERE in result.columns else None
 
 

@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from beam_jobs.block import with_source
-from beam_jobs.codec.decoded import Decoded
-from beam_jobs.codec.events import EventDecoder
-from beam_jobs.errors import RowErrors
-from beam_jobs.io.kafka.address import KafkaAddress
-from beam_jobs.io.kafka.client import KafkaTransport, check_topic
-from beam_jobs.io.kafka.config import KafkaConfig
-from beam_jobs.preprocessing.stages import Unordered
+from beam_jobs.errors import RowErrors, UserError, shown
+from beam_jobs.preprocessing.fields import Field
+from beam_jobs.preprocessing.preprocessor import Preprocessed, Preprocessor
+from beam_jobs.preprocessing.stages import QueryHistory, Unordered, texts
 from beam_jobs.preprocessing.windows.order import by_log
-from beam_jobs.samples.topic import newest, read_topic
+from beam_jobs.samples.records import Part
+from beam_jobs.samples.statistics import Column, Role, column_of
+from beam_jobs.steps.partition_keys import PartitionKeys
 from beam_jobs.use_case import UseCase
-from model.training.data import local_copy, rows_of, source
-from schemas.writers import for_registry
 
 MAX_EXAMPLES = 3  # of a reason
-_FEW_VALUES = 2
-
-
-class Part(NamedTuple):
-    """Some of the rows, decoded."""
-
-    decoded: Decoded
-    preprocessed: bool  # features of an archive, which the SQL has seen already
+FIRST_ROWS = 10  # that are kept to be shown
+_TOPIC, _PARTITION = "_topic", "_partition"
 
 
 @dataclass(frozen=True)
@@ -48,34 +37,15 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Feature:
-    """A feature of the rows that pass."""
-
-    name: str
-    unit: str | None
-    least: float
-    mean: float
-    most: float
-    spread: float  # standard deviation
-    values: int  # different ones
-
-    @property
-    def note(self) -> str:
-        """What a person should know of it; "": nothing."""
-        if self.values == 1:
-            return "one value: it says nothing"
-        return "two values: a switch" if self.values == _FEW_VALUES else ""
-
-
-@dataclass(frozen=True)
 class Checked:
     """What came of a sample."""
 
     rows: int
     filtered: int  # by the WHERE
+    filtered_examples: Sequence[str]  # what the WHERE reads of some of them; nothing personal
     passed: int
     refused: Sequence[Refused]  # most frequent first
-    features: Sequence[Feature]  # none where no row passes
+    columns: Sequence[Column]  # what goes in, beside what comes out; none where no row passes
     keys: int
     unordered: Sequence[str]  # what to say of rows that windows did not see in order
     first_ms: int | None  # event times of what passes
@@ -86,6 +56,11 @@ class Checked:
         """Of the rows, 0 to 1."""
         return sum(one.count for one in self.refused) / self.rows if self.rows else 0.0
 
+    @property
+    def features(self) -> list[Column]:
+        """Those of the columns that a model reads."""
+        return [column for column in self.columns if column.role == "feature"]
+
 
 @dataclass
 class Sample:
@@ -94,63 +69,126 @@ class Sample:
     use_case: UseCase
     _rows: int = 0
     _filtered: int = 0
+    _filtered_examples: list[str] = field(default_factory=list)
     _counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     _examples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     _passed: list[pa.RecordBatch] = field(default_factory=list)
+    _given: list[pa.RecordBatch] = field(default_factory=list)  # the columns of _inputs, of all rows
+    _first: list[pa.RecordBatch] = field(default_factory=list)  # the same, of the first rows that pass
     _waiting: list[pa.RecordBatch] = field(default_factory=list)  # of an SQL with windows, which need an order
+    _histories: dict[tuple[str, int], QueryHistory] = field(default_factory=dict)  # of the records before, by log
+    _kinds: set[bool] = field(default_factory=set)  # whether parts were preprocessed
 
     def add(self, part: Part) -> None:
-        """Takes rows through the SQL."""
+        """Takes rows through the SQL; those before the sample come first, in the order of the log.
+
+        Raises:
+          UserError: features of an archive came as well as events.
+        """
         decoded, preprocessor = part.decoded, self.use_case.preprocessor()
+        if part.before:
+            self._remember(decoded.rows)
+            return
+        self._kinds.add(part.preprocessed)
+        if len(self._kinds) > 1:
+            raise UserError("it holds features as well as events, perhaps of the same records; name a folder of either")
         self._rows += decoded.rows.num_rows + len(decoded.errors)
         self._refuse("decode", decoded.errors)
         if part.preprocessed:
             self._passed.append(
-                decoded.rows.select([*preprocessor.features, preprocessor.key, preprocessor.event_time])
+                decoded.rows.select([preprocessor.key, preprocessor.event_time, *preprocessor.features])
             )
         elif preprocessor.windows:
             self._waiting.append(decoded.rows)
-        else:
-            self._apply(decoded.rows)
+        elif decoded.rows.num_rows:
+            self._take(decoded.rows, preprocessor.apply(decoded.rows.select(list(preprocessor.input_columns))))
 
     def checked(self) -> Checked:
         """The sum, after the last part."""
-        preprocessor, unordered = self.use_case.preprocessor(), Unordered()
-        for blocks in by_log(self._waiting, self.use_case.event_time):
-            history = preprocessor.history()
-            for events in blocks:
-                result = preprocessor.apply(events, history)
-                self._take(result.rows, result.filtered, result.errors)
-            if history is not None:
-                unordered.add(history)
-        self._waiting = []
-        rows = pa.Table.from_batches(self._passed) if self._passed else None
-        if rows is None or not rows.num_rows:
-            return Checked(self._rows, self._filtered, 0, self._told(), (), 0, unordered.phrases(), None, None)
+        unordered = self._through_windows()
+        preprocessor = self.use_case.preprocessor()
+        rows = pa.Table.from_batches(self._passed, None if self._passed else preprocessor.output_schema)
         times = pc.min_max(rows[preprocessor.event_time].cast(pa.int64())).as_py()
         return Checked(
             rows=self._rows,
             filtered=self._filtered,
+            filtered_examples=self._filtered_examples,
             passed=rows.num_rows,
-            refused=self._told(),
-            features=[self._feature(name, rows[name], preprocessor.units) for name in preprocessor.features],
+            refused=[Refused(*where, n, self._examples[where]) for where, n in self._counts.most_common()],
+            columns=list(self._columns(preprocessor, rows)) if rows.num_rows else (),
             keys=pc.count_distinct(rows[preprocessor.key]).as_py(),
-            unordered=unordered.phrases(),
+            unordered=unordered,
             first_ms=times["min"],
             last_ms=times["max"],
         )
 
-    def _apply(self, events: pa.RecordBatch) -> None:
-        if events.num_rows:
-            preprocessor = self.use_case.preprocessor()
-            result = preprocessor.apply(events.select(list(preprocessor.input_columns)))
-            self._take(result.rows, result.filtered, result.errors)
+    def _remember(self, events: pa.RecordBatch) -> None:
+        """Lets windows know of rows that nothing else comes of."""
+        prepared = self.use_case.preprocessor().prepare(events).rows
+        for log, rows in _by_log(prepared):
+            self._history(log).advance(rows, emit=False)
 
-    def _take(self, rows: pa.RecordBatch, filtered: int, errors: RowErrors) -> None:
+    def _history(self, log: tuple[str, int]) -> QueryHistory:
+        if log not in self._histories:
+            made = self.use_case.preprocessor().history()
+            assert made is not None
+            self._histories[log] = made
+        return self._histories[log]
+
+    def _through_windows(self) -> list[str]:
+        """Takes the rows that wait through the SQL; what to say of those that were not in order."""
+        before, after, keys = Unordered(), Unordered(), PartitionKeys()
+        for history in self._histories.values():
+            before.add(history)
+        shared = None
+        for number, blocks in enumerate(by_log(self._waiting, self.use_case.event_time)):
+            log = ("", number)
+            for events in blocks:
+                if _PARTITION in events.schema.names and events.num_rows:
+                    log = (events.column(_TOPIC)[0].as_py(), events.column(_PARTITION)[0].as_py())
+                    shared = shared or self._seen_elsewhere(keys, events)
+                self._take(events, self.use_case.preprocessor().apply(events, self._history(log)))
+        self._waiting = []
+        for history in self._histories.values():
+            after.add(history)
+        new = Unordered(after.late - before.late, after.alone - before.alone, after.future - before.future)
+        phrases = new.phrases()
+        if shared:
+            phrases.append(
+                f"partitions {shared[0]} and {shared[1]} hold records of the same {self.use_case.key}: they see a "
+                "part of their past only, and a job refuses such a topic"
+            )
+        return phrases
+
+    def _seen_elsewhere(self, keys: PartitionKeys, events: pa.RecordBatch) -> tuple[int, int] | None:
+        known = events.filter(pc.is_valid(events.column(self.use_case.key)))
+        partitions = known.column(_PARTITION).to_numpy()
+        return keys.elsewhere(texts(known.column(self.use_case.key)).cast(pa.string()), partitions)
+
+    def _take(self, events: pa.RecordBatch, result: Preprocessed) -> None:
         preprocessor = self.use_case.preprocessor()
-        self._filtered += filtered
-        self._refuse("preprocess", errors)
-        self._passed.append(rows.select([*preprocessor.features, preprocessor.key, preprocessor.event_time]))
+        self._filtered += result.filtered
+        self._refuse("preprocess", result.errors)
+        if result.filtered and len(self._filtered_examples) < MAX_EXAMPLES:
+            self._show_filtered(events, result, preprocessor)
+        self._passed.append(result.rows)
+        given = events.select([field.name for field in _inputs(preprocessor)])
+        self._given.append(given)
+        room = FIRST_ROWS - sum(rows.num_rows for rows in self._first)
+        if room and len(result.kept):
+            self._first.append(given.take(pa.array(result.kept[:room])))
+
+    def _show_filtered(self, events: pa.RecordBatch, result: Preprocessed, preprocessor: Preprocessor) -> None:
+        wheres = [where for where in (*(stage.where for stage in preprocessor.stages), preprocessor.where) if where]
+        read = frozenset().union(*(where.columns for where in wheres))
+        fields = [field for field in preprocessor.inputs if field.name in read]
+        out = np.ones(events.num_rows, np.bool_)
+        out[result.kept] = False
+        out[result.errors.rows] = False
+        for row in np.flatnonzero(out)[: MAX_EXAMPLES - len(self._filtered_examples)].tolist():
+            values = [(field, events.column(field.name)[row].as_py()) for field in fields]
+            said = [f"{field.name} {_said(value, field)}" for field, value in values]
+            self._filtered_examples.append(", ".join(said))
 
     def _refuse(self, stage: str, errors: RowErrors) -> None:
         for reason, sentence in zip(errors.reasons, errors.errors, strict=True):
@@ -159,64 +197,43 @@ class Sample:
             if len(known) < MAX_EXAMPLES and sentence not in known:
                 known.append(sentence)
 
-    def _told(self) -> list[Refused]:
-        return [Refused(*where, n, self._examples[where]) for where, n in self._counts.most_common()]
+    def _columns(self, preprocessor: Preprocessor, rows: pa.Table) -> Iterator[Column]:
+        """Key, event time, inputs, features, attributes."""
 
-    @staticmethod
-    def _feature(name: str, values: pa.ChunkedArray, units: Mapping[str, str | None]) -> Feature:
-        numbers = values.to_numpy().astype(np.float64)
-        return Feature(
-            name,
-            units.get(name),
-            float(numbers.min()),
-            float(numbers.mean()),
-            float(numbers.max()),
-            float(numbers.std()),
-            pc.count_distinct(values).as_py(),
-        )
+        def out(names: Iterable[str], role: Role) -> Iterator[Column]:
+            for name in names:
+                first = rows[name][:FIRST_ROWS].to_pylist()
+                yield column_of(name, role, preprocessor.units.get(name), rows[name], first)
 
-
-def from_topic(
-    use_case: UseCase, address: KafkaAddress, config: KafkaConfig, registry: str | None, rows: int
-) -> Iterator[Part]:
-    """The newest records of a topic.
-
-    Raises:
-      UserError: the topic, or the registry, can't be read.
-    """
-    check_topic(address, config)
-    writers = for_registry(registry, use_case.schema, dict(config.settings))
-    writers.check()
-    decoder = EventDecoder(use_case.schema, writers.writer_schema, use_case.preprocessor().input_columns)
-    transport = KafkaTransport(address, config, fetch="client")
-    left = rows
-    for block in read_topic(transport, newest(transport, rows)):
-        if block is None:
-            continue
-        block = block.filter(pc.is_valid(block.column("value"))).slice(0, left)  # tombstones are no events
-        left -= block.num_rows
-        decoded = decoder.decode(block.column("value"), block.column("headers"))
-        if use_case.preprocessor().windows:  # they need the order of the log
-            good = decoded.errors.good_rows(block.num_rows)
-            sourced = with_source(decoded.rows, block, good).drop_columns(["_key", "_value", "_headers"])
-            decoded = Decoded(sourced, decoded.errors)
-        yield Part(decoded, False)
-        if not left:
-            return
+        yield from out([preprocessor.key], "key")
+        yield from out([preprocessor.event_time], "event time")
+        if self._given:
+            given, first = pa.Table.from_batches(self._given), pa.Table.from_batches(self._first)
+            for field_ in _inputs(preprocessor):
+                values = given[field_.name]
+                personal = field_.pii is not None
+                yield column_of(field_.name, "input", field_.unit, values, first[field_.name].to_pylist(), personal)
+        yield from out(preprocessor.features, "feature")
+        yield from out([name for name in preprocessor.attributes if name in rows.column_names], "attribute")
 
 
-def from_files(use_case: UseCase, pattern: str, rows: int, scratch: Path) -> Iterator[Part]:
-    """The first rows of an archive, or of files as training reads them.
+def _said(value: object, field: Field) -> str:
+    if value is None:
+        return "null"
+    return shown(value, field.pii, str) + (f" {field.unit}" if field.unit and not field.pii else "")
 
-    Raises:
-      UserError: there are none, or one can't be read.
-    """
-    left = rows
-    for path in source(pattern).paths:
-        with local_copy(path, scratch) as file:
-            for decoded, archived in rows_of(file, use_case):
-                decoded = Decoded(decoded.rows.slice(0, left), decoded.errors)
-                left -= decoded.rows.num_rows + len(decoded.errors)
-                yield Part(decoded, archived)
-                if left <= 0:
-                    return
+
+def _inputs(preprocessor: Preprocessor) -> list[Field]:
+    """The fields that the SQL reads, but for those that come out as they are: these are shown once."""
+    out = {
+        output.name for output in preprocessor.outputs if output.field is not None and output.field.name == output.name
+    }
+    return [field for field in preprocessor.inputs if field.name not in out]
+
+
+def _by_log(rows: pa.RecordBatch) -> Iterator[tuple[tuple[str, int], pa.RecordBatch]]:
+    """The rows of each partition, in their order. All are of one topic."""
+    partitions: NDArray[np.int32] = rows.column(_PARTITION).to_numpy()
+    topic = rows.column(_TOPIC)[0].as_py() if rows.num_rows else ""
+    for p in np.unique(partitions).tolist():
+        yield (topic, p), rows.filter(pa.array(partitions == p))

@@ -49,8 +49,8 @@ def init(parser: argparse.ArgumentParser) -> None:
     _verbose(parser)
 
 
-def check(parser: argparse.ArgumentParser) -> None:
-    """Adds those of ``highbeam check``."""
+def preview(parser: argparse.ArgumentParser) -> None:
+    """Adds those of ``highbeam preview``."""
     add = parser.add_argument
     add("--use_case", required=True, metavar="NAME", help="a use case that ships (car_sensors), or the folder of one")
     add(
@@ -62,12 +62,22 @@ def check(parser: argparse.ArgumentParser) -> None:
     flags.lateness(parser)
     add("--rows", type=int, default=20_000, metavar="N", help="to look at; of a topic the newest; default: %(default)s")
     add(
+        "--history",
+        type=int,
+        default=1_000_000,
+        metavar="N",
+        help="of a topic, records before them that are read at most where the SQL has windows; default: %(default)s",
+    )
+    add(
         "--max_refused",
         type=float,
         default=0.01,
         metavar="SHARE",
         help="exit status 1 where more than this share of the rows is refused; default: %(default)s",
     )
+    add("--explain", action="store_true", help="say how each expression and window was compiled, and what it takes")
+    add("--html", metavar="FILE", help="write a page with all of it, which needs nothing beside it")
+    add("--watch", action="store_true", help="run again whenever a file of the use case is saved, until Ctrl-C")
     _connection(parser)
     _verbose(parser)
 

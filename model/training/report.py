@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from beam_jobs.page import cell, code, page, paragraph, table
 from model.manifest import Manifest
 from model.outliers.groups import Group, LeftOut, percent
 from model.training.evaluate import AtBudget, Evaluation
@@ -20,21 +21,6 @@ from model.training.peers import Peer, explain
 from model.training.pictures import draw
 from model.training.plan import place
 from model.training.strangest import Strange
-
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1100px;padding:0 1em;color:#222}
-h2{margin-top:2em;border-bottom:1px solid #ddd}
-table{border-collapse:collapse;margin:1em 0}
-td,th{border:1px solid #ccc;padding:.3em .7em;text-align:left;vertical-align:top}
-th{background:#f4f4f4}
-th,.figures,.strangest td:first-child{white-space:nowrap}
-code,pre{background:#f4f4f4;font:13px/1.4 ui-monospace,monospace;overflow-wrap:anywhere;white-space:pre-wrap}
-pre{padding:.6em}
-.good{border-left:4px solid #3a7d44;padding:.3em .8em;background:#f2f8f3}
-.bad{border-left:4px solid #c0392b;padding:.3em .8em;background:#fcf1ef}
-details{margin:.2em 0}
-img{max-width:100%}
-"""
 
 
 @dataclass(frozen=True)
@@ -73,9 +59,9 @@ def write_report(folder: Path, manifest: Manifest, data: ReportData) -> Path:
         data.at_budgets,
         manifest.alert_budget,
     )
-    page = folder / "report.html"
-    page.write_text(_page(manifest, data, picture.read_bytes()), encoding="utf-8", errors="backslashreplace")
-    return page
+    file = folder / "report.html"
+    file.write_text(_page(manifest, data, picture.read_bytes()), encoding="utf-8", errors="backslashreplace")
+    return file
 
 
 def metrics_table(evaluations: Mapping[str, Evaluation], peers: Sequence[Peer]) -> list[list[str]]:
@@ -160,15 +146,12 @@ def _line(group: Group) -> str:
 
 
 def _page(manifest: Manifest, data: ReportData, picture: bytes) -> str:
-    title = html.escape(f"{manifest.name} {manifest.version}")
     image = base64.b64encode(picture).decode()
     labels = any(evaluation.failures for evaluation in data.evaluations.values())
     beside = "Figures by labels." if labels else "No test row is labelled as a failure: there are alerts to count only."
     parts = [
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>",
-        f"<style>{_STYLE}</style></head><body><h1>{title}</h1>",
         "<h2>What was it trained on?</h2>",
-        _table(_trained_on(manifest), header=False),
+        table(_trained_on(manifest), header=False),
         "<h2>Is the alert budget met?</h2>",
         _verdict(manifest),
         "<h2>What does it find?</h2>",
@@ -178,35 +161,34 @@ def _page(manifest: Manifest, data: ReportData, picture: bytes) -> str:
         _strangest(data.strangest),
         "<h2>What was left out of training</h2>",
         "" if manifest.left_out is None else _left_out(manifest.left_out, data.command),
-        "" if not manifest.normal else _paragraph(f"Called normal, and kept: {'; '.join(manifest.normal)}."),
+        "" if not manifest.normal else paragraph(f"Called normal, and kept: {'; '.join(manifest.normal)}."),
         "<h2>Values that look like sentinels</h2>",
         _sentinels(manifest),
         "<h2>Beside other detectors</h2>",
-        _paragraph(f"All were fitted to the same training rows, and judged by the same held-out ones. {beside}"),
-        _table(metrics_table(data.evaluations, data.peers)),
-        *(_paragraph(reason) for reason in explain(data.peers)),
+        paragraph(f"All were fitted to the same training rows, and judged by the same held-out ones. {beside}"),
+        table(metrics_table(data.evaluations, data.peers)),
+        *(paragraph(reason) for reason in explain(data.peers)),
         "<h2>Technical appendix</h2>",
-        _table(_about(manifest), header=False),
-        _paragraph("The training, with paths as seen from where it ran:"),
-        _code(data.command),
-        "</body></html>\n",
+        table(_about(manifest), header=False),
+        paragraph("The training, with paths as seen from where it ran:"),
+        code(data.command),
     ]
-    return "".join(parts)
+    return page(f"{manifest.name} {manifest.version}", "".join(parts))
 
 
 def _verdict(manifest: Manifest) -> str:
     counted, few = manifest.test_alerts, manifest.few_rows
     if few:
-        verdict = _paragraph(f"{few}.", "bad")  # begins with a name
+        verdict = paragraph(f"{few}.", "bad")  # begins with a name
     elif counted is None:
-        verdict = _paragraph("There were no test rows to count alerts of.", "bad")
+        verdict = paragraph("There were no test rows to count alerts of.", "bad")
     elif counted.warning:
-        verdict = _paragraph(_sentence(counted.warning), "bad")
+        verdict = paragraph(_sentence(counted.warning), "bad")
     else:
-        verdict = _paragraph("As far as held-out rows can tell, it is.", "good") + _paragraph(
+        verdict = paragraph("As far as held-out rows can tell, it is.", "good") + paragraph(
             f"Test rows, which the threshold does not come from: alerts on {counted}."
         )
-    return verdict + _paragraph(f"The threshold of {manifest.threshold:.4g}: {manifest.promise}.")
+    return verdict + paragraph(f"The threshold of {manifest.threshold:.4g}: {manifest.promise}.")
 
 
 def _trained_on(manifest: Manifest) -> list[list[str]]:
@@ -223,7 +205,7 @@ def _trained_on(manifest: Manifest) -> list[list[str]]:
 
 def _finds(manifest: Manifest, data: ReportData) -> str:
     if not data.at_budgets:
-        return _paragraph(
+        return paragraph(
             "No held-out row is labelled as a failure (or none as sound), so nobody knows which share of the failures "
             "it finds. With a label in the schema this stands here for several alert budgets."
         )
@@ -246,45 +228,45 @@ def _finds(manifest: Manifest, data: ReportData) -> str:
         "alerts that are right",
         "false alerts",
     ]
-    return _paragraph(
+    return paragraph(
         "Of the labelled held-out rows, which the model has not seen, with this alert budget and with others (another "
         "one needs no training: highbeam threshold)."
-    ) + _table([head, *rows])
+    ) + table([head, *rows])
 
 
 def _sentinels(manifest: Manifest) -> str:
     if not manifest.sentinels:
-        return _paragraph("None was found: no value looks like 65535 or -999 that stands for no reading.")
+        return paragraph("None was found: no value looks like 65535 or -999 that stands for no reading.")
     rows = [
         [each.column, f"{each.value:.9g}", f"{each.rows:,}", f"{each.left_out:,}", f"{each.low:.6g} to {each.high:.6g}"]
         for each in manifest.sentinels
     ]
-    return _table([["feature", "value", "rows", "of them left out", "other values"], *rows])
+    return table([["feature", "value", "rows", "of them left out", "other values"], *rows])
 
 
 def _left_out(left_out: LeftOut, command: str) -> str:
-    parts = [_paragraph(_sentence(str(left_out)))]
+    parts = [paragraph(_sentence(str(left_out)))]
     if left_out.doubt:
-        parts.append(_paragraph(f"In doubt: {left_out.doubt}.", "bad"))
+        parts.append(paragraph(f"In doubt: {left_out.doubt}.", "bad"))
     if left_out.groups:
         first = left_out.groups[0]
         parts += [
             _groups(left_out.groups),
-            _paragraph(f"{left_out.others:,} other rows are in no group.") if left_out.others else "",
-            _paragraph(
+            paragraph(f"{left_out.others:,} other rows are in no group.") if left_out.others else "",
+            paragraph(
                 f"A rare state and a fault look alike to a training. If a group, {first.name} say, is normal, say so "
                 "and train again (a group is looked up in the latest version; its condition will do at any time):"
             ),
-            _code(f"{command} --normal {first.name}"),
-            _code(f"{command} --normal {shlex.quote(first.where)}"),
-            _paragraph("For good, in use_case.yaml:"),
-            _code(f"normal:\n  - {json.dumps(first.where, ensure_ascii=False)}"),
+            code(f"{command} --normal {first.name}"),
+            code(f"{command} --normal {shlex.quote(first.where)}"),
+            paragraph("For good, in use_case.yaml:"),
+            code(f"normal:\n  - {json.dumps(first.where, ensure_ascii=False)}"),
         ]
     if left_out.put_back:
         parts += [
-            _paragraph("Left out at first, then put back and learnt, since most keys show such rows now and then:"),
+            paragraph("Left out at first, then put back and learnt, since most keys show such rows now and then:"),
             _groups(left_out.put_back),
-            _paragraph("If such rows are faults all the same, keep them out with the WHERE of the SQL, or label them."),
+            paragraph("If such rows are faults all the same, keep them out with the WHERE of the SQL, or label them."),
         ]
     return "".join(parts)
 
@@ -292,7 +274,7 @@ def _left_out(left_out: LeftOut, command: str) -> str:
 def _groups(groups: Sequence[Group]) -> str:
     rows = [
         "<tr>"
-        + _cell(group.name)
+        + cell(group.name)
         + f"<td>{'<br>'.join(html.escape(str(each)) for each in group.features)}</td>"
         + f"<td class='figures'>{group.rows:,} ({percent(group.row_share)})</td>"
         + f"<td class='figures'>{group.keys:,} ({percent(group.key_share)})</td>"
@@ -307,7 +289,7 @@ def _groups(groups: Sequence[Group]) -> str:
 def _examples(group: Group) -> str:
     names = list(group.examples[0].values)
     rows = [[each.time, *(f"{each.values[name]:.6g}" for name in names)] for each in group.examples]
-    return _table([["time", *names], *rows])
+    return table([["time", *names], *rows])
 
 
 def _strangest(rows: Sequence[Strange]) -> str:
@@ -324,7 +306,7 @@ def _strangest(rows: Sequence[Strange]) -> str:
         ]
         for row in rows
     ]
-    return f"<div class='strangest'>{_table([head, *body])}</div>"
+    return f"<div class='strangest'>{table([head, *body])}</div>"
 
 
 def _about(manifest: Manifest) -> list[list[str]]:
@@ -345,24 +327,5 @@ def _about(manifest: Manifest) -> list[list[str]]:
     return [[key, value] for key, value in about.items()]
 
 
-def _code(text: str) -> str:
-    return f"<pre>{html.escape(text)}</pre>"
-
-
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
-
-
-def _paragraph(text: str, style: str = "") -> str:
-    return f"<p{f' class={style!r}' if style else ''}>{html.escape(text)}</p>"
-
-
-def _table(rows: Sequence[Sequence[str]], header: bool = True) -> str:
-    lines: list[str] = []
-    for i, row in enumerate(rows):
-        lines.append("<tr>" + "".join(_cell(cell, "th" if header and i == 0 else "td") for cell in row) + "</tr>")
-    return f"<table>{''.join(lines)}</table>"
-
-
-def _cell(text: str, tag: str = "td") -> str:
-    return f"<{tag}>{html.escape(text)}</{tag}>"

@@ -40,7 +40,7 @@ def run(code: str, folder: Path) -> str:
 @pytest.mark.timeout(400)
 def test_the_pipelines_of_the_page_run(trained_model: Path, tmp_path: Path) -> None:
     (tmp_path / "models").symlink_to(trained_model)
-    scoring, archiving, _ = BLOCKS
+    scoring, archiving, _, _ = BLOCKS
     with Tansu() as broker:
         for topic in ("sensor-data", "alerts", "dead-letters"):
             KafkaOutput(KafkaAddress.parse(f"kafka://{broker.bootstrap_servers}/{topic}")).create()
@@ -71,8 +71,12 @@ def test_the_notebook_runs(trained_model: Path, tmp_path: Path, monkeypatch: pyt
     cells = {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
     assert not any(cell.outputs or cell.execution_count for cell in cells.values()), "the file has no outputs"
     code = "\n".join(cell.source for cell in cells.values()).splitlines()
-    assert set(BLOCKS[-1].splitlines()) <= set(code)  # the page shows its beginning
+    for block in BLOCKS[-2:]:
+        assert set(block.splitlines()) <= set(code)  # the page shows its beginning
     NotebookClient(notebook, timeout=100, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    page = cells["preview"].outputs[-1].data["text/html"]
+    assert "5,000 rows of history.parquet" in page
+    assert "speed is nan" in page
     assert "threshold" in cells["load"].outputs[0].text
     shown = {name: cells[name].outputs[-1].data["text/plain"] for name in ("score", "strangest", "reasons")}
     assert f"{len(events) - 1}.0" in shown["score"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs import broker, check, init, watch
+from beam_jobs import broker, init, preview, watch
 from beam_jobs.errors import UserError
 from beam_jobs.sandbox.process import free_port
 
@@ -44,7 +44,7 @@ def test_events_are_there_and_go_on_until_ctrl_c(tmp_path: Path, capsys: pytest.
             init.main([address, "--output", str(tmp_path / "cars")])
         assert init.main([address, "--output", str(tmp_path / "cars"), "--schema_registry", url]) == 0
         words = ["--input", address, "--schema_registry", url, "--rows", "1000", "--max_refused", "0.1"]
-        assert check.main(["--use_case", str(tmp_path / "cars"), *words]) == 0
+        assert preview.main(["--use_case", str(tmp_path / "cars"), *words]) == 0
         assert "looked at   1,000 rows of kafka://" in capsys.readouterr().out
         with pytest.raises(UserError, match=f"--port {port}: something listens there already"):
             broker.main(["--port", str(port)])

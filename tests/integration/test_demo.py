@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs import check
+from beam_jobs import preview
 from beam_jobs.errors import UserError
 from beam_jobs.use_case import load_use_case
 from demo.__main__ import main
@@ -65,7 +65,7 @@ def test_live_events_are_scored_by_a_model_of_the_archive(small: list[str], tmp_
     assert f"highbeam score --use_case {kept}/car_sensors --model {kept}/models --input" in said
     use_case = load_use_case(str(kept / "car_sensors"))
     check_fingerprint(resolve(str(kept / "models"), "car_sensors").manifest, use_case.preprocessor())
-    assert check.main(["--use_case", str(kept / "car_sensors"), "--input", str(kept / "archive")]) == 0
+    assert preview.main(["--use_case", str(kept / "car_sensors"), "--input", str(kept / "archive")]) == 0
 
 
 @pytest.mark.parametrize("step", STEPS[:3])

@@ -128,7 +128,7 @@ def test_a_first_user_needs_no_checkout(installed: Path, tmp_path: Path) -> None
         "from beam_jobs.__main__ import main\n"
         "import beam_jobs.broker, beam_jobs.watch\n"
         "main(['init', 'readings.csv', '--output', 'pumps'])\n"
-        "main(['check', '--use_case', 'pumps', '--input', 'readings.csv'])"
+        "main(['preview', '--use_case', 'pumps', '--input', 'readings.csv'])"
     )
     said = run(installed, "-c", code, cwd=tmp_path, env=environment())
     assert "key         pump: guessed" in said

@@ -62,6 +62,7 @@ class WindowFeature:
     argument: Compiled | None  # what it aggregates, a double; None: the time of each row
     frame: Frame
     column: str  # of the frame that holds its values; no Avro name has a colon
+    text: str  # canonical form, as in Compiled
 
 
 def pseudonym_column(field: str) -> str:

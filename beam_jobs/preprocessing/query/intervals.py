@@ -54,3 +54,15 @@ def unit_of(name: str) -> int | None:
     return UNITS.get(name.upper().removesuffix("S")) or UNITS.get(
         _ALIASES.get(name) or _ALIASES.get(name.removesuffix("s"), "")
     )
+
+
+def to_text(micros: int) -> str:
+    """An interval, as short as it can be said exactly: "1 d 6 h", "90 s" is "1 min 30 s"."""
+    parts = []
+    for name, size in (("d", UNITS["DAY"]), ("h", UNITS["HOUR"]), ("min", UNITS["MINUTE"])):
+        if micros >= size:
+            parts.append(f"{micros // size} {name}")
+            micros %= size
+    if micros or not parts:
+        parts.append(f"{micros / SECOND:.6f}".rstrip("0").rstrip(".") + " s")
+    return " ".join(parts)

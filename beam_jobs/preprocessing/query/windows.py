@@ -89,7 +89,8 @@ def _feature(c: Compiler, function: str, frame: Frame, argument: Compiled | None
     of = argument.text if argument is not None else "time"
     known = f"{function}:{frame.start_us}:{frame.end_us}:{frame.hop_us}:{int(frame.exclude_current)}"
     text = f"(over:{c.stage}:{known} {of})"
-    feature = c.windows.setdefault(text, WindowFeature(function, argument, frame, f"window:{c.stage}:{len(c.windows)}"))
+    column = f"window:{c.stage}:{len(c.windows)}"
+    feature = c.windows.setdefault(text, WindowFeature(function, argument, frame, column, text))
     columns = frozenset({c.event_time}) | (argument.columns if argument is not None else frozenset())
     expr = _typed(pl.col(feature.column), type_)
     return Compiled(expr, type_, text, columns, argument.raw_pii if argument is not None else frozenset())

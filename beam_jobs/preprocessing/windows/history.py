@@ -111,6 +111,16 @@ class History:
         return int(self._store.counts[store.KEYS])
 
     @property
+    def row_bytes(self) -> float:
+        """What a row that is kept takes."""
+        return 8 * self._columns + 16 * len(self._indexed) / store.BLOCK
+
+    @property
+    def key_bytes(self) -> int:
+        """What a key takes beside its rows."""
+        return 8 * self._head_words
+
+    @property
     def memory_bytes(self) -> int:
         """What all that takes; not the room for more, which is taken when it is needed."""
         heads, rows = self._slots * self._head_words * 8, int(self._store.counts[store.USED])

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import schemas
-from beam_jobs import check, init
+from beam_jobs import init, preview
 from beam_jobs.codec.csv.dialect import Dialect
 from beam_jobs.errors import UserError
 from beam_jobs.use_case import UseCase, load_use_case
@@ -37,7 +37,7 @@ def made(tmp_path: Path, text: str, *words: str, name: str = "readings.csv") -> 
 
 
 def passes(tmp_path: Path, name: str = "readings.csv") -> bool:
-    return check.main(["--use_case", str(tmp_path / "pumps"), "--input", str(tmp_path / name)]) == 0
+    return preview.main(["--use_case", str(tmp_path / "pumps"), "--input", str(tmp_path / name)]) == 0
 
 
 def fields(use_case: UseCase) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def test_a_use_case_that_its_rows_pass(tmp_path: Path, capsys: pytest.CaptureFix
     assert "key         pump: guessed, 2 values" in said
     assert "event time  at: guessed" in said
     assert "personal    mail: tagged in the schema" in said
-    assert "highbeam check --use_case" in said
+    assert "highbeam preview --use_case" in said
     sql = (tmp_path / "pumps/preprocess.sql").read_text()
     assert "-- , Temp_C  -- empty in 1 of 4 rows" in sql
     assert "-- , open  -- a feature should have more than two values" in sql

@@ -1,4 +1,4 @@
-"""``highbeam check``: what passes, what is refused and why, and the exit status."""
+"""``highbeam preview``: what passes, what is refused and why, and the exit status."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pyarrow as pa
 import pytest
 
 from beam_jobs.block import raw_block, with_source
-from beam_jobs.check import lines_of, main
 from beam_jobs.codec.decoded import Decoded
 from beam_jobs.errors import RowErrors, UserError
-from beam_jobs.samples.sample import Part, Sample
+from beam_jobs.preview import main
+from beam_jobs.samples.records import Part
+from beam_jobs.samples.sample import Sample
+from beam_jobs.samples.text import lines_of
 from beam_jobs.sandbox.fleet import history
 from beam_jobs.use_case import load_use_case
 
@@ -96,8 +98,9 @@ def test_rows_that_windows_do_not_see_in_order_are_counted(tmp_path: Path, capsy
             sample.add(Part(Decoded(sourced.slice(part.start, 2), RowErrors.none()), False))
         checked = sample.checked()
         assert [said[: len(start)] for said, start in zip(checked.unordered, unordered, strict=True)] == unordered
-        assert checked.features[0].most == 8
-    assert "in windows  2 came late" in list(lines_of(checked, load_use_case(str(tmp_path)), "x"))
+        assert checked.features[0].numbers is not None
+        assert checked.features[0].numbers.most == 8
+    assert "in windows  2 came late" in list(lines_of(checked, "x", 80))
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_a_job_that_may_begin_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
         ["broker", "--port=x"],
         ["watch"],
         ["init", "x.csv"],
-        ["check", "--rows=x"],
+        ["preview", "--rows=x"],
     ],
 )
 def test_nothing_that_takes_long_is_imported_for_it(words: list[str]) -> None:

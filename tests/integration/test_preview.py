@@ -1,0 +1,104 @@
+"""``highbeam preview`` of a topic: windows know the records before the sample, and nothing is left on the broker."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+
+import use_cases
+from beam_jobs.preview import main
+from beam_jobs.samples import records
+from beam_jobs.samples.preview import Preview, preview_of
+from beam_jobs.sandbox.fleet import Fleet
+from tests.integration.topics import Topics, framed
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+T0, CARS, ROWS, STEP_MS = 1_700_000_000_000, 40, 6000, 20
+OVER = "OVER (PARTITION BY car_id ORDER BY event_time RANGE BETWEEN INTERVAL '30' SECOND PRECEDING AND CURRENT ROW)"
+FEATURES = {"speeds": f"count(speed) {OVER}", "speed_mean": f"avg(speed) {OVER}"}
+
+
+@pytest.fixture
+def use_case(tmp_path: Path) -> str:
+    """car_sensors with windows."""
+    folder = tmp_path / "car_memory"
+    shutil.copytree(Path(use_cases.__file__).parent / "car_sensors", folder)
+    sql = folder / "preprocess.sql"
+    more = ",".join(f"\n  {expression} AS {name}" for name, expression in FEATURES.items())
+    sql.write_text(sql.read_text().replace("\nFROM events", f",{more}\nFROM events"))
+    return str(folder)
+
+
+@pytest.fixture
+def events(topics: Topics) -> pa.Table:
+    """Events on the topic, whose records have their times."""
+    block = Fleet(CARS, seed=5, span=ROWS / CARS).step(ROWS // CARS)
+    i = block.schema.get_field_index("event_time")
+    times = T0 + np.arange(ROWS) * STEP_MS
+    block = block.set_column(i, block.schema.field(i), pa.array(times).cast(block.schema.field(i).type))
+    producer, name = Producer({"bootstrap.servers": topics.servers}), topics.name("events")
+    for key, value, time_ms in zip(block.column("car_id").to_pylist(), framed(block), times.tolist(), strict=True):
+        producer.produce(name, value, key, timestamp=time_ms)
+        producer.poll(0)
+    assert producer.flush(30) == 0
+    return pa.Table.from_batches([block])
+
+
+def shown(preview: Preview) -> dict[tuple[str, Any], tuple[Any, ...]]:
+    """(car, time) -> features of the rows that are shown."""
+    columns = {column.name: column.first for column in preview.checked.columns}
+    names = ["car_id", "event_time", *FEATURES]
+    return {row[:2]: row[2:] for row in zip(*(columns[name] for name in names), strict=True)}
+
+
+def said_by_duckdb(events: pa.Table) -> dict[tuple[str, Any], tuple[Any, ...]]:
+    columns = ", ".join(f"CAST({expression} AS FLOAT)" for expression in FEATURES.values())
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.register("events", events)
+        found = connection.execute(f"SELECT car_id, event_time, {columns} FROM events WHERE battery_voltage > 0")
+        return {row[:2]: row[2:] for row in found.fetchall()}
+
+
+def test_the_newest_records_have_the_features_of_the_whole_topic(
+    topics: Topics,
+    use_case: str,
+    events: pa.Table,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    preview = preview_of(use_case, topics.uri("events"), rows=1000)
+    assert 990 <= preview.checked.rows <= 1000
+    said, found = said_by_duckdb(events), shown(preview)
+    assert len(found) == 10
+    assert found == {row: said[row] for row in found}
+    assert all(count > 20 for count, _ in found.values())  # most of them are of records before the sample
+    assert preview.checked.unordered == []
+
+    short = preview_of(use_case, topics.uri("events"), rows=1000, history=400)
+    assert shown(short) != {row: said[row] for row in shown(short)}
+    assert len(short.checked.unordered) == 4
+    assert "before the sample 100 were read (--history), and windows reach back" in short.checked.unordered[0]
+
+    read: list[Any] = []
+    original = records.read_topic
+    monkeypatch.setattr(records, "read_topic", lambda *given: read.append(given) or original(*given))
+    page = tmp_path / "page.html"
+    words = ["--use_case", use_case, "--input", topics.uri("events"), "--rows", "1000", "--html", str(page)]
+    assert main(words) == 0
+    assert len(read) == 1
+    assert "speed_mean" in capsys.readouterr().out
+    assert "speed_mean" in page.read_text()
+
+    groups = AdminClient({"bootstrap.servers": topics.servers}).list_consumer_groups().result(10).valid
+    assert not [group.group_id for group in groups if "preview" in group.group_id or "highbeam" in group.group_id]

@@ -1,0 +1,117 @@
+"""``highbeam preview``: the page, the plan, and that it runs again when the use case is saved."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from beam_jobs.errors import UserError
+from beam_jobs.preview import main, watch
+from beam_jobs.samples.records import FileRecords
+from beam_jobs.terminal.commands import BEGIN
+from tests.unit.samples.payments import SQL, write_events, write_use_case
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Namespace:
+    words = ["--use_case", write_use_case(tmp_path / "cards"), "--input", write_events(tmp_path / "p.jsonl")]
+    return BEGIN["preview"].parser().parse_args(words)
+
+
+def run_with(given: Namespace, *saves: Callable[[], object]) -> None:
+    """Watches; each time that it waits, the next save is done, then Ctrl-C."""
+    steps: Iterator[Callable[[], object]] = iter(saves)
+
+    def wait() -> None:
+        step = next(steps, None)
+        if step is None:
+            raise KeyboardInterrupt
+        step()
+
+    records = FileRecords(given.input, given.rows, Path(given.use_case))
+    with pytest.raises(KeyboardInterrupt):
+        watch(given, records, Path(given.use_case), wait)
+
+
+def test_a_page_and_the_plan(tmp_path: Path, given: Namespace, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--use_case", given.use_case, "--input", given.input]
+    assert main([*words, "--max_refused", "0.1", "--explain", "--html", str(tmp_path / "p.html")]) == 0
+    said = capsys.readouterr().out
+    assert "2. windows\n" in said
+    assert f"page        {tmp_path / 'p.html'}" in said
+    assert (tmp_path / "p.html").read_text().startswith("<!doctype html>")
+    assert main(words) == 1  # 2 % are refused
+    assert "2. windows" not in capsys.readouterr().out
+
+
+def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path, given: Namespace) -> None:
+    with pytest.raises(UserError, match=r"--html .*nowhere/p\.html: No such file"):
+        main(["--use_case", given.use_case, "--input", given.input, "--html", str(tmp_path / "nowhere/p.html")])
+
+
+def test_each_save_is_shown_and_a_wrong_one_is_said_with_its_place(
+    given: Namespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(given.use_case)
+    sql, settings, schema = (folder / name for name in ("preprocess.sql", "use_case.yaml", "payment.avsc"))
+
+    def replaced() -> None:  # as many editors save
+        (folder / "new").write_text(SQL.replace("count(*)", "sum(amount)").replace("payments", "spent"))
+        os.replace(folder / "new", sql)
+
+    run_with(
+        given,
+        lambda: sql.write_text(SQL.replace("COALESCE(amount", "COALESC(amount")),
+        replaced,
+        lambda: None,  # nothing is saved
+        lambda: settings.write_text(settings.read_text() + "window_lateness: soon\n"),
+        lambda: settings.write_text("schema: payment.avsc\nkey: card\nevent_time: ts\n"),
+        lambda: schema.write_text(schema.read_text().replace('"min": 0', '"min": -9')),
+        lambda: sql.unlink(),
+        lambda: sql.write_text(SQL),
+    )
+    out, err = capsys.readouterr()
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert "preprocess.sql line 1, column 18: unknown function COALESC; did you mean coalesce?" in errors[0]
+    assert "window_lateness is 'soon'" in errors[1]
+    assert "preprocess.sql can't be read" in errors[2]
+    assert len(errors) == 3
+    assert out.count("looked at   200 rows") == 5
+    assert err.count("until Ctrl-C") == 8
+    spent = [run for run in out.split("looked at   ")[1:] if "spent" in run]
+    assert len(spent) == 3
+    assert ["out_of_range" in run for run in out.split("looked at   ")[1:]] == [True, True, True, False, False]
+
+
+def test_the_records_are_read_once(given: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files on this machine are where they are; of a bucket there is a copy, of a topic the blocks."""
+    monkeypatch.setattr("beam_jobs.samples.records.is_local", lambda path: False)
+    copies: list[str] = []
+    original = Path(given.input).read_bytes()
+
+    def download(path: str, copy: Path) -> None:
+        copies.append(path)
+        copy.write_bytes(original)
+
+    monkeypatch.setattr("beam_jobs.samples.records.download", download)
+    sql = Path(given.use_case) / "preprocess.sql"
+    run_with(given, lambda: sql.write_text(SQL + "\n"), lambda: sql.write_text(SQL))
+    assert copies == [given.input]
+
+
+def test_ctrl_c_ends_it_in_order(given: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("beam_jobs.preview.watch", interrupted)
+    assert main(["--use_case", given.use_case, "--input", given.input, "--watch"]) == 0
+
+
+@pytest.mark.parametrize("name", ["car_sensors", "gs://bucket/cards"])
+def test_what_cannot_be_watched_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"--watch: {name} is no folder on this machine"):
+        main(["--use_case", name, "--input", "x.csv", "--watch"])
