@@ -416,6 +416,14 @@ DEMO = {
             arguments="demo.history:arguments",
             examples={"output": "runs/history.parquet"},
         ),
+        Command(
+            "demo payments",
+            "demo.payments",
+            "The payments of the public fraud benchmark, to train on",
+            ("--benchmark", "output"),
+            arguments="demo.payments:arguments",
+            examples={"output": "runs/payments.parquet"},
+        ),
     )
 }
 
