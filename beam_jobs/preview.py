@@ -5,6 +5,7 @@ Exit status 0: nothing, or next to nothing, is refused; 1: more than --max_refus
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -119,7 +120,10 @@ def main(argv: Sequence[str]) -> int:
                 return 0
         assert use_case is not None
         preview = look(use_case, records, given.input)
-        show(preview, given)
+        try:
+            show(preview, given)
+        except BrokenPipeError:  # whoever read on, such as head, has enough; nothing more is to be flushed into it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     checked = preview.checked
     return 0 if checked.passed and checked.refused_share <= given.max_refused else EXIT_FAILED
 

@@ -162,9 +162,9 @@ def _output(output: Output, names: Mapping[str, str]) -> Entry:
 def _computed(value: Compiled) -> list[str]:
     notes = [f"reads {', '.join(sorted(value.columns))}"] if value.columns else []
     if value.constant is not None or (not value.columns and not value.text.startswith("(over:")):
-        notes.append("the same in every row: worked out once, when the SQL was compiled")
+        notes.append("the same in every row")
     if value.steps:
-        notes.append(f"{len(value.steps):,} intermediate columns, each computed once and used more than once")
+        notes.append(f"{len(value.steps):,} intermediate column{'s'[: len(value.steps) != 1]}, computed once each")
     if "(pseudonymize" in value.text:
         notes.append("pseudonyms are made once for each different value of a block, HMAC-SHA256 under the key of pii")
     return notes

@@ -70,11 +70,11 @@ class TopicRecords:
         self._config, self._registry, self._rows, self._history = config, registry, rows, history
         start = newest(self._transport, rows)
         self._starts = dict(start.offsets)
-        self._newest = [block for block in read_topic(self._transport, start) if block is not None]
+        newest_blocks = (block for block in read_topic(self._transport, start) if block is not None)
+        self._newest: list[Block] = list(self._within_bounds(newest_blocks, 0))
         self._before: list[Block] = []
         self._begins: dict[int, int] = {}  # partition -> offset from which on the records before are kept
         self._short: list[str] = []
-        self._bounded()
 
     def parts(self, use_case: UseCase) -> Iterator[Part]:
         preprocessor = use_case.preprocessor()
@@ -120,23 +120,19 @@ class TopicRecords:
                     f"partition {p}: {why}, and windows reach back {reach}; its first rows may lack what was before"
                 )
         if any(start < self._begins.get(p, self._starts[p]) for p, (start, _) in spans.items()):
-            self._before = list(self._within_bounds(log.read(spans)))
+            self._before = list(self._within_bounds(log.read(spans), sum(block.nbytes for block in self._newest)))
             self._begins = {p: start for p, (start, _) in spans.items()}
 
-    def _within_bounds(self, blocks: Iterator[Block]) -> Iterator[Block]:
-        kept = sum(block.nbytes for block in self._newest)
+    def _within_bounds(self, blocks: Iterator[Block], kept: int) -> Iterator[Block]:
+        """The blocks, as long as they fit beside ``kept`` bytes."""
         for block in blocks:
             kept += block.nbytes
-            self._bounded(kept)
+            if kept > MAX_BYTES:
+                raise UserError(
+                    f"{self._transport}: the records take more than {MAX_BYTES // 1_000_000:,} MB; ask for less with "
+                    "--rows, or with --history for what windows need of those before"
+                )
             yield block
-
-    def _bounded(self, kept: int | None = None) -> None:
-        kept = sum(block.nbytes for block in self._newest) if kept is None else kept
-        if kept > MAX_BYTES:
-            raise UserError(
-                f"{self._transport}: the records take more than {MAX_BYTES // 1_000_000:,} MB; ask for less with "
-                "--rows, or with --history for what windows need of those before"
-            )
 
 
 class FileRecords:

@@ -16,7 +16,7 @@ from beam_jobs.preprocessing.fields import Field
 from beam_jobs.preprocessing.preprocessor import Preprocessed, Preprocessor
 from beam_jobs.preprocessing.stages import QueryHistory, Unordered, texts
 from beam_jobs.preprocessing.windows.order import by_log
-from beam_jobs.samples.records import Part
+from beam_jobs.samples.records import MAX_BYTES, Part
 from beam_jobs.samples.statistics import Column, Role, column_of
 from beam_jobs.steps.partition_keys import PartitionKeys
 from beam_jobs.use_case import UseCase
@@ -68,6 +68,7 @@ class Sample:
 
     use_case: UseCase
     _rows: int = 0
+    _bytes: int = 0  # of what was decoded
     _filtered: int = 0
     _filtered_examples: list[str] = field(default_factory=list)
     _counts: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -93,6 +94,11 @@ class Sample:
         if len(self._kinds) > 1:
             raise UserError("it holds features as well as events, perhaps of the same records; name a folder of either")
         self._rows += decoded.rows.num_rows + len(decoded.errors)
+        self._bytes += decoded.rows.nbytes
+        if self._bytes > MAX_BYTES:
+            raise UserError(
+                f"{self._rows:,} rows take more than {MAX_BYTES // 1_000_000:,} MB; ask for less with --rows"
+            )
         self._refuse("decode", decoded.errors)
         if part.preprocessed:
             self._passed.append(

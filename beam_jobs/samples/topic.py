@@ -17,7 +17,7 @@ _WAIT_S, _LINGER_S = 0.3, 0.02
 
 
 def newest(transport: KafkaTransport, rows: int) -> OffsetSpec:
-    """Where the newest ``rows`` records of the topic begin, as many of each partition.
+    """Where the newest ``rows`` records of the topic begin, as many of each partition as far as it has them.
 
     Raises:
       UserError: the topic does not exist, or access is denied.
@@ -25,10 +25,22 @@ def newest(transport: KafkaTransport, rows: int) -> OffsetSpec:
     with transport.control() as control:
         partitions = patiently(transport, control.topic).partitions
         bounds = patiently(transport, lambda timeout: control.bounds(partitions, timeout))
-    share = -(-rows // max(1, len(bounds)))
-    return OffsetSpec(
-        OffsetKind.OFFSETS, offsets=tuple((p, max(low, high - share)) for p, (low, high) in sorted(bounds.items()))
-    )
+    shares = shared({p: high - low for p, (low, high) in bounds.items()}, rows)
+    starts = tuple((p, high - shares[p]) for p, (_, high) in sorted(bounds.items()))
+    return OffsetSpec(OffsetKind.OFFSETS, offsets=starts)
+
+
+def shared(sizes: Mapping[int, int], rows: int) -> dict[int, int]:
+    """How many of ``rows`` to take of each partition: as many of each, and more where others have less.
+
+    >>> shared({0: 100, 1: 3, 2: 100}, 21)
+    {1: 3, 0: 9, 2: 9}
+    """
+    shares: dict[int, int] = {}
+    for p in sorted(sizes, key=lambda p: sizes[p]):
+        shares[p] = min(sizes[p], -(-rows // (len(sizes) - len(shares))))
+        rows -= shares[p]
+    return shares
 
 
 def read_topic(

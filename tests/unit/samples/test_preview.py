@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -101,6 +102,25 @@ def test_the_records_are_read_once(given: Namespace, monkeypatch: pytest.MonkeyP
     sql = Path(given.use_case) / "preprocess.sql"
     run_with(given, lambda: sql.write_text(SQL + "\n"), lambda: sql.write_text(SQL))
     assert copies == [given.input]
+
+
+def test_what_is_looked_at_is_bounded(given: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("beam_jobs.samples.sample.MAX_BYTES", 1000)
+    with pytest.raises(UserError, match="rows take more than 0 MB; ask for less with --rows"):
+        main(["--use_case", given.use_case, "--input", given.input])
+
+
+def test_a_row_of_a_hundred_thousand_fields_and_a_huge_text_stay_short(
+    tmp_path: Path, given: Namespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that the schema lacks are a dead letter, whose sentence is cut as the text is."""
+    row = {"card": "a", "ts": 1_700_000_000_000, "amount": 3, "age": 50, "online": True, "merchant": "\x1b[2J" * 10**6}
+    file = tmp_path / "large.jsonl"
+    file.write_text(json.dumps(row) + "\n" + json.dumps(row | {f"{'x' * 100}{i}": i for i in range(100_000)}))
+    words = ["--input", str(file), "--html", str(tmp_path / "p.html"), "--max_refused", "0.5"]
+    assert main(["--use_case", given.use_case, *words]) == 0
+    assert len(capsys.readouterr().out) < 5000
+    assert len((tmp_path / "p.html").read_bytes()) < 50_000
 
 
 def test_ctrl_c_ends_it_in_order(given: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
