@@ -26,7 +26,7 @@ class Entry:
 
     name: str  # of the column; "where" of a condition
     type: str
-    text: str  # what it is made of, in canonical form
+    text: str  # what it is made of, in canonical form; "": it is read
     notes: Sequence[str] = ()  # what else is worth knowing, a phrase each
 
 
@@ -57,7 +57,8 @@ class Plan:
             for fact in step.facts:
                 yield from _wrapped(fact, 3, width)
             for entry in step.entries:
-                yield from _wrapped(f"{entry.name}  {entry.type}  = {entry.text}", 5, width)
+                made = f"  = {entry.text}" if entry.text else ""
+                yield from _wrapped(f"{entry.name}  {entry.type}{made}", 5, width)
                 for note in entry.notes:
                     yield from _wrapped(note, 9, width)
         yield f"fingerprint {self.fingerprint}"
@@ -96,7 +97,7 @@ def _decode(p: Preprocessor, fields: Mapping[str, Field]) -> Step:
         "decode and check",
         "the decoder and Arrow, on the columns of a block, in the job's process",
         facts,
-        [Entry(field.name, _type_of(field), _check_of(field), _about(field, p)) for field in p.inputs],
+        [Entry(field.name, f"{_type_of(field)}{_limits_of(field)}", "", _about(field, p)) for field in p.inputs],
     )
 
 
@@ -183,12 +184,10 @@ def _type_of(field: Field) -> str:
     return " or ".join(said)
 
 
-def _check_of(field: Field) -> str:
-    unit = f" {field.unit}" if field.unit else ""
-    low = "" if field.minimum is None else f"from {field.minimum:g}"
-    high = "" if field.maximum is None else f"to {field.maximum:g}"
-    limits = " ".join(filter(None, (low, high)))
-    return f"{limits}{unit}" if limits else f"any{unit}"
+def _limits_of(field: Field) -> str:
+    low = "" if field.minimum is None else f" from {field.minimum:g}"
+    high = "" if field.maximum is None else f" to {field.maximum:g}"
+    return f"{low}{high}{f' {field.unit}' if field.unit else ''}"
 
 
 def _about(field: Field, p: Preprocessor) -> list[str]:

@@ -87,7 +87,8 @@ def _first_rows(columns: Sequence[Column]) -> str:
 
 
 def _statistics(columns: Sequence[Column]) -> str:
-    heads = "".join(f"<th scope='col'>{head}</th>" for head in ("column", "values", *_NUMBER_HEADS))
+    heads = "<th scope='col'>column</th><th scope='col'>values</th>"
+    heads += "".join(f"<th scope='col' class='figures'>{head}</th>" for head in _NUMBER_HEADS)
     rows = []
     for column in columns:
         note = f"<br><small>{_escaped(column.note)}</small>" if column.note else ""

@@ -31,9 +31,11 @@ FEATURES = {"speeds": f"count(speed) {OVER}", "speed_mean": f"avg(speed) {OVER}"
 
 @pytest.fixture
 def use_case(tmp_path: Path) -> str:
-    """car_sensors with windows."""
+    """car_sensors with windows, which reach back less far than the topic does."""
     folder = tmp_path / "car_memory"
     shutil.copytree(Path(use_cases.__file__).parent / "car_sensors", folder)
+    with (folder / "use_case.yaml").open("a") as settings:
+        settings.write("\nwindow_lateness: 1s\nwindow_delay: 1s\nwindow_clock_skew: 1s\n")
     sql = folder / "preprocess.sql"
     more = ",".join(f"\n  {expression} AS {name}" for name, expression in FEATURES.items())
     sql.write_text(sql.read_text().replace("\nFROM events", f",{more}\nFROM events"))

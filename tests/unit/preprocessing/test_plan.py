@@ -44,7 +44,7 @@ def test_a_query_without_windows_has_two_steps() -> None:
     plan = planned(PLAIN)
     decode, result = plan.steps
     assert [entry.name for entry in decode.entries] == ["card", "ts", "amount"]
-    assert decode.entries[2].text == "from 0 EUR"
+    assert decode.entries[2].type == "double from 0 EUR"
     assert decode.facts[0] == "3 of the schema's 6 fields are not decoded"
     names = [(entry.name, entry.type) for entry in result.entries]
     assert names == [
