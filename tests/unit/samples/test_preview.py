@@ -13,6 +13,7 @@ import pytest
 from beam_jobs.errors import UserError
 from beam_jobs.preview import main, watch
 from beam_jobs.samples.records import FileRecords
+from beam_jobs.storage import files
 from beam_jobs.terminal.commands import BEGIN
 from tests.unit.samples.payments import SQL, write_events, write_use_case
 
@@ -88,20 +89,22 @@ def test_each_save_is_shown_and_a_wrong_one_is_said_with_its_place(
     assert ["out_of_range" in run for run in out.split("looked at   ")[1:]] == [True, True, True, False, False]
 
 
-def test_the_records_are_read_once(given: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files on this machine are where they are; of a bucket there is a copy, of a topic the blocks."""
-    monkeypatch.setattr("beam_jobs.samples.records.is_local", lambda path: False)
+def test_files_of_a_bucket_are_copied_once(
+    bucket: str, given: Namespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given.input = f"{bucket}/events/p.jsonl"
+    files.upload(Path(write_events(Path(given.use_case).parent / "q.jsonl")), given.input)
     copies: list[str] = []
-    original = Path(given.input).read_bytes()
 
-    def download(path: str, copy: Path) -> None:
+    def counted(path: str, copy: Path) -> None:
         copies.append(path)
-        copy.write_bytes(original)
+        files.download(path, copy)
 
-    monkeypatch.setattr("beam_jobs.samples.records.download", download)
+    monkeypatch.setattr("beam_jobs.samples.records.download", counted)
     sql = Path(given.use_case) / "preprocess.sql"
     run_with(given, lambda: sql.write_text(SQL + "\n"), lambda: sql.write_text(SQL))
     assert copies == [given.input]
+    assert capsys.readouterr().out.count("looked at   200 rows of gs://") == 3
 
 
 def test_what_is_looked_at_is_bounded(given: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
