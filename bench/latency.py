@@ -17,11 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from confluent_kafka import Producer
 
 import schemas
@@ -34,26 +36,47 @@ from demo.broker import ApacheKafka
 
 RESULTS = Path(__file__).parent / "results" / "latency.json"
 TICK_S = 0.01
-DISTINCT = 100_000  # events made beforehand and sent again and again: making them would disturb what is measured
+DISTINCT = 100_000  # events made beforehand and sent again and again with other times: that takes a twentieth of a core
 
 
-def pump(servers: str, name: str, rate: float, seconds: float) -> None:
-    """Sends events at an even rate."""
-    fleet = Fleet(CARS, seed=5, prevalence=0.02, interval=1.0, span=DISTINCT / CARS)
+@dataclass(frozen=True)
+class Load:
+    """What comes, and who takes it."""
+
+    runner: str = "DirectRunner"
+    rate: float = 10_000
+    seconds: float = 60
+    cars: int = CARS
+    use_case: str = "car_sensors"
+
+
+def live_command(model: Path, load: Load, source: KafkaAddress, report: Path) -> list[str]:
+    """The live job, as a user would start it."""
+    servers = source.bootstrap_servers
+    return [
+        *(sys.executable, "-m", "beam_jobs.score", "--runner", load.runner, "--use_case", load.use_case),
+        *("--model", str(model), "--input", str(source), "--from", "latest", "--report", str(report)),
+        *("--alerts", str(topic(servers, "alerts")), "--dead_letters", str(topic(servers, "dead"))),
+        *("--progress", "json", *prism_options(load.runner)),
+    ]
+
+
+def pump(servers: str, name: str, rate: float, seconds: float, cars: int) -> None:
+    """Sends events of now at an even rate."""
+    fleet = Fleet(cars, seed=5, prevalence=0.02, interval=cars / rate, span=DISTINCT / rate)
+    events = fleet.step(-(-DISTINCT // cars))
+    keys, place = events.column("car_id").to_pylist(), events.schema.get_field_index("event_time")
     encoder = AvroEncoder(schemas.load("car_sensor"), SCHEMA_ID)
-    events: list[tuple[str, bytes]] = []
-    while len(events) < DISTINCT:
-        block = fleet.step(10)
-        pairs = zip(block.column("car_id").to_pylist(), encoder.encode(block).to_pylist(), strict=True)
-        events += list(pairs)
     producer = Producer({"bootstrap.servers": servers, "linger.ms": 5})
     producer.list_topics(name)
     print("ready", flush=True)
     started, sent = time.monotonic(), 0
     while (now := time.monotonic() - started) < seconds:
-        due = int(now * rate)
-        for i in range(sent, due):
-            key, value = events[i % DISTINCT]
+        begin = sent % len(keys)
+        due = min(int(now * rate), sent + len(keys) - begin)
+        stamp = pa.array(np.full(due - sent, time.time_ns() // 1_000_000)).cast(events.schema.types[place])
+        block = events.slice(begin, due - sent).set_column(place, events.schema.field(place), stamp)
+        for key, value in zip(keys[begin : begin + due - sent], encoder.encode(block).to_pylist(), strict=True):
             producer.produce(name, value, key)
         sent = due
         producer.poll(TICK_S)
@@ -61,28 +84,22 @@ def pump(servers: str, name: str, rate: float, seconds: float) -> None:
     print(sent, flush=True)
 
 
-def live_command(model: Path, runner: str, source: KafkaAddress, servers: str, report: Path) -> list[str]:
-    """The live job, as a user would start it."""
-    return [
-        *(sys.executable, "-m", "beam_jobs.score", "--runner", runner, "--use_case", "car_sensors"),
-        *("--model", str(model), "--input", str(source), "--from", "latest", "--report", str(report)),
-        *("--alerts", str(topic(servers, "alerts")), "--dead_letters", str(topic(servers, "dead"))),
-        *("--progress", "json", *prism_options(runner)),
-    ]
+def measure(load: Load, model: Path, source: KafkaAddress, folder: Path) -> dict[str, Any]:
+    """Figures of the job while events come.
 
-
-def measure(args: argparse.Namespace, folder: Path, servers: str) -> dict[str, Any]:
-    model, source, report = train(folder), topic(servers, "events", 4), folder / "report.json"
-    job = subprocess.Popen(live_command(model, args.runner, source, servers, report), stderr=subprocess.PIPE, text=True)
+    Args:
+      source: a topic of four partitions.
+    """
+    report = folder / "report.json"
+    job = subprocess.Popen(live_command(model, load, source, report), stderr=subprocess.PIPE, text=True)
     assert job.stderr is not None
-    command = [sys.executable, "-m", "bench.latency", "--pump", servers, source.topic]
+    command = [sys.executable, "-m", "bench.latency", "--pump", source.bootstrap_servers, source.topic]
+    command += ["--rate", str(load.rate), "--seconds", str(load.seconds), "--cars", str(load.cars)]
     for line in job.stderr:  # the first progress line: it runs
         print(line, end="", flush=True)
         if line.startswith("{"):
             break
-    sender = subprocess.Popen(
-        [*command, "--rate", str(args.rate), "--seconds", str(args.seconds)], stdout=subprocess.PIPE, text=True
-    )
+    sender = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     memory: list[tuple[float, float]] = []
     progress: list[dict[str, Any]] = []
     started = time.monotonic()
@@ -104,12 +121,12 @@ def measure(args: argparse.Namespace, folder: Path, servers: str) -> dict[str, A
     assert sender.stdout is not None
     sent = int(sender.stdout.read().split()[-1])
     result = json.loads(report.read_text())
-    after = np.array([point for point in memory if point[0] >= min(60.0, args.seconds / 2)])
+    after = np.array([point for point in memory if point[0] >= min(60.0, load.seconds / 2)])
     slope = float(np.polyfit(after[:, 0], after[:, 1], 1)[0]) * 60
     return {
-        "runner": args.runner,
-        "rate": args.rate,
-        "seconds": args.seconds,
+        "runner": load.runner,
+        "rate": load.rate,
+        "seconds": load.seconds,
         "sent": sent,
         "read": result["read"],
         "unaccounted": result["unaccounted"],
@@ -127,14 +144,16 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=10_000)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--runner", default="DirectRunner")
+    parser.add_argument("--cars", type=int, default=CARS)
     parser.add_argument("--pump", nargs=2, metavar=("SERVERS", "TOPIC"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.pump:
         servers, name = args.pump
-        pump(servers, name, args.rate, args.seconds)
+        pump(servers, name, args.rate, args.seconds, args.cars)
         return
     with tempfile.TemporaryDirectory() as folder, ApacheKafka() as broker:
-        result = measure(args, Path(folder), broker.bootstrap_servers)
+        load = Load(args.runner, args.rate, args.seconds, args.cars)
+        result = measure(load, train(Path(folder)), topic(broker.bootstrap_servers, "events", 4), Path(folder))
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     known[f"{args.runner}, {args.seconds:g} s"] = result
     RESULTS.parent.mkdir(exist_ok=True)

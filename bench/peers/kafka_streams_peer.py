@@ -10,33 +10,12 @@ Settings: Avro's GenericDatumReader with decoder and record reused, one network 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 
-from demo.broker import cache_dir, locked
+from bench.peers.maven import built
 
-SOURCES = Path(__file__).parent / "kafka_streams"
 SCHEMAS = Path(__file__).resolve().parent.parent.parent / "schemas"
-
-
-def built() -> Path:
-    """The folder of the classes and jars."""
-    files = sorted(path for path in SOURCES.rglob("*") if path.is_file())
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
-    folder = cache_dir() / f"peer-kafka-streams-{digest}"
-    with locked(cache_dir() / "peer-kafka-streams.lock"):
-        if not folder.exists():
-            with tempfile.TemporaryDirectory(dir=cache_dir()) as scratch:
-                shutil.copytree(SOURCES, scratch, dirs_exist_ok=True)
-                copy = ["compile", "dependency:copy-dependencies", f"-DoutputDirectory={scratch}/out/jars"]
-                subprocess.run(["mvn", "-q", "-B", "-f", f"{scratch}/pom.xml", *copy], check=True)
-                shutil.copytree(f"{scratch}/target/classes", f"{scratch}/out/classes")
-                Path(scratch, "out").rename(folder)
-    return folder
 
 
 def main() -> None:
@@ -46,12 +25,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--warm", action="store_true")
     args = parser.parse_args()
-    folder = built()
     given = [args.servers, args.topic, args.alerts_topic, args.weights, args.records, str(SCHEMAS)]
     os.execvp(
         "java",
         [
-            *("java", "-Xmx1g", "-XX:+UseParallelGC", "-cp", f"{folder}/classes:{folder}/jars/*", "Score"),
+            *("java", "-Xmx1g", "-XX:+UseParallelGC", "-cp", built("kafka_streams"), "Score"),
             *(*given, str(args.threads), str(args.warm).lower()),
         ],
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,16 +81,20 @@ def run(case: Case) -> tuple[float, History]:
     return statistics.median(speeds[int(len(speeds) / case.hours) :]), history
 
 
-def main() -> None:
-    for name in sys.argv[1:] or CASES:
-        case = CASES[name]
-        speed, history = run(case)
+def measured(names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Case -> its figures, which are printed as well."""
+    found = {}
+    for name in names:
+        speed, history = run(CASES[name])
         rows, size = history.rows / history.keys, history.memory_bytes / history.keys
+        found[name] = {"rows_per_cpu_second": round(speed), "rows_a_key": round(rows, 1), "bytes_a_key": round(size)}
         print(
             f"{name:24} {speed / 1e6:5.2f} M rows/s; {history.keys:,} keys of {rows:.1f} rows: {size:,.0f} bytes each, "
-            f"{size / (260 + 21 * rows):.2f} of 260 + 21 a row; {history.late:,} late"
+            f"{size / (260 + 21 * rows):.2f} of 260 + 21 a row; {history.late:,} late",
+            flush=True,
         )
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    measured(sys.argv[1:] or list(CASES))

@@ -1,0 +1,87 @@
+"""Everything that is measured of windows: ``python -m bench.windows``, or the names of some parts.
+
+    python -m bench.windows                      # all, about half an hour
+    python -m bench.windows peers --records 300000 --rounds 1
+
+Parts: ``kernel`` (windows alone), ``job`` (the whole job with windows over the same without), ``latency``, ``peers``
+(Kafka Streams and Flink SQL), ``late`` (what each does with late rows). All but the first need Java and Maven, and
+are left out with the reason where these are missing. Figures are merged into bench/results/windows.json, by part;
+docs/windows.md has them as tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.score import machine
+from bench.windows import job, kernel, late, peers
+from bench.windows.contenders import Input
+from bench.windows.world import events, made, send
+from bench.world import topic
+from demo.broker import ApacheKafka, java_missing
+
+RESULTS = Path(__file__).parent.parent / "results" / "windows.json"
+EVENTS_OF_A_CAR = 50  # 1.4 hours
+ON_KAFKA = ("job", "latency", "peers", "late")
+TRAINING_ROWS = 20_000
+
+
+def on_kafka(parts: list[str], records: int, rounds: int, runners: list[str]) -> dict[str, Any]:
+    """Part -> its figures."""
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name, ApacheKafka() as broker:
+        folder, servers = Path(name), broker.bootstrap_servers
+        tell("training two models")
+        use_cases = made(folder, TRAINING_ROWS)
+        inputs = []
+        for count in (records, records // 5) if {"job", "peers"} & {*parts} else ():
+            tell(f"sending {count:,} events of {count // EVENTS_OF_A_CAR:,} cars")
+            source = topic(servers, "events", 4)
+            send(source, events(count, count // EVENTS_OF_A_CAR))
+            inputs.append(Input(source, count, folder, use_cases))
+        if "job" in parts:
+            found["job"] = {"records": records, **job.ratios(inputs[0], rounds, runners, tell)}
+        if "latency" in parts:
+            found["latency"] = job.live(servers, folder, use_cases)
+        if "peers" in parts:
+            found["peers"] = peers.compare(inputs[0], inputs[1], broker, rounds, tell)
+        if "late" in parts:
+            found["late"] = late.measured(servers, use_cases, tell)
+    return found
+
+
+def tell(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.windows", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("parts", nargs="*", help=f"some of kernel, {', '.join(ON_KAFKA)}; default: all")
+    parser.add_argument("--records", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--runners", default="DirectRunner,PrismRunner", help="of the job, by comma")
+    args = parser.parse_args()
+    parts = args.parts or ["kernel", *ON_KAFKA]
+    unknown = sorted({*parts} - {"kernel", *ON_KAFKA})
+    if unknown:
+        parser.error(f"{unknown[0]}: the parts are kernel, {', '.join(ON_KAFKA)}")
+    found: dict[str, Any] = {"machine": machine()}
+    if "kernel" in parts:
+        found["kernel"] = kernel.measured(list(kernel.CASES))
+    left = [part for part in parts if part in ON_KAFKA]
+    if left and (reason := java_missing()):
+        tell(f"{', '.join(left)} left out: {reason}")
+    elif left:
+        found |= on_kafka(left, args.records, args.rounds, args.runners.split(","))
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    RESULTS.write_text(json.dumps(known | found, indent=2) + "\n")
+    tell(f"recorded in {RESULTS}")
+
+
+if __name__ == "__main__":
+    main()

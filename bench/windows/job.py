@@ -1,0 +1,56 @@
+"""The whole scoring job with windows over the same job without, in pairs, and its latency."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench import latency, processes
+from bench.windows.contenders import Input, score
+from bench.windows.world import INTERVAL_S, PER_HOUR, UseCases, events, send
+from bench.world import topic
+
+LIVE_CARS = 10_000
+LIVE_SECONDS = 90.0
+
+
+def once(use_case: str, runner: str, given: Input) -> dict[str, Any]:
+    """Runs the job over the topic: its rate from the first record on, and its CPU seconds from exec to exit."""
+    ran = processes.run(score(use_case, runner)(given))
+    report = json.loads((given.folder / "report.json").read_text())
+    if report["scored"] != given.records:
+        raise RuntimeError(f"{use_case} on {runner} scored {report['scored']} of {given.records}")
+    rate = round(report["scored"] / report["reading_seconds"])
+    return {"use_case": use_case, "records_per_second": rate, "cpu_seconds": round(ran.cpu_seconds, 2)}
+
+
+def ratios(given: Input, rounds: int, runners: list[str], tell: Callable[[str], None]) -> dict[str, Any]:
+    """Runner -> the rate with windows over that without, of each round, and all figures."""
+    found: dict[str, Any] = {}
+    for runner in runners:
+        once("windows", runner, given)  # for the broker's and the compiler's caches
+        runs = []
+        for number in range(rounds):
+            pair = [once(use_case, runner, given) for use_case in ("plain", "windows")]
+            runs += pair
+            tell(f"{runner}, round {number + 1}: {pair}")
+        plain, windows = (
+            [run["records_per_second"] for run in runs if run["use_case"] == name] for name in ("plain", "windows")
+        )
+        each = [round(b / a, 3) for a, b in zip(plain, windows, strict=True)]
+        found[runner] = {"ratio": median(each), "ratios": each, "runs": runs}
+    return found
+
+
+def live(servers: str, folder: Path, use_cases: UseCases, seconds: float = LIVE_SECONDS) -> dict[str, Any]:
+    """Latency at 10,000 events a second of 10,000 cars, of which an hour is known."""
+    source = topic(servers, "live", 4)
+    begin = time.time_ns() // 1_000_000 - round(PER_HOUR * INTERVAL_S * 1000)
+    send(source, events(LIVE_CARS * PER_HOUR, LIVE_CARS, begin))
+    use_case = str(use_cases.folders["windows"])
+    load = latency.Load(seconds=seconds, cars=LIVE_CARS, use_case=use_case)
+    return latency.measure(load, use_cases.models, source, folder)
