@@ -119,6 +119,7 @@ class PreprocessWindows(beam.DoFn):
         partition_keys.warm_up()
         self._decode.setup()
         columns = [*self._preprocessor.input_columns, _PARTITION, _OFFSET, _TIME]
+        self._windows = [window.column for stage in self._preprocessor.stages for window in stage.windows]
         prepare, personal = self._preprocessor.prepare, self._preprocessor.personal
         self._prepare: Isolate[Prepared] = Isolate(lambda events: prepare(events.select(columns)), personal=personal)
         self._finish: Isolate[Preprocessed] = Isolate(self._preprocessor.finish, personal=personal)
@@ -162,12 +163,13 @@ class PreprocessWindows(beam.DoFn):
         self._check_keys(rows, stretch.topic_id)
         by_partition = _by_partition(rows)
         known = self._known_at({p: by_partition.get(p) for p in stretch.partitions}, rows, stretch)
+        seen = self._of_histories(rows)
         chosen = []
         for p, at in by_partition.items():
             history = known[p].history
             before = history.late, history.alone, history.future
-            found = history.advance(_rows(rows, at))
-            chosen.append((found.rows, places[at[found.kept]]))
+            found = history.advance(_rows(seen, at))
+            chosen.append((found.rows.select(self._windows), at[found.kept]))
             metrics.inc(metrics.LATE, history.late - before[0])
             metrics.inc(metrics.ALONE, history.alone - before[1])
             metrics.inc(metrics.FUTURE, history.future - before[2])
@@ -180,7 +182,12 @@ class PreprocessWindows(beam.DoFn):
                 f"windows hold {held.rows:,} rows of {held.keys:,} keys, more than {self._settings.memory_mb:g} MB; "
                 "allow more with --window_memory_mb, shorten the windows, or run more processes"
             )
-        return _joined(chosen) if chosen else (rows, places)
+        if not chosen:
+            return rows, places
+        windows, at = _joined(chosen)
+        rows = _rows(rows, at)
+        columns, names = [*rows.columns, *windows.columns], [*rows.schema.names, *self._windows]
+        return pa.RecordBatch.from_arrays(columns, names=names), places[at]
 
     def _known_at(
         self, wanted: Mapping[int, NDArray[np.int64] | None], rows: Block, stretch: Stretch
