@@ -38,7 +38,7 @@ def show(preview: Preview, given: Namespace) -> None:
     if given.explain:
         print()
         for line in preview.plan.lines(width):
-            print(one_line(line) if line.isprintable() else line)
+            print(line)
     if given.html:
         try:
             Path(given.html).write_text(preview.html(), encoding="utf-8", errors="backslashreplace")

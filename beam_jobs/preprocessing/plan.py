@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 
+from beam_jobs.errors import one_line
 from beam_jobs.preprocessing.fields import Field
 from beam_jobs.preprocessing.preprocessor import Output, Preprocessor
 from beam_jobs.preprocessing.query.compiler import Compiled, WindowFeature
 from beam_jobs.preprocessing.query.intervals import to_text
 from beam_jobs.preprocessing.windows.frames import Frame
 
+_LONGEST = 20_000  # characters of an entry
 _POLARS = "Polars, on the columns of a block, in the job's process"
 _KERNEL = "a compiled loop, row by row in the order of the log, in the job's process"
 _AS_IT_IS = "as the record has it: nothing is computed"
@@ -49,8 +51,8 @@ class Plan:
     fingerprint: str  # of all that decides which values come out
 
     def lines(self, width: int) -> Iterator[str]:
-        """The plan as text, no line longer than ``width`` where a word allows it."""
-        yield f"plan of {self.source}"
+        """The plan as printable text, no line longer than ``width`` where a word allows it."""
+        yield f"plan of {one_line(self.source)}"
         for number, step in enumerate(self.steps, 1):
             yield f"{number}. {step.name}"
             yield from _wrapped(f"runs in {step.runs}", 3, width)
@@ -202,8 +204,9 @@ def _about(field: Field, p: Preprocessor) -> list[str]:
 
 
 def _wrapped(text: str, indent: int, width: int) -> list[str]:
+    """Lines that no terminal obeys: units and texts of the SQL may hold anything."""
     return wrap(
-        text,
+        one_line(text, _LONGEST),
         max(width, indent + 20),
         initial_indent=" " * indent,
         subsequent_indent=" " * (indent + 2),

@@ -48,8 +48,8 @@ def body_of(checked: Checked, what: str, sql: str, plan: Plan) -> str:
         parts.append("<ul>" + "".join(f"<li>{_escaped(each)}</li>" for each in checked.filtered_examples) + "</ul>")
     parts += [
         "<h2>The SQL, and how it was compiled</h2>",
-        f"<details><summary>SQL</summary>{code(sql)}</details>",
-        f"<details><summary>Plan</summary>{code(chr(10).join(map(one_line, plan.lines(_PLAN_WIDTH))))}</details>",
+        f"<details><summary>SQL</summary>{code(_printable(sql))}</details>",
+        f"<details><summary>Plan</summary>{code(chr(10).join(plan.lines(_PLAN_WIDTH)))}</details>",
     ]
     return "".join(parts)
 
@@ -149,6 +149,10 @@ def _refused(checked: Checked) -> str:
     ]
     head = "".join(f"<th scope='col'>{name}</th>" for name in ("step", "reason", "records", "examples"))
     return _wide("Dead letters", f"<table><tr>{head}</tr>{''.join(rows)}</table>")
+
+
+def _printable(sql: str) -> str:
+    return "\n".join(map(one_line, sql.expandtabs().splitlines()))
 
 
 def _escaped(text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from beam_jobs.preprocessing.fields import fields_of
@@ -11,7 +13,7 @@ from beam_jobs.preprocessing.query.intervals import from_text, to_text
 from beam_jobs.preprocessing.sql import compile_sql
 from beam_jobs.preprocessing.windows.frames import Frame
 
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     "type": "record",
     "name": "Payment",
     "fields": [
@@ -85,6 +87,14 @@ def test_its_lines_fit(width: int) -> None:
     assert max(len(line) for line in lines[:-1]) <= width
     assert lines[-1] == f"fingerprint {compiled(MEMORY).fingerprint}"
     assert sum(line[0].isdigit() for line in lines) == len(planned(MEMORY).steps)
+
+
+def test_no_terminal_obeys_it() -> None:
+    units = [{**field, "unit": "\x1b[2J\u202e"} if field["name"] == "amount" else field for field in SCHEMA["fields"]]
+    sql = PLAIN.replace("amount > 1", "unread <> '\x1b[31m\n\x00'")
+    query = compile_sql(sql, {**SCHEMA, "fields": units}, key="card", event_time="ts")
+    for line in plan_of(query, fields_of({**SCHEMA, "fields": units}), "\x1b").lines(80):
+        assert line.isprintable()
 
 
 @pytest.mark.parametrize(
