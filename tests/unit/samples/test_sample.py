@@ -18,6 +18,7 @@ from beam_jobs.samples.sample import Sample
 from beam_jobs.samples.text import lines_of
 from beam_jobs.sandbox.fleet import history
 from beam_jobs.use_case import load_use_case
+from tests.unit.samples.payments import write_use_case
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,43 @@ def test_rows_that_windows_do_not_see_in_order_are_counted(tmp_path: Path, capsy
         assert checked.features[0].numbers is not None
         assert checked.features[0].numbers.most == 8
     assert "in windows  2 came late" in list(lines_of(checked, "x", 80))
+
+
+def sourced(partitions: list[int], offsets: list[int], times: list[int]) -> pa.RecordBatch:
+    """Payments of one card, as they stood on a topic."""
+    n = len(times)
+    rows = {
+        "card": ["a"] * n,
+        "ts": pa.array(times, pa.timestamp("ms", "UTC")),
+        "amount": [2.0] * n,
+        "merchant": ["m"] * n,
+        "age": pa.array([50] * n, pa.int32()),
+        "online": [True] * n,
+    }
+    return with_source(pa.record_batch(rows), raw_block("t", partitions, offsets, times, [None] * n, [b""] * n))
+
+
+def test_windows_know_the_records_before_the_sample_and_nothing_else_does(tmp_path: Path) -> None:
+    sample = Sample(load_use_case(write_use_case(tmp_path / "cards")))
+    sample.add(Part(Decoded(sourced([0, 0], [3, 4], [0, 900_000]), RowErrors.none()), before=True))
+    sample.add(Part(Decoded(sourced([0], [5], [1_000_000]), RowErrors.none())))
+    checked = sample.checked()
+    assert (checked.rows, checked.passed, checked.unordered) == (1, 1, [])
+    assert [column.first for column in checked.features if column.name == "payments"] == [(3.0,)]
+
+
+def test_a_key_in_two_partitions_is_named(tmp_path: Path) -> None:
+    sample = Sample(load_use_case(write_use_case(tmp_path / "cards")))
+    sample.add(Part(Decoded(sourced([0, 1], [3, 4], [0, 1000]), RowErrors.none())))
+    [phrase] = sample.checked().unordered
+    assert phrase.startswith("partitions 0 and 1 hold records of the same card")
+
+
+def test_features_and_events_are_not_mixed(tmp_path: Path) -> None:
+    sample = Sample(load_use_case(write_use_case(tmp_path / "cards")))
+    sample.add(Part(Decoded(sourced([0], [3], [0]), RowErrors.none())))
+    with pytest.raises(UserError, match="holds features as well as events"):
+        sample.add(Part(Decoded(sourced([0], [4], [1]), RowErrors.none()), preprocessed=True))
 
 
 @pytest.mark.parametrize(
