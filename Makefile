@@ -54,8 +54,8 @@ bench: setup ## all measurements of docs/performance.md but latency (Java and gc
 bench-quick: setup ## what got slower than recorded, in pairs (Java needed, under 3 minutes)
 	$(BIN)/python -m bench.quick
 
-bench-windows: setup ## window features alone, rows a CPU second and bytes a key
-	$(BIN)/python -m bench.windows.kernel
+bench-windows: setup ## windows alone, in the whole job, against Kafka Streams and Flink SQL (Java, about 40 minutes)
+	$(BIN)/python -m bench.windows
 
 bench-latency: setup ## 30 minutes at 10,000 events/s on each local runner (Java needed)
 	$(BIN)/python -m bench.latency --seconds 1800 --runner DirectRunner

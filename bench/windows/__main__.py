@@ -1,12 +1,12 @@
 """Everything that is measured of windows: ``python -m bench.windows``, or the names of some parts.
 
-    python -m bench.windows                      # all, about half an hour
+    python -m bench.windows                      # all, about 40 minutes
     python -m bench.windows peers --records 300000 --rounds 1
 
 Parts: ``kernel`` (windows alone), ``job`` (the whole job with windows over the same without), ``latency``, ``peers``
-(Kafka Streams and Flink SQL), ``late`` (what each does with late rows). All but the first need Java and Maven, and
-are left out with the reason where these are missing. Figures are merged into bench/results/windows.json, by part;
-docs/windows.md has them as tables.
+(Kafka Streams and Flink SQL), ``late`` and ``restarts`` (what each does with late rows, and after kill -9). All but the
+first need Java and Maven, and are left out with the reason where these are missing. Figures are merged into
+bench/results/windows.json, by part; ``python -m bench.windows.tables`` prints them as the tables of docs/windows.md.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from bench.score import machine
-from bench.windows import job, kernel, late, peers
+from bench.windows import job, kernel, late, peers, restarts
 from bench.windows.contenders import Input
 from bench.windows.world import events, made, send
 from bench.world import topic
 from demo.broker import ApacheKafka, java_missing
 
 RESULTS = Path(__file__).parent.parent / "results" / "windows.json"
-EVENTS_OF_A_CAR = 50  # 1.4 hours
-ON_KAFKA = ("job", "latency", "peers", "late")
+EVENTS_OF_A_CAR = 100  # 2.8 hours
+ON_KAFKA = ("job", "latency", "peers", "late", "restarts")
 TRAINING_ROWS = 20_000
 
 
@@ -52,6 +52,8 @@ def on_kafka(parts: list[str], records: int, rounds: int, runners: list[str]) ->
             found["peers"] = peers.compare(inputs[0], inputs[1], broker, rounds, tell)
         if "late" in parts:
             found["late"] = late.measured(servers, use_cases, tell)
+        if "restarts" in parts:
+            found["restarts"] = restarts.measured(servers, use_cases, tell)
     return found
 
 

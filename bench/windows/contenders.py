@@ -60,14 +60,14 @@ def archive(given: Input) -> list[str]:
     ]
 
 
-def streams(how: str, output: str = "-") -> Callable[[Input], list[str]]:
-    """Kafka Streams: "sliding", "rocksdb" or "memory", as Windows.java says."""
+def streams(how: str, output: str = "-", application: str = "") -> Callable[[Input], list[str]]:
+    """Kafka Streams: "sliding", "rocksdb" or "memory", as Windows.java says; one of a name goes on where it was."""
 
     def command(given: Input) -> list[str]:
-        application = f"windows-{time.time_ns()}"
-        where = [given.source.bootstrap_servers, given.source.topic, str(given.records), str(SCHEMA), how, application]
+        name = application or f"windows-{time.time_ns()}"
+        where = [given.source.bootstrap_servers, given.source.topic, str(given.records), str(SCHEMA), how, name]
         file = output if output == "-" else str(given.folder / output)
-        return [*JAVA, built("kafka_streams"), "Windows", *where, str(given.folder / application), file]
+        return [*JAVA, built("kafka_streams"), "Windows", *where, str(given.folder / name), file]
 
     return command
 
@@ -141,7 +141,7 @@ def _of_archive(folder: Path) -> pl.DataFrame:
     return _wide(rows.with_columns(pl.col("event_time").cast(pl.Int64).alias("time_ms")))
 
 
-def _of_streams(folder: Path) -> pl.DataFrame:
+def of_streams(folder: Path, file: str = "streams.csv") -> pl.DataFrame:
     names = ["car_id", "time_ms", "length", *FUNCTIONS]
     rows = pl.read_csv(
         folder / "streams.csv",
@@ -159,7 +159,7 @@ def _of_flink(folder: Path) -> pl.DataFrame:
 
 CHECKED = {
     "highbeam": Checked("Highbeam", archive, _of_archive),
-    "streams_processor": Checked("Kafka Streams, processor", streams("memory", "streams.csv"), _of_streams),
-    "streams_sliding": Checked("Kafka Streams, `SlidingWindows`", streams("sliding", "streams.csv"), _of_streams),
+    "streams_processor": Checked("Kafka Streams, processor", streams("memory", "streams.csv"), of_streams),
+    "streams_sliding": Checked("Kafka Streams, `SlidingWindows`", streams("sliding", "streams.csv"), of_streams),
     "flink": Checked("Flink SQL `OVER`", flink("hashmap", "flink.csv"), _of_flink),
 }

@@ -1,7 +1,7 @@
 """What the measurements of windows share: a topic whose records have the times of their events, and two use cases.
 
-20,000 cars send an event each 100 s, so an hour holds 36 events of a car and a million events are 1.4 hours. ``plain``
-is the shipped car_sensors; ``windows`` adds to it, of 5 minutes and of an hour, count, sum, avg, min, max and
+Cars send an event each 100 s, so an hour holds 36 events of a car; a million events of 10,000 cars are 2.8 hours.
+``plain`` is the shipped car_sensors; ``windows`` adds to it, of 5 minutes and of an hour, count, sum, avg, min, max and
 stddev_samp of the current. Both learn the same hidden layers.
 """
 

@@ -8,6 +8,7 @@ import java.time.Duration;
 import java.util.Map;
 import java.util.Properties;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.atomic.DoubleAdder;
 import org.apache.avro.Schema;
@@ -99,7 +100,8 @@ public final class Windows {
     });
     long start = System.nanoTime();
     streams.start();
-    done.await();
+    long before = -1; // after a restart nobody knows how many are left: until none has come for a while
+    while (!done.await(15, TimeUnit.SECONDS) && (read.get() == 0 || read.get() != before)) before = read.get();
     streams.close(); // flushes the stores and commits
     long end = System.nanoTime();
     if (output != null) output.close();
