@@ -98,6 +98,9 @@ class Log(Protocol):
           UserError: access is denied, the topic is gone, or the job is to end.
         """
 
+    def newest(self, records: int) -> Iterator[Block]:
+        """About so many records, the newest ones of each partition that can be read, as ``read`` gives them."""
+
     def read(self, spans: Mapping[int, tuple[int, int]]) -> Iterator[Block]:
         """The records between two offsets of each partition, as raw blocks with their stretches.
 

@@ -46,6 +46,7 @@ _LOGGER = logging.getLogger(__name__)
 _PARTITION, _OFFSET, _TIME = (SOURCE_PREFIX + name for name in ("partition", "offset", "timestamp"))
 _IDLE_S = 3600.0  # a partition that is quiet for so long, or has moved away, is forgotten
 _MB = 1_000_000
+_SAMPLED = 65_536  # records in which it is looked for keys in two partitions at the start
 
 OnShort = Literal["refuse", "warn"]
 
@@ -229,7 +230,7 @@ class PreprocessWindows(beam.DoFn):
                     self._short(p, begin.offset)
             spans[p] = min(known[p].next, end), end
         wanted = sum(end - start for start, end in spans.values())
-        with closing(ahead(self._read(spans))) as blocks, Telling(wanted, reach_ms) as told:
+        with closing(ahead(self._read(self._log.read(spans)))) as blocks, Telling(wanted, reach_ms) as told:
             for stretch, records, parts in blocks:
                 for again in parts:
                     self._check_keys(again, topic_id)
@@ -237,9 +238,9 @@ class PreprocessWindows(beam.DoFn):
                         known[p].history.advance(_rows(again, at), emit=False)
                 told.read(sum(end - start for start, end in stretch.partitions.values()), records)
 
-    def _read(self, spans: Mapping[int, tuple[int, int]]) -> Generator[tuple[Stretch, int, list[Block]]]:
+    def _read(self, log: Iterator[Block]) -> Generator[tuple[Stretch, int, list[Block]]]:
         """Records of the log, block by block: which they are, how many, and what histories take of them."""
-        for raw in self._log.read(spans):
+        for raw in log:
             stretch = stretch_of(raw)
             assert stretch is not None
             events, _ = self._decode.decode(raw)
@@ -255,10 +256,18 @@ class PreprocessWindows(beam.DoFn):
 
     def _check_keys(self, rows: Block, topic_id: str) -> None:
         """Refuses a topic whose partitions have a key in common: neither holds all of what its windows are about."""
+        seen = _KEYS.get((self._name, topic_id))
+        if seen is None:  # other processes read other partitions: what these hold now is seen here as well
+            seen = PartitionKeys()
+            for _, _, parts in self._read(self._log.newest(_SAMPLED)):
+                for part in parts:
+                    self._look(seen, part)
+            _KEYS[self._name, topic_id] = seen
+        self._look(seen, rows)
+
+    def _look(self, seen: PartitionKeys, rows: Block) -> None:
         key = self._preprocessor.key
-        seen = _KEYS.setdefault((self._name, topic_id), PartitionKeys())
-        partitions = rows.column(_PARTITION).to_numpy()
-        pair = seen.elsewhere(texts(rows.column(key)).cast(pa.string()), partitions)
+        pair = seen.elsewhere(texts(rows.column(key)).cast(pa.string()), rows.column(_PARTITION).to_numpy())
         if pair is not None:
             raise UserError(
                 f"partitions {pair[0]} and {pair[1]} of the topic hold records of the same {key}, and windows over it "

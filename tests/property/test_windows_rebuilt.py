@@ -240,13 +240,32 @@ def test_a_topic_of_the_same_name_is_another_log() -> None:
     assert out.items() <= right.items()
 
 
+def of_another_partitioner(cluster: FakeCluster, topic: str) -> None:
+    """A record whose card is in another partition as well."""
+    value = json.dumps({"card": "c0", "at": T0 + 60_000_000, "amount": 5}).encode()
+    cluster.write(topic, [Record(value, None, 1, T0 + 60_000_000)])
+
+
+MIXED = r"partitions 0 and 1 of the topic hold records of the same card.*as their key"
+
+
 def test_a_key_in_two_partitions_ends_the_job() -> None:
     cluster = FakeCluster()
     topic = topic_of(cluster, Random(1), 300, wild=False)
-    value = json.dumps({"card": "c0", "at": T0 + 60_000_000, "amount": 5}).encode()
-    cluster.write(topic, [Record(value, None, 1, T0 + 60_000_000)])  # of a producer with another partitioner
     process = Process(cluster, topic)
     ends = {p: (0, log.high) for p, log in enumerate(cluster.topics[topic])}
-    blocks = list(KafkaLog(cluster.transport(topic)).read(ends))
-    with pytest.raises(UserError, match=r"partitions 0 and 1 of the topic hold records of the same card.*as their key"):
-        [process.run(raw) for raw in blocks]
+    for raw in KafkaLog(cluster.transport(topic)).read(ends):
+        process.run(raw)
+    of_another_partitioner(cluster, topic)
+    (last,) = KafkaLog(cluster.transport(topic)).read({1: (ends[1][1], ends[1][1] + 1)})
+    with pytest.raises(UserError, match=MIXED):
+        process.run(last)
+
+
+def test_a_key_in_a_partition_that_another_process_reads_ends_the_job_at_its_start() -> None:
+    cluster = FakeCluster()
+    topic = topic_of(cluster, Random(1), 300, wild=False)
+    of_another_partitioner(cluster, topic)
+    (raw,) = KafkaLog(cluster.transport(topic)).read({2: (0, 20)})
+    with pytest.raises(UserError, match=MIXED):
+        Process(cluster, topic).run(raw)
