@@ -76,7 +76,7 @@ def test_the_notebook_runs(trained_model: Path, tmp_path: Path, monkeypatch: pyt
     NotebookClient(notebook, timeout=100, resources={"metadata": {"path": str(tmp_path)}}).execute()
     page = cells["preview"].outputs[-1].data["text/html"]
     assert "5,000 rows of history.parquet" in page
-    assert "speed is nan" in page
+    assert "speed is NaN" in page
     assert "threshold" in cells["load"].outputs[0].text
     shown = {name: cells[name].outputs[-1].data["text/plain"] for name in ("score", "strangest", "reasons")}
     assert f"{len(events) - 1}.0" in shown["score"]
