@@ -9,15 +9,19 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from beam_jobs import metrics, stop
-from beam_jobs.block import Block, Stretch, concat
+from beam_jobs.archives.rows import PROPERTY, archive_rows, archive_schema
+from beam_jobs.block import Block, Stretch, concat, take
 from beam_jobs.errors import UserError
 from beam_jobs.io.block_reader import BlockSettings
 from beam_jobs.io.kafka.source import SESSIONS, KafkaSource
@@ -26,6 +30,8 @@ from beam_jobs.io.position import EARLIEST, LATEST
 from beam_jobs.preprocessing.sql import compile_sql
 from beam_jobs.steps.decode import DecodeEvents
 from beam_jobs.steps.windows import HISTORIES, PreprocessWindows, WindowSettings
+from beam_jobs.use_case import UseCase, load_use_case
+from model.training.data import Counts, read, source
 from tests.contract.reads import opened
 from tests.services.fake_kafka import FakeCluster
 from tests.services.kafka_cluster import Record
@@ -129,6 +135,36 @@ def by_the_log(cluster: FakeCluster, topic: str) -> Features:
     return right
 
 
+def use_case(folder: Path) -> UseCase:
+    """That of the SQL."""
+    folder.mkdir()
+    (folder / "payment.avsc").write_text(json.dumps(SCHEMA))
+    (folder / "preprocess.sql").write_text(SQL)
+    settings = "schema: payment.avsc\nsql: preprocess.sql\nkey: card\nevent_time: at\n"
+    (folder / "use_case.yaml").write_text(settings)
+    return load_use_case(str(folder))
+
+
+def archived(cluster: FakeCluster, topic: str, case: UseCase, folder: Path, chance: Random) -> None:
+    """All events of the topic in files, cut and named as it happens: no order of files or rows is that of the log."""
+    decode = DecodeEvents(SCHEMA, QUERY.input_columns, lambda _: SCHEMA, "test")
+    decode.setup()
+    schema = archive_schema(case, "events")
+    ends = {p: (0, log.high) for p, log in enumerate(cluster.topics[topic])}
+    blocks = [decode.decode(raw)[0] for raw in KafkaLog(cluster.transport(topic)).read(ends)]
+    rows = archive_rows(concat([block for block in blocks if block is not None]), schema)
+    order = list(range(rows.num_rows))
+    chance.shuffle(order)
+    folder.mkdir()
+    while order:
+        n = chance.randint(1, 300)
+        some = pa.Table.from_batches([take(rows, order[:n])]).replace_schema_metadata(
+            {PROPERTY: json.dumps(schema[PROPERTY])}
+        )
+        pq.write_table(some, folder / f"{chance.random()}.parquet")
+        order = order[n:]
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left_open() -> Iterator[None]:
     yield
@@ -191,6 +227,20 @@ def test_whatever_happens_every_row_has_its_features(seed: int, wild: bool) -> N
     after = metrics.STATE.snapshot()
     assert after[metrics.REREAD] > before[metrics.REREAD]
     assert after[metrics.DEAD_LETTERS] == before[metrics.DEAD_LETTERS]
+
+
+@pytest.mark.parametrize("wild", [False, True], ids=["", "wild times"])
+def test_training_from_an_archive_sees_what_the_job_saw_late_rows_too(tmp_path: Path, wild: bool) -> None:
+    chance, cluster = Random(7), FakeCluster()
+    topic = topic_of(cluster, chance, 800, wild)
+    case = use_case(tmp_path / "payments")
+    archived(cluster, topic, case, tmp_path / "archive", chance)
+    counts = Counts()
+    examples = list(read(case, source(str(tmp_path / "archive")), counts, tmp_path))
+    found = np.concatenate([example.x for example in examples])
+    assert [row.tobytes() for row in found] == list(by_the_log(cluster, topic).values())
+    assert counts.unordered.late
+    assert counts.unordered.alone
 
 
 def test_a_log_shorter_than_the_windows_is_refused_or_counted() -> None:
