@@ -33,8 +33,9 @@ def body_of(checked: Checked, what: str, sql: str, plan: Plan) -> str:
     columns = checked.columns[:MOST_COLUMNS]
     plan = replace(plan, source=place(plan.source))
     parts = [table(_about(checked, what), header=False)]
-    if checked.columns:
+    if checked.passed:
         parts += ["<h2>The first rows</h2>", _first_rows([column for column in columns if not column.personal])]
+    if columns:
         personal = [name_of(column) for column in columns if column.personal]
         if personal:
             parts.append(paragraph(f"Personal data, read and not shown: {', '.join(personal)}."))

@@ -45,7 +45,7 @@ class Checked:
     filtered_examples: Sequence[str]  # what the WHERE reads of some of them; nothing personal
     passed: int
     refused: Sequence[Refused]  # most frequent first
-    columns: Sequence[Column]  # what goes in, beside what comes out; none where no row passes
+    columns: Sequence[Column]  # what goes in, beside what comes out; where no row passes, all that goes in
     keys: int
     unordered: Sequence[str]  # what to say of rows that windows did not see in order
     first_ms: int | None  # event times of what passes
@@ -74,7 +74,7 @@ class Sample:
     _counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     _examples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     _passed: list[pa.RecordBatch] = field(default_factory=list)
-    _given: list[pa.RecordBatch] = field(default_factory=list)  # the columns of _inputs, of all rows
+    _given: list[pa.RecordBatch] = field(default_factory=list)  # the fields that the SQL reads, of all rows
     _first: list[pa.RecordBatch] = field(default_factory=list)  # the same, of the first rows that pass
     _waiting: list[pa.RecordBatch] = field(default_factory=list)  # of an SQL with windows, which need an order
     _histories: dict[tuple[str, int], QueryHistory] = field(default_factory=dict)  # of the records before, by log
@@ -121,7 +121,7 @@ class Sample:
             filtered_examples=self._filtered_examples,
             passed=rows.num_rows,
             refused=[Refused(*where, n, self._examples[where]) for where, n in self._counts.most_common()],
-            columns=list(self._columns(preprocessor, rows)) if rows.num_rows else (),
+            columns=list(self._columns(preprocessor, rows) if rows.num_rows else self._inputs(preprocessor.inputs)),
             keys=pc.count_distinct(rows[preprocessor.key]).as_py(),
             unordered=unordered,
             first_ms=times["min"],
@@ -178,7 +178,7 @@ class Sample:
         if result.filtered and len(self._filtered_examples) < MAX_EXAMPLES:
             self._show_filtered(events, result, preprocessor)
         self._passed.append(result.rows)
-        given = events.select([field.name for field in _inputs(preprocessor)])
+        given = events.select(list(preprocessor.input_columns))
         self._given.append(given)
         room = FIRST_ROWS - sum(rows.num_rows for rows in self._first)
         if room and len(result.kept):
@@ -213,28 +213,32 @@ class Sample:
 
         yield from out([preprocessor.key], "key")
         yield from out([preprocessor.event_time], "event time")
-        if self._given:
-            given, first = pa.Table.from_batches(self._given), pa.Table.from_batches(self._first)
-            for field_ in _inputs(preprocessor):
-                values = given[field_.name]
-                personal = field_.pii is not None
-                yield column_of(field_.name, "input", field_.unit, values, first[field_.name].to_pylist(), personal)
+        unchanged = {o.name for o in preprocessor.outputs if o.field is not None and o.field.name == o.name}
+        yield from self._inputs([field for field in preprocessor.inputs if field.name not in unchanged])
         yield from out(preprocessor.features, "feature")
         yield from out([name for name in preprocessor.attributes if name in rows.column_names], "attribute")
+
+    def _inputs(self, fields: Sequence[Field]) -> Iterator[Column]:
+        """Those of the fields that the SQL reads."""
+        if not self._given:
+            return
+        given = pa.Table.from_batches(self._given)
+        first = pa.Table.from_batches(self._first, given.schema)
+        for one in fields:
+            values = first[one.name].to_pylist()
+            yield column_of(one.name, "input", one.unit, given[one.name], values, one.pii is not None)
+
+
+def _six_digits(number: float) -> str:
+    return f"{number:.6g}"
 
 
 def _said(value: object, field: Field) -> str:
     if value is None:
         return "null"
-    return shown(value, field.pii, str) + (f" {field.unit}" if field.unit and not field.pii else "")
-
-
-def _inputs(preprocessor: Preprocessor) -> list[Field]:
-    """The fields that the SQL reads, but for those that come out as they are: these are shown once."""
-    out = {
-        output.name for output in preprocessor.outputs if output.field is not None and output.field.name == output.name
-    }
-    return [field for field in preprocessor.inputs if field.name not in out]
+    return shown(value, field.pii, _six_digits if isinstance(value, float) else str) + (
+        f" {field.unit}" if field.unit and not field.pii else ""
+    )
 
 
 def _by_log(rows: pa.RecordBatch) -> Iterator[tuple[tuple[str, int], pa.RecordBatch]]:

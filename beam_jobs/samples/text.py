@@ -53,8 +53,9 @@ def _lines_of(checked: Checked, what: str, width: int) -> Iterator[str]:
         return
     columns = checked.columns[:MOST_COLUMNS]
     yield ""
-    yield from _first_rows([column for column in columns if not column.personal], width)
-    yield ""
+    if checked.passed:
+        yield from _first_rows([column for column in columns if not column.personal], width)
+        yield ""
     counted = [column for column in columns if column.numbers is not None]
     yield from _statistics([column for column in counted if column.role not in ("key", "event time")], width)
     yield from _texts([column for column in columns if column.top], width)

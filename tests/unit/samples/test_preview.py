@@ -50,6 +50,20 @@ def test_a_page_and_the_plan(tmp_path: Path, given: Namespace, capsys: pytest.Ca
     assert "2. windows" not in capsys.readouterr().out
 
 
+def test_where_nothing_passes_what_went_in_is_shown(
+    given: Namespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_case = write_use_case(Path(given.use_case), SQL.replace("amount > 1", "amount > 100"))
+    assert main(["--use_case", use_case, "--input", given.input, "--html", str(tmp_path / "p.html")]) == 1
+    said = capsys.readouterr().out
+    assert "passed      0, 196 filtered by the WHERE" in said
+    assert "filtered    amount 3 EUR, age (personal: left out)" in said
+    [amount] = [line for line in said.splitlines() if line.startswith("  amount (EUR) ")]
+    assert amount.split()[2] == "-5"
+    assert "the first" not in said.partition("statistics")[0].replace("the first one looked at", "")
+    assert "histogram of amount, -5 to 14" in (tmp_path / "p.html").read_text()
+
+
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path, given: Namespace) -> None:
     with pytest.raises(UserError, match=r"--html .*nowhere/p\.html: No such file"):
         main(["--use_case", given.use_case, "--input", given.input, "--html", str(tmp_path / "nowhere/p.html")])
