@@ -226,6 +226,9 @@ FUTURE = Metric(
     row={"score": "from the future, for windows", "archive": "from the future, for windows"},
     optional=True,
 )
+READERS_FINISHED = Metric(
+    "readers_finished", "readers that have come to their end, and all they read as well", "readers"
+)
 READERS_CREATED = Metric("readers_created", "consumers opened by a source", "readers", progress="readers")
 LATENCY_MS = Metric(
     "latency_ms",

@@ -132,6 +132,7 @@ _OWN = dict.fromkeys(StandardOptions.KNOWN_RUNNER_NAMES, "beam_jobs.running.port
     "DirectRunner": "beam_jobs.running.local:Local",
     "FnApiRunner": "beam_jobs.running.local:Local",
     "PrismRunner": "beam_jobs.running.prism:Prism",
+    "FlinkRunner": "beam_jobs.running.flink:Flink",
     "DataflowRunner": "beam_jobs.running.dataflow.target:Dataflow",
     "TestDataflowRunner": "beam_jobs.running.dataflow.target:Dataflow",
 }

@@ -59,23 +59,24 @@ def kafka_jars() -> Path:
     reason = java_missing()
     if reason:
         raise UserError(f"{reason}; install them, or use the embedded broker")
-    jars = cache_dir() / "apache-kafka-4.1.0"
-    with locked(cache_dir() / "apache-kafka.lock"):
+    pom = resources.files("demo").joinpath("kafka_pom.xml").read_text(encoding="utf-8")
+    return maven_jars("Apache Kafka", cache_dir() / "apache-kafka-4.1.0", pom)
+
+
+def maven_jars(what: str, jars: Path, pom: str) -> Path:
+    """The folder ``jars`` with all that the project ``pom`` depends on; Maven copies it there where it is missing.
+
+    Raises:
+      UserError: Maven fails.
+    """
+    with locked(jars.parent / f"{jars.name.rpartition('-')[0]}.lock"):
         if not jars.exists():
-            with tempfile.TemporaryDirectory(dir=cache_dir()) as scratch:
-                pom = Path(scratch) / "pom.xml"
-                pom.write_text(resources.files("demo").joinpath("kafka_pom.xml").read_text(encoding="utf-8"))
-                copied = Path(scratch) / "jars"
+            with tempfile.TemporaryDirectory(dir=jars.parent) as scratch:
+                project, copied = Path(scratch) / "pom.xml", Path(scratch) / "jars"
+                project.write_text(pom)
+                goal = ["dependency:copy-dependencies", f"-DoutputDirectory={copied}"]
                 result = subprocess.run(
-                    [
-                        shutil.which("mvn") or "mvn",
-                        "-q",
-                        "-B",
-                        "-f",
-                        str(pom),
-                        "dependency:copy-dependencies",
-                        f"-DoutputDirectory={copied}",
-                    ],
+                    [shutil.which("mvn") or "mvn", "-q", "-B", "-f", str(project), *goal],
                     capture_output=True,
                     text=True,
                     timeout=_MAVEN_TIMEOUT_S,
@@ -83,7 +84,7 @@ def kafka_jars() -> Path:
                 )
                 if result.returncode != 0:
                     cause = next((line for line in result.stdout.splitlines() if "ERROR" in line), "no output")
-                    raise UserError(f"Apache Kafka: Maven could not fetch the jars: {cause}")
+                    raise UserError(f"{what}: Maven could not fetch the jars: {cause}")
                 copied.rename(jars)  # atomic: a broken download never looks complete
     return jars
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import apache_beam as beam
 import grpc
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
 from apache_beam.runners.runner import PipelineResult, PipelineRunner
 
 from beam_jobs.errors import UserError
@@ -20,9 +20,11 @@ from beam_jobs.target import Graph, Traits, runner_of
 
 _LOGGER = logging.getLogger(__name__)
 
+_DECADE_S = 10 * 365 * 86_400
+
 
 class Portable:
-    """A runner that is Beam's alone: nothing is checked or set for it."""
+    """A runner that is Beam's alone: nothing of it is checked."""
 
     def __init__(self, parsed: PipelineOptions) -> None:
         self._parsed = parsed
@@ -34,6 +36,7 @@ class Portable:
         return Traits(java=True)
 
     def prepare(self, name: str, live: bool) -> str | PipelineRunner:
+        outlast_job_server(self._parsed.view_as(PortableOptions))
         return runner_of(self._parsed)
 
     def cannot(self, graph: Graph) -> str:
@@ -49,6 +52,16 @@ class Portable:
         with runner_errors(runner_of(self._parsed)):
             result.wait_until_finish()
         return 0
+
+
+def outlast_job_server(portable: PortableOptions) -> None:
+    """Lets the job run longer than Beam's default for one answer of its job server.
+
+    Beam 2.77 takes ``--job_server_timeout`` (300 s) as the deadline of the streams that tell the job's state as well:
+    a job, live or bounded, would be ended after five minutes.
+    """
+    if portable.job_server_timeout == PortableOptions().job_server_timeout:
+        portable.job_server_timeout = _DECADE_S
 
 
 def without_lost_runners(otherwise: Callable[[Any], Any], raised: Any) -> None:

@@ -198,7 +198,7 @@ def records_of(
     if given.startswith("pubsub://"):
         raise UserError(
             f"--input {given}: preview reads topics of Kafka and files: messages it took from a subscription would "
-            "be lost to others; archive some (highbeam archive), and preview those"
+            "be lost to others; archive some (highbeam archive --raw), and preview those"
         )
     return FileRecords(given, rows, scratch)
 

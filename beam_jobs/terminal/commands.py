@@ -186,7 +186,7 @@ def _beam_flags() -> set[str]:
     assert found is not None
     assert found.submodule_search_locations is not None
     source = Path(found.submodule_search_locations[0], "options", "pipeline_options.py").read_text(encoding="utf-8")
-    return set(re.findall(r"""["'](--?[A-Za-z][\w-]*)["']""", source))
+    return {*re.findall(r"""["'](--?[A-Za-z][\w-]*)["']""", source), *(f"--{name}" for name in flags.OF_FLINK)}
 
 
 _NOT_OF_ARCHIVES = ("group_id", "fetch", "kafka_io", "max_latency_ms", "block_rows")

@@ -16,6 +16,9 @@ MODEL_KEY_HELP = (
 )
 SIGNING_KEY_HELP = f"private key (Ed25519, PEM) to sign the version with, as {_REFERENCE}"
 
+# Numbers that Beam's Flink runner takes and Beam in Python does not know (docs/operations.md).
+OF_FLINK = ("checkpointing_interval", "max_bundle_size", "max_bundle_time_mills")
+
 # Beam puts the flags of all option classes into one parser: each flag is declared once, for all jobs that have it. What
 # it means for one job alone is said in commands.py.
 

@@ -64,6 +64,15 @@ class ReportOptions(flags.Report, PipelineOptions): ...
 class RedriveOptions(flags.Redrive, PipelineOptions): ...
 
 
+class FlinkOptions(PipelineOptions):
+    """What Beam's Flink runner takes, in Java, and Beam's own classes in Python do not know."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse._ActionsContainer) -> None:
+        for name in flags.OF_FLINK:
+            parser.add_argument(f"--{name}", type=int)
+
+
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> PipelineOptions:
     """Parses a job's command line; ``--help`` prints the job's own options and exits. An empty value is none.
 

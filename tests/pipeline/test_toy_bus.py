@@ -218,3 +218,7 @@ def test_what_the_bus_refuses_is_said(toy: Path) -> None:
         checked("--until", "latest")
     with pytest.raises(UserError, match="events is the input as well as an output"):
         checked("--until", "latest", "--dead_letters", f"toy://{toy}/events")
+    with pytest.raises(
+        UserError, match=r"\.\.\.\), which are rebuilt .* and Toy has none .*; bring the events to a Kafka topic"
+    ):
+        checked("--until", "latest", "--use_case", "car_sensors_history")

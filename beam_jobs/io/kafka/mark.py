@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from apache_beam import coders
 from apache_beam.io.unbounded_source import CheckpointMark
 
+from beam_jobs import metrics
 from beam_jobs.io.kafka.fetch import Finished, Positions, Transport
 
 _FINAL_COMMIT_S = 10.0  # how long the end of a job waits for its last commit
@@ -26,8 +27,8 @@ class KafkaMark(CheckpointMark):
         int, ...
     ] = ()  # partitions that were there at the start, and nobody led: their positions are yet to come
     transport: Transport | None = field(default=None, compare=False, repr=False)  # commits; not part of the position
-    session: str = field(default="", compare=False)  # who has read up to here
-    records: int = field(default=0, compare=False)  # that the session has handed out in all
+    session: str = field(default="", compare=False)  # the source whose sessions have read up to here
+    records: int = field(default=0, compare=False)  # that they have handed out in all
     final: bool = field(default=False, compare=False)  # the last mark of a reader: its commit is waited for
 
     def to_json(self) -> bytes:
@@ -59,6 +60,44 @@ class KafkaMark(CheckpointMark):
             finished = Finished(at, self.session, self.records)
             with self.transport.control() as control:
                 control.commit(finished, _FINAL_COMMIT_S if self.final else 0.0)
+            metrics.inc(metrics.READERS_FINISHED, int(self.final))
+
+
+class HandedOut:
+    """How many records the sessions of a source have handed out in this process, one session after the other.
+
+    A runner that has lost bundles begins a new session further back. What it reads again was finished by nobody before,
+    so until a session is past where the ones before it came, it counts alone.
+    """
+
+    def __init__(self, before: HandedOut | None) -> None:
+        self._records: int = 0
+        self._reached: dict[tuple[str, int], int] = {}  # topic id, partition -> next offset
+        self._before: int = before._before + before._records if before else 0
+        self._beyond: dict[tuple[str, int], int] = {**before._beyond, **before._reached} if before else {}
+
+    @staticmethod
+    def of(source: str) -> HandedOut:
+        """Of a new session of the source."""
+        _LATEST[source] = HandedOut(_LATEST.get(source))
+        return _LATEST[source]
+
+    def add(self, records: int) -> None:
+        """They are handed out."""
+        self._records += records
+
+    def in_all(self, topic_id: str, positions: Mapping[int, int]) -> int:
+        """How many, by a session that stands at ``positions``."""
+        for partition, offset in positions.items():
+            at = topic_id, partition
+            self._reached[at] = max(offset, self._beyond.get(at, offset))
+        if any(positions.get(p, 0) < offset for (topic, p), offset in self._beyond.items() if topic == topic_id):
+            return self._records
+        self._beyond = {}
+        return self._before + self._records
+
+
+_LATEST: dict[str, HandedOut] = {}  # by source
 
 
 def _items(offsets: Mapping[int, int]) -> list[tuple[int, int]]:

@@ -30,7 +30,7 @@ from beam_jobs.io.block_reader import BlockReader, BlockSettings
 from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.kafka.commits import DENIED
 from beam_jobs.io.kafka.fetch import Control, Fetched, Fetcher, Positions, Problem, Topic, Transport, before
-from beam_jobs.io.kafka.mark import KafkaMark, KafkaMarkCoder
+from beam_jobs.io.kafka.mark import HandedOut, KafkaMark, KafkaMarkCoder
 from beam_jobs.io.kafka.start import OnLost, Range, anew, begin, check_commits, grown, patiently, resolve
 from beam_jobs.io.position import EARLIEST, OffsetKind, OffsetSpec
 from beam_jobs.io.reading import PartitionOutages
@@ -99,8 +99,8 @@ class _Session:
     def __init__(self, source: KafkaSource, mark: KafkaMark) -> None:
         self.fetcher: Fetcher = source.transport.fetcher()
         self.name = uuid.uuid4().hex
-        self.records = 0  # handed out
         self.topic_id = mark.topic_id
+        self.handed_out = HandedOut.of(source.name)
         self.positions = dict(mark.positions)
         # Partition -> leader epoch of the last record handed out, and the offset after it.
         self.epochs = {p: (epoch, mark.positions[p]) for p, epoch in mark.epochs.items()}
@@ -198,8 +198,8 @@ class KafkaReader(BlockReader[_Session]):
             session.topic_id,
             session.known_epochs(),
             tuple(sorted(session.late)),
-            session=session.name,
-            records=session.records,
+            session=self._source.name,
+            records=session.handed_out.in_all(session.topic_id, session.positions),
         )
         self._watermark = self._compute_watermark(session)
         if block is None:
@@ -240,7 +240,7 @@ class KafkaReader(BlockReader[_Session]):
             session.ahead.difference_update(fetched.next_offsets)
             limit_ms = int((now + self._source.blocks.out_of_order_s) * 1000)
             session.ahead |= _max_timestamps(block, limit_ms, session.newest_ms)
-            session.records += block.num_rows
+            session.handed_out.add(block.num_rows)
         starts = {p: session.positions[p] for p in fetched.next_offsets}
         for p, offset in fetched.next_offsets.items():
             session.move(p, offset)

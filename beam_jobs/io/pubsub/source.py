@@ -43,6 +43,7 @@ class PubSubMark(CheckpointMark):
         puller = PULLERS.get(self.puller)  # gone: the messages come again
         if puller is not None:
             puller.acknowledge(self.batch, _FINAL_ACK_S if self.final else 0.0)
+        metrics.inc(metrics.READERS_FINISHED, int(self.final))
 
 
 class PubSubMarkCoder(coders.Coder):

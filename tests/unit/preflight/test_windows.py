@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import use_cases
+from beam_jobs import preview
 from beam_jobs.archives.read import ArchiveInput
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka.address import KafkaAddress
@@ -86,3 +87,12 @@ def test_memory_is_more_than_none(windowed: str) -> None:
 def test_an_archive_of_features_takes_windows(windowed: str) -> None:
     with pytest.raises(UserError, match=r"127\.0\.0\.1:1"):  # the broker that is not there
         archive_job(given(windowed, "archive", "--output", "archive"))
+
+
+def test_pubsub_is_refused_before_anything_is_read(windowed: str) -> None:
+    read = ["--preflight", "off", "--input", "pubsub://project-a/events"]
+    said = r"and Pub/Sub has none .*; bring the events to a Kafka topic, their key car_id$"
+    with pytest.raises(UserError, match=said):
+        archive_job(given(windowed, "archive", "--output", "archive", *read))
+    with pytest.raises(UserError, match=r"reads topics of Kafka and files: .*; archive some .highbeam archive --raw"):
+        preview.main(["--use_case", windowed, *read[2:]])

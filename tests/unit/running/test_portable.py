@@ -9,11 +9,10 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
 
 from beam_jobs.errors import UserError
-from beam_jobs.running.portable import runner_errors, without_lost_runners
-from beam_jobs.running.prism import outlast_job_server
+from beam_jobs.running.portable import outlast_job_server, runner_errors, without_lost_runners
 
 
-def test_a_job_on_prism_outlasts_one_answer_of_its_job_server() -> None:
+def test_a_job_outlasts_one_answer_of_its_job_server() -> None:
     options = PipelineOptions([]).view_as(PortableOptions)
     outlast_job_server(options)
     assert options.job_server_timeout > 10**8

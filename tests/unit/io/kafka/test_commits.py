@@ -9,6 +9,7 @@ from beam_jobs.errors import UserError
 from beam_jobs.io.kafka import source as kafka_source
 from beam_jobs.io.kafka.commits import LASTING, Commits
 from beam_jobs.io.kafka.fetch import Finished, Positions
+from beam_jobs.io.kafka.mark import HandedOut
 from tests.contract.positions import finish
 from tests.contract.reads import SourceSuite, numbered, opened, read
 from tests.services.fake_kafka import FakeCluster
@@ -106,3 +107,26 @@ def test_a_refused_commit_ends_the_job_where_it_would_be_refused_again(
         cluster.refuses = None
         finish(reader)
     reader.close()
+
+
+def test_what_a_lost_bundle_had_read_is_counted_once_its_records_are_finished_again() -> None:
+    commits, first = Commits("kafka://a/t", "g"), HandedOut.of("a source")
+    commits.begin(Positions("id", {0: 0}), {})
+
+    def done(handed_out: HandedOut, records: int, offset: int) -> int:
+        handed_out.add(records)
+        at = Positions("id", {0: offset})
+        commits.add(Finished(at, "a source", handed_out.in_all("id", at.offsets)))
+        commits.next(0.0)
+        return commits.succeeded()
+
+    assert done(first, 10, 10) == 10
+    first.add(5)
+    first.in_all("id", {0: 15})  # handed out, and lost
+    second = HandedOut.of("a source")
+    assert done(second, 3, 13) == 0  # not past 15: some of the five may still be lost
+    second.add(1)
+    second.in_all("id", {0: 14})  # lost as well
+    third = HandedOut.of("a source")
+    assert done(third, 2, 15) == 5 + 3 + 1 + 2  # read so often in all, and all of it is committed
+    assert done(HandedOut.of("a source"), 4, 19) == 4  # nothing was lost

@@ -1,0 +1,80 @@
+"""Apache Flink by Beam's job server: ``--runner=FlinkRunner --job_endpoint=HOST:PORT --environment_type=LOOPBACK``.
+
+With LOOPBACK all steps run in this process, which Flink drives: it keeps the positions of readers in its checkpoints,
+moves a job from a TaskManager that is gone to another one, and says when bundles are final.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions, PortableOptions, StandardOptions
+from apache_beam.runners.runner import PipelineResult, PipelineRunner
+
+from beam_jobs import metrics
+from beam_jobs.errors import UserError
+from beam_jobs.running.portable import Portable
+from beam_jobs.target import Graph, Traits
+from beam_jobs.terminal import options
+from beam_jobs.terminal.cli import find_user_error
+
+_CHECKPOINT_MS = 1000  # offsets are committed once a checkpoint has what came before them
+_LOOK_S = 0.2
+_WORKER = "apache_beam.runners.worker.sdk_worker"  # the logger that is told what steps raise
+
+
+class Flink(Portable):
+    """Runs a job on a Flink cluster, its steps in this process, or where ``--environment_type`` says."""
+
+    def __init__(self, parsed: PipelineOptions) -> None:
+        super().__init__(parsed)
+        self._ends_itself = True
+        self._failure: UserError | None = None
+
+    def describe(self) -> Traits:
+        where = self._parsed.view_as(PortableOptions).environment_type
+        local = self._parsed.view_as(FlinkRunnerOptions).flink_master.startswith("[")
+        return Traits(here=where == "LOOPBACK" or (not where and local), java=True)
+
+    def prepare(self, name: str, live: bool) -> str | PipelineRunner:
+        flink = self._parsed.view_as(options.FlinkOptions)
+        flink.checkpointing_interval = flink.checkpointing_interval or _CHECKPOINT_MS
+        # A bundle begins with a reader's position, and has its blocks: to wait for a second one takes a second.
+        flink.max_bundle_size = flink.max_bundle_size or 1
+        return super().prepare(name, live)
+
+    def submit(self, pipeline: beam.Pipeline, graph: Graph) -> PipelineResult:
+        pipeline.options.view_as(StandardOptions).streaming = not graph.bounded
+        self._ends_itself = graph.bounded or graph.state or not self.describe().here
+        logging.getLogger(_WORKER).setLevel(logging.ERROR)
+        logging.getLogger(_WORKER).addFilter(self._hear)
+        return super().submit(pipeline, graph)
+
+    def wait(self, result: PipelineResult) -> int:
+        """Waits, and ends the job once its reader is at its end: Flink never ends one that streams."""
+        ended = threading.Event()
+        if not self._ends_itself:
+            threading.Thread(target=self._end, args=(result, ended), daemon=True).start()
+        try:
+            return super().wait(result)
+        except RuntimeError:
+            if self._failure is not None:
+                raise self._failure from None
+            if not ended.is_set():
+                raise
+            return 0
+
+    def _end(self, result: PipelineResult, ended: threading.Event) -> None:
+        """Cancels the job when nothing is left to be done: all is read, is out, and is committed; or it can't go on."""
+        tick = threading.Event()
+        while not (metrics.STATE.own()[metrics.READERS_FINISHED] or self._failure):
+            tick.wait(_LOOK_S)
+        ended.set()
+        result.cancel()
+
+    def _hear(self, record: logging.LogRecord) -> bool:
+        """Takes what a step has raised that nobody but the user can mend: Flink would try it again without end."""
+        self._failure = self._failure or find_user_error(RuntimeError(record.getMessage()))
+        return logging.getLogger().isEnabledFor(logging.INFO)
