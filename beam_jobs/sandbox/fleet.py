@@ -16,6 +16,19 @@ firmware        control unit back at version 1000 instead of 2000  4 %
 
 Bumps (5 % of the steps of every car) are no failure. A failure stays.
 
+The reference simulator knows no failure that comes slowly; cars do. With ``slow`` cars fail of these as well, all kinds
+as often as each other:
+
+=============== ==================================================
+kind            what the sensors show
+=============== ==================================================
+slow_puncture   one tire loses 3 psi an hour
+coolant_loss    the coolant is 6 degrees warmer each hour
+weak_battery    the voltage is 2 V lower each hour
+worn_bearing    vibration grows by 15 % an hour
+stuck_sensor    the coolant's temperature stays at one reading
+=============== ==================================================
+
 At those rates nearly every car has failed after a few dozen steps, which no fleet does, so the number of failures is a
 parameter instead: ``prevalence`` is the share of cars that fail within ``span``. Kinds get shares in proportion to the
 *square root* of their published rate: the order of the rates stays, and the rarest kind (overheating, 3 % in direct
@@ -48,6 +61,8 @@ PUBLISHED_RATES: Mapping[str, float] = MappingProxyType(
 """Kind of failure to its published probability per car and step."""
 
 FAILURE_KINDS = tuple(PUBLISHED_RATES)
+SLOW_KINDS = ("slow_puncture", "coolant_loss", "weak_battery", "worn_bearing", "stuck_sensor")
+_KINDS = FAILURE_KINDS + SLOW_KINDS
 BUMP_RATE = 0.05  # share of steps in which a car passes a bump
 LAST_FAILURE = 0.8  # of the span: a car that fails sends events for at least the last fifth of it
 
@@ -69,7 +84,7 @@ class Failure:
     """The one failure of one car: from ``time_ms`` on, it stays."""
 
     car_id: str
-    kind: str  # one of FAILURE_KINDS
+    kind: str  # one of FAILURE_KINDS or SLOW_KINDS
     time_ms: int  # milliseconds since the epoch; events at or after it show the failure
     features: tuple[str, ...]  # sensors that show it
 
@@ -87,6 +102,7 @@ class Fleet:
       interval: seconds between two events of one car.
       span: seconds of simulated time within which ``prevalence`` of the cars fail; nobody fails later.
       label: what ``failure_occurred`` says of a failed car: "true", as the devices do, or the "kind" of the failure.
+      slow: cars fail of ``SLOW_KINDS`` as well.
     """
 
     def __init__(
@@ -98,6 +114,7 @@ class Fleet:
         interval: float = 0.1,
         span: float = 60.0,
         label: Literal["true", "kind"] = "true",
+        slow: bool = False,
     ) -> None:
         if cars < 1 or not 0 <= prevalence <= 1 or interval <= 0 or span <= 0:
             raise ValueError(f"Fleet(cars={cars}, prevalence={prevalence}, interval={interval}, span={span})")
@@ -107,7 +124,7 @@ class Fleet:
         plan, drivers, self._motion, self._noise = (
             np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(4)
         )
-        self._plan_failures(plan, prevalence, span)
+        self._plan_failures(plan, prevalence, span, slow)
         self._describe_cars(drivers, label)
         self._start_cars(drivers)
 
@@ -134,6 +151,7 @@ class Fleet:
         index = self.step_count + np.arange(steps, dtype=np.int64)
         times = self.start_time + np.rint((index[:, None] + self._phase) * (self.interval * 1000)).astype(np.int64)
         failed = times >= self._failure_time
+        hours = np.where(failed, (times - np.minimum(times, self._failure_time)) / 3_600_000, 0.0)  # with the failure
         speed, coolant = self._move(steps, failed)
         battery = np.clip(self._battery - index[:, None] * (self.interval / _RANGE_S * 100), 0, 100)
         self.step_count += steps
@@ -146,17 +164,19 @@ class Fleet:
             self._noise.random(out=uniform[i])
 
         def is_kind(kind: str) -> NDArray[np.bool_]:
-            return failed & (self._kind == FAILURE_KINDS.index(kind))
+            return failed & (self._kind == _KINDS.index(kind))
 
         throttle = np.clip(0.05 + 0.85 * speed / 50 + 0.02 * noise[:, 0], 0, 1)
         air_flow = np.clip(3 + 1.6 * speed + 40 * throttle + 1.5 * noise[:, 1], 0, None)
         amperes = np.where(is_kind("overheating"), 2.5, 0.5)
         current = np.clip(amperes * speed + 0.5 * noise[:, 2], 0, None)
-        gain = np.where(is_kind("drive_shaft"), 150.0, 100.0)
+        gain = np.where(is_kind("drive_shaft"), 150.0, 100.0 + 15.0 * hours * is_kind("worn_bearing"))
         vibration = np.clip(gain * speed * (1 + 0.02 * noise[:, 3]) + 10 * noise[:, 4], 0, 7500)
-        voltage = np.clip(206 + 0.52 * battery - 0.05 * current + 0.4 * noise[:, 5], 204, 260)
+        sag = 2.0 * hours * is_kind("weak_battery")
+        voltage = np.clip(206 + 0.52 * battery - 0.05 * current + 0.4 * noise[:, 5] - sag, 204, 260)
         air_temp = np.clip(self._air_temp + 0.3 * noise[:, 6], 15, 40)
-        coolant = np.clip(coolant + 0.4 * noise[:, 7], 23, 102)
+        coolant = np.clip(coolant + 6.0 * hours * is_kind("coolant_loss") + 0.4 * noise[:, 7], 23, 102)
+        coolant = np.where(is_kind("stuck_sensor"), self._warm, coolant)
 
         columns: dict[str, pa.Array] = {
             "car_id": _repeat(self._car_ids, steps),
@@ -179,7 +199,8 @@ class Fleet:
             flat = is_kind("tire") & (self._wheel == i)
             worn = is_kind("shock_absorber") & (self._wheel == i)
             # Sound tires stay near the car's own pressure; a flat one is anywhere in 20..25.
-            sound = np.clip(np.rint(self._tire[i] + uniform[:, i] - 0.5), 30, 35)
+            leak = 3.0 * hours * (is_kind("slow_puncture") & (self._wheel == i))
+            sound = np.clip(np.rint(self._tire[i] + uniform[:, i] - 0.5 - leak), np.where(leak > 0, 0, 30), 35)
             columns[f"tire_pressure_{wheel}"] = np.where(flat, np.floor(20 + 6 * uniform[:, i]), sound)
             low = np.where(worn, np.where(bump, 5, 3), np.where(bump, 2, 0))
             width = np.where(worn & bump, 2, 1)
@@ -192,12 +213,13 @@ class Fleet:
             [_as_array(columns[field.name], field.type) for field in self._schema], schema=self._schema
         )
 
-    def _plan_failures(self, rng: np.random.Generator, prevalence: float, span: float) -> None:
+    def _plan_failures(self, rng: np.random.Generator, prevalence: float, span: float, slow: bool) -> None:
         """Chooses which car fails when, of what and at which wheel."""
         self._car_ids = pa.array([f"car-{i:06d}" for i in range(self.cars)], pa.string())
         self._phase = np.arange(self.cars) / self.cars
-        counts = _share_out(round(self.cars * prevalence))
-        kinds = np.repeat(np.arange(len(FAILURE_KINDS)), counts)
+        shares = np.ones(len(_KINDS)) if slow else np.sqrt(np.array(list(PUBLISHED_RATES.values())))
+        counts = _share_out(round(self.cars * prevalence), shares)
+        kinds = np.repeat(np.arange(len(counts)), counts)
         failing = rng.permutation(self.cars)[: len(kinds)]
         self._kind = np.full(self.cars, -1)
         self._kind[failing] = kinds
@@ -207,7 +229,7 @@ class Fleet:
         self._failure_time = np.where(self._kind >= 0, self.start_time + delay_ms, never)
         failures: dict[str, Failure] = {}
         for car in np.sort(failing).tolist():
-            kind = FAILURE_KINDS[self._kind[car]]
+            kind = _KINDS[self._kind[car]]
             wheel = WHEELS[self._wheel[car]]
             features = {
                 "tire": (f"tire_pressure_{wheel}",),
@@ -215,6 +237,11 @@ class Fleet:
                 "drive_shaft": ("engine_vibration_amplitude",),
                 "overheating": ("current_draw", "coolant_temp"),
                 "firmware": ("control_unit_firmware",),
+                "slow_puncture": (f"tire_pressure_{wheel}",),
+                "coolant_loss": ("coolant_temp",),
+                "weak_battery": ("battery_voltage",),
+                "worn_bearing": ("engine_vibration_amplitude",),
+                "stuck_sensor": ("coolant_temp",),
             }[kind]
             car_id = self._car_ids[car].as_py()
             failures[car_id] = Failure(car_id, kind, int(self._failure_time[car]), features)
@@ -232,7 +259,7 @@ class Fleet:
         self._latitude = rng.uniform(47.5, 54.5, self.cars)
         self._longitude = rng.uniform(7.0, 14.0, self.cars)
         self._heading = rng.uniform(0, 2 * math.pi, self.cars)
-        names = FAILURE_KINDS if label == "kind" else ("true",) * len(FAILURE_KINDS)
+        names = _KINDS if label == "kind" else ("true",) * len(_KINDS)
         self._labels = pa.array(["false", *names], pa.string())
         self._label = self._kind + 1
 
@@ -242,6 +269,7 @@ class Fleet:
         warm = rng.normal(88, 2, self.cars)
         cold_start = rng.random(self.cars) < 0.1
         self._coolant = np.where(cold_start, rng.uniform(23, 80, self.cars), warm)
+        self._warm = 86 + 0.08 * self._speed  # what a stuck sensor goes on to say
         self._battery = rng.uniform(10, 100, self.cars)
         self._air_temp = rng.uniform(17, 38, self.cars)
         self._tire = rng.uniform(30.0, 35.0, (len(WHEELS), self.cars))
@@ -251,7 +279,7 @@ class Fleet:
         keep = math.exp(-self.interval / _SPEED_MEMORY_S)
         jolt = _SPEED_STD * math.sqrt(1 - keep * keep)
         warm = 1 - math.exp(-self.interval / _COOLANT_MEMORY_S)
-        hot = failed & (self._kind == FAILURE_KINDS.index("overheating"))
+        hot = failed & (self._kind == _KINDS.index("overheating"))
         speed, coolant = np.empty((steps, self.cars)), np.empty((steps, self.cars))
         for i in range(steps):
             drift = _SPEED_MEAN + keep * (self._speed - _SPEED_MEAN) + jolt * self._motion.standard_normal(self.cars)
@@ -288,11 +316,10 @@ def history(
         yield block
 
 
-def _share_out(failing: int) -> NDArray[np.int64]:
-    """How many of ``failing`` cars fail of each kind, int64 [kinds]: by square root of the rate, largest remainder."""
-    weights = np.sqrt(np.array(list(PUBLISHED_RATES.values())))
-    least = 1 if failing >= len(FAILURE_KINDS) else 0
-    exact = weights / weights.sum() * failing
+def _share_out(failing: int, shares: Floats) -> NDArray[np.int64]:
+    """How many of ``failing`` cars fail of each kind, int64 [kinds]: in proportion to shares, largest remainder."""
+    least = 1 if failing >= len(shares) else 0
+    exact = shares / shares.sum() * failing
     counts = np.maximum(np.floor(exact).astype(np.int64), least)
     while (missing := failing - int(counts.sum())) != 0:
         # Both ways, because the least of one car may have given out too many.

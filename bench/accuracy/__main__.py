@@ -17,13 +17,18 @@ from importlib.metadata import version
 from rich.console import Console
 from rich.table import Table
 
-from bench.accuracy import cars, page, shuttle, six
+from bench.accuracy import cars, history, page, shuttle, six
 from bench.accuracy.figures import Figures, read, write
 from bench.accuracy.goals import goals
 from bench.accuracy.processes import run
 
 SEEDS = (21, 22, 23, 24, 25)
-SECTIONS = {"cars": cars.TASKS, "shuttle": shuttle.TASKS, "six": six.TASKS}  # the longest first
+SECTIONS = {
+    "cars": cars.TASKS,
+    "history": history.TASKS,
+    "shuttle": shuttle.TASKS,
+    "six": six.TASKS,
+}  # the longest first
 LIBRARIES = ("keras", "numpy", "scikit-learn", "tensorflow-cpu")
 
 

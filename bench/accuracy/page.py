@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_jobs.sandbox.fleet import FAILURE_KINDS
+from bench.accuracy import history
 from bench.accuracy.cars import SHARES
 from bench.accuracy.figures import Figures, mean, read
 from bench.accuracy.goals import goals
@@ -33,6 +34,8 @@ def rendered(page: str) -> str:
         "peers": _peers(figures),
         "shuttle": _shuttle(figures),
         "cars": _cars(figures),
+        "history": _history(figures),
+        "history rates": _history_rates(figures),
         "said": _said(said),
     }
     for name, lines in tables.items():
@@ -121,6 +124,29 @@ def _cars(figures: Figures) -> list[str]:
         about = f"{100 * SHARES[name]:g} %" if name in SHARES else "0 %, other trainings"
         paths = (*(f"recall_{kind}" for kind in FAILURE_KINDS), *names)
         rows.append([about, *(_cell(figures, f"cars.{name}.{path}") for path in paths)])
+    return _table(header, rows)
+
+
+def _history(figures: Figures) -> list[str]:
+    header = ["failure"]
+    for what in ("recall", "cars found", "seconds to the first alert"):
+        header += [f"{what}, without memory", "with"]
+    rows = []
+    for kind in history.KINDS:
+        paths = [f"history.{name}.{figure}_{kind}" for figure in ("recall", "found", "delay") for name in history.TASKS]
+        rows.append([kind.replace("_", " "), *(_cell(figures, path) for path in paths)])
+    return _table(header, rows)
+
+
+def _history_rates(figures: Figures) -> list[str]:
+    names = ("rate_over_budget", "left_out", "said")
+    header = (
+        "use case",
+        "alerts over the budget, at training's threshold",
+        "left out of training",
+        "says it cannot tell",
+    )
+    rows = [[f"`{name}`", *(_cell(figures, f"history.{name}.{figure}") for figure in names)] for name in history.TASKS]
     return _table(header, rows)
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.accuracy import cars, page
+from beam_jobs.sandbox.fleet import Fleet
+from beam_jobs.use_case import load_use_case
+from bench.accuracy import cars, history, page
 from bench.accuracy.__main__ import SECTIONS, SEEDS
 from bench.accuracy.figures import Found, gather, read, write
 from bench.accuracy.goals import SIX, goals
@@ -41,7 +43,7 @@ def test_every_case_was_measured_with_fresh_seeds() -> None:
     assert not set(SEEDS) & LAB
     for name in (*KEYS, "streaming_roc_auc"):
         assert len(figures[f"shuttle.{name}"]) >= LEAST, name
-    for section in ("six", "cars"):
+    for section in ("six", "cars", "history"):
         for name in SECTIONS[section]:
             judged = figures.get(f"{section}.{name}.rate", figures.get(f"{section}.{name}.rate_over_budget", []))
             trained = len(judged) + len(figures.get(f"{section}.{name}.refused", []))
@@ -141,3 +143,19 @@ def test_bumps_and_blame_of_a_fleet() -> None:
     assert cars._bumps(fleet.x[fleet.kind == "false"]).mean() == pytest.approx(0.05, rel=0.1)
     assert (fleet.blame.any(axis=1) == (fleet.kind != "false")).all()
     assert set(fleet.kind) == {"false", *cars.FAILURE_KINDS}
+
+
+def test_with_memory_a_car_is_compared_with_itself() -> None:
+    names = load_use_case("car_sensors_history").preprocessor().features
+    assert set(load_use_case("car_sensors").preprocessor().features) < set(names)
+    fleet = Fleet(40, 7, 0.5, interval=history.INTERVAL_S, span=history.SPAN_S, slow=True)
+    seen = history._cars("car_sensors_history", fleet)
+    assert (seen.time_ms >= fleet.start_time + history.FIRST_MS).all()
+    [failure] = [f for f in fleet.failures.values() if f.kind == "slow_puncture"][:1]
+    mine = seen.car == int(failure.car_id[-6:])
+    [tire] = failure.features
+    change = seen.x[:, names.index(tire.replace("pressure", "change"))]
+    later = mine & (seen.time_ms > failure.time_ms + 3_000_000)
+    assert change[later].max() < -0.7
+    sound = [f"car-{i:06d}" not in fleet.failures for i in seen.car]
+    assert np.abs(change[sound]).max() < 0.7

@@ -11,7 +11,7 @@ import pytest
 
 import schemas
 from beam_jobs.codec.schema import arrow_schema
-from beam_jobs.sandbox.fleet import BUMP_RATE, FAILURE_KINDS, LAST_FAILURE, WHEELS, Fleet, history
+from beam_jobs.sandbox.fleet import BUMP_RATE, FAILURE_KINDS, LAST_FAILURE, SLOW_KINDS, WHEELS, Fleet, history
 
 START = 1_700_000_000_000
 
@@ -112,6 +112,29 @@ def test_failures_look_as_published(events: pl.DataFrame) -> None:
     assert abs((hot["current_draw"] / hot["speed"]).mean() - 2.5) < 0.1
     assert of["overheating"]["coolant_temp"].max() > of[""]["coolant_temp"].quantile(0.99)
     assert set(of["firmware"]["control_unit_firmware"].to_list()) == {1000}
+
+
+def test_failures_that_come_slowly_grow_with_the_hours() -> None:
+    fleet = Fleet(100, seed=3, prevalence=1, interval=30, span=3600, slow=True)
+    since = {car: failure.time_ms for car, failure in fleet.failures.items()}
+    assert Counter(f.kind for f in fleet.failures.values()) == dict.fromkeys((*FAILURE_KINDS, *SLOW_KINDS), 10)
+    events = frame(fleet, 480)  # four hours: the last is three after any failure began
+    hours = (pl.col("event_time").dt.epoch("ms") - pl.col("car_id").replace_strict(since)) / 3_600_000
+    of = {kind: rows for (kind,), rows in events.with_columns(hours=hours).group_by("kind")}
+    late = {kind: rows.filter(pl.col("hours").is_between(2, 3)) for kind, rows in of.items()}
+    lowest = late["slow_puncture"].select(pl.min_horizontal(f"tire_pressure_{w}" for w in WHEELS)).to_series()
+    assert lowest.is_between(20, 30).all()
+    warm = 86 + 0.08 * late["coolant_loss"]["speed"]
+    assert (late["coolant_loss"]["coolant_temp"] - warm).mean() > 10
+    assert late["coolant_loss"]["coolant_temp"].max() <= 102
+    volts = late["weak_battery"].select(
+        206 + 0.52 * pl.col("battery_percentage") - 0.05 * pl.col("current_draw") - pl.col("battery_voltage")
+    )
+    assert 4 < volts.to_series().filter(late["weak_battery"]["battery_voltage"] > 204).mean() < 6
+    worn = late["worn_bearing"].filter(pl.col("speed").is_between(10, 45))
+    assert abs((worn["engine_vibration_amplitude"] / worn["speed"]).mean() - 137.5) < 4
+    stuck = of["stuck_sensor"].group_by("car_id").agg(pl.col("coolant_temp").n_unique())
+    assert set(stuck["coolant_temp"].to_list()) == {1}
 
 
 def test_sound_cars_are_sound(events: pl.DataFrame) -> None:
