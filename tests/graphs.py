@@ -18,7 +18,10 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
+from apache_beam.portability import common_urns
+from apache_beam.portability.api import beam_runner_api_pb2 as api
 from apache_beam.runners import DirectRunner
+from apache_beam.runners.portability.fn_api_runner import translations
 
 import beam_jobs
 from beam_jobs import archive, redrive, replay, score
@@ -38,7 +41,7 @@ from beam_jobs.preflight.replay import ReplayJob
 from beam_jobs.preflight.score import ScoreJob
 from beam_jobs.steps.lookup import LookupFile
 from beam_jobs.steps.payload import Payload
-from beam_jobs.use_case import load_use_case
+from beam_jobs.use_case import UseCase, load_use_case
 from model.registry import ModelVersion
 from schemas.source import ShippedSchemas
 
@@ -83,11 +86,12 @@ def _score(bus: str, archived: bool = False) -> Wire:
     return partial(score.build, job=job)
 
 
-def _archive(bus: str) -> Wire:
-    schema = archive_schema(CARS, "features")
+def archived(bus: str, use_case: UseCase = CARS) -> Wire:
+    """The graph of an archive of features."""
+    schema = archive_schema(use_case, "features")
     job = ArchiveJob(
         name="archive/car_sensors",
-        use_case=CARS,
+        use_case=use_case,
         content="features",
         columns=("car_id", "event_time"),
         source=_source(bus),
@@ -119,13 +123,28 @@ GRAPHS: dict[str, Wire] = {
     "score, Kafka": _score("kafka"),
     "score, Pub/Sub": _score("pubsub"),
     "score, an archive": _score("kafka", archived=True),
-    "archive, Kafka": _archive("kafka"),
-    "archive, Pub/Sub": _archive("pubsub"),
+    "archive, Kafka": archived("kafka"),
+    "archive, Pub/Sub": archived("pubsub"),
     "replay, Kafka": _replay("kafka"),
     "replay, Pub/Sub": _replay("pubsub"),
     "redrive, Kafka": _redrive("kafka"),
     "redrive, Pub/Sub": _redrive("pubsub"),
 }
+
+
+def stages(pipeline: api.Pipeline) -> list[list[str]]:
+    """The names of the transforms of each stage that a portable runner makes of a graph, fused as far as can be."""
+    phases = [translations.expand_sdf, translations.expand_gbk, translations.greedily_fuse, translations.sort_stages]
+    primitives = common_urns.primitives
+    known = frozenset([primitives.IMPULSE.urn, primitives.FLATTEN.urn, primitives.GROUP_BY_KEY.urn])
+    _, found = translations.create_and_optimize_stages(pipeline, phases=phases, known_runner_urns=known)
+    return [[transform.unique_name for transform in stage.transforms] for stage in found]
+
+
+def stage_of_windows(pipeline: api.Pipeline) -> list[str]:
+    """The one stage that computes windows."""
+    [found] = [names for names in stages(pipeline) if "Preprocess/ParDo(PreprocessWindows)" in names]
+    return found
 
 
 @dataclass(frozen=True)

@@ -223,10 +223,10 @@ def staging(cloud: Cloud, job: str) -> str:
     return f"{cloud.root}/staging" if job == "score" else f"{cloud.root}/staged/{job}"
 
 
-def submit(cloud: Cloud, job: str, *words: str) -> subprocess.CompletedProcess[str]:
+def submit(cloud: Cloud, job: str, *words: str, staged: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", f"beam_jobs.{job}", *PROJECT, f"--temp_location={cloud.root}/temp/{job}"]
     command += [f"--dataflow_endpoint={cloud.service.url}", *words]
-    command += [] if job == "score" else [f"--staging_location={staging(cloud, job)}"]
+    command += [] if job == "score" else [f"--staging_location={staged or staging(cloud, job)}"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
 
 

@@ -23,6 +23,7 @@ from beam_jobs.storage import files
 from demo.broker import locked
 from templates.jobs import TEMPLATES
 from templates.publish import spec
+from tests.graphs import stage_of_windows
 from tests.integration.dataflow_jobs import (
     IMAGE,
     JOBS,
@@ -298,6 +299,26 @@ def test_the_launcher_of_a_template_submits_the_same_graph(
     url = job["environment"]["sdkPipelineOptions"]["options"]["pipelineUrl"]
     launched = api.Pipeline.FromString(files.read_bytes(url))
     assert names_of(launched) == names_of(submitted("score").pipeline)
+
+
+@pytest.mark.nightly
+def test_windows_are_staged_in_the_stage_that_reads(cloud: Cloud, tmp_path: Path) -> None:
+    done = submit(
+        *(cloud, "archive", "--use_case=car_sensors_history", f"--sdk_container_image={IMAGE}", "--from=earliest"),
+        *(
+            f"--input={cloud.kafka('events')}",
+            f"--output={cloud.root}/windows",
+            f"--dead_letters={cloud.kafka('dead')}",
+        ),
+        staged=f"{cloud.root}/staged/windows",
+    )
+    assert done.returncode == 0, done.stderr
+    fetch(f"{cloud.root}/staged/windows", tmp_path / "staged")
+    staged = api.Pipeline.FromString((tmp_path / "staged" / "pipeline.pb").read_bytes())
+    assert {"Read/Read/ReadUnbounded/Process", "Archive/Write"} <= set(stage_of_windows(staged))
+    body = [request.body for request in cloud.service.requests if request.method == "POST"][-1]
+    # One process a worker: where a worker keeps a reader, it keeps what windows know.
+    assert "no_use_multiple_sdk_containers" in body["environment"]["experiments"]
 
 
 def names_of(pipeline: api.Pipeline) -> set[str]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 
+import apache_beam as beam
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners import DirectRunner
 
 import beam_jobs
-from tests.graphs import GRAPHS, RECORDED, names, steps
+from beam_jobs.use_case import load_use_case
+from tests.graphs import GRAPHS, RECORDED, archived, names, stage_of_windows, steps
 
 RUNNERS = ("DirectRunner", "DataflowRunner")
 every_graph = pytest.mark.parametrize("graph", GRAPHS)
@@ -45,3 +49,11 @@ def test_every_graph_is_recorded() -> None:
 def test_no_name_is_there_twice(graph: str) -> None:
     found = names(graph)
     assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_windows_are_in_the_stage_that_reads_so_both_are_in_one_process(runner: str) -> None:
+    pipeline = beam.Pipeline(DirectRunner(), PipelineOptions([f"--runner={runner}"]))
+    archived("kafka", load_use_case("car_sensors_history"))(pipeline)
+    found = stage_of_windows(pipeline.to_runner_api())
+    assert {"Read/Read/ReadUnbounded/Process", "Decode/ParDo(DecodeEvents)", "Archive/Write"} <= set(found)

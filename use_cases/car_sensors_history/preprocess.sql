@@ -30,11 +30,18 @@ SELECT
   COALESCE(avg(tire_pressure_2_1) OVER recent - avg(tire_pressure_2_1) OVER before, 0) AS tire_change_2_1,
   COALESCE(avg(tire_pressure_2_2) OVER recent - avg(tire_pressure_2_2) OVER before, 0) AS tire_change_2_2,
   COALESCE(sum(engine_vibration_amplitude) OVER recent / NULLIF(sum(speed) OVER recent, 0), 100) AS vibration_recent,
+  -- A bump jolts a wheel once, a worn shock absorber at every reading.
+  min(accelerometer_1_1_value) OVER minute AS jolt_least_1_1,
+  min(accelerometer_1_2_value) OVER minute AS jolt_least_1_2,
+  min(accelerometer_2_1_value) OVER minute AS jolt_least_2_1,
+  min(accelerometer_2_2_value) OVER minute AS jolt_least_2_2,
   -- No reading is quite like another, unless the sensor is stuck.
   count(DISTINCT coolant_temp) OVER recent / count(*) OVER recent AS coolant_distinct
 FROM events
 WHERE battery_voltage > 0
 WINDOW
+  minute AS (PARTITION BY car_id ORDER BY event_time
+             RANGE BETWEEN INTERVAL '1' MINUTE PRECEDING AND CURRENT ROW),
   recent AS (PARTITION BY car_id ORDER BY event_time
              RANGE BETWEEN INTERVAL '10' MINUTE PRECEDING AND CURRENT ROW),
   before AS (PARTITION BY car_id ORDER BY event_time
