@@ -61,7 +61,7 @@ bench-latency: setup ## 30 minutes at 10,000 events/s on each local runner (Java
 	$(BIN)/python -m bench.latency --seconds 1800 --runner DirectRunner
 	$(BIN)/python -m bench.latency --seconds 1800 --runner PrismRunner
 
-accuracy: setup ## what the detector finds in unlabelled data, against its goals: docs/accuracy.md (about 20 minutes)
+accuracy: setup ## what the detector finds in unlabelled data, against its goals: docs/accuracy.md (about 25 minutes)
 	$(BIN)/python -m bench.accuracy
 
 chaos: setup ## whole jobs under faults, 10 minutes: is anything lost? (Java, Go for all of it; CHAOS_ARGS='--seed 7 --list')

@@ -1,4 +1,4 @@
-"""How accurate the detector is, on data as people have it: docs/accuracy.md. About 20 minutes on two cores.
+"""How accurate the detector is, on data as people have it: docs/accuracy.md. About 25 minutes on two cores.
 
     python -m bench.accuracy                  # everything; exit 1 if a goal is missed
     python -m bench.accuracy --only shuttle   # a part

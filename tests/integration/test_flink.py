@@ -52,8 +52,9 @@ def test_a_killed_task_manager_is_replaced_and_the_features_are_duckdbs(
     _, told = job.communicate(600)
     assert job.wait() == 0, told
     assert 0 < before < events.num_rows
-    [run] = [each for each in flink.jobs() if each["state"] == "CANCELED"]
+    [run] = flink.jobs()
     assert flink.checkpoints(run["jid"])["restored"] >= 1
+    flink.wait_for_end(run["jid"])
     counted = report(tmp_path)
     assert counted["unaccounted"] == 0
     assert counted["reread"] > 0

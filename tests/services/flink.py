@@ -28,6 +28,7 @@ from beam_jobs.sandbox.process import free_port, listens
 from demo.broker import cache_dir, java_missing, maven_jars
 
 _TIMEOUT_S = 90.0
+_OVER = ("FINISHED", "CANCELED", "FAILED")
 _RUNTIME = "org.apache.flink.runtime"
 
 # What Flink's own scripts open to it on Java 17.
@@ -62,6 +63,13 @@ class Flink:
         """What the JobManager says of each job, its id and its state among it."""
         found = requests.get(f"http://127.0.0.1:{self._rest}/jobs/overview", timeout=10).json()
         return list(found["jobs"])
+
+    def wait_for_end(self, job: str) -> None:
+        """Returns when a job is over."""
+        deadline = time.monotonic() + _TIMEOUT_S
+        while (state := next(each["state"] for each in self.jobs() if each["jid"] == job)) not in _OVER:
+            assert time.monotonic() < deadline, state
+            time.sleep(0.2)
 
     def checkpoints(self, job: str) -> dict[str, int]:
         """How many checkpoints of a job were "completed", and how often it was "restored"."""

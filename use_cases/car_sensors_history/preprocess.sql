@@ -23,8 +23,9 @@ SELECT
   engine_vibration_amplitude / (speed + 1) AS vibration_per_speed,
   -- Means of ten minutes show what the noise of one reading hides; each car is compared with itself.
   COALESCE(avg(coolant_temp) OVER recent - avg(coolant_temp) OVER before, 0) AS coolant_change,
-  COALESCE(avg(battery_voltage) OVER recent - avg(battery_voltage) OVER before, 0) AS voltage_change,
-  COALESCE(avg(battery_percentage) OVER recent - avg(battery_percentage) OVER before, 0) AS charge_change,
+  -- The battery's data sheet says 0.52 V a percent of charge.
+  COALESCE(avg(battery_voltage - 0.52 * battery_percentage) OVER recent
+    - avg(battery_voltage - 0.52 * battery_percentage) OVER before, 0) AS voltage_change,
   COALESCE(avg(tire_pressure_1_1) OVER recent - avg(tire_pressure_1_1) OVER before, 0) AS tire_change_1_1,
   COALESCE(avg(tire_pressure_1_2) OVER recent - avg(tire_pressure_1_2) OVER before, 0) AS tire_change_1_2,
   COALESCE(avg(tire_pressure_2_1) OVER recent - avg(tire_pressure_2_1) OVER before, 0) AS tire_change_2_1,
