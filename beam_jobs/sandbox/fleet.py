@@ -173,7 +173,7 @@ class Fleet:
         gain = np.where(is_kind("drive_shaft"), 150.0, 100.0 + 15.0 * hours * is_kind("worn_bearing"))
         vibration = np.clip(gain * speed * (1 + 0.02 * noise[:, 3]) + 10 * noise[:, 4], 0, 7500)
         sag = 2.0 * hours * is_kind("weak_battery")
-        voltage = np.clip(206 + 0.52 * battery - 0.05 * current + 0.4 * noise[:, 5] - sag, 204, 260)
+        voltage = np.clip(206 + 0.52 * battery - 0.05 * current + 0.4 * noise[:, 5], 204, 260) - sag
         air_temp = np.clip(self._air_temp + 0.3 * noise[:, 6], 15, 40)
         coolant = np.clip(coolant + 6.0 * hours * is_kind("coolant_loss") + 0.4 * noise[:, 7], 23, 102)
         coolant = np.where(is_kind("stuck_sensor"), self._warm, coolant)
