@@ -10,10 +10,12 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
-from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import OFFSET_INVALID, Consumer, Producer, TopicPartition
 
 import use_cases
+from beam_jobs.io.kafka.address import KafkaAddress
+from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.io.kafka.control import consumer_properties
 from beam_jobs.io.kafka.topic import KafkaLog
 from beam_jobs.preview import watch
 from beam_jobs.samples import records
@@ -108,5 +110,8 @@ def test_the_newest_records_have_the_features_of_the_whole_topic(
     assert capsys.readouterr().out.count("looked at   1,000 rows") == 3
     assert "speed_mean" in page.read_text()
 
-    groups = AdminClient({"bootstrap.servers": topics.servers}).list_consumer_groups().result(10).valid
-    assert not [group.group_id for group in groups if "preview" in group.group_id or "highbeam" in group.group_id]
+    group = consumer_properties(KafkaAddress.parse(topics.uri("events")), KafkaConfig(), None)["group.id"]
+    consumer = Consumer({"bootstrap.servers": topics.servers, "group.id": group})
+    committed = consumer.committed([TopicPartition(topics.name("events"), p) for p in range(4)], 10)
+    consumer.close()
+    assert {one.offset for one in committed} == {OFFSET_INVALID}
