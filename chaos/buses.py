@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
+from chaos.events import Event
 from chaos.feed import Feed, KafkaSender, PubSubSender
 from chaos.job import Job
 from chaos.outputs import Entries, KafkaOutputs, Place, PubSubOutputs, of_kafka, of_pubsub
@@ -117,6 +118,24 @@ def _insist(ask: Callable[[], Answer]) -> Answer:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
+
+
+class WindowsStage(KafkaStage):
+    """Jobs whose SQL has windows, and that write features."""
+
+    def _sender(self) -> KafkaSender:
+        return KafkaSender(self.world.cluster.bootstrap_servers, self.topic, PARTITIONS, by_key=True)
+
+    def events(self) -> Iterator[Event]:
+        yield from self.world.remembered
+
+    @property
+    def use_case(self) -> str:
+        return str(self.world.memory)
+
+    @property
+    def content(self) -> list[str]:
+        return []
 
 
 class PubSubStage(Stage):

@@ -40,7 +40,8 @@ class Event:
     letter: str | None  # of its dead letter, where it is one
     score: str | None
     alert: str | None
-    row: str | None  # in an archive of events
+    row: str | None  # in an archive
+    time_ms: int | None = None  # of its record; None: when it is sent
 
 
 def schema(name: str) -> Any:

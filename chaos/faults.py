@@ -97,6 +97,16 @@ def rolling_restart(stage: Stage, chance: float) -> None:
         stage.until_reading(job)
 
 
+def other_workers(stage: Stage, chance: float) -> None:
+    """The jobs are ended, killed or in good order, and start again with two processes, or with one."""
+    for job in stage.jobs:
+        job.wanted = False
+        job.run.kill() if chance < 0.5 else job.run.end(signal.SIGTERM)
+        kept = [word for word in job.command if not word.startswith("--direct_num_workers")]
+        job.command = kept if len(kept) < len(job.command) else [*kept, "--direct_num_workers=2"]
+    _up(stage)
+
+
 def second_instance(stage: Stage, chance: float) -> None:
     """A second instance beside the first, for some seconds; then it is killed, or ended in good order."""
     for job in stage.jobs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -34,11 +35,11 @@ class Sender(Protocol):
 
 
 class KafkaSender:
-    """Onto a topic's partitions in turn; what a broker that is away does not take is sent until it does."""
+    """Onto a topic's partitions, in turn or by key; what a broker that is away does not take is sent until it does."""
 
-    def __init__(self, servers: str, topic: str, partitions: int) -> None:
+    def __init__(self, servers: str, topic: str, partitions: int, by_key: bool = False) -> None:
         self.topic = topic
-        self._partitions, self._sent = partitions, 0
+        self._partitions, self._by_key, self._sent = partitions, by_key, 0
         settings = {"enable.idempotence": True, "message.timeout.ms": 300_000, "linger.ms": 5, "log_level": 0}
         self._producer = Producer({"bootstrap.servers": servers, **settings})
         self.failed: list[str] = []
@@ -52,8 +53,12 @@ class KafkaSender:
                 else:
                     taken((self.topic, message.partition(), message.offset()), event)
 
-            partition = self._sent % self._partitions
-            self._producer.produce(self.topic, event.value, event.key, partition, on_delivery=delivered)
+            more = {} if event.time_ms is None else {"timestamp": event.time_ms}
+            number = zlib.crc32(event.key) if self._by_key else self._sent
+            self._producer.produce(
+                self.topic, event.value, event.key, number % self._partitions, on_delivery=delivered, **more
+            )
+            self._sent += 1
             self._sent += 1
         self._producer.poll(0)
 

@@ -8,7 +8,7 @@ from functools import partial
 from random import Random
 
 from chaos import faults
-from chaos.buses import KafkaStage, PubSubStage
+from chaos.buses import KafkaStage, PubSubStage, WindowsStage
 from chaos.faults import Fault, Planned
 from chaos.stage import JobSpec, Stage
 from chaos.world import World
@@ -34,7 +34,8 @@ class Scenario:
 
     def prepare(self, world: World) -> None:
         """Starts what it needs, so that this takes none of its time; skips it (NotHereError) where that is not here."""
-        _ = world.events
+        _ = world.cluster
+        _ = world.remembered if self.stage is WindowsStage else world.events
         if self.stage is PubSubStage:
             _ = world.pubsub
         if any(job.cloud for job in self.jobs):
@@ -87,6 +88,14 @@ SCENARIOS = [
     Scenario("storage-rolling", (JobSpec("archive", cloud=True),), [faults.rolling_restart, faults.kill_jobs]),
     Scenario("prism", (JobSpec("score", "PrismRunner"),), [faults.kill_jobs, faults.kill_leader]),
     Scenario("prism-archive", (JobSpec("archive", "PrismRunner"),), [faults.kill_children, faults.pause_jobs]),
+    Scenario(
+        "windows",
+        (ARCHIVE,),
+        [faults.kill_jobs, faults.other_workers, faults.restart_broker, faults.kill_leader, faults.rolling_restart],
+        2,
+        stage=WindowsStage,
+    ),
+    Scenario("windows-child-killed", (JobSpec("archive", more=TWO),), [faults.kill_children], 2, stage=WindowsStage),
     Scenario("pubsub-killed", BOTH, [faults.kill_jobs], stage=PubSubStage),
     Scenario(
         "pubsub-away",

@@ -91,6 +91,15 @@ class Stage:
         """Records behind the position the job's group has, now that all came out."""
         return 0
 
+    @property
+    def use_case(self) -> str:
+        return USE_CASE
+
+    @property
+    def content(self) -> list[str]:
+        """The flags that say what an archive holds."""
+        return ["--raw", "--keep_keys"]
+
     # What all have.
 
     def events(self) -> Iterator[Event]:
@@ -112,13 +121,13 @@ class Stage:
         ledgers = {k: Ledger(f"{spec.name} {k}", exactly_once=k == "row") for k in (*kinds.values(), *of_archive)}
         self.ledgers += ledgers.values()
         entries = Entries(self._place(), ledgers)
-        command = [sys.executable, "-m", f"beam_jobs.{spec.kind}", "--use_case", USE_CASE, "--progress", "json"]
+        command = [sys.executable, "-m", f"beam_jobs.{spec.kind}", "--use_case", self.use_case, "--progress", "json"]
         command += [*self._addresses(spec), *self._outputs(spec.name, kinds, entries)]
         environment = self._environment(spec)
         if spec.kind == "score":
             command += ["--model", str(self.world.model)]
         else:
-            command += ["--raw", "--keep_keys", "--max_file_age", _FILE_AGE_S, "--output"]
+            command += [*self.content, "--max_file_age", _FILE_AGE_S, "--output"]
             command.append(self._archive(spec, entries, environment))
         if spec.runner == "PrismRunner":
             command += ["--runner", "PrismRunner", "--prism_location", str(self.world.prism)]

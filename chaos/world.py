@@ -14,7 +14,7 @@ import pytest
 from google.cloud import storage
 
 from beam_jobs.sandbox.process import free_port
-from chaos import events
+from chaos import events, windows
 from chaos.proxy import Proxy
 from demo.broker import ApacheKafka, java_missing
 from demo.cluster import ApacheKafkaCluster
@@ -68,6 +68,16 @@ class World:
     @cached_property
     def model(self) -> Path:
         return events.train(self._scratch)
+
+    @cached_property
+    def memory(self) -> Path:
+        """A use case with windows."""
+        return windows.write_use_case(self._scratch / "car_memory")
+
+    @cached_property
+    def remembered(self) -> list[events.Event]:
+        """Events for it."""
+        return windows.make(EVENTS, Random(self.seed))
 
     @cached_property
     def events(self) -> list[events.Event]:

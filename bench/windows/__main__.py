@@ -3,10 +3,11 @@
     python -m bench.windows                      # all, about 40 minutes
     python -m bench.windows peers --records 300000 --rounds 1
 
-Parts: ``kernel`` (windows alone), ``job`` (the whole job with windows over the same without), ``latency``, ``peers``
-(Kafka Streams and Flink SQL), ``late`` and ``restarts`` (what each does with late rows, and after kill -9). All but the
-first need Java and Maven, and are left out with the reason where these are missing. Figures are merged into
-bench/results/windows.json, by part; ``python -m bench.windows.tables`` prints them as the tables of docs/windows.md.
+Parts: ``kernel`` (windows alone), ``job`` (the whole job with windows over the same without), ``rebuild`` (from the
+topic), ``latency``, ``peers`` (Kafka Streams and Flink SQL), ``late`` and ``restarts`` (what each does with late rows,
+and after kill -9). All but the first need Java and Maven, and are left out with the reason where these are missing.
+Figures are merged into bench/results/windows.json, by part; ``python -m bench.windows.tables`` prints them as the
+tables of docs/windows.md.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.score import machine
-from bench.windows import job, kernel, late, peers, restarts
+from bench.windows import job, kernel, late, peers, rebuild, restarts
 from bench.windows.contenders import Input
 from bench.windows.world import events, made, send
 from bench.world import topic
@@ -27,7 +28,7 @@ from demo.broker import ApacheKafka, java_missing
 
 RESULTS = Path(__file__).parent.parent / "results" / "windows.json"
 EVENTS_OF_A_CAR = 100  # 2.8 hours
-ON_KAFKA = ("job", "latency", "peers", "late", "restarts")
+ON_KAFKA = ("job", "rebuild", "latency", "peers", "late", "restarts")
 TRAINING_ROWS = 20_000
 
 
@@ -39,13 +40,15 @@ def on_kafka(parts: list[str], records: int, rounds: int, runners: list[str]) ->
         tell("training two models")
         use_cases = made(folder, TRAINING_ROWS)
         inputs = []
-        for count in (records, records // 5) if {"job", "peers"} & {*parts} else ():
+        for count in (records, records // 5) if {"job", "rebuild", "peers"} & {*parts} else ():
             tell(f"sending {count:,} events of {count // EVENTS_OF_A_CAR:,} cars")
             source = topic(servers, "events", 4)
             send(source, events(count, count // EVENTS_OF_A_CAR))
             inputs.append(Input(source, count, folder, use_cases))
         if "job" in parts:
             found["job"] = {"records": records, **job.ratios(inputs[0], rounds, runners, tell)}
+        if "rebuild" in parts:
+            found["rebuild"] = rebuild.measured(inputs[0], rounds, tell)
         if "latency" in parts:
             found["latency"] = job.live(servers, folder, use_cases)
         if "peers" in parts:
