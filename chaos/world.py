@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from google.cloud import storage
 
+from beam_jobs.preprocessing.windows.history import warm_up
 from beam_jobs.sandbox.process import free_port
 from chaos import events, windows
 from chaos.proxy import Proxy
@@ -76,8 +77,9 @@ class World:
 
     @cached_property
     def remembered(self) -> list[events.Event]:
-        """Events for it."""
-        return windows.make(EVENTS, Random(self.seed))
+        """Events for it; its loops are compiled, as the first job would do it while they come."""
+        warm_up()
+        return windows.make(2 * EVENTS, Random(self.seed))
 
     @cached_property
     def events(self) -> list[events.Event]:
