@@ -69,11 +69,23 @@ class _Known:
     topic_id: str  # of the topic it is about
     next: int  # offset of the next record
 
-    def park(self) -> metrics.Held:
-        """Waits for the next block; returns what is held in this process."""
+    def park(self) -> None:
+        """Waits for the next block."""
         HISTORIES.park((self.step, self.partition), self)
-        held = metrics.Held(self.history.rows, self.history.keys, self.history.memory_bytes)
-        return metrics.STATE.holds(self.step, self.partition, held)
+
+    def check_memory(self, most_mb: float) -> None:
+        """Counts what it holds.
+
+        Raises:
+          UserError: this process holds more than it may.
+        """
+        own = metrics.Held(self.history.rows, self.history.keys, self.history.memory_bytes)
+        held = metrics.STATE.holds(self.step, self.partition, own)
+        if held.bytes > most_mb * _MB:
+            raise UserError(
+                f"windows hold {held.rows:,} rows of {held.keys:,} keys, more than {most_mb:g} MB; "
+                "allow more with --window_memory_mb, shorten the windows, or run more processes"
+            )
 
     def close(self) -> None:
         metrics.STATE.holds(self.step, self.partition, None)
@@ -174,15 +186,10 @@ class PreprocessWindows(beam.DoFn):
             metrics.inc(metrics.LATE, history.late - before[0])
             metrics.inc(metrics.ALONE, history.alone - before[1])
             metrics.inc(metrics.FUTURE, history.future - before[2])
-        held = metrics.Held()
         for p, one in known.items():
             one.next = stretch.partitions[p][1]
-            held = one.park()
-        if held.bytes > self._settings.memory_mb * _MB:
-            raise UserError(
-                f"windows hold {held.rows:,} rows of {held.keys:,} keys, more than {self._settings.memory_mb:g} MB; "
-                "allow more with --window_memory_mb, shorten the windows, or run more processes"
-            )
+            one.check_memory(self._settings.memory_mb)
+            one.park()
         if not chosen:
             return rows, places
         windows, at = _joined(chosen)
@@ -236,6 +243,7 @@ class PreprocessWindows(beam.DoFn):
                     self._check_keys(again, topic_id)
                     for p, at in _by_partition(again).items():
                         known[p].history.advance(_rows(again, at), emit=False)
+                        known[p].check_memory(self._settings.memory_mb)
                 told.read(sum(end - start for start, end in stretch.partitions.values()), records)
 
     def _read(self, log: Iterator[Block]) -> Generator[tuple[Stretch, int, list[Block]]]:

@@ -262,6 +262,12 @@ def test_what_windows_may_hold_is_bounded() -> None:
     blocks = KafkaLog(cluster.transport(topic)).read({0: (0, 50)})
     with pytest.raises(UserError, match=r"more than 0.001 MB; allow more with --window_memory_mb"):
         Process(cluster, topic, memory_mb=0.001).run(next(blocks))
+    high = cluster.topics[topic][0].high
+    last = next(KafkaLog(cluster.transport(topic)).read({0: (high - 60, high)}))
+    before = metrics.STATE.snapshot()[metrics.REREAD]
+    with pytest.raises(UserError, match=r"more than 0.001 MB"):
+        Process(cluster, topic, memory_mb=0.001).run(last)  # as soon as that much has been read again
+    assert metrics.STATE.snapshot()[metrics.REREAD] == before
 
 
 def test_a_rebuild_that_is_stopped_ends_the_bundle() -> None:
