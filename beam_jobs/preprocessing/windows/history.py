@@ -45,6 +45,9 @@ from beam_jobs.preprocessing.windows.store import Store
 _NO_CLOCK = -(1 << 62)
 _FIRST_KEYS, _FIRST_ROWS = 1 << 10, 1 << 12  # rooms at the start; they grow as needed
 _SWEPT = 4  # rows of a block to one slot that is looked at for having gone idle
+_APART = (
+    24  # between columns of results: a power of two of bytes would put a row's all in the same few places of a cache
+)
 _SPARE = 16  # a compaction pays from a sixteenth of the arena on
 
 _EXTREMES = ("min", "max")
@@ -159,16 +162,16 @@ class History:
         self._slots = find_slots(first, second, self._table, self._store, self._slots, slots)
         whole = np.ascontiguousarray
         block = kernel.Block(slots, whole(times), whole(record_times), whole(arguments), whole(valid))
-        outputs = np.empty((self._windows, n if emit else 0))
+        outputs = np.empty((self._windows, n + _APART if emit else 0))
         done = 0
         while (done := kernel.advance(self._store, self._lanes, self._limits, block, outputs, emit, done)) < n:
             self._grow_rows(int(slots[done]))
         self._tidy(n, self._slots - known)
-        return [_column(values) for values in outputs] if emit else []
+        return [_column(values[:n]) for values in outputs] if emit else []
 
     def _allocated(self, slots: int, rows: int, counts: NDArray[np.int64]) -> Store:
         """Empty arrays."""
-        heads = np.zeros((slots, self._head_words), np.int64)
+        heads = store.zeros(slots, self._head_words)
         arena = np.empty((rows, self._columns), np.int64)
         return Store(
             heads,
@@ -188,7 +191,7 @@ class History:
         """Sees to it that n new keys find a slot."""
         needed, heads = self._slots + n, self._store.heads
         if needed > len(heads):
-            larger = np.zeros((max(len(heads) * 2, needed), self._head_words), np.int64)
+            larger = store.zeros(max(len(heads) * 2, needed), self._head_words)
             larger[: self._slots] = heads[: self._slots]
             self._store = self._store._replace(
                 heads=larger, halves=larger.view(np.int32), extremes=larger.view(np.float64)
@@ -274,9 +277,9 @@ def _planned(windows: Sequence[Window]) -> tuple[lanes.Lanes, int, NDArray[np.in
         if "count_distinct" in names:
             lane[lanes.NEXT] = first_next + distinct.index(argument + 1)
     codes = np.array([FUNCTIONS.index(windows[number].function) for number in outputs], np.int64)
-    scratch, sums = np.zeros(wide.SCRATCH_WORDS, np.uint64), np.zeros((4, exact_sum.LIMBS + 1), np.int64)
+    sums = np.zeros((4, exact_sum.LIMBS + 1), np.int64)
     equals = np.zeros(len(distinct), np.int64)
-    planned = lanes.Lanes(plan, codes, np.array(outputs, np.int64), scratch, sums, equals)
+    planned = lanes.Lanes(plan, codes, np.array(outputs, np.int64), sums, equals)
     return planned, word, np.array(indexed, np.int64), np.array(distinct, np.int64)
 
 

@@ -37,6 +37,7 @@ from beam_jobs.preprocessing.windows.store import (
     FUTURE,
     GRANTED,
     HEAD_WORDS,
+    INDEXED_FROM,
     KEYS,
     LATE,
     NULL,
@@ -63,6 +64,7 @@ from beam_jobs.preprocessing.windows.wide import prefetch
 Flags = NDArray[np.bool_]
 
 _HEADS_AHEAD, _ROWS_AHEAD, _LINE = 24, 10, 64
+_FEW = 16  # rows of a key
 
 
 class Limits(NamedTuple):
@@ -92,18 +94,18 @@ def _ask_for(store: Store, lanes: Lanes, block: Block, i: Any) -> None:
         start = heads.ctypes.data + block.slots[i + _HEADS_AHEAD] * width
         for offset in range(0, width, _LINE):
             prefetch(start + offset)
-        prefetch(start + width - 8)
+        if width % _LINE:
+            prefetch(start + width - 8)
     if i + _ROWS_AHEAD < len(block.slots):
         slot, width = block.slots[i + _ROWS_AHEAD], rows.shape[1] * 8
         ring = np.int64(halves[slot, RING]) - 1
         if ring >= 0:
             base, first = np.int64(halves[slot, BASE]), np.int64(halves[slot, FIRST])
             start, size = rows.ctypes.data + base * width, store.sizes[ring]
-            prefetch(start + first * width)
             last = first + halves[slot, SIZE]
             last = base + (last - size if last >= size else last)
             prefetch(rows.ctypes.data + last * width)
-            if len(store.indexed):
+            if len(store.indexed) and size >= INDEXED_FROM:
                 prefetch(store.blocks.ctypes.data + last // BLOCK * store.blocks.shape[1] * 8)
             for lane in range(len(lanes.plan)):
                 low = first + halves[slot, 2 * lanes.plan[lane, AT] + STRETCH]
@@ -161,8 +163,9 @@ def advance(store: Store, lanes: Lanes, limits: Limits, block: Block, outputs: F
                 _alone(lanes, block, i, outputs)
             continue
         gone = 0
-        while gone < size and rows[place(ring, gone), 0] < bound:
-            gone += 1
+        if size == ring.size or size < _FEW:  # of many rows the oldest lies elsewhere in memory, so not each time
+            while gone < size and rows[place(ring, gone), 0] < bound:
+                gone += 1
         if gone:
             for number in range(len(plan)):
                 forget(store, ring, plan[number], slot, gone)
@@ -239,5 +242,5 @@ def move_all(old: Store, used: Any, new: Store) -> None:
             for column in range(new.rows.shape[1]):
                 new.rows[base + i, column] = old.rows[source, column]
         if size:
-            index(new, base, base + size)
+            index(new, ring_of(new, slot), base, base + size)
         slot += 1

@@ -57,7 +57,6 @@ class Lanes(NamedTuple):
     plan: Ints  # [L, PLAN_COLUMNS]
     functions: Ints  # [F], in the order of the lanes
     outputs: Ints  # [F], the row of the output each one's values go to
-    scratch: NDArray[np.uint64]  # wide.SCRATCH_WORDS
     sums: Ints  # [4, LIMBS + 1], scratch of exact_sum
     equals: Ints  # [D], scratch: where the last row before with an equal value is
 
@@ -90,41 +89,33 @@ def _sums(store: Store, lane: Ints, slot: Any, value: Any, leaves: Any) -> None:
 
 
 @compiled_inline
-def enter(store: Store, lane: Ints, slot: Any, row: Any) -> None:
-    """A row of the arena enters the stretch of a lane."""
+def cross(store: Store, lane: Ints, slot: Any, row: Any, leaves: Any) -> None:
+    """A row of the arena enters the stretch of a lane, or leaves it.
+
+    An extreme that may have left is NULL until it is looked up.
+    """
     if is_null(store, row, lane[COLUMN]):
         return
-    store.halves[slot, 2 * lane[RUNNING] + VALUES] += 1
-    value = value_at(store, row, lane[COLUMN])
-    at = lane[EXTREMES]
-    if at:
-        if store.heads[slot, at] != NULL and below(value, store.extremes[slot, at]):
-            store.extremes[slot, at] = value
-        if store.heads[slot, at + 1] != NULL and below(store.extremes[slot, at + 1], value):
-            store.extremes[slot, at + 1] = value
-    if lane[SUM_AT]:
-        _sums(store, lane, slot, value, False)
-
-
-@compiled_inline
-def leave(store: Store, lane: Ints, slot: Any, row: Any) -> None:
-    """A row of the arena leaves the stretch of a lane; an extreme that may have left is NULL until it is looked up."""
-    if is_null(store, row, lane[COLUMN]):
-        return
-    values = store.halves[slot, 2 * lane[RUNNING] + VALUES] - 1
+    values = store.halves[slot, 2 * lane[RUNNING] + VALUES] + (-1 if leaves else 1)
     store.halves[slot, 2 * lane[RUNNING] + VALUES] = values
     value = value_at(store, row, lane[COLUMN])
     at = lane[EXTREMES]
     if at:
-        if values == 0:
+        least, most = store.extremes[slot, at], store.extremes[slot, at + 1]
+        if not leaves:
+            if store.heads[slot, at] != NULL and below(value, least):
+                store.extremes[slot, at] = value
+            if store.heads[slot, at + 1] != NULL and below(most, value):
+                store.extremes[slot, at + 1] = value
+        elif values == 0:
             store.extremes[slot, at], store.extremes[slot, at + 1] = np.nan, -np.inf
         else:
-            if not store.extremes[slot, at] < value:
+            if not least < value:
                 store.heads[slot, at] = NULL
-            if not value < store.extremes[slot, at + 1]:
+            if not value < most:
                 store.heads[slot, at + 1] = NULL
     if lane[SUM_AT]:
-        _sums(store, lane, slot, value, True)
+        _sums(store, lane, slot, value, leaves)
 
 
 @compiled_inline
@@ -135,28 +126,34 @@ def move_to(store: Store, ring: Ring, lane: Ints, slot: Any, low: Any, high: Any
     store.halves[slot, at + LOW], store.halves[slot, at + HIGH] = low, high
     if not lane[RUNNING]:
         return
-    if low >= to or high <= from_ or abs(low - from_) + abs(high - to) > high - low:
+    ends, starts = abs(high - to), abs(low - from_)
+    if low >= to or high <= from_ or starts + ends > high - low:
         clear(store, lane, slot)
         from_, to = low, low
-    for position in range(to, high):
-        enter(store, lane, slot, place(ring, position))
-    for position in range(low, from_):
-        enter(store, lane, slot, place(ring, position))
-    for position in range(high, to):
-        leave(store, lane, slot, place(ring, position))
-    for position in range(from_, low):
-        leave(store, lane, slot, place(ring, position))
+        ends, starts = high - low, 0
+    for step in range(ends + starts):  # first its end, then its start
+        if step < ends:
+            leaves, position = high < to, min(high, to) + step
+        else:
+            leaves, position = from_ < low, min(low, from_) + step - ends
+        cross(store, lane, slot, place(ring, position), leaves)
+
+
+@compiled_borrowing
+def _leave_behind(store: Store, ring: Ring, lane: Ints, slot: Any, gone: Any) -> None:
+    """The first rows of a key leave the stretch of a lane."""
+    high = np.int64(store.halves[slot, 2 * lane[AT] + HIGH])
+    move_to(store, ring, lane, slot, gone, max(high, gone))
 
 
 @compiled_inline
 def forget(store: Store, ring: Ring, lane: Ints, slot: Any, gone: Any) -> None:
     """The first rows of the key are about to go: they leave the stretch, and the others move up."""
     at = 2 * lane[AT]
-    low, high = np.int64(store.halves[slot, at + LOW]), np.int64(store.halves[slot, at + HIGH])
-    if low < gone:
-        move_to(store, ring, lane, slot, gone, max(high, gone))
-        low, high = gone, max(high, gone)
-    store.halves[slot, at + LOW], store.halves[slot, at + HIGH] = low - gone, high - gone
+    if store.halves[slot, at + LOW] < gone:
+        _leave_behind(store, ring, lane, slot, gone)
+    store.halves[slot, at + LOW] -= gone
+    store.halves[slot, at + HIGH] -= gone
 
 
 @compiled_inline
@@ -169,7 +166,7 @@ def make_way(store: Store, ring: Ring, lane: Ints, slot: Any, position: Any) -> 
         if position < low:
             store.halves[slot, at + LOW] = low + 1
         elif lane[RUNNING]:
-            enter(store, lane, slot, place(ring, position))
+            cross(store, lane, slot, place(ring, position), False)
 
 
 @compiled_inline
@@ -188,8 +185,9 @@ def show(store: Store, ring: Ring, lane: Ints, slot: Any, position: Any, bound: 
     low, first = np.int64(store.halves[slot, at + LOW]), max(oldest(lane, time), bound)
     while low < size and rows[place(ring, low), 0] < first:
         low += 1
-    while low > 0 and rows[place(ring, low - 1), 0] >= first:
-        low -= 1
+    if position < size - 1:  # only a late row's frame begins earlier
+        while low > 0 and rows[place(ring, low - 1), 0] >= first:
+            low -= 1
     if lane[END] == 0:
         high = position + 1 - lane[EXCLUDE]
     else:
@@ -221,9 +219,9 @@ def write(
         if halves[slot, 2 * lane[RUNNING] + ODD]:
             total, spread = _slow(store, ring, lane, slot, low, high, count, lanes.sums)
         else:
-            total = wide.read_total(heads, slot, lane[SUM_AT], lanes.scratch)
+            total = wide.read_total(heads, slot, lane[SUM_AT])
             if lane[SQUARES_AT] and count > 1:
-                difference = wide.read_spread(heads, slot, lane[SUM_AT], lane[SQUARES_AT], count, lanes.scratch)
+                difference = wide.read_spread(heads, slot, lane[SUM_AT], lane[SQUARES_AT], count)
                 spread = difference / (np.float64(count) * (count - 1.0))
     at = lane[EXTREMES]
     if at and count and (heads[slot, at] == NULL or heads[slot, at + 1] == NULL):

@@ -36,6 +36,7 @@ LATE, ALONE, FUTURE = 5, 6, 7  # rows so far
 COUNTS = 8
 
 BLOCK = 16  # rows of the arena whose extremes are known
+INDEXED_FROM = 64  # rows of a ring; to look through a smaller one costs less than to keep its extremes
 NULL = 0x7FF800000000DEAD  # bits that no value has, where a row has none
 ENDLESS = (1 << 63) - 1
 
@@ -69,6 +70,13 @@ class Store(NamedTuple):
     free: Ints  # by size of ring: a free one's base, whose first word says the next one's; -1: none
     sizes: Ints  # RING_SIZES
     counts: Ints
+
+
+def zeros(rows: int, words: int) -> Ints:
+    """[rows, words], beginning with a line of the processor's caches (64 bytes), so that rows are in as few as can be."""
+    memory = np.zeros(rows * words + 8, np.int64)
+    start = -memory.ctypes.data % 64 // 8
+    return memory[start : start + rows * words].reshape(rows, words)
 
 
 class Ring(NamedTuple):
@@ -114,8 +122,10 @@ def place(ring: Ring, position: Any) -> int:
 
 
 @compiled_borrowing
-def index(store: Store, first: Any, end: Any) -> None:
-    """Rows first to end - 1 of the arena are new: the extremes of their blocks, of the rows up to ``end``."""
+def index(store: Store, ring: Ring, first: Any, end: Any) -> None:
+    """Rows first to end - 1 of a ring are new: the extremes of their blocks, of the rows up to ``end``."""
+    if ring.size < INDEXED_FROM:
+        return
     rows, blocks, indexed = store.rows, store.blocks, store.indexed
     for k in range(len(indexed)):
         column = indexed[k]
@@ -132,8 +142,10 @@ def index(store: Store, first: Any, end: Any) -> None:
 
 
 @compiled_inline
-def index_last(store: Store, row: Any) -> None:
-    """A row of the arena is new, the last one of its ring."""
+def index_last(store: Store, ring: Ring, row: Any) -> None:
+    """A row is new, the last one of its ring."""
+    if ring.size < INDEXED_FROM:
+        return
     block = row // BLOCK
     for k in range(len(store.indexed)):
         if row % BLOCK == 0:
@@ -154,7 +166,7 @@ def extremes(store: Store, ring: Ring, low: Any, high: Any, column: Any, k: Any)
     row, last = place(ring, low), place(ring, high - 1)
     end = last + 1 if row <= last else ring.base + ring.size
     while row < end:
-        if row % BLOCK == 0 and row + BLOCK <= end:
+        if ring.size >= INDEXED_FROM and row % BLOCK == 0 and row + BLOCK <= end:
             least, most = store.blocks[row // BLOCK, 2 * k], store.blocks[row // BLOCK, 2 * k + 1]
             row += BLOCK
         elif is_null(store, row, column):
@@ -213,7 +225,7 @@ def move(store: Store, slot: Any, ring: Any) -> None:
         counts[KEYS] += 1
     halves[slot, BASE], halves[slot, RING], halves[slot, FIRST] = base, ring + 1, 0
     if size:
-        index(store, base, base + size)
+        index(store, Ring(base, np.int64(0), sizes[ring]), base, base + size)
 
 
 @compiled_borrowing
@@ -268,9 +280,9 @@ def index_from(store: Store, ring: Ring, position: Any, last: Any) -> None:
     """The rows of a key from ``position`` to ``last`` are new, or lie elsewhere."""
     start, end = place(ring, position), place(ring, last)
     if position == last:
-        index_last(store, end)
+        index_last(store, ring, end)
     elif start <= end:
-        index(store, start, end + 1)
+        index(store, ring, start, end + 1)
     else:  # the ring begins again in between
-        index(store, start, ring.base + ring.size)
-        index(store, ring.base, end + 1)
+        index(store, ring, start, ring.base + ring.size)
+        index(store, ring, ring.base, end + 1)

@@ -23,8 +23,6 @@ Ints = NDArray[np.int64]
 SUM_WORDS, SQUARE_WORDS = 3, 6
 _UNIT = -110
 _MOST_SHIFT = 107  # of a mantissa in a sum: 53 + 107 bits, 31 for how many there are, a sign
-_DIFFERENCE_WORDS = 7  # n times a sum of squares
-SCRATCH_WORDS = _DIFFERENCE_WORDS + 1  # below the lowest there is one more, 0
 
 _words: Any = types.UniTuple  # type: ignore[attr-defined]
 _ONE, _WORD, _TWO_WORDS = ir.IntType(1), ir.IntType(64), ir.IntType(128)
@@ -64,13 +62,32 @@ def product(_: Any, a: Any, b: Any) -> Any:
 
 
 @intrinsic
-def leading_zeros(_: Any, word: Any) -> Any:
-    """Of a uint64 that is not 0, int64."""
+def _leading_zeros(_: Any, word: Any) -> Any:
+    """Of a uint64 that is not 0, uint64."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.ctlz(arguments[0], ir.Constant(_ONE, 1))
 
-    return types.int64(types.uint64), generate
+    return types.uint64(types.uint64), generate
+
+
+@intrinsic
+def _top(_: Any, words: Any) -> Any:
+    """The highest of several words that is not 0, the one below it, all below that put together, and its place."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        nothing = ir.Constant(_WORD, 0)
+        below = rest = nothing
+        found = [nothing] * 4
+        for i in range(words.count):
+            word = builder.extract_value(arguments[0], i)
+            new = (word, below, rest, ir.Constant(_WORD, i))
+            some = builder.icmp_unsigned("!=", word, nothing)
+            found = [builder.select(some, a, b) for a, b in zip(new, found, strict=True)]
+            rest, below = builder.or_(rest, below), word
+        return context.make_tuple(builder, signature.return_type, found)
+
+    return _words(types.uint64, 4)(words), generate
 
 
 @intrinsic
@@ -88,49 +105,39 @@ def prefetch(_: Any, address: Any) -> Any:
     return types.int64(types.int64), generate
 
 
-def _adder(count: int) -> Any:
-    @intrinsic
-    def added(_: Any, a: Any, b: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            kind = ir.IntType(64 * count)
-            total = builder.add(
-                *(
-                    _joined(builder, [builder.extract_value(words, i) for i in range(count)], kind)
-                    for words in arguments
-                )
-            )
-            return _parted(context, builder, total, count)
+@intrinsic
+def _added3(_: Any, a: Any, b: Any) -> Any:
+    """Two integers of three words added; the fourth word of the sum is what was carried."""
 
-        words = _words(types.uint64, count)
-        return words(words, words), generate
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.IntType(256)
+        numbers = [_joined(builder, [builder.extract_value(words, i) for i in range(3)], kind) for words in arguments]
+        return _parted(context, builder, builder.add(*numbers), 4)
 
-    return added
-
-
-_added3, _added6 = _adder(SUM_WORDS), _adder(SQUARE_WORDS)
+    return _words(types.uint64, 4)(a, b), generate
 
 
 @intrinsic
 def _difference(_: Any, n: Any, squares: Any, total: Any) -> Any:
-    """n * squares - total**2, exactly: seven words. ``total``: without its sign."""
+    """n * squares - total**2, exactly: a word more than ``squares``. ``total``: without its sign."""
+    size, terms = squares.count + 1, total.count
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         count, squares, total = arguments
-        kind = ir.IntType(64 * _DIFFERENCE_WORDS)
+        kind = ir.IntType(64 * size)
         result = ir.Constant(kind, 0)
-        for i in range(SQUARE_WORDS):
+        for i in range(size - 1):
             part = _product(builder, count, builder.extract_value(squares, i), kind)
             result = builder.add(result, builder.shl(part, ir.Constant(kind, 64 * i)))
-        words = [builder.extract_value(total, i) for i in range(SUM_WORDS)]
-        for i in range(SUM_WORDS):
-            for j in range(i, SUM_WORDS):
+        words = [builder.extract_value(total, i) for i in range(terms)]
+        for i in range(terms):
+            for j in range(i, terms):
                 part = _product(builder, words[i], words[j], kind)
                 twice = 64 * (i + j) + (1 if i != j else 0)
                 result = builder.sub(result, builder.shl(part, ir.Constant(kind, twice)))
-        return _parted(context, builder, result, _DIFFERENCE_WORDS)
+        return _parted(context, builder, result, size)
 
-    sum_, sum_of_squares = _words(types.uint64, SUM_WORDS), _words(types.uint64, SQUARE_WORDS)
-    return _words(types.uint64, _DIFFERENCE_WORDS)(types.uint64, sum_of_squares, sum_), generate
+    return _words(types.uint64, size)(types.uint64, squares, total), generate
 
 
 @compiled_inline
@@ -156,6 +163,12 @@ def parts(value: Any) -> tuple[Any, Any]:
 
 
 @compiled_inline
+def _flip(negative: Any) -> Any:
+    """What to flip a sum with before and after something is added, to take it away: old - x is ~(~old + x)."""
+    return ~np.uint64(0) if negative else np.uint64(0)
+
+
+@compiled_inline
 def add_value(table: Ints, row: Any, at: Any, mantissa: Any, shift: Any, negative: Any) -> None:
     """Adds a value's ``parts``, or takes them away, from the sum at the words ``at`` on of a row of the table."""
     bit = np.uint64(shift & 63)
@@ -163,38 +176,36 @@ def add_value(table: Ints, row: Any, at: Any, mantissa: Any, shift: Any, negativ
     nothing = np.uint64(0)
     words = (low, high, nothing) if shift < 64 else (nothing, low, high)
     old = (np.uint64(table[row, at]), np.uint64(table[row, at + 1]), np.uint64(table[row, at + 2]))
-    if negative:  # -x is ~x + 1; old + ~x + 1 is ~(~old + x)
-        old = (~old[0], ~old[1], ~old[2])
-    new = _added3(old, words)
-    if negative:
-        new = (~new[0], ~new[1], ~new[2])
-    table[row, at], table[row, at + 1], table[row, at + 2] = np.int64(new[0]), np.int64(new[1]), np.int64(new[2])
+    flip = _flip(negative)
+    new = _added3((old[0] ^ flip, old[1] ^ flip, old[2] ^ flip), words)
+    for i in range(3):
+        table[row, at + i] = np.int64(new[i] ^ flip)
 
 
 @compiled_inline
 def add_square(table: Ints, row: Any, at: Any, mantissa: Any, shift: Any, negative: Any) -> None:
     """Adds the square of a value's ``parts``, or takes it away, from the sum of squares at the words ``at`` on."""
     low, high = product(mantissa, mantissa)
-    bit, word = np.uint64((2 * shift) & 63), (2 * shift) >> 6
+    bit, word = np.uint64((2 * shift) & 63), at + ((2 * shift) >> 6)
     rest = np.uint64(63) - bit
     x0, x1, x2 = low << bit, (high << bit) | ((low >> np.uint64(1)) >> rest), (high >> np.uint64(1)) >> rest
-    nothing = np.uint64(0)
-    if word == 0:
-        words = (x0, x1, x2, nothing, nothing, nothing)
-    elif word == 1:
-        words = (nothing, x0, x1, x2, nothing, nothing)
-    elif word == 2:
-        words = (nothing, nothing, x0, x1, x2, nothing)
-    else:
-        words = (nothing, nothing, nothing, x0, x1, x2)
-    old = _squares(table, row, at)
-    if negative:
-        old = (~old[0], ~old[1], ~old[2], ~old[3], ~old[4], ~old[5])
-    new = _added6(old, words)
-    if negative:
-        new = (~new[0], ~new[1], ~new[2], ~new[3], ~new[4], ~new[5])
-    for i in range(6):
-        table[row, at + i] = np.int64(new[i])
+    flip = _flip(negative)
+    new = _added3(
+        (
+            np.uint64(table[row, word]) ^ flip,
+            np.uint64(table[row, word + 1]) ^ flip,
+            np.uint64(table[row, word + 2]) ^ flip,
+        ),
+        (x0, x1, x2),
+    )
+    for i in range(3):
+        table[row, word + i] = np.int64(new[i] ^ flip)
+    carry = new[3]
+    while carry:
+        word += 1
+        top = (np.uint64(table[row, word + 2]) ^ flip) + carry
+        table[row, word + 2] = np.int64(top ^ flip)
+        carry = np.uint64(top == np.uint64(0))
 
 
 @compiled_inline
@@ -215,43 +226,41 @@ def _magnitude(table: Ints, row: Any, at: Any) -> tuple[Any, Any, Any]:
     total = (np.uint64(table[row, at]), np.uint64(table[row, at + 1]), np.uint64(table[row, at + 2]))
     if table[row, at + 2] < 0:
         one, nothing = np.uint64(1), np.uint64(0)
-        total = _added3((~total[0], ~total[1], ~total[2]), (one, nothing, nothing))
+        negated = _added3((~total[0], ~total[1], ~total[2]), (one, nothing, nothing))
+        total = (negated[0], negated[1], negated[2])
     return total
 
 
 @compiled_inline
-def _nearest(words: NDArray[np.uint64], count: Any, unit: Any) -> float:
-    """The double nearest to the integer in ``words[1 : count + 1]`` times 2**unit; ``words[0]`` is 0."""
-    top = count
-    while top > 0 and words[top] == np.uint64(0):
-        top -= 1
-    if top == 0:
+def _nearest(words: Any, unit: Any) -> float:
+    """The double nearest to the integer of several words times 2**unit."""
+    top, below, rest, place = _top(words)
+    if top == np.uint64(0):
         return 0.0
-    zeros = leading_zeros(words[top])
-    used = np.uint64(zeros)
+    zeros = _leading_zeros(top)
     # 64 bits, the first of them 1, are rounded as all are if the last one also stands for what is below.
-    head = (words[top] << used) | ((words[top - 1] >> np.uint64(1)) >> (np.uint64(63) - used))
-    rest = words[top - 1] << used
-    for i in range(1, top - 1):
-        rest |= words[i]
-    if rest != np.uint64(0):
+    head = (top << zeros) | ((below >> np.uint64(1)) >> (np.uint64(63) - zeros))
+    if (below << zeros) | rest:
         head |= np.uint64(1)
-    exponent = 64 * (top - 1) - zeros + unit
+    exponent = np.int64(place << np.uint64(6)) - np.int64(zeros) + unit
     return np.float64(head) * np.int64((exponent + 1023) << 52).view(np.float64)
 
 
 @compiled_inline
-def read_total(table: Ints, row: Any, at: Any, scratch: NDArray[np.uint64]) -> float:
+def read_total(table: Ints, row: Any, at: Any) -> float:
     """A sum as the nearest double."""
-    scratch[1], scratch[2], scratch[3] = _magnitude(table, row, at)
-    total = _nearest(scratch, SUM_WORDS, _UNIT)
+    total = _nearest(_magnitude(table, row, at), _UNIT)
     return -total if table[row, at + 2] < 0 else total
 
 
 @compiled_inline
-def read_spread(table: Ints, row: Any, sum_at: Any, squares_at: Any, n: Any, scratch: NDArray[np.uint64]) -> float:
+def read_spread(table: Ints, row: Any, sum_at: Any, squares_at: Any, n: Any) -> float:
     """n times the sum of the squares, less the square of the sum: exact, and rounded once."""
-    words = _difference(np.uint64(n), _squares(table, row, squares_at), _magnitude(table, row, sum_at))
-    for i in range(7):
-        scratch[i + 1] = words[i]
-    return _nearest(scratch, _DIFFERENCE_WORDS, 2 * _UNIT)
+    count, squares, total = np.uint64(n), _squares(table, row, squares_at), _magnitude(table, row, sum_at)
+    nothing = np.uint64(0)
+    # Words at either end are mostly 0.
+    if total[0] | squares[0] | squares[1] == nothing:
+        return _nearest(_difference(count, squares[2:], total[1:]), 2 * _UNIT + 128)
+    if total[2] | squares[4] | squares[5] == nothing:
+        return _nearest(_difference(count, squares[:4], total[:2]), 2 * _UNIT)
+    return _nearest(_difference(count, squares, total), 2 * _UNIT)
