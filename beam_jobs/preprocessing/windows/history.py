@@ -157,7 +157,7 @@ class History:
         n = len(keys)
         first, second = hashed(keys)
         self._grow_slots(n)
-        slots = np.empty(n, np.int64)
+        slots = np.empty(n, np.uint32)
         known = self._slots
         self._slots = find_slots(first, second, self._table, self._store, self._slots, slots)
         whole = np.ascontiguousarray
@@ -175,7 +175,7 @@ class History:
         arena = np.empty((rows, self._columns), np.int64)
         return Store(
             heads,
-            heads.view(np.int32),
+            heads.view(np.uint32),
             heads.view(np.float64),
             arena,
             arena.view(np.float64),
@@ -194,7 +194,7 @@ class History:
             larger = store.zeros(max(len(heads) * 2, needed), self._head_words)
             larger[: self._slots] = heads[: self._slots]
             self._store = self._store._replace(
-                heads=larger, halves=larger.view(np.int32), extremes=larger.view(np.float64)
+                heads=larger, halves=larger.view(np.uint32), extremes=larger.view(np.float64)
             )
         if needed * 4 > len(self._table) * 3:
             self._table = np.zeros(1 << (needed * 4 // 3).bit_length(), np.int32)
@@ -277,9 +277,9 @@ def _planned(windows: Sequence[Window]) -> tuple[lanes.Lanes, int, NDArray[np.in
         if "count_distinct" in names:
             lane[lanes.NEXT] = first_next + distinct.index(argument + 1)
     codes = np.array([FUNCTIONS.index(windows[number].function) for number in outputs], np.int64)
-    sums = np.zeros((4, exact_sum.LIMBS + 1), np.int64)
+    found, sums = np.zeros(lanes.VAR_SAMP + 1), np.zeros((4, exact_sum.LIMBS + 1), np.int64)
     equals = np.zeros(len(distinct), np.int64)
-    planned = lanes.Lanes(plan, codes, np.array(outputs, np.int64), sums, equals)
+    planned = lanes.Lanes(plan, codes, np.array(outputs, np.int64), found, sums, equals)
     return planned, word, np.array(indexed, np.int64), np.array(distinct, np.int64)
 
 

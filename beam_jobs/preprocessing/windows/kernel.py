@@ -78,7 +78,7 @@ class Limits(NamedTuple):
 class Block(NamedTuple):
     """New rows."""
 
-    slots: Ints  # [n], of their keys
+    slots: NDArray[np.uint32]  # [n], of their keys
     times: Ints  # [n]
     record_times: Ints  # [n]
     arguments: Floats  # [A, n]

@@ -71,7 +71,9 @@ def _hash(ends: NDArray[np.int32], words: Words, seeds: Words, first: Words, sec
 
 
 @compiled_borrowing
-def find_slots(first: Words, second: Words, table: NDArray[np.int32], store: Store, used: Any, slots: Ints) -> int:
+def find_slots(
+    first: Words, second: Words, table: NDArray[np.int32], store: Store, used: Any, slots: NDArray[np.uint32]
+) -> int:
     """Fills in each key's slot, new ones for new keys, and returns how many slots are in use now.
 
     ``table``, a power of two of places, holds slot + 1 where a key's first hash leads, or in the next free place.

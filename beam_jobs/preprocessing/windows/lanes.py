@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from beam_jobs.jit import compiled_borrowing, compiled_inline
 from beam_jobs.preprocessing.windows import exact_sum, wide
@@ -57,8 +56,15 @@ class Lanes(NamedTuple):
     plan: Ints  # [L, PLAN_COLUMNS]
     functions: Ints  # [F], in the order of the lanes
     outputs: Ints  # [F], the row of the output each one's values go to
+    found: Floats  # [VAR_SAMP + 1], scratch: what functions say of one row, by their numbers
     sums: Ints  # [4, LIMBS + 1], scratch of exact_sum
     equals: Ints  # [D], scratch: where the last row before with an equal value is
+
+
+@compiled_inline
+def place_of(lane: Ints, part: Any) -> Any:
+    """A place of a plan as an index that is seen not to be negative: no code is made for those."""
+    return np.uint32(lane[part])
 
 
 @compiled_inline
@@ -81,7 +87,7 @@ def _sums(store: Store, lane: Ints, slot: Any, value: Any, leaves: Any) -> None:
     """A value enters or leaves the exact sums."""
     mantissa, shift = wide.parts(value)
     if shift < 0:
-        store.halves[slot, 2 * lane[RUNNING] + ODD] += -1 if leaves else 1
+        store.halves[slot, 2 * place_of(lane, RUNNING) + ODD] += -1 if leaves else 1
         return
     wide.add_value(store.heads, slot, lane[SUM_AT], mantissa, shift, (value < 0) != leaves)
     if lane[SQUARES_AT]:
@@ -96,10 +102,10 @@ def cross(store: Store, lane: Ints, slot: Any, row: Any, leaves: Any) -> None:
     """
     if is_null(store, row, lane[COLUMN]):
         return
-    values = store.halves[slot, 2 * lane[RUNNING] + VALUES] + (-1 if leaves else 1)
-    store.halves[slot, 2 * lane[RUNNING] + VALUES] = values
+    values = store.halves[slot, 2 * place_of(lane, RUNNING) + VALUES] + (-1 if leaves else 1)
+    store.halves[slot, 2 * place_of(lane, RUNNING) + VALUES] = values
     value = value_at(store, row, lane[COLUMN])
-    at = lane[EXTREMES]
+    at = place_of(lane, EXTREMES)
     if at:
         least, most = store.extremes[slot, at], store.extremes[slot, at + 1]
         if not leaves:
@@ -121,7 +127,7 @@ def cross(store: Store, lane: Ints, slot: Any, row: Any, leaves: Any) -> None:
 @compiled_inline
 def move_to(store: Store, ring: Ring, lane: Ints, slot: Any, low: Any, high: Any) -> None:
     """Moves the stretch of a lane."""
-    at = 2 * lane[AT]
+    at = 2 * place_of(lane, AT)
     from_, to = np.int64(store.halves[slot, at + LOW]), np.int64(store.halves[slot, at + HIGH])
     store.halves[slot, at + LOW], store.halves[slot, at + HIGH] = low, high
     if not lane[RUNNING]:
@@ -142,14 +148,14 @@ def move_to(store: Store, ring: Ring, lane: Ints, slot: Any, low: Any, high: Any
 @compiled_borrowing
 def _leave_behind(store: Store, ring: Ring, lane: Ints, slot: Any, gone: Any) -> None:
     """The first rows of a key leave the stretch of a lane."""
-    high = np.int64(store.halves[slot, 2 * lane[AT] + HIGH])
+    high = np.int64(store.halves[slot, 2 * place_of(lane, AT) + HIGH])
     move_to(store, ring, lane, slot, gone, max(high, gone))
 
 
 @compiled_inline
 def forget(store: Store, ring: Ring, lane: Ints, slot: Any, gone: Any) -> None:
     """The first rows of the key are about to go: they leave the stretch, and the others move up."""
-    at = 2 * lane[AT]
+    at = 2 * place_of(lane, AT)
     if store.halves[slot, at + LOW] < gone:
         _leave_behind(store, ring, lane, slot, gone)
     store.halves[slot, at + LOW] -= gone
@@ -159,7 +165,7 @@ def forget(store: Store, ring: Ring, lane: Ints, slot: Any, gone: Any) -> None:
 @compiled_inline
 def make_way(store: Store, ring: Ring, lane: Ints, slot: Any, position: Any) -> None:
     """A row has been put before the one that was at ``position``; if it lies within the stretch, it enters it."""
-    at = 2 * lane[AT]
+    at = 2 * place_of(lane, AT)
     low, high = np.int64(store.halves[slot, at + LOW]), np.int64(store.halves[slot, at + HIGH])
     if position < high:
         store.halves[slot, at + HIGH] = high + 1
@@ -179,7 +185,7 @@ def oldest(lane: Ints, time: Any) -> int:
 @compiled_inline
 def show(store: Store, ring: Ring, lane: Ints, slot: Any, position: Any, bound: Any) -> None:
     """Moves the stretch of a lane to the frame of a key's row; rows before the time ``bound`` are not seen."""
-    rows, at = store.rows, 2 * lane[AT]
+    rows, at = store.rows, 2 * place_of(lane, AT)
     time = rows[place(ring, position), 0]
     size = np.int64(store.halves[slot, SIZE])
     low, first = np.int64(store.halves[slot, at + LOW]), max(oldest(lane, time), bound)
@@ -210,49 +216,57 @@ def write(
       outputs: [W, n], NULL where there is no value.
       i: the row's column of ``outputs``.
     """
-    halves, heads = store.halves, store.heads
-    low, high = np.int64(halves[slot, 2 * lane[AT] + LOW]), np.int64(halves[slot, 2 * lane[AT] + HIGH])
-    count = np.int64(halves[slot, 2 * lane[RUNNING] + VALUES]) if lane[RUNNING] else 0
-    total = spread = 0.0
+    halves = store.halves
+    low, high = (
+        np.int64(halves[slot, 2 * place_of(lane, AT) + LOW]),
+        np.int64(halves[slot, 2 * place_of(lane, AT) + HIGH]),
+    )
     bits = outputs.view(np.int64)
-    if lane[SUM_AT] and count:
-        if halves[slot, 2 * lane[RUNNING] + ODD]:
+    if lane[RUNNING]:
+        _compute(store, ring, lanes, lane, slot, low, high)
+    for f in range(lane[FIRST_OUT], lane[END_OUT]):
+        function, w = np.uint32(lanes.functions[f]), np.uint32(lanes.outputs[f])
+        if function <= VAR_SAMP:
+            outputs[w, i] = lanes.found[function]
+        elif function == COUNT_DISTINCT:
+            outputs[w, i] = _different(store, ring, lane, slot, low, high, position, equal)
+        else:
+            row = place(ring, low if function == FIRST_VALUE else high - 1) if high > low else -1
+            if row < 0 or is_null(store, row, lane[COLUMN]):
+                bits[w, i] = NULL
+            else:
+                outputs[w, i] = value_at(store, row, lane[COLUMN])
+
+
+@compiled_inline
+def _compute(store: Store, ring: Ring, lanes: Lanes, lane: Ints, slot: Any, low: Any, high: Any) -> None:
+    """Fills ``found`` with what a lane's running values say."""
+    heads, found = store.heads, lanes.found
+    bits = found.view(np.int64)
+    for function in range(SUM, VAR_SAMP + 1):
+        bits[function] = NULL
+    count = np.int64(store.halves[slot, 2 * place_of(lane, RUNNING) + VALUES])
+    found[COUNT] = count
+    if count == 0:
+        return
+    if lane[SUM_AT]:
+        spread = 0.0
+        if store.halves[slot, 2 * place_of(lane, RUNNING) + ODD]:
             total, spread = _slow(store, ring, lane, slot, low, high, count, lanes.sums)
         else:
             total = wide.read_total(heads, slot, lane[SUM_AT])
             if lane[SQUARES_AT] and count > 1:
                 difference = wide.read_spread(heads, slot, lane[SUM_AT], lane[SQUARES_AT], count)
                 spread = difference / (np.float64(count) * (count - 1.0))
-    at = lane[EXTREMES]
-    if at and count and (heads[slot, at] == NULL or heads[slot, at + 1] == NULL):
-        least, most = extremes(store, ring, low, high, lane[COLUMN], lane[INDEX])
-        store.extremes[slot, at], store.extremes[slot, at + 1] = least, most
-    for f in range(lane[FIRST_OUT], lane[END_OUT]):
-        function, w = lanes.functions[f], lanes.outputs[f]
-        if function == COUNT:
-            outputs[w, i] = count
-        elif function == COUNT_DISTINCT:
-            outputs[w, i] = _different(store, ring, lane, slot, low, high, position, equal)
-        elif function in (FIRST_VALUE, LAST_VALUE):
-            row = place(ring, low if function == FIRST_VALUE else high - 1) if high > low else -1
-            if row < 0 or is_null(store, row, lane[COLUMN]):
-                bits[w, i] = NULL
-            else:
-                outputs[w, i] = value_at(store, row, lane[COLUMN])
-        elif count < (2 if function in (STDDEV_SAMP, VAR_SAMP) else 1):
-            bits[w, i] = NULL
-        elif function == SUM:
-            outputs[w, i] = total
-        elif function == AVG:
-            outputs[w, i] = total / count
-        elif function == MIN:
-            outputs[w, i] = store.extremes[slot, at]
-        elif function == MAX:
-            outputs[w, i] = store.extremes[slot, at + 1]
-        elif function == VAR_SAMP:
-            outputs[w, i] = spread
-        else:
-            outputs[w, i] = np.sqrt(spread)
+        found[SUM], found[AVG] = total, total / count
+        if count > 1:
+            found[VAR_SAMP], found[STDDEV_SAMP] = spread, np.sqrt(spread)
+    at = place_of(lane, EXTREMES)
+    if at:
+        if heads[slot, at] == NULL or heads[slot, at + 1] == NULL:
+            least, most = extremes(store, ring, low, high, lane[COLUMN], lane[INDEX])
+            store.extremes[slot, at], store.extremes[slot, at + 1] = least, most
+        found[MIN], found[MAX] = store.extremes[slot, at], store.extremes[slot, at + 1]
 
 
 @compiled_borrowing

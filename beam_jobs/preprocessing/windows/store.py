@@ -56,7 +56,7 @@ class Store(NamedTuple):
     """The arrays; views of one another where they are the same memory in another type."""
 
     heads: Ints  # [slots, words]
-    halves: NDArray[np.int32]  # ``heads`` by half words
+    halves: NDArray[np.uint32]  # ``heads`` by half words
     extremes: Floats  # ``heads`` as doubles
     rows: (
         Ints  # [arena, 1 + A + D]: time, bits of the arguments, of distinct arguments the time of the next equal value
@@ -73,7 +73,7 @@ class Store(NamedTuple):
 
 
 def zeros(rows: int, words: int) -> Ints:
-    """[rows, words], beginning with a line of the processor's caches (64 bytes), so that rows are in as few as can be."""
+    """[rows, words], from the beginning of a line of memory (64 bytes) on, so that rows are in as few as can be."""
     memory = np.zeros(rows * words + 8, np.int64)
     start = -memory.ctypes.data % 64 // 8
     return memory[start : start + rows * words].reshape(rows, words)
@@ -115,10 +115,10 @@ def ring_of(store: Store, slot: Any) -> Ring:
 
 
 @compiled_inline
-def place(ring: Ring, position: Any) -> int:
+def place(ring: Ring, position: Any) -> Any:
     """The row of the arena where a key's row is; ``position``: 0 for the oldest."""
     at = ring.first + position
-    return ring.base + (at - ring.size if at >= ring.size else at)
+    return np.uint32(ring.base + (at - ring.size if at >= ring.size else at))
 
 
 @compiled_borrowing

@@ -175,6 +175,7 @@ def add_value(table: Ints, row: Any, at: Any, mantissa: Any, shift: Any, negativ
     low, high = mantissa << bit, (mantissa >> np.uint64(1)) >> (np.uint64(63) - bit)
     nothing = np.uint64(0)
     words = (low, high, nothing) if shift < 64 else (nothing, low, high)
+    at = np.uint32(at)
     old = (np.uint64(table[row, at]), np.uint64(table[row, at + 1]), np.uint64(table[row, at + 2]))
     flip = _flip(negative)
     new = _added3((old[0] ^ flip, old[1] ^ flip, old[2] ^ flip), words)
@@ -186,7 +187,7 @@ def add_value(table: Ints, row: Any, at: Any, mantissa: Any, shift: Any, negativ
 def add_square(table: Ints, row: Any, at: Any, mantissa: Any, shift: Any, negative: Any) -> None:
     """Adds the square of a value's ``parts``, or takes it away, from the sum of squares at the words ``at`` on."""
     low, high = product(mantissa, mantissa)
-    bit, word = np.uint64((2 * shift) & 63), at + ((2 * shift) >> 6)
+    bit, word = np.uint64((2 * shift) & 63), np.uint32(at + ((2 * shift) >> 6))
     rest = np.uint64(63) - bit
     x0, x1, x2 = low << bit, (high << bit) | ((low >> np.uint64(1)) >> rest), (high >> np.uint64(1)) >> rest
     flip = _flip(negative)
@@ -200,16 +201,17 @@ def add_square(table: Ints, row: Any, at: Any, mantissa: Any, shift: Any, negati
     )
     for i in range(3):
         table[row, word + i] = np.int64(new[i] ^ flip)
-    carry = new[3]
+    carry, above = new[3], word + 3
     while carry:
-        word += 1
-        top = (np.uint64(table[row, word + 2]) ^ flip) + carry
-        table[row, word + 2] = np.int64(top ^ flip)
+        top = (np.uint64(table[row, above]) ^ flip) + carry
+        table[row, above] = np.int64(top ^ flip)
+        above += 1
         carry = np.uint64(top == np.uint64(0))
 
 
 @compiled_inline
 def _squares(table: Ints, row: Any, at: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
+    at = np.uint32(at)
     return (
         np.uint64(table[row, at]),
         np.uint64(table[row, at + 1]),
@@ -223,6 +225,7 @@ def _squares(table: Ints, row: Any, at: Any) -> tuple[Any, Any, Any, Any, Any, A
 @compiled_inline
 def _magnitude(table: Ints, row: Any, at: Any) -> tuple[Any, Any, Any]:
     """A sum without its sign."""
+    at = np.uint32(at)
     total = (np.uint64(table[row, at]), np.uint64(table[row, at + 1]), np.uint64(table[row, at + 2]))
     if table[row, at + 2] < 0:
         one, nothing = np.uint64(1), np.uint64(0)
