@@ -172,7 +172,7 @@ def make_way(store: Store, ring: Ring, lane: Ints, slot: Any, position: Any) -> 
         if position < low:
             store.halves[slot, at + LOW] = low + 1
         elif lane[RUNNING]:
-            cross(store, lane, slot, place(ring, position), False)
+            cross(store, lane, slot, place(ring, position), np.bool_(False))
 
 
 @compiled_inline

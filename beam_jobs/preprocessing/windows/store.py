@@ -278,7 +278,7 @@ def insert(store: Store, slot: Any, position: Any, time: Any) -> int:
 @compiled_inline
 def index_from(store: Store, ring: Ring, position: Any, last: Any) -> None:
     """The rows of a key from ``position`` to ``last`` are new, or lie elsewhere."""
-    start, end = place(ring, position), place(ring, last)
+    start, end = np.int64(place(ring, position)), np.int64(place(ring, last))
     if position == last:
         index_last(store, ring, end)
     elif start <= end:
