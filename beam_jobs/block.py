@@ -60,6 +60,7 @@ RAW_SCHEMA = pa.schema(
 )
 """One row a record, as it left the broker."""
 
+NO_RECORDS = pa.RecordBatch.from_pylist([], RAW_SCHEMA)
 SOURCE_PREFIX = "_"
 SOURCE_COLUMNS = tuple(SOURCE_PREFIX + name for name in RAW_SCHEMA.names)
 """The raw columns as they stand in an events block."""
@@ -136,15 +137,16 @@ class Stretch:
 
     >>> block = Stretch({0: (40, 43)}, "id").on(raw_block("t", [0], [42], [0], [None], [b"x"]))
     >>> stretch_of(with_source(pa.record_batch({"speed": [12.5]}), block))
-    Stretch(partitions={0: (40, 43)}, topic_id='id')
+    Stretch(partitions={0: (40, 43)}, topic_id='id', idle=frozenset())
     """
 
     partitions: Mapping[int, tuple[int, int]]  # partition -> its first offset, and the one after its last
     topic_id: str = ""  # of the topic they are offsets in; "": not known
+    idle: frozenset[int] = frozenset()  # partitions of the reader in which nothing was left to be read
 
     def on(self, block: Block) -> Block:
         """The block, which says that it is this stretch."""
-        text = json.dumps([self.topic_id, [(p, *span) for p, span in self.partitions.items()]])
+        text = json.dumps([self.topic_id, [(p, *span) for p, span in self.partitions.items()], sorted(self.idle)])
         return block.replace_schema_metadata({_STRETCH: text.encode()})
 
 
@@ -153,8 +155,8 @@ def stretch_of(block: Block) -> Stretch | None:
     text = (block.schema.metadata or {}).get(_STRETCH)
     if text is None:
         return None
-    topic_id, spans = json.loads(text)
-    return Stretch({p: (start, end) for p, start, end in spans}, topic_id)
+    topic_id, spans, idle = json.loads(text)
+    return Stretch({p: (start, end) for p, start, end in spans}, topic_id, frozenset(idle))
 
 
 def take(block: Block, rows: Sequence[int] | NDArray[np.int64]) -> Block:

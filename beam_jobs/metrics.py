@@ -119,6 +119,22 @@ RECORDS_FILTERED = Metric(
     line=4,
     row={"score": "filtered", "archive": "filtered", "redrive": "left: another reason"},
 )
+REPARTITIONED = Metric(
+    "repartitioned",
+    "rows brought to the topic of the second key, where they are read again",
+    outcome="brought to the second key",
+    report="repartitioned",
+    row={"score": "brought to the second key, and read again", "archive": "brought to the second key, and read again"},
+    optional=True,
+)
+MARKS = Metric(
+    "repartition_marks",
+    "records of the second key's topic that are marks, or rows that came before",
+    outcome="marks and repetitions",
+    report="repartition_marks",
+    row={"score": "marks and repetitions among them", "archive": "marks and repetitions among them"},
+    optional=True,
+)
 TOMBSTONES = Metric(
     "tombstones",
     "records without a value, which say that their key is deleted; no event",
@@ -426,6 +442,11 @@ class JobState:
         """Takes what another process of the job has counted so far, instead of what it told before."""
         with self._lock:
             self._workers[number] = counted
+
+    def workers_ended(self) -> None:
+        """The other processes of the job have ended; what they have counted stays, and others may begin."""
+        with self._lock:
+            self._workers = {-1: together(list(self._workers.values()))}
 
     def own(self) -> Counted:
         """What this process has counted."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
@@ -11,7 +10,6 @@ from apache_beam.ml.inference.base import RunInference
 from beam_jobs.block import Block
 from beam_jobs.dead_letters import step
 from beam_jobs.io.sink import WriteSettings
-from beam_jobs.preflight.addresses import shares
 from beam_jobs.preflight.score import ScoreJob, score_job
 from beam_jobs.running import launch
 from beam_jobs.steps.infer import BlockModelHandler
@@ -19,16 +17,14 @@ from beam_jobs.steps.score_records import CheckScores, to_alerts, to_scores
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import run
 from beam_jobs.terminal.commands import JOBS
-from beam_jobs.wiring import closing, preprocess, read_events, write_dead_letters
+from beam_jobs.wiring import bring_to_second_key, read_features, run_pipelines, write_dead_letters
 
 
 def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
     """Wires the job into ``pipeline``. One fused stage, source to sinks: offsets are committed after the outputs."""
     use_case, preprocessor = job.use_case, job.preprocessor
 
-    blocks, bad = read_events(pipeline, job, preprocessor.input_columns)
-    if job.source.gives != "features":
-        blocks, bad["Preprocess"] = preprocess(job, blocks)
+    blocks, bad = read_features(pipeline, job, preprocessor.input_columns)
     infer = RunInference(BlockModelHandler(job.model, preprocessor.features)).with_output_types(Block)
     inferred = blocks | "RunInference" >> infer
     scored, bad["CheckScores"] = step(
@@ -51,13 +47,17 @@ def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
     write_dead_letters(bad, job)
 
 
+def bring(pipeline: beam.Pipeline, job: ScoreJob) -> None:
+    """Wires what comes before, where the SQL has windows by two keys."""
+    bring_to_second_key(pipeline, job, job.preprocessor.input_columns)
+
+
 def main(argv: Sequence[str]) -> int:
     """Parses, checks everything that can be checked before the start, runs, sums up."""
     parsed = options.parse(JOBS["score"].parser(), argv)
     with launch.begin(parsed) as workers:
         job = score_job(parsed)
-        wires = [partial(build, job=part) for part in shares(job, workers.count)]
-        return launch.run_job(parsed, wires, job.name, job.source.live, closing(parsed, job), workers)
+        return run_pipelines(parsed, job, build, bring, workers)
 
 
 if __name__ == "__main__":

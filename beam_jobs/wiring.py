@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any, TypeVar
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from beam_jobs import stop
 from beam_jobs.dead_letters import step
+from beam_jobs.preflight.addresses import shares
 from beam_jobs.preflight.archive import ArchiveJob
 from beam_jobs.preflight.score import ScoreJob
+from beam_jobs.running import launch
+from beam_jobs.running.workers import Workers
 from beam_jobs.steps.decode import DecodeEvents
 from beam_jobs.steps.preprocess import Preprocess
+from beam_jobs.steps.repartition import ToSecondKey
+from beam_jobs.steps.second_key import BySecondKey
 from beam_jobs.steps.windows import PreprocessWindows
 from beam_jobs.steps.write_dead_letters import WriteDeadLetters
 from beam_jobs.terminal import options
@@ -31,6 +39,48 @@ def read_events(
         return blocks, {}
     events, undecodable = step("Decode", _decoder(job, columns), blocks)
     return events, {"Decode": undecodable}
+
+
+def read_features(
+    pipeline: beam.Pipeline, job: ScoreJob | ArchiveJob, columns: Sequence[str], carry: Sequence[str] = ()
+) -> tuple[beam.PCollection, dict[str, beam.PCollection]]:
+    """Blocks of features, and the dead letters of the steps that made them.
+
+    Args:
+      columns: as for ``read_events``.
+      carry: as for ``Preprocess``.
+    """
+    second, preprocessor = job.second, job.use_case.preprocessor()
+    if second is not None:
+        topic, log = second.first.address.topic, second.source.log()
+        assert log is not None
+        fn = BySecondKey(preprocessor, job.name, topic, second.sources, log, job.windows, _carried(job, carry))
+        rows, refused = step("BySecondKey", fn, pipeline | "Read" >> second.source.read())
+        return rows, {"BySecondKey": refused}
+    blocks, bad = read_events(pipeline, job, columns)
+    if job.source.gives != "features":
+        blocks, bad["Preprocess"] = preprocess(job, blocks, carry)
+    return blocks, bad
+
+
+def bring_to_second_key(
+    pipeline: beam.Pipeline, job: ScoreJob | ArchiveJob, columns: Sequence[str], carry: Sequence[str] = ()
+) -> None:
+    """The stage before: events, their windows by the key, and out to the topic of the second one."""
+    second, preprocessor = job.second, job.use_case.preprocessor()
+    assert second is not None
+    log = second.first.log()
+    assert log is not None
+    fn = ToSecondKey(
+        preprocessor, job.name, _decoder(job, columns), log, job.windows, second.partitions, _carried(job, carry)
+    )
+    rows, refused = step("ToSecondKey", fn, pipeline | "ReadEvents" >> second.first.read())
+    rows | "WriteRows" >> second.sink.write()
+    write_dead_letters({"ToSecondKey": refused}, job)
+
+
+def _carried(job: ScoreJob | ArchiveJob, carry: Sequence[str]) -> dict[str, Any]:
+    return {field["name"]: field["type"] for field in job.use_case.schema["fields"] if field["name"] in carry}
 
 
 def _decoder(job: ScoreJob | ArchiveJob, columns: Sequence[str]) -> DecodeEvents:
@@ -61,6 +111,50 @@ def write_dead_letters(bad: Mapping[str, beam.PCollection], job: ScoreJob | Arch
         letters | f"DeadLetters{name}" >> WriteDeadLetters(
             job.dead_letters, job.schema_ids["dead_letter"], job.max_dead_letter_rate, job.payload
         )
+
+
+JobT = TypeVar("JobT", ScoreJob, ArchiveJob)
+
+
+def run_pipelines(
+    parsed: PipelineOptions,
+    job: JobT,
+    build: Callable[[beam.Pipeline, JobT], None],
+    bring: Callable[[beam.Pipeline, JobT], None],
+    workers: Workers,
+) -> int:
+    """Runs what ``build`` wires; where the SQL has windows by two keys what ``bring`` does beside it, or before it.
+
+    Beside it as long as events come; before it where they have an end, which is where the rest begins.
+
+    Returns:
+      The exit status.
+    """
+    live, second, conclude = job.source.live, job.second, closing(parsed, job)
+    parts = shares(job, workers.count)
+    if second is None:
+        return launch.run_job(
+            parsed, [partial(_wire, [build], part) for part in parts], job.name, live, conclude, workers
+        )
+    parts = [replace(part, second=second.share(number, workers.count)) for number, part in enumerate(parts)]
+    second.begin()
+    if live:
+        both = [partial(_wire, [bring, build], part) for part in parts]
+        return launch.run_job(parsed, both, job.name, live, conclude, workers)
+    status = launch.run_job(
+        parsed, [partial(_wire, [bring], part) for part in parts], job.name, live, lambda: 0, workers
+    )
+    if status or stop.requested():  # the rest is for the next run
+        return conclude() or status
+    second.end()
+    with launch.begin(parsed) as others:
+        then = [partial(_wire, [build], part) for part in parts]
+        return launch.run_job(parsed, then, job.name, live, conclude, others, goes_on=True)
+
+
+def _wire(builds: Sequence[Callable[[beam.Pipeline, JobT], None]], job: JobT, pipeline: beam.Pipeline) -> None:
+    for build in builds:
+        build(pipeline, job)
 
 
 def closing(parsed: PipelineOptions, job: ScoreJob | ArchiveJob) -> Callable[[], int]:

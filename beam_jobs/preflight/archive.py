@@ -39,6 +39,7 @@ from beam_jobs.preflight.addresses import (
     window_settings,
 )
 from beam_jobs.preflight.reach import Preflight
+from beam_jobs.preflight.second_topic import SecondTopic, second_topic
 from beam_jobs.preflight.workers import (
     check_path,
     check_pii_key,
@@ -83,6 +84,7 @@ class ArchiveJob:
     schema_ids: dict[str, SchemaId]
     events: EventSettings = field(default_factory=EventSettings)
     windows: WindowSettings = field(default_factory=WindowSettings)
+    second: SecondTopic | None = None  # where the SQL has windows by two keys
 
 
 def archive_job(parsed: PipelineOptions) -> ArchiveJob:
@@ -146,10 +148,11 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
             max_blocks_per_bundle=max(1, int(wanted.max_file_mb * _MB // _BYTES_PER_BLOCK)),
         )
         source = stream_source(preflight, f"{name}/{content}/{folder}", blocks)
-    windows = WindowSettings()
+    windows, second = WindowSettings(), None
     if content == "features" and source.gives != "features":
         windows = window_settings(parsed, preprocessor, source)
         source = source.keyed() if preprocessor.windows else source
+        second = second_topic(preflight, preprocessor, source, f"{preprocessor.fingerprint} {carried(use_case)}")
     dead = sink(parsed, bad.dead_letters)
     prepare_outputs(preflight, [dead], source)
     writers = schema_source(preflight, use_case.schema, settings, source)
@@ -199,7 +202,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
             layout,
             int(wanted.max_file_mb * _MB),
             stream,
-            exact=source.gives != "records",
+            exact=source.gives != "records" or second is not None,
             max_file_age_s=wanted.max_file_age,
             key=None if wanted.keep_keys else use_case.key,
             ids=source.message_ids(preflight, before_us=target_of(parsed).describe().reads_pubsub),
@@ -211,6 +214,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
         max_dead_letter_rate=max_dead_letter_rate,
         events=event_settings(parsed),
         windows=windows,
+        second=second,
         payload=payload,
         schema_ids={"dead_letter": output_id(preflight, writers, dead.address, schemas.load("dead_letter"))},
     )

@@ -22,6 +22,7 @@ from beam_jobs.preflight.addresses import (
     window_settings,
 )
 from beam_jobs.preflight.reach import Preflight
+from beam_jobs.preflight.second_topic import SecondTopic, second_topic
 from beam_jobs.preflight.workers import (
     check_path,
     check_pii_key,
@@ -60,6 +61,7 @@ class ScoreJob:
     schema_ids: dict[str, SchemaId]  # of the outputs in Avro, by the schema's file name
     events: EventSettings = field(default_factory=EventSettings)
     windows: WindowSettings = field(default_factory=WindowSettings)
+    second: SecondTopic | None = None  # where the SQL has windows by two keys
 
 
 def score_job(parsed: PipelineOptions) -> ScoreJob:
@@ -91,10 +93,11 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     archive = archive_input(given, use_case)
     settings = check_clients(parsed)
     source = archive or stream_source(preflight, name, block_settings(given))
-    windows = WindowSettings()
+    windows, second = WindowSettings(), None
     if source.gives != "features":
         windows = window_settings(parsed, preprocessor, source)
         source = source.keyed() if preprocessor.windows else source
+        second = second_topic(preflight, preprocessor, source, preprocessor.fingerprint)
     prepare_outputs(preflight, outputs.values(), source)
     writers = schema_source(preflight, use_case.schema, settings, source)
     say(writers.describe())
@@ -115,6 +118,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
         max_dead_letter_rate=max_dead_letter_rate,
         events=event_settings(parsed),
         windows=windows,
+        second=second,
         payload=payload,
         schema_ids={
             n: output_id(preflight, writers, to.address, schemas.load(n))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
+from typing import Any
 
 from beam_jobs.errors import one_line
 from beam_jobs.preprocessing.fields import Field
@@ -76,7 +77,9 @@ def plan_of(preprocessor: Preprocessor, fields: Mapping[str, Field], source: str
     p, steps = preprocessor, []
     names = {window.text: window.column for window in p.windows}
     steps.append(_decode(p, fields))
-    for number in range(len(p.stages)):
+    for number, stage in enumerate(p.stages):
+        if stage.by is not None and p.stages[number - 1].by is None:
+            steps.append(_repartition(p, stage.by))
         steps.append(_stage(p, number, names))
     entries = [] if p.where is None else [_where(p.where, names)]
     entries += _plain(p.outputs)
@@ -106,17 +109,36 @@ def _decode(p: Preprocessor, fields: Mapping[str, Field]) -> Step:
 def _stage(p: Preprocessor, number: int, names: Mapping[str, str]) -> Step:
     stage = p.stages[number]
     history = stage.history(p.lateness)
-    reach_us = sum(before.history(p.lateness).reach_us for before in p.stages[: number + 1])  # they add up
+    alike = [before for before in p.stages[: number + 1] if before.by == stage.by]
+    reach_us = sum(before.history(p.lateness).reach_us for before in alike)  # they add up
     longest = to_text(max(window.frame.reach_us for window in stage.windows))
     late = to_text(p.lateness.late_ms * 1000)
     facts = [
-        f"rows are kept by {p.key}, as long as the longest window, {longest}, and {late} for late ones",
+        f"rows are kept by {stage.by or p.key}, as long as the longest window, {longest}, and {late} for late ones",
         f"a row takes {history.row_bytes:g} bytes, a key {history.key_bytes:,} more; all windows here share the rows",
         f"a job that starts again reads the log from {to_text(reach_us)} before its first record on",
     ]
     entries = [] if stage.where is None else [_where(stage.where, names)]
     entries += [_window(window, names) for window in stage.windows]
     return Step(f"windows{f', stage {number + 1}' if len(p.stages) > 1 else ''}", _KERNEL, facts, entries)
+
+
+def _repartition(p: Preprocessor, second: str) -> Step:
+    """Where rows go from the partitions of the key to those of another one."""
+    legs = p.legs()
+    facts = [
+        f"rows are written to a topic whose records have {second} as their key, and read again from there by the same job",
+        f"they come to {second} in the order of their partitions' clocks, whichever partition was read faster",
+        "beside where the row stood they hold what is needed behind it, and of personal data what may leave",
+    ]
+    columns = [Entry(f["doc"], _avro_name(f["type"]), "goes along") for f in legs.schema["fields"] if "doc" in f]
+    return Step(f"repartition by {second}", "Kafka: --repartition_topic", facts, columns)
+
+
+def _avro_name(type_: Any) -> str:
+    if isinstance(type_, list):
+        return " or ".join(_avro_name(each) for each in type_)
+    return str(type_.get("logicalType", type_["type"])) if isinstance(type_, dict) else str(type_)
 
 
 def _window(window: WindowFeature, names: Mapping[str, str]) -> Entry:

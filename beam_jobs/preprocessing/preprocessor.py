@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,11 @@ from beam_jobs.codec.columns import rounded_down
 from beam_jobs.errors import RowErrors
 from beam_jobs.preprocessing import checks
 from beam_jobs.preprocessing.fields import Field
+from beam_jobs.preprocessing.legs import Legs
 from beam_jobs.preprocessing.pii import PiiPolicy
 from beam_jobs.preprocessing.query.compiler import Compiled, with_steps
 from beam_jobs.preprocessing.query.types import DOUBLE, converted
-from beam_jobs.preprocessing.stages import Inputs, QueryHistory, Stage, plain
+from beam_jobs.preprocessing.stages import Inputs, Part, QueryHistory, Stage, plain
 from beam_jobs.preprocessing.windows.frames import Lateness
 
 _EVENT_TIME_TYPE = pa.timestamp("ms", "UTC")
@@ -70,6 +72,7 @@ class Preprocessor:
         partition.
       where: chooses among the rows behind the windows; None: all.
       outputs: the columns of the result, in order.
+      second_key: the field that windows are by beside the key; None: there are none. See ``legs``.
       lateness: which late rows windows see.
       units: unit of each feature that is a field unchanged, else None.
       fingerprint: sha256 (hexadecimal) of all that decides which values come out; no secret goes into it.
@@ -89,6 +92,8 @@ class Preprocessor:
         lateness: Lateness,
         fingerprint: str,
         recipe: Callable[[], Preprocessor],
+        part: Part = "whole",
+        source: str = "SQL",
     ) -> None:
         self.key = key
         self.event_time = event_time
@@ -110,6 +115,9 @@ class Preprocessor:
         self._recipe = recipe
         self.stages = tuple(stages)
         self.windows = tuple(window for stage in stages for window in stage.windows)
+        self.second_key = next((stage.by for stage in stages if stage.by is not None), None)
+        self._part: Part = part
+        self._source = source
         self._computed = [o.value for o in outputs if not o.field]
         self._exprs = [
             _output_expr(o.value, pl.Float32 if o.is_feature else pl.String).alias(o.name)
@@ -154,7 +162,43 @@ class Preprocessor:
 
     def history(self) -> QueryHistory | None:
         """What the windows know of the rows of one partition, at the start: of none. None: the query has no windows."""
-        return QueryHistory(self.stages, self._inputs) if self.stages else None
+        return QueryHistory(self.stages, self._inputs, self._part) if self.stages else None
+
+    def legs(self, carry: Mapping[str, Any] = MappingProxyType({})) -> Legs:
+        """The parts before and behind the second key, of a query that has one.
+
+        Args:
+          carry: Avro types of fields of the events that go along beside, by name.
+
+        Raises:
+          UserError: what is computed behind it reads personal data.
+        """
+        types = {o.name: pa.float32() if o.is_feature else pa.string() for o in self.outputs}
+        values = {o.name: (o.value, types[o.name]) for o in self.outputs if o.name != self.event_time}
+        if self.where is not None:
+            values[""] = self.where, pa.bool_()
+        return Legs(values, self.stages, self.inputs, self._inputs, self._source, carry)
+
+    def behind(self, legs: Legs) -> Preprocessor:
+        """What takes the rows of the part before the second key on: its ``history`` and ``finish``."""
+        outputs = [
+            replace(o, value=legs.value(o.name, o.is_feature), field=None) if o.name in legs.known else o
+            for o in self.outputs
+        ]
+        return Preprocessor(
+            outputs=outputs,
+            where=legs.value("", False) if "" in legs.known else self.where,
+            stages=legs.behind,
+            inputs=legs.fields,
+            pseudonyms=frozenset(legs.pseudonyms),
+            policy=self._policy,
+            key=self.key,
+            event_time=self.event_time,
+            lateness=self.lateness,
+            fingerprint=self.fingerprint,
+            recipe=self._recipe,
+            part="behind",
+        )
 
     def apply(self, events: pa.RecordBatch, history: QueryHistory | None = None) -> Preprocessed:
         """Checks the rows, filters them and computes their features: ``prepare``, the history, ``finish``.

@@ -39,6 +39,7 @@ from sqlglot import exp
 
 from beam_jobs.errors import UserError
 from beam_jobs.preprocessing.fields import Field, fields_of
+from beam_jobs.preprocessing.legs import second_key_last
 from beam_jobs.preprocessing.pii import PiiPolicy
 from beam_jobs.preprocessing.preprocessor import Output, Preprocessor
 from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, join
@@ -117,9 +118,9 @@ def compile_sql(
             f"{source}: pseudonymize({min(query.pseudonyms)}) needs a key; "
             "add `pii: {key: env:HIGHBEAM_PII_KEY}` to use_case.yaml"
         )
-    read = frozenset().union(*(value.columns for value in query.values))
+    read = frozenset({stage.by for stage in query.stages}).union(*(value.columns for value in query.values))
     inputs = tuple(field for name, field in fields.items() if name in read)
-    return Preprocessor(
+    compiled = Preprocessor(
         outputs=query.outputs,
         where=query.where,
         stages=query.stages,
@@ -134,7 +135,11 @@ def compile_sql(
         recipe=partial(
             compile_sql, sql, dict(schema), policy, key=key, event_time=event_time, lateness=lateness, source=source
         ),
+        source=source,
     )
+    if compiled.second_key is not None:
+        compiled.legs()  # which refuses what may not leave
+    return compiled
 
 
 def compile_condition(sql: str, features: Sequence[str], source: str) -> Compiled:
@@ -181,6 +186,8 @@ def _parse_query(compiler: Compiler) -> Query:
             compiler.fail(None, f"{name} is missing in the SELECT; add it, every row needs its key and its time")
     if not any(output.is_feature for output in outputs):
         compiler.fail(None, "the SELECT has no numeric column beside the key and the time; a model needs a feature")
+    if compiler.second_keys:
+        stages = second_key_last(compiler, stages)
     return Query(tuple(outputs), pending, tuple(stages), frozenset(compiler.pseudonyms))
 
 
@@ -221,7 +228,12 @@ def _leave(compiler: Compiler, select: exp.Select, stages: list[Stage], pending:
     where = where if where is not None else pending
     if not compiler.windows:
         return where
-    stages.append(Stage(where, tuple(compiler.windows.values())))
+    windows = list(compiler.windows.values())
+    for by in (None, *compiler.second_keys):
+        of = tuple(window for window in windows if window.by == by)
+        if of:
+            stages.append(Stage(where, of, by))
+            where = None
     compiler.stage, compiler.windows = len(stages), {}
     return None
 

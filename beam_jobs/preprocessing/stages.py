@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from beam_jobs.preprocessing.fields import Field
@@ -21,12 +22,16 @@ from beam_jobs.preprocessing.pii import PiiPolicy, pseudonymize
 from beam_jobs.preprocessing.query.compiler import Compiled, WindowFeature, pseudonym_column, with_steps
 from beam_jobs.preprocessing.windows.frames import EVENT_TIME, Lateness, Window
 from beam_jobs.preprocessing.windows.history import History
-from beam_jobs.preprocessing.windows.order import RECORD_TIME
+from beam_jobs.preprocessing.windows.order import ORDER, RECORD_TIME
 
 FARTHEST_MS = 1 << 51  # 71,000 years: in microseconds, sums of some of them are still 64 bits
 
+KEY = "key:"  # the second key as a text, of rows that were brought to it
 _CLOCK = "clock:"
 _WHERE = "where:"  # beside columns of the query; their names have no colon
+
+
+Part = Literal["whole", "before", "behind"]
 
 
 class Chosen(NamedTuple):
@@ -57,10 +62,21 @@ class Inputs:
                 arrays[column] = pseudonymize(rows.column(name), self.policy.secret())
         return pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_pydict(arrays), rechunk=False))
 
-    def keys(self, rows: pa.RecordBatch) -> pa.Array:
-        """Rows of one key are told by what may leave, so a history holds no key that is personal data."""
-        name = pseudonym_column(self.key) if self.key in self.pseudonyms else self.key
-        return plain(rows.column(name)).cast(pa.string())
+    def keys(self, rows: pa.RecordBatch, by: str | None = None) -> pa.Array:
+        """Rows of one key are told by what may leave, so a history holds no key that is personal data.
+
+        Args:
+          by: the field that rows have in common; None: the key. NULL is one of its values, as in SQL.
+        """
+        if by is not None and KEY in rows.schema.names:
+            return rows.column(KEY)
+        name = by or self.key
+        column = pseudonym_column(name) if name in self.pseudonyms else name
+        keys = plain(rows.column(column)).cast(pa.string())
+        if by is None:
+            return keys
+        marked = pc.binary_join_element_wise("=", keys, "")  # NULL is no text that begins so
+        return marked.fill_null("") if marked.null_count else marked
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,7 @@ class Stage:
 
     where: Compiled | None
     windows: Sequence[WindowFeature]  # at least one
+    by: str | None = None  # the field whose rows they are about; None: the key
 
     @cached_property
     def _arguments(self) -> Mapping[str, Compiled]:
@@ -109,7 +126,7 @@ class Stage:
             record_times = rows.column(_CLOCK).to_numpy()
         arguments = [rows.column(_argument(place)) for place in range(len(self._arguments))]
         found = history.advance(
-            inputs.keys(rows),
+            inputs.keys(rows, self.by),
             times,
             record_times,
             _stacked([argument.fill_null(0.0).to_numpy() for argument in arguments], rows.num_rows),
@@ -126,11 +143,14 @@ class QueryHistory:
 
     Args:
       stages: in the order in which rows pass them.
+      part: "whole"; or of a query with two keys the stages "before" the second one, which give rows their ORDER, or
+        those "behind" it, which take them by that, and whose first WHERE is still to choose among them.
     """
 
-    def __init__(self, stages: Sequence[Stage], inputs: Inputs) -> None:
+    def __init__(self, stages: Sequence[Stage], inputs: Inputs, part: Part = "whole") -> None:
         self._stages = tuple(stages)
         self._inputs = inputs
+        self._part = part
         self._histories = [stage.history(inputs.lateness) for stage in stages]
 
     @property
@@ -189,25 +209,28 @@ class QueryHistory:
         """
         kept = np.arange(rows.num_rows, dtype=np.int64)
         last = len(self._stages) - 1
-        if last:
-            rows = _with(rows, {_CLOCK: pa.array(self._clocks(rows))})
+        if last or self._part != "whole":
+            rows = _with(rows, self._clocks(rows))
         for number, (stage, history) in enumerate(zip(self._stages, self._histories, strict=True)):
-            if number:
+            if number or self._part == "behind":
                 chosen = stage.ready(rows, self._inputs)
                 rows, kept = chosen.rows, kept[chosen.kept]
             rows = stage.advance(rows, self._inputs, history, emit or number < last)
         return Chosen(rows, kept) if emit else Chosen(rows.slice(0, 0), kept[:0])
 
-    def _clocks(self, rows: pa.RecordBatch) -> NDArray[np.int64]:
-        """What the stages take for the record times of rows: the partition's clock as it was then, one for all of them.
+    def _clocks(self, rows: pa.RecordBatch) -> dict[str, pa.Array]:
+        """The partition's clock as it was at each row, and what the stages take for the record times of rows.
 
-        A later stage sees fewer rows, by which alone its clock would lag behind, and a rebuild would begin too late.
-        Rows from the future keep their own time: only that tells them.
+        That is the clock, one for all of them: a later stage sees fewer rows, by which alone its clock would lag
+        behind, and a rebuild would begin too late. Rows from the future keep their own time: only that tells them.
         """
         times, record_times = _times(rows, self._inputs)
-        clocks = np.maximum(np.maximum.accumulate(record_times), self.clock) if len(times) else record_times
+        if self._part == "behind":
+            clocks = rows.column(ORDER).to_numpy()
+        else:
+            clocks = np.maximum(np.maximum.accumulate(record_times), self.clock) if len(times) else record_times
         ahead = times > record_times + self._inputs.lateness.clock_skew_ms * 1000
-        return np.where(ahead, record_times, clocks)
+        return {ORDER: pa.array(clocks), _CLOCK: pa.array(np.where(ahead, record_times, clocks))}
 
 
 @dataclass

@@ -53,6 +53,7 @@ def run_job(
     live: bool,
     conclude: Callable[[], int],
     workers: Workers,
+    goes_on: bool = False,
 ) -> int:
     """Runs the pipelines that ``wires`` build, one a process.
 
@@ -63,6 +64,7 @@ def run_job(
       wires: what each process runs, this one the first; as many as there are ``workers``.
       name: of the job, "score/car_sensors".
       live: it runs until it is stopped.
+      goes_on: the job has run pipelines before, and what these counted counts.
 
     Returns:
       The exit status.
@@ -75,7 +77,10 @@ def run_job(
     reporting = parsed.view_as(options.ReportOptions)
     if reporting.report:
         check_writable(reporting.report)
-    metrics.STATE.reset()
+    if goes_on:
+        metrics.STATE.workers_ended()
+    else:
+        metrics.STATE.reset()
     run = _prepare_here(parsed, wires[0], name, live)
     if run.graph.state and workers.count > 1:
         raise UserError(
@@ -84,7 +89,8 @@ def run_job(
         )
     flags = parsed.get_all_options(drop_default=True)
     workers.start([partial(_work, flags, wire, name, live) for wire in wires[1:]])
-    metrics.STATE.started = time.time()
+    if not goes_on:
+        metrics.STATE.started = time.time()
     finished, status = False, 0
     try:
         with Progress(reporting.progress, name.partition("/")[0]), drain_on_signal(workers) as arm:

@@ -15,6 +15,7 @@ from beam_jobs.errors import RowErrors, UserError, shown
 from beam_jobs.preprocessing.fields import Field
 from beam_jobs.preprocessing.preprocessor import Preprocessed, Preprocessor
 from beam_jobs.preprocessing.stages import QueryHistory, Unordered, texts
+from beam_jobs.preprocessing.whole import over_all
 from beam_jobs.preprocessing.windows.order import by_log
 from beam_jobs.samples.records import MAX_BYTES, Part
 from beam_jobs.samples.statistics import Column, Role, column_of
@@ -24,6 +25,7 @@ from beam_jobs.use_case import UseCase
 MAX_EXAMPLES = 3  # of a reason
 FIRST_ROWS = 10  # that are kept to be shown
 _TOPIC, _PARTITION = "_topic", "_partition"
+_BEFORE = "before:"  # whether a row is only there to be known of
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,10 @@ class Sample:
         """
         decoded, preprocessor = part.decoded, self.use_case.preprocessor()
         if part.before:
-            self._remember(decoded.rows)
+            if preprocessor.second_key is None:
+                self._remember(decoded.rows)
+            else:
+                self._waiting.append(_with_before(decoded.rows, True))
             return
         self._kinds.add(part.preprocessed)
         if len(self._kinds) > 1:
@@ -105,7 +110,8 @@ class Sample:
                 decoded.rows.select([preprocessor.key, preprocessor.event_time, *preprocessor.features])
             )
         elif preprocessor.windows:
-            self._waiting.append(decoded.rows)
+            rows = decoded.rows
+            self._waiting.append(rows if preprocessor.second_key is None else _with_before(rows, False))
         elif decoded.rows.num_rows:
             self._take(decoded.rows, preprocessor.apply(decoded.rows.select(list(preprocessor.input_columns))))
 
@@ -143,6 +149,8 @@ class Sample:
 
     def _through_windows(self) -> list[str]:
         """Takes the rows that wait through the SQL; what to say of those that were not in order."""
+        if self.use_case.preprocessor().second_key is not None:
+            return self._by_two_keys()
         before, after, keys = Unordered(), Unordered(), PartitionKeys()
         for history in self._histories.values():
             before.add(history)
@@ -165,6 +173,24 @@ class Sample:
                 "part of their past only, and a job refuses such a topic"
             )
         return phrases
+
+    def _by_two_keys(self) -> list[str]:
+        """The same of windows by two keys, those of the second over all logs at once."""
+        preprocessor, unordered = self.use_case.preprocessor(), Unordered()
+        for events, result in over_all(preprocessor, by_log(self._waiting, self.use_case.event_time), unordered):
+            of_sample = ~events.column(_BEFORE).to_numpy(zero_copy_only=False)
+            number = np.cumsum(of_sample) - 1  # of each row among those of the sample
+            kept, errors = of_sample[result.kept], result.errors
+            bad = [i for i, row in enumerate(errors.rows.tolist()) if of_sample[row]]
+            errors = RowErrors(
+                number[errors.rows[bad]], [errors.reasons[i] for i in bad], [errors.errors[i] for i in bad]
+            )
+            filtered = int(of_sample.sum() - kept.sum()) - len(bad)
+            rows = result.rows.filter(pa.array(kept))
+            taken = Preprocessed(rows, number[result.kept[kept]], filtered, errors)
+            self._take(events.filter(pa.array(of_sample)), taken)
+        self._waiting = []
+        return unordered.phrases()
 
     def _seen_elsewhere(self, keys: PartitionKeys, events: pa.RecordBatch) -> tuple[int, int] | None:
         known = events.filter(pc.is_valid(events.column(self.use_case.key)))
@@ -247,3 +273,7 @@ def _by_log(rows: pa.RecordBatch) -> Iterator[tuple[tuple[str, int], pa.RecordBa
     topic = rows.column(_TOPIC)[0].as_py() if rows.num_rows else ""
     for p in np.unique(partitions).tolist():
         yield (topic, p), rows.filter(pa.array(partitions == p))
+
+
+def _with_before(rows: pa.RecordBatch, before: bool) -> pa.RecordBatch:
+    return rows.append_column(_BEFORE, pa.array(np.full(rows.num_rows, before)))

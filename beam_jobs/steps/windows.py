@@ -98,6 +98,43 @@ HISTORIES: IdleCache[_Known] = IdleCache(_Known.close, _IDLE_S)
 _KEYS: dict[tuple[str, str], PartitionKeys] = {}  # by step and id of the topic
 
 
+@dataclass(frozen=True)
+class Advanced:
+    """The rows of a block on their way."""
+
+    rows: Block | None  # None: there are none
+    places: NDArray[np.int64]  # of the rows in the block
+    refused: list[tuple[RowErrors, NDArray[np.int64]]]  # errors, and the places in the block that their rows count in
+    filtered: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What came of rows."""
+
+    rows: Block | None  # None: there are none
+    kept: NDArray[np.int64]  # which of the rows that were given they are
+    refused: list[tuple[RowErrors, NDArray[np.int64]]]  # errors, and the places that their rows count in
+    filtered: int
+
+
+def finish(work: Isolate[Preprocessed], rows: Block | None, places: NDArray[np.int64]) -> Finished:
+    """Takes rows with their windows to the result; ``places``: what errors count in."""
+    if rows is None or not rows.num_rows:
+        return Finished(None, np.zeros(0, np.int64), [], 0)
+    parts, bad = work(rows)
+    refused, filtered, done, kept = [(bad, places)], 0, [], []
+    for part in parts:
+        refused.append((part.result.errors, places[part.rows]))
+        filtered += part.result.filtered
+        done.append(part.result.rows)
+        kept.append(part.rows[part.result.kept])
+    features = concat(done) if done else None
+    if features is None or not features.num_rows:
+        return Finished(None, np.zeros(0, np.int64), refused, filtered)
+    return Finished(features, np.concatenate(kept), refused, filtered)
+
+
 class PreprocessWindows(beam.DoFn):
     """Events blocks, as ``decode`` makes them, to features blocks by a query with windows.
 
@@ -138,6 +175,24 @@ class PreprocessWindows(beam.DoFn):
         self._finish: Isolate[Preprocessed] = Isolate(self._preprocessor.finish, personal=personal)
 
     def process(self, events: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
+        advanced = self._advanced(events)
+        finished = finish(self._finish, advanced.rows, advanced.places)
+        yield from self._left_out(events, [*advanced.refused, *finished.refused], advanced.filtered + finished.filtered)
+        if finished.rows is not None:
+            yield traced(finished.rows, events, advanced.places[finished.kept], self._carry)
+
+    def _left_out(
+        self, events: Block, refused: Sequence[tuple[RowErrors, NDArray[np.int64]]], filtered: int
+    ) -> Iterator[beam.pvalue.TaggedOutput]:
+        """Counts the rows that are filtered; the dead letters of those that are refused."""
+        for errors, at in refused:
+            if len(errors):
+                letters = RowErrors(at[errors.rows], errors.reasons, errors.errors)
+                yield dead_letters.refused(source_of(events), letters, "preprocess", self._job)
+        metrics.inc(metrics.RECORDS_FILTERED, filtered)
+
+    def _advanced(self, events: Block) -> Advanced:
+        """The rows of a block with their windows."""
         stretch = stretch_of(events)
         if stretch is None:
             raise UserError("windows need a source that says which part of its log a block is; use Kafka's own source")
@@ -147,27 +202,17 @@ class PreprocessWindows(beam.DoFn):
         for part in parts:
             refused.append((part.result.errors, part.rows))
             filtered += part.result.filtered
-        done, kept = [], []
-        if parts:
-            rows, places = _joined([(part.result.rows, part.rows[part.result.kept]) for part in parts])
-            through, places = self._through_windows(rows, places, stretch)
-            filtered += rows.num_rows - through.num_rows
-            finished, bad = self._finish(through)
-            refused.append((bad, places))
-            for last in finished:
-                at = places[last.rows]
-                refused.append((last.result.errors, at))
-                filtered += last.result.filtered
-                done.append(last.result.rows)
-                kept.append(at[last.result.kept])
-        for errors, at in refused:
-            if len(errors):
-                letters = RowErrors(at[errors.rows], errors.reasons, errors.errors)
-                yield dead_letters.refused(source_of(events), letters, "preprocess", self._job)
-        metrics.inc(metrics.RECORDS_FILTERED, filtered)
-        features = concat(done) if done else None
-        if features is not None and features.num_rows:
-            yield traced(features, events, np.concatenate(kept), self._carry)
+        if not parts:
+            return Advanced(None, np.zeros(0, np.int64), refused, filtered)
+        rows, places = _joined([(part.result.rows, part.rows[part.result.kept]) for part in parts])
+        through, places = self._through_windows(rows, places, stretch)
+        return Advanced(through, places, refused, filtered + rows.num_rows - through.num_rows)
+
+    def _new_history(self) -> QueryHistory:
+        """That of a partition, at the start."""
+        history = self._preprocessor.history()
+        assert history is not None
+        return history
 
     def _through_windows(
         self, rows: Block, places: NDArray[np.int64], stretch: Stretch
@@ -226,13 +271,13 @@ class PreprocessWindows(beam.DoFn):
         """Reads from the log what is to be known of partitions before rows: place of the first row, what is known."""
         offsets = rows.column(_OFFSET).to_numpy()
         times = np.clip(millis_of(rows.column(_TIME)), -FARTHEST_MS, FARTHEST_MS)  # as histories take them
-        reach_ms = -(-_new(self._preprocessor).reach_us // 1000)
+        reach_ms = -(-self._new_history().reach_us // 1000)
         beginnings = self._log.begin({p: int(times[row]) - reach_ms for p, (row, _) in lacking.items()})
         spans = {}
         for p, (row, after) in lacking.items():
             begin, end = beginnings[p], int(offsets[row])
             if after < begin.offset:  # what is known, if anything, ends before what matters
-                known[p] = _Known(self._name, p, _new(self._preprocessor), topic_id, begin.offset)
+                known[p] = _Known(self._name, p, self._new_history(), topic_id, begin.offset)
                 if begin.short:
                     self._short(p, begin.offset)
             spans[p] = min(known[p].next, end), end
@@ -292,12 +337,6 @@ class PreprocessWindows(beam.DoFn):
             raise UserError(f"{text}; raise retention.ms of the topic, shorten the windows, or --short_history warn")
         metrics.inc(metrics.SHORT_HISTORIES)
         _LOGGER.warning("%s; the features of its first rows lack what was deleted", text)
-
-
-def _new(preprocessor: Preprocessor) -> QueryHistory:
-    history = preprocessor.history()
-    assert history is not None
-    return history
 
 
 def _by_partition(rows: Block) -> dict[int, NDArray[np.int64]]:

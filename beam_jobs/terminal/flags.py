@@ -329,6 +329,13 @@ class Windows:
             metavar="MB",
             help="most that windows of the SQL may hold in the memory of a process (default 2048)",
         )
+        parser.add_argument(
+            "--repartition_topic",
+            metavar="URI",
+            help="topic through which rows come to the second key of an SQL with windows by two (default: one named "
+            "after the group, the key and the SQL, on the brokers of the input); created where it is missing, with as "
+            "many partitions as the input",
+        )
         lateness(parser)
 
 

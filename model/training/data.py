@@ -25,7 +25,9 @@ from beam_jobs.codec.decoded import Decoded
 from beam_jobs.errors import RowErrors, UserError, shown
 from beam_jobs.io.position import OffsetKind, OffsetSpec
 from beam_jobs.preprocessing.fields import fields_of
-from beam_jobs.preprocessing.stages import QueryHistory, Unordered
+from beam_jobs.preprocessing.preprocessor import Preprocessed
+from beam_jobs.preprocessing.stages import Unordered
+from beam_jobs.preprocessing.whole import over_all
 from beam_jobs.preprocessing.windows.order import by_log
 from beam_jobs.storage.files import check_access, download, is_local, list_files, patiently, root_of
 from beam_jobs.use_case import UseCase
@@ -185,7 +187,8 @@ def read(
                 if windows and not archived:
                     waiting.append(events)
                 else:
-                    examples = _examples(events, archived, use_case, counts)
+                    result = None if archived else use_case.preprocessor().apply(events)
+                    examples = _examples(events, result, use_case, counts)
                     used += len(examples.x)
                     yield examples
                 progress(number / len(source.paths))
@@ -193,14 +196,11 @@ def read(
                     break
         counts.files.append(TrainingFile(source.name(path), digest, counts.read - before))
         progress((number + 1) / len(source.paths))
-    for blocks in by_log(waiting, use_case.event_time):
-        history = use_case.preprocessor().history()
-        for events in blocks:
-            examples = _examples(events, False, use_case, counts, history)
-            used += len(examples.x)
-            yield examples
-        if history is not None:
-            counts.unordered.add(history)
+    logs = by_log(waiting, use_case.event_time)
+    for events, result in over_all(use_case.preprocessor(), logs, counts.unordered):
+        examples = _examples(events, result, use_case, counts)
+        used += len(examples.x)
+        yield examples
     if not used:
         why = ", ".join([f"{counts.read:,} rows", *counts.losses()])
         raise UserError(f"--data {source.root}: {why}: nothing left to train on")
@@ -250,13 +250,11 @@ def _within(rows: pa.RecordBatch, event_time: str, source: Source) -> pa.RecordB
     return rows.filter(keep)
 
 
-def _examples(
-    events: pa.RecordBatch, archived: bool, use_case: UseCase, counts: Counts, history: QueryHistory | None = None
-) -> Examples:
+def _examples(events: pa.RecordBatch, result: Preprocessed | None, use_case: UseCase, counts: Counts) -> Examples:
+    """What training has of events and what the SQL made of them; None: they are features, from an archive."""
     preprocessor = use_case.preprocessor()
     rows, label = events, events[use_case.label] if use_case.label else pa.nulls(events.num_rows, pa.string())
-    if not archived:
-        result = preprocessor.apply(events, history)
+    if result is not None:
         counts.filtered += result.filtered
         counts.refuse(result.errors)
         rows, label = result.rows, label.take(pa.array(result.kept))

@@ -10,15 +10,16 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import methodcaller
 from typing import Any, Protocol, TypeAlias
 
 import confluent_kafka
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from beam_jobs.block import Block, raw_block
@@ -116,6 +117,19 @@ def before(block: Block, ends: Mapping[int, int]) -> Block | None:
     if keep.all():
         return block
     return block.filter(pa.array(keep)) if keep.any() else None
+
+
+def without(fetched: Fetched, partitions: Collection[int]) -> Fetched:
+    """What was found of the other partitions."""
+    block = fetched.block
+    if block is not None:
+        block = block.filter(pc.invert(pc.is_in(block.column("partition"), pa.array(list(partitions), pa.int32()))))
+    return replace(
+        fetched,
+        block=block if block is not None and block.num_rows else None,
+        next_offsets={p: offset for p, offset in fetched.next_offsets.items() if p not in partitions},
+        ends={p: offset for p, offset in fetched.ends.items() if p not in partitions},
+    )
 
 
 class Fetcher(Protocol):

@@ -10,26 +10,25 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from apache_beam import coders
 from apache_beam.io.unbounded_source import UnboundedReader, UnboundedSource
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 from confluent_kafka import KafkaError, KafkaException
 
 from beam_jobs import metrics, stop
-from beam_jobs.block import Block, BlockCoder, Stretch, beam_time, min_timestamp
+from beam_jobs.block import NO_RECORDS, Block, BlockCoder, Stretch, beam_time, min_timestamp
 from beam_jobs.errors import UserError, one_line
 from beam_jobs.io.block_reader import BlockReader, BlockSettings
 from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.kafka.commits import DENIED
-from beam_jobs.io.kafka.fetch import Control, Fetched, Fetcher, Positions, Problem, Topic, Transport, before
+from beam_jobs.io.kafka.fetch import Control, Fetched, Fetcher, Positions, Problem, Topic, Transport, before, without
 from beam_jobs.io.kafka.mark import HandedOut, KafkaMark, KafkaMarkCoder
 from beam_jobs.io.kafka.start import OnLost, Range, anew, begin, check_commits, grown, patiently, resolve
 from beam_jobs.io.position import EARLIEST, OffsetKind, OffsetSpec
@@ -57,6 +56,7 @@ class KafkaSource(UnboundedSource):
     blocks: BlockSettings = BlockSettings()
     discover_s: float = 10.0
     fixed: bool = False
+    beat_s: float | None = None
     on_lost: OnLost = "earliest"
     first: KafkaMark | None = None  # decided by split(), so that a retried first bundle starts there again
     name: str = field(default_factory=lambda: uuid.uuid4().hex)  # tells the sessions of two sources apart
@@ -116,6 +116,8 @@ class _Session:
         self.again_at: float | None = None  # the fetcher is to ask again then, monotonic clock
         self.unreadable: dict[int, str] = {}  # partition -> why it can't be read at the moment
         self.unanswered: dict[int, str] = {}  # of them, when the fetcher was told its positions: until it has read one
+        self.idle: set[int] = set()  # partitions in which nothing was left when that was last looked at, nor came since
+        self.next_beat = 0.0  # when it is looked at again, monotonic clock
         self.short: dict[int, int] = {}  # partition -> looks in a row that found its log to end before the read's end
         self.pace = source.blocks.pace(live=source.until is None)
         self.waiting: dict[int, int] = {}  # partition -> end of what was there when a live read began, if that is known
@@ -154,6 +156,10 @@ class _Session:
     def ended(self, partition: int) -> bool:
         return self.ends is not None and self.positions[partition] >= self.ends[partition]
 
+    def at_rest(self) -> frozenset[int]:
+        """Partitions in which nothing was left to be read, and still is not."""
+        return frozenset({*self.idle, *(p for p in self.positions if self.ended(p))})
+
     def tell_behind(self) -> None:
         """Tells how much of what was there when a live read began is still to be read, until that is nothing."""
         if self.waiting:
@@ -184,7 +190,7 @@ class KafkaReader(BlockReader[_Session]):
         session = self._open()
         rows, linger_s = session.pace.next()
         fetched = session.fetcher.fetch(rows, self._source.blocks.poll_interval_s, linger_s)
-        block = self._account(session, fetched)
+        block = self._account(session, fetched) or self._beat(session)
         session.pace.handed_out(0 if block is None else block.num_rows)
         session.unreadable = {**session.unanswered, **fetched.unreadable}
         session.outages.now(session.unreadable, sum(not session.ended(p) for p in session.positions))
@@ -207,7 +213,7 @@ class KafkaReader(BlockReader[_Session]):
                 self._watermark = MAX_TIMESTAMP
             return False
         self._block = block
-        self._timestamp = min_timestamp(block)
+        self._timestamp = min_timestamp(block) if block.num_rows else self._watermark
         metrics.inc(metrics.RECORDS_READ, block.num_rows)
         return True
 
@@ -229,7 +235,7 @@ class KafkaReader(BlockReader[_Session]):
         """Moves the positions on; returns the rows before the end."""
         cuts, doubtful = self._find_cuts(session, fetched)
         if cuts or doubtful:
-            fetched = _without(fetched, cuts.keys() | doubtful.keys())
+            fetched = without(fetched, cuts.keys() | doubtful.keys())
         now = time.time()
         block = fetched.block
         over = [p for p, offset in fetched.next_offsets.items() if session.ends and offset > session.ends[p]]
@@ -246,6 +252,7 @@ class KafkaReader(BlockReader[_Session]):
             session.move(p, offset)
             session.last_row[p] = now
             session.current.discard(p)
+            session.idle.discard(p)
             session.denials.pop(p, None)
             session.unanswered.pop(p, None)
         for p, offset in fetched.ends.items():
@@ -255,7 +262,8 @@ class KafkaReader(BlockReader[_Session]):
             if offset >= session.positions[p]:
                 session.current.add(p)
         if block is not None:
-            block = Stretch({p: (at, session.positions[p]) for p, at in starts.items()}, session.topic_id).on(block)
+            spans = {p: (at, session.positions[p]) for p, at in starts.items()}
+            block = Stretch(spans, session.topic_id, session.at_rest()).on(block)
         reached = [p for p in fetched.next_offsets if session.ended(p)]
         if reached:
             session.fetcher.stop(reached)
@@ -268,6 +276,16 @@ class KafkaReader(BlockReader[_Session]):
         for problem in fetched.problems:
             self._handle(session, problem)
         return block
+
+    def _beat(self, session: _Session) -> Block | None:
+        """A block without records, where it has become known that partitions have nothing left to be read."""
+        beat_s, now = self._source.beat_s, time.monotonic()
+        if beat_s is None or now < session.next_beat:
+            return None
+        before, session.next_beat = session.at_rest(), now + beat_s
+        session.idle = session.current - session.unreadable.keys()
+        rest = session.at_rest()
+        return None if rest == before else Stretch({}, session.topic_id, rest).on(NO_RECORDS)
 
     def _handle(self, session: _Session, problem: Problem) -> None:
         if problem.code in _OUT_OF_RANGE:
@@ -461,19 +479,6 @@ class KafkaReader(BlockReader[_Session]):
             else:
                 return self._watermark  # nothing is known about this partition yet
         return max(self._watermark, beam_time(min(marks))) if marks else self._watermark
-
-
-def _without(fetched: Fetched, partitions: Collection[int]) -> Fetched:
-    """What was found of the other partitions."""
-    block = fetched.block
-    if block is not None:
-        block = block.filter(pc.invert(pc.is_in(block.column("partition"), pa.array(list(partitions), pa.int32()))))
-    return replace(
-        fetched,
-        block=block if block is not None and block.num_rows else None,
-        next_offsets={p: offset for p, offset in fetched.next_offsets.items() if p not in partitions},
-        ends={p: offset for p, offset in fetched.ends.items() if p not in partitions},
-    )
 
 
 def _max_timestamps(block: Block, limit_ms: int, newest_ms: dict[int, int]) -> set[int]:

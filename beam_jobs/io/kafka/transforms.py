@@ -46,6 +46,8 @@ class KafkaInput(Source):
     blocks: BlockSettings = BlockSettings()  # on Dataflow live reads have bundles of 40 blocks as well
     discover_s: float = 10.0  # how often new partitions are looked for
     fixed: bool = False  # new ones end the job
+    # How often a live read tells, by blocks without records, which partitions have nothing left to be read, in seconds.
+    beat_s: float | None = None
     # Where retention has passed our offset: go on at "earliest" or "latest", with a warning that names the loss, or
     # "fail".
     on_lost: OnLost = "earliest"
@@ -134,6 +136,7 @@ class ReadFromKafka(beam.PTransform):
             blocks=blocks,
             discover_s=wanted.discover_s,
             fixed=wanted.fixed,
+            beat_s=wanted.beat_s if wanted.live else None,
             on_lost=wanted.on_lost,
         )
         return pbegin | "Read" >> read_blocks(source, wanted.live, blocks)

@@ -63,6 +63,7 @@ class WindowFeature:
     frame: Frame
     column: str  # of the frame that holds its values; no Avro name has a colon
     text: str  # canonical form, as in Compiled
+    by: str | None = None  # field whose rows it is about; None: the key
 
 
 def pseudonym_column(field: str) -> str:
@@ -88,6 +89,7 @@ class Compiler:
         self.windows: dict[str, WindowFeature] = {}  # of this SELECT, by canonical text: each is computed once
         self.named_windows: dict[str, exp.Window] = {}  # of the WINDOW clause, by name in lower case
         self.pseudonyms: set[str] = set()
+        self.second_keys: set[str] = set()  # fields other than the key that windows are by
         self._labels = False
         self._steps = 0
 

@@ -67,7 +67,8 @@ def window(c: Compiler, node: exp.Window) -> Compiled:
     if function is None:
         remedy = _REMEDIES.get(type(called), f"use one of {_NAMES} (CASE inside can choose rows)")
         c.fail(node, f"{sql_of(node.this)} is not supported as a window; {remedy}")
-    frame = _frame(c, node, _definition(c, node))
+    definition = _definition(c, node)
+    by, frame = _key(c, node, definition), _frame(c, node, definition)
     of = called.this
     if isinstance(of, exp.Distinct) and function == "count" and len(of.expressions) == 1 and not of.args.get("on"):
         function, of = "count_distinct", of.expressions[0]
@@ -81,17 +82,20 @@ def window(c: Compiler, node: exp.Window) -> Compiled:
         )
     with c.seeing_labels(frame.end_us > 0):
         argument, type_ = _argument(c, called, function, of)
-    return _feature(c, function, frame, argument, type_)
+    return _feature(c, function, by, frame, argument, type_)
 
 
-def _feature(c: Compiler, function: str, frame: Frame, argument: Compiled | None, type_: Type) -> Compiled:
+def _feature(
+    c: Compiler, function: str, by: str | None, frame: Frame, argument: Compiled | None, type_: Type
+) -> Compiled:
     """A window, which is computed once however often it is written; and its value in its type."""
     of = argument.text if argument is not None else "time"
     known = f"{function}:{frame.start_us}:{frame.end_us}:{frame.hop_us}:{int(frame.exclude_current)}"
-    text = f"(over:{c.stage}:{known} {of})"
+    text = f"(over:{c.stage}:{known} {of})" if by is None else f'(over:{c.stage}:{known} by "{by}" {of})'
     column = f"window:{c.stage}:{len(c.windows)}"
-    feature = c.windows.setdefault(text, WindowFeature(function, argument, frame, column, text))
-    columns = frozenset({c.event_time}) | (argument.columns if argument is not None else frozenset())
+    feature = c.windows.setdefault(text, WindowFeature(function, argument, frame, column, text, by))
+    columns = frozenset({c.event_time} if by is None else {c.event_time, by})
+    columns |= argument.columns if argument is not None else frozenset()
     expr = _typed(pl.col(feature.column), type_)
     return Compiled(expr, type_, text, columns, argument.raw_pii if argument is not None else frozenset())
 
@@ -186,13 +190,51 @@ def _definition(c: Compiler, node: exp.Window) -> exp.Window:
     return definition
 
 
-def _frame(c: Compiler, node: exp.Window, definition: exp.Window) -> Frame:
+def _key(c: Compiler, node: exp.Window, definition: exp.Window) -> str | None:
+    """The field whose rows a window is about; None: the key of the use case."""
+    parts = definition.args.get("partition_by") or []
+    if len(parts) == 1 and _is(c, parts[0], c.key):
+        return None
+    field = _field(c, parts[0]) if len(parts) == 1 else None
+    if field is None:
+        c.fail(node, f"{sql_of(node)}: windows have the form {_form(c)}, or PARTITION BY one other field")
+    if field.kind not in ("string", "number") or field.floating or field.label or field.name == c.event_time:
+        what = "the label" if field.label else f"a {field.kind}"
+        c.fail(node, f"PARTITION BY {field.name}: it is {what}; a key is a text, an int or a long")
+    if field.pii and field.kind != "string":
+        c.fail(node, f"PARTITION BY {field.name}: personal data (pii: {field.pii}) has a pseudonym only as a text")
+    if field.pii:
+        c.pseudonyms.add(field.name)  # which stands for it wherever rows of a key are told
+    c.second_keys.add(field.name)
+    if len(c.second_keys) > 1:
+        others = " and ".join(sorted(c.second_keys))
+        c.fail(
+            node,
+            f"windows by {c.key}, {others}: two keys are the most; leave the windows of one of them to a use case of "
+            "its own",
+        )
+    return field.name
+
+
+def _field(c: Compiler, node: Any) -> Field | None:
+    """The field that a column is, or that a pseudonym stands for; None: it is neither."""
+    found = c.lookup(node)[1] if isinstance(node, exp.Column) else None
+    if isinstance(found, Field):
+        return found
+    names = [name for name in c.pseudonyms if found is not None and found.text == pseudonym(name)]
+    return c.fields[names[0]] if names else None
+
+
+def _form(c: Compiler) -> str:
     range_ = "RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING AND CURRENT ROW"
-    form = f"OVER (PARTITION BY {c.key} ORDER BY {c.event_time} {range_})"
+    return f"OVER (PARTITION BY {c.key} ORDER BY {c.event_time} {range_})"
+
+
+def _frame(c: Compiler, node: exp.Window, definition: exp.Window) -> Frame:
+    form = _form(c)
     order = definition.args["order"].expressions if definition.args.get("order") else []
     if not order:
         c.fail(node, f"{sql_of(node)} has no ORDER BY, so it depends on how rows were cut into blocks; use {form}")
-    by = [_is(c, part, c.key) for part in definition.args.get("partition_by") or []]
     along = [_is(c, part.this, c.event_time) and not part.args.get("desc") for part in order]
     spec = definition.args.get("spec")
     given = {name: value for name, value in spec.args.items() if value} if spec is not None else {}
@@ -200,8 +242,7 @@ def _frame(c: Compiler, node: exp.Window, definition: exp.Window) -> Frame:
     end, end_side = given.pop("end", "CURRENT ROW"), given.pop("end_side", None)
     exclude = given.pop("exclude", exp.var("NO OTHERS")).name.upper()
     if (
-        by != [True]
-        or along != [True]
+        along != [True]
         or (kind, start_side) != ("RANGE", "PRECEDING")
         or not isinstance(start, exp.Expression)
         or (

@@ -8,8 +8,9 @@ from itertools import pairwise
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_TOPIC, _PARTITION, _OFFSET = "_topic", "_partition", "_offset"  # as block.SOURCE_COLUMNS has them
+_TOPIC, PARTITION, OFFSET = "_topic", "_partition", "_offset"  # as block.SOURCE_COLUMNS has them
 RECORD_TIME = "_timestamp"
+ORDER = "order:"  # the newest record time of a row's partition by then, microseconds: where it stands among all rows
 
 
 def by_log(blocks: Sequence[pa.RecordBatch], event_time: str, rows: int = 32_768) -> Iterator[Iterator[pa.RecordBatch]]:
@@ -24,16 +25,16 @@ def by_log(blocks: Sequence[pa.RecordBatch], event_time: str, rows: int = 32_768
       event_time: the column to go by.
       rows: of a block that comes out, at most.
     """
-    recorded = [block for block in blocks if _OFFSET in block.schema.names]
+    recorded = [block for block in blocks if OFFSET in block.schema.names]
     if recorded:
         table = _table(recorded)
         place = table.schema.get_field_index(_TOPIC)
         table = table.set_column(place, _TOPIC, table[_TOPIC].cast(pa.string()))  # Arrow sorts no dictionaries
-        table = table.take(pc.sort_indices(table, [(name, "ascending") for name in (_TOPIC, _PARTITION, _OFFSET)]))
+        table = table.take(pc.sort_indices(table, [(name, "ascending") for name in (_TOPIC, PARTITION, OFFSET)]))
         for start, end in _runs(table[_TOPIC]):
             topic = table[start:end]
-            yield from (_cut(topic[first:last], rows) for first, last in _runs(topic[_PARTITION]))
-    others = [block for block in blocks if _OFFSET not in block.schema.names]
+            yield from (_cut(topic[first:last], rows) for first, last in _runs(topic[PARTITION]))
+    others = [block for block in blocks if OFFSET not in block.schema.names]
     if others:
         table = _table(others)
         yield _cut(table.take(pc.sort_indices(table[event_time])), rows)  # stable

@@ -1,0 +1,131 @@
+"""The topic through which rows come to the second key of an SQL with windows by two, checked and there."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, replace
+
+from beam_jobs.errors import UserError
+from beam_jobs.io.kafka.address import KafkaAddress
+from beam_jobs.io.kafka.client import KafkaTransport, check_topic, ensure_topic
+from beam_jobs.io.kafka.config import KafkaConfig
+from beam_jobs.io.kafka.sink import WriteBlocks
+from beam_jobs.io.kafka.start import patiently
+from beam_jobs.io.kafka.topic import KafkaTopic
+from beam_jobs.io.kafka.transforms import KafkaInput, KafkaOutput
+from beam_jobs.io.position import EARLIEST, LATEST
+from beam_jobs.io.source import Source
+from beam_jobs.preflight.reach import Preflight
+from beam_jobs.preprocessing.preprocessor import Preprocessor
+from beam_jobs.steps.repartition import begun
+from beam_jobs.target import runner_of
+from beam_jobs.terminal import options
+from beam_jobs.terminal.cli import say
+
+_HERE = ("DirectRunner", "FnApiRunner", "PrismRunner")
+_BEAT_S = 0.2  # how soon a partition with nothing to read is no longer waited for
+_SETTINGS = {
+    "cleanup.policy": "delete",
+    "retention.ms": "-1",  # records have the time of their events, which may be long ago
+    "message.timestamp.type": "CreateTime",
+    "max.message.bytes": "100000000",  # a row is no larger than its event, about
+}
+_LONGEST = 120  # characters of a group in the topic's name
+
+
+@dataclass(frozen=True)
+class SecondTopic:
+    """Where rows are by the second key; picklable, without secrets."""
+
+    first: KafkaInput  # the events
+    source: KafkaInput  # the rows
+    sink: KafkaOutput
+    sources: int  # partitions of the events
+    partitions: int  # of the rows
+
+    def share(self, number: int, count: int) -> SecondTopic:
+        """What process ``number`` of ``count`` reads of both topics."""
+        return replace(self, first=self.first.share(number, count), source=self.source.share(number, count))
+
+    def begin(self) -> None:
+        """Says that the events are read from now on: each partition is waited for."""
+        self._say(idle=False)
+
+    def end(self) -> None:
+        """Says that the events are read to the end: no partition is waited for."""
+        self._say(idle=True)
+
+    def _say(self, idle: bool) -> None:
+        write = WriteBlocks(self.sink.address, self.sink.config)
+        write.setup()
+        try:
+            write.start_bundle()
+            write.process(begun(self.sources, self.partitions, idle))
+            write.finish_bundle()
+        finally:
+            write.teardown()
+
+
+def second_topic(
+    preflight: Preflight, preprocessor: Preprocessor, source: Source, fingerprint: str
+) -> SecondTopic | None:
+    """The topic of the second key, created where it is missing; None: the SQL has windows by one key at most.
+
+    Args:
+      fingerprint: of all that decides what its records are.
+
+    Raises:
+      UserError: it can't be had, or the job can't run there.
+    """
+    second = preprocessor.second_key
+    if second is None:
+        return None
+    parsed = preflight.parsed
+    what = f"the SQL has windows by {preprocessor.key} and by {second}"
+    if runner_of(parsed) not in _HERE:
+        raise UserError(f"{what}, which run on {', '.join(_HERE)}; leave out --runner, or the windows by {second}")
+    assert isinstance(source, KafkaInput)  # it has a log
+    if source.group_id is None:
+        raise UserError(
+            f"{what}: rows go through a topic of their own, so a run goes on where the one before it stopped; name a "
+            "--group_id (another one reads everything again)"
+        )
+    topic = KafkaTopic.find(source.address, source.config)
+    name = _name(source.group_id, second, f"{topic.positions()} {fingerprint}")
+    address = replace(source.address, topic=name)
+    given = parsed.view_as(options.WindowOptions).repartition_topic
+    if given:
+        address = KafkaAddress.parse(given)
+    if address == source.address:
+        raise UserError(f"--repartition_topic {given}: is the input; name another one")
+    sources = _partitions(source.address, source.config)
+    ensure_topic(address, source.config, sources, _SETTINGS)
+    check_topic(address, source.config, write=True, timeout_s=preflight.timeout_s)
+    partitions = _partitions(address, source.config)
+    say(f"rows come to {second} through {address} ({partitions} partitions)")
+    rows = replace(
+        source,
+        address=address,
+        group_id=f"{source.group_id}.by-{second}",
+        start=EARLIEST,
+        until=None if source.live else LATEST,
+        on_lost="fail",
+    )
+    quick = replace(source.blocks, gather_s=0.0, max_bundle_s=1.0, max_blocks_per_bundle=None)
+    gapless = {**dict(source.config.settings), "enable.gapless.guarantee": "true"}
+    sink = KafkaOutput(address, KafkaConfig(tuple(sorted(gapless.items()))))
+    return SecondTopic(replace(source, blocks=quick, beat_s=_BEAT_S), rows, sink, sources, partitions)
+
+
+def _partitions(address: KafkaAddress, config: KafkaConfig) -> int:
+    transport = KafkaTransport(address, config)
+    with transport.control() as control:
+        return len(patiently(transport, control.topic).partitions)
+
+
+def _name(group: str, second: str, what: str) -> str:
+    """As Kafka Streams names its own; each group has one of its own, for it holds what that group has read."""
+    told = re.sub(r"[^A-Za-z0-9._-]", "-", f"{group[:_LONGEST]}-{second[:_LONGEST]}")
+    digest = hashlib.sha256(f"{group} {second} {what}".encode()).hexdigest()[:10]
+    return f"{told}-{digest}-repartition"

@@ -1,0 +1,193 @@
+"""A query with windows by two keys, cut where its rows go from the partitions of one key to those of the other.
+
+Before the cut stand the check of the rows, the innermost WHERE and the windows by the use case's key; behind it the
+windows by the second key and the result. What of a row is needed behind it is a record of its own (``Legs.schema``):
+the results that are known already, and what the rest is computed from. Personal data is only in it as what may leave: a
+result, a pseudonym.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_jobs.errors import UserError
+from beam_jobs.preprocessing.fields import Field
+from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, with_steps
+from beam_jobs.preprocessing.query.types import BOOLEAN, FLOAT, TEXT
+from beam_jobs.preprocessing.stages import KEY, Inputs, QueryHistory, Stage, plain
+from beam_jobs.preprocessing.windows.order import OFFSET, ORDER, PARTITION, RECORD_TIME
+
+_PLACE = {PARTITION: "int", OFFSET: "long", RECORD_TIME: "long", ORDER: "long"}  # of a row in its topic
+
+
+def second_key_last(compiler: Compiler, stages: Sequence[Stage]) -> list[Stage]:
+    """The stages in an order in which all that are by the key come before those by the second one.
+
+    Raises:
+      UserError: there is none, for one of them needs the others.
+    """
+    before: list[Stage] = []
+    behind: list[Stage] = []
+    (second,) = compiler.second_keys
+    for stage in stages:
+        if stage.by is not None:
+            behind.append(stage)
+            continue
+        known = {window.column for other in behind for window in other.windows}
+        chosen = bool(behind) and any(each.where is not None for each in (*behind, stage))
+        if chosen or any(known & roots(value) for value in stage.reads):
+            compiler.fail(
+                None,
+                f"windows by {compiler.key} need what windows by {second} chose or computed, and rows go from one key "
+                f"to the other once; put the windows by {second} into the outermost SELECT",
+            )
+        before.append(stage)
+    if not before:
+        compiler.fail(
+            None,
+            f"all windows are by {second}, and none by the key {compiler.key}; make {second} the key of a use case of "
+            "its own, on a topic with that key",
+        )
+    return [*before, *behind]
+
+
+def roots(value: Compiled) -> set[str]:
+    """Columns of the frame that an expression needs: fields, pseudonyms, windows."""
+    made = {step.column for step in value.steps}
+    return {name for expr in (value.expr, *(s.expr for s in value.steps)) for name in expr.meta.root_names()} - made
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A column that goes along."""
+
+    column: str  # of the rows behind the cut
+    avro: Any  # its type
+    value: Compiled | None = None  # what it is; None: a column of the rows before the cut
+    type: pa.DataType | None = None  # that a result is brought to
+
+
+class Legs:
+    """The two parts of a query.
+
+    Args:
+      values: result columns and the last WHERE (""), by name, with their final types.
+      fields: of the events that the query reads.
+      carry: Avro types of fields that go along as they are, columns ``carry:NAME``.
+
+    Attributes:
+      second: the field that is the second key.
+      known: names of ``values`` that are computed before the cut; behind it they are columns ``result:NAME``.
+      fields: of the events that go along.
+      schema: Avro record schema of what goes along.
+
+    Raises:
+      UserError: what is computed behind the cut reads personal data.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, tuple[Compiled, pa.DataType]],
+        stages: Sequence[Stage],
+        fields: Sequence[Field],
+        inputs: Inputs,
+        source: str,
+        carry: Mapping[str, Any],
+    ) -> None:
+        self._inputs = inputs
+        self._before = tuple(stage for stage in stages if stage.by is None)
+        self.behind = tuple(stage for stage in stages if stage.by is not None)
+        (by,) = {stage.by for stage in self.behind}
+        assert by is not None
+        self.second = by
+        late = {window.column for stage in self.behind for window in stage.windows}
+        self.known = frozenset(name for name, (value, _) in values.items() if not roots(value) & late)
+        rest = [(name or "the WHERE", value) for name, (value, _) in values.items() if name not in self.known]
+        of_windows = [(f"a window by {by}", value) for stage in self.behind for value in stage.reads]
+        needed: set[str] = {inputs.event_time}
+        by_name = {field.name: field for field in fields}
+        for what, value in (*rest, *of_windows):
+            wanted = roots(value) - late
+            tagged = sorted(name for name in wanted & by_name.keys() if by_name[name].pii)
+            if tagged:
+                raise UserError(
+                    f"{source}: {what} needs {tagged[0]}, personal data (pii: {by_name[tagged[0]].pii}), "
+                    f"where windows by {by} are known, and it may not pass through their topic; use "
+                    f"pseudonymize({tagged[0]}), or select it in a column of its own"
+                )
+            needed |= wanted
+        self.fields = tuple(field for field in fields if field.name in needed)
+        self.pseudonyms = tuple(name for name in inputs.pseudonyms if f"pseudonym:{name}" in needed)
+        shipped = [Shipped(field.name, _avro(field)) for field in self.fields]
+        shipped += [Shipped(f"pseudonym:{name}", ["null", "string"]) for name in self.pseudonyms]
+        shipped += [Shipped(name, ["null", "double"]) for name in sorted(needed) if name.startswith("window:")]
+        avro = {pa.float32(): "float", pa.string(): "string", pa.bool_(): "boolean"}
+        shipped += [
+            Shipped(f"result:{name}", ["null", avro[type_]], value, type_)
+            for name, (value, type_) in values.items()
+            if name in self.known
+        ]
+        shipped += [Shipped(f"carry:{name}", type_) for name, type_ in carry.items()]
+        self._shipped = shipped
+        self.schema: dict[str, Any] = {
+            "type": "record",
+            "name": "Row",
+            "namespace": "highbeam.repartition",
+            "fields": [
+                *({"name": name.strip("_:"), "type": type_} for name, type_ in _PLACE.items()),
+                *({"name": f"x{i}", "type": each.avro, "doc": each.column} for i, each in enumerate(shipped)),
+            ],
+        }
+
+    def before(self) -> QueryHistory:
+        """What the windows by the key know of a partition, at the start."""
+        return QueryHistory(self._before, self._inputs, "before")
+
+    def ship(self, rows: pa.RecordBatch) -> tuple[pa.Array, pa.RecordBatch]:
+        """The second key of each row, as a text, and what of it goes along (``schema``).
+
+        Args:
+          rows: of ``Preprocessor.prepare``, then of ``before().advance``, with their places in their topic.
+        """
+        values = [each.value for each in self._shipped if each.value is not None]
+        frame = with_steps(self._inputs.frame(rows), values)
+        columns = [_plain_times(rows.column(name)) for name in _PLACE]
+        for each in self._shipped:
+            if each.value is None:
+                array = rows.column(each.column)
+                columns.append(array.cast(pa.string()) if isinstance(array, pa.DictionaryArray) else array)
+                continue
+            array = frame.select(each.value.expr.alias("value")).get_column("value").rechunk().to_arrow()
+            columns.append(pc.cast(plain(array), each.type, safe=False))
+        names = [field["name"] for field in self.schema["fields"]]
+        return self._inputs.keys(rows, self.second), pa.RecordBatch.from_arrays(columns, names=names)
+
+    def received(self, keys: pa.Array, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows behind the cut, of what ``ship`` gave."""
+        names = [*_PLACE, *(each.column for each in self._shipped), KEY]
+        found = pa.RecordBatch.from_arrays([*rows.columns, keys.cast(pa.string())], names=names)
+        i = found.schema.get_field_index(RECORD_TIME)
+        times = found.column(i).cast(pa.timestamp("ms", "UTC"))
+        return found.set_column(i, RECORD_TIME, times)
+
+    def value(self, name: str, is_feature: bool) -> Compiled:
+        """Behind the cut, a value that was ``known`` before it."""
+        type_ = BOOLEAN if not name else FLOAT if is_feature else TEXT
+        return Compiled(pl.col(f"result:{name}"), type_, f"(known {name})")
+
+
+def _avro(field: Field) -> Any:
+    """Avro type of a field behind the cut: texts of any kind are texts."""
+    if field.kind != "string":
+        return field.type
+    return ["null", "string"] if field.nullable else "string"
+
+
+def _plain_times(array: pa.Array) -> pa.Array:
+    return array.view(pa.int64()) if pa.types.is_timestamp(array.type) else array

@@ -1,0 +1,240 @@
+"""Windows by two keys: the rows that came through the topic of the second key, and their result.
+
+As ``steps.windows``: what is known of a partition is a function of its log, held in this process, and made anew from
+the log where it is not at hand. Rows that wait for others are part of it; they go out when their turn comes, though
+their own offsets are committed by then, for a restart reads them again.
+
+How far back: with T = (the clock before which rows have gone) - (reach of the windows), from the first record at or
+after T on, for a record has its row's clock as its time; and from there further back until marks have told of each
+partition of the first topic, so that what went when is known. Rows that wait have later clocks than those that went.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.transforms.window import TimestampedValue
+from numpy.typing import NDArray
+
+from beam_jobs import dead_letters, metrics
+from beam_jobs.block import Block, min_timestamp, raw_block, stretch_of, take, with_source
+from beam_jobs.codec.avro.decoder import AvroDecoder
+from beam_jobs.errors import RowErrors, UserError
+from beam_jobs.io.idle import IdleCache
+from beam_jobs.io.source import Log
+from beam_jobs.isolate import Isolate
+from beam_jobs.preprocessing.preprocessor import Preprocessed, Preprocessor
+from beam_jobs.preprocessing.stages import QueryHistory
+from beam_jobs.preprocessing.threads import one_thread
+from beam_jobs.preprocessing.windows.history import warm_up
+from beam_jobs.preprocessing.windows.merge import NEVER, Merge
+from beam_jobs.preprocessing.windows.order import OFFSET, PARTITION, RECORD_TIME
+from beam_jobs.steps.repartition import read_marks
+from beam_jobs.steps.windows import WindowSettings, finish
+
+_LOGGER = logging.getLogger(__name__)
+
+_IDLE_S = 3600.0  # a partition that is quiet for so long, or has moved away, is forgotten
+_MB = 1_000_000
+_FIRST_LOOK = 4096  # records before an offset, in which marks of all partitions are looked for
+_FURTHER = 8  # times as many, where there are not
+
+
+@dataclass
+class _Known:
+    """What a step knows of a partition."""
+
+    step: str
+    partition: int
+    merge: Merge
+    history: QueryHistory
+    topic_id: str  # of the topic it is about
+    next: int  # offset of the next record
+
+    def park(self) -> metrics.Held:
+        """Waits for the next block; returns what is held in this process."""
+        HELD.park((self.step, self.partition), self)
+        rows, size = self.history.rows + self.merge.rows, self.history.memory_bytes + self.merge.memory_bytes
+        return metrics.STATE.holds(self.step, self.partition, metrics.Held(rows, self.history.keys, size))
+
+    def close(self) -> None:
+        metrics.STATE.holds(self.step, self.partition, None)
+
+
+HELD: IdleCache[_Known] = IdleCache(_Known.close, _IDLE_S)
+"""By step and partition, between two blocks."""
+
+
+class BySecondKey(beam.DoFn):
+    """Raw blocks of the second key's topic, as ``ToSecondKey`` writes it, to features blocks.
+
+    Args:
+      topic: that the rows came from in the first place.
+      sources: its partitions.
+      log: where records of the second topic are read again.
+      carry: as ToSecondKey.
+    """
+
+    def __init__(
+        self,
+        preprocessor: Preprocessor,
+        job: str,
+        topic: str,
+        sources: int,
+        log: Log,
+        settings: WindowSettings,
+        carry: Mapping[str, Any],
+    ) -> None:
+        self._preprocessor = preprocessor
+        self._job = job
+        self._topic = topic
+        self._sources = sources
+        self._log = log
+        self._settings = settings
+        self._carried = dict(carry)
+        self._name = uuid.uuid4().hex
+
+    def setup(self) -> None:
+        one_thread()
+        self._preprocessor.warm_up()
+        warm_up()
+        self._legs = self._preprocessor.legs(self._carried)
+        self._behind = self._preprocessor.behind(self._legs)
+        self._decoder = AvroDecoder(self._legs.schema, lambda _: self._legs.schema)
+        self._finish: Isolate[Preprocessed] = Isolate(self._behind.finish, personal=self._preprocessor.personal)
+
+    def process(self, raw: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
+        stretch = stretch_of(raw)
+        assert stretch is not None
+        partitions = raw.column("partition").to_numpy()
+        held = metrics.Held()
+        for q, (start, end) in stretch.partitions.items():
+            known = self._known_at(q, start, stretch.topic_id)
+            records = raw if len(stretch.partitions) == 1 else raw.filter(pa.array(partitions == q))
+            before = known.merge.repeated
+            rows, refused = self._gone(known, records)
+            counted = known.history.late, known.history.alone, known.history.future
+            found = known.history.advance(rows)
+            done = finish(self._finish, found.rows, np.arange(found.rows.num_rows))
+            source = self._source(found.rows)
+            for block, errors, at in [(records, refused, None), *((source, e, at) for e, at in done.refused)]:
+                if len(errors):
+                    letters = errors if at is None else RowErrors(at[errors.rows], errors.reasons, errors.errors)
+                    stage = "decode" if at is None else "preprocess"
+                    yield dead_letters.refused(block, letters, stage, self._job)
+            metrics.inc(metrics.RECORDS_FILTERED, rows.num_rows - found.rows.num_rows + done.filtered)
+            metrics.inc(metrics.MARKS, records.column("key").null_count + known.merge.repeated - before)
+            metrics.inc(metrics.LATE, known.history.late - counted[0])
+            metrics.inc(metrics.ALONE, known.history.alone - counted[1])
+            metrics.inc(metrics.FUTURE, known.history.future - counted[2])
+            known.next = end
+            held = known.park()
+            if done.rows is not None:
+                yield self._traced(done.rows, found.rows, source, done.kept)
+        if held.bytes > self._settings.memory_mb * _MB:
+            raise UserError(
+                f"windows and rows that wait for other partitions take {held.bytes / _MB:,.0f} MB, more than "
+                f"{self._settings.memory_mb:g}; allow more with --window_memory_mb, shorten the windows, or run more "
+                "processes"
+            )
+
+    def _traced(self, rows: Block, found: Block, source: Block, kept: NDArray[np.int64]) -> Any:
+        if self._carried:
+            carried = take(found.select([f"carry:{name}" for name in self._carried]), kept)
+            names = [*rows.schema.names, *self._carried]
+            rows = pa.RecordBatch.from_arrays([*rows.columns, *carried.columns], names=names)
+        block = with_source(rows, source, kept)
+        return TimestampedValue(block, min_timestamp(block))
+
+    def _gone(self, known: _Known, records: Block) -> tuple[Block, RowErrors]:
+        """Takes records in; the rows that go, and which records are none."""
+        of_rows = records.column("key").is_valid().to_numpy(zero_copy_only=False)
+        rows, marks = take(records, np.flatnonzero(of_rows)), take(records, np.flatnonzero(~of_rows))
+        decoded = self._decoder.decode_bare(rows.column("value"), np.zeros(rows.num_rows, np.int64))
+        good = decoded.errors.good_rows(rows.num_rows)
+        received = self._legs.received(rows.column("key").cast(pa.string()).take(pa.array(good)), decoded.rows)
+        told = read_marks(marks.column("offset").to_numpy(), marks.column("value").to_pylist(), self._sources)
+        at = rows.column("offset").to_numpy()[good]
+        errors = decoded.errors
+        if len(errors):
+            errors = RowErrors(np.flatnonzero(of_rows)[errors.rows], errors.reasons, errors.errors)
+        return known.merge.take(received, at, told), errors
+
+    def _source(self, rows: Block) -> Block:
+        """The records of the first topic that rows were, as far as they are known here: without key and value."""
+        n = rows.num_rows
+        nothing = pa.nulls(n, pa.binary())
+        return raw_block(
+            self._topic,
+            rows.column(PARTITION).to_numpy(),
+            rows.column(OFFSET).to_numpy(),
+            rows.column(RECORD_TIME).view(pa.int64()).to_numpy(),
+            nothing,
+            nothing,
+        )
+
+    # What is known of a partition.
+
+    def _known_at(self, q: int, start: int, topic_id: str) -> _Known:
+        found = HELD.take((self._name, q))
+        if found is not None and found.topic_id == topic_id and found.next == start:
+            return found
+        return self._rebuilt(q, start, topic_id)
+
+    def _fresh(self, q: int, topic_id: str, at: int) -> _Known:
+        history = self._behind.history()
+        assert history is not None
+        return _Known(self._name, q, Merge(self._sources), history, topic_id, at)
+
+    def _rebuilt(self, q: int, end: int, topic_id: str) -> _Known:
+        """What is known of the records before ``end``."""
+        low = self._log.begin({q: NEVER})[q].offset
+        known = self._fresh(q, topic_id, end)
+        if end > low:
+            limit = self._told(q, end, low)[1]
+            begin = self._log.begin({q: (limit - known.history.reach_us) // 1000})[q]
+            if begin.short and low > 0:
+                self._short(q, low)
+            start = self._told(q, max(low, min(begin.offset, end)), low)[0]
+            for records in self._read(q, start, end):
+                known.history.advance(self._gone(known, records)[0], emit=False)
+                metrics.inc(metrics.REREAD, records.num_rows)
+        if known.merge.rows:  # they were read, and committed, by who was here before
+            metrics.inc(metrics.RECORDS_READ, known.merge.rows)
+            metrics.inc(metrics.RECORDS_COMMITTED, known.merge.rows)
+        return known
+
+    def _told(self, q: int, end: int, low: int) -> tuple[int, int]:
+        """From where to ``end`` marks tell of each partition of the first topic, and the limit that they set."""
+        span = _FIRST_LOOK
+        while True:
+            start, merge = max(low, end - span), Merge(self._sources)
+            for records in self._read(q, start, end):
+                marks = records.filter(records.column("key").is_null())
+                told = read_marks(marks.column("offset").to_numpy(), marks.column("value").to_pylist(), self._sources)
+                merge.take(_NO_ROWS, np.zeros(0, np.int64), told)
+            if start == low or merge.knows_all:
+                return start, merge.limit
+            span *= _FURTHER
+
+    def _read(self, q: int, start: int, end: int) -> Iterator[Block]:
+        return self._log.read({q: (start, end)}) if start < end else iter(())
+
+    def _short(self, q: int, low: int) -> None:
+        text = f"partition {q} of the second key's topic begins at offset {low}, and its windows reach further back"
+        if self._settings.on_short == "refuse":
+            raise UserError(f"{text}; choose another --group_id, or --short_history warn")
+        metrics.inc(metrics.SHORT_HISTORIES)
+        _LOGGER.warning("%s; the features of its first rows lack what was deleted", text)
+
+
+_NO_ROWS = pa.RecordBatch.from_pylist(
+    [], pa.schema([(PARTITION, pa.int32()), (OFFSET, pa.int64()), ("order:", pa.int64())])
+)

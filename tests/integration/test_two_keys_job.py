@@ -1,0 +1,129 @@
+"""Windows by two keys in whole jobs on Apache Kafka: killed in either stage, each row has the features of DuckDB."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+import use_cases
+from tests.integration.archives import live, positions, report, rows, stop, wait
+from tests.integration.test_windows_job import archive, send
+from tests.integration.topics import Topics, run
+from tests.services.job import DEVNULL, PIPE, Job
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+RANGE = "ORDER BY event_time RANGE BETWEEN INTERVAL '{}' SECOND PRECEDING AND CURRENT ROW)"
+CAR, TIRE = (f"OVER (PARTITION BY {key} {RANGE}" for key in ("car_id", "tire_pressure_1_1"))
+FEATURES = {
+    "speeds": f"count(speed) {CAR.format(30)}",
+    "speed_mean": f"avg(speed) {CAR.format(120)}",
+    "alike": f"count(*) {TIRE.format(20)}",
+    "cars_alike": f"count(DISTINCT car_id) {TIRE.format(20)}",
+    "speed_alike": f"avg(speed) {TIRE.format(60)}",
+    "against_alike": f"speed - max(speed) {TIRE.format(5)} + sum(speed) {CAR.format(10)}",
+}
+
+
+@pytest.fixture
+def use_case(tmp_path: Path) -> str:
+    """car_sensors with windows by the car, and by the pressure of a tire."""
+    folder = tmp_path / "car_alike"
+    shutil.copytree(Path(use_cases.__file__).parent / "car_sensors", folder)
+    sql = folder / "preprocess.sql"
+    more = ",".join(f"\n  {expression} AS {name}" for name, expression in FEATURES.items())
+    sql.write_text(sql.read_text().replace("\nFROM events", f",{more}\nFROM events"))
+    return str(folder)
+
+
+def said_by_duckdb(events: pa.RecordBatch) -> dict[tuple[str, int], tuple[Any, ...]]:
+    """(car, time in ms) -> features of the row, over the whole data set."""
+    columns = ", ".join(f"CAST({expression} AS FLOAT) AS {name}" for name, expression in FEATURES.items())
+    with duckdb.connect() as connection:
+        connection.register("events", pa.Table.from_batches([events]))
+        where = "WHERE battery_voltage > 0"
+        found = connection.execute(f"SELECT car_id, epoch_ms(event_time), {columns} FROM events {where}").fetchall()
+    return {(row[0], row[1]): tuple(row[2:]) for row in found}
+
+
+def features(found: list[dict[str, Any]]) -> dict[tuple[str, int], tuple[Any, ...]]:
+    return {
+        (row["car_id"], round(row["event_time"].timestamp() * 1000)): tuple(row[name] for name in FEATURES)
+        for row in found
+    }
+
+
+def job(topics: Topics, use_case: str, tmp_path: Path, *more: str) -> list[str]:
+    return archive(topics, use_case, tmp_path, "--repartition_topic", topics.uri("second"), *more)
+
+
+class Seen:
+    """How far a topic has come."""
+
+    def __init__(self, topics: Topics, short: str) -> None:
+        self._name = topics.name(short)
+        self._consumer = Consumer({"bootstrap.servers": topics.servers, "group.id": "test"})
+
+    def __call__(self) -> int:
+        found = self._consumer.list_topics(timeout=10).topics.get(self._name)
+        where = [TopicPartition(self._name, p) for p in (found.partitions if found else ())]
+        return sum(self._consumer.get_watermark_offsets(each, 10)[1] for each in where)
+
+
+def killed(command: list[str], count: Callable[[], int], times: int, step: int) -> int:
+    """Starts the job and kills it with -9 as soon as ``count`` has grown by about ``step``; how often it still ran."""
+    chance, done = random.Random(4), 0
+    for _ in range(times):
+        started, before = Job(command, stdout=DEVNULL, stderr=PIPE), count()
+        deadline = time.monotonic() + 60
+        while started.poll() is None and count() < before + chance.randint(1, step) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        done += started.poll() is None
+        started.send_signal(signal.SIGKILL)
+        started.communicate()
+    return done
+
+
+@pytest.mark.parametrize(("count", "kills"), [(30_000, 1), pytest.param(150_000, 6, marks=pytest.mark.nightly)])
+def test_killed_in_both_stages_the_features_are_duckdbs(
+    topics: Topics, use_case: str, tmp_path: Path, count: int, kills: int
+) -> None:
+    events = send(topics, count)
+    rows_there, two = Seen(topics, "second"), "--direct_num_workers=2"
+
+    def files() -> int:
+        return len(list((tmp_path / "archive").rglob("*.avro")))
+
+    in_first = killed(job(topics, use_case, tmp_path), rows_there, kills, count // 3)
+    in_first += killed(job(topics, use_case, tmp_path, two), rows_there, kills, count // 3)
+    in_second = killed(job(topics, use_case, tmp_path), files, kills, 5)
+    in_second += killed(job(topics, use_case, tmp_path, two), files, kills // 2, 5)
+    run(job(topics, use_case, tmp_path))
+    counted = report(tmp_path)
+    assert in_first
+    assert in_second
+    assert counted["repartition_marks"] > 0
+    assert counted["unaccounted"] == 0
+    found = rows(tmp_path)
+    assert max(positions(found).values()) == 1
+    assert features(found) == said_by_duckdb(events)
+
+
+def test_live_the_last_rows_do_not_wait_for_more(topics: Topics, use_case: str, tmp_path: Path) -> None:
+    events = send(topics, 3000)
+    command = [part for part in job(topics, use_case, tmp_path) if part not in ("--until", "latest")]
+    with live(command) as running:
+        wait(lambda: len(rows(tmp_path)) == len(said_by_duckdb(events)), running)
+        stop(running)
+    assert report(tmp_path)["unaccounted"] == 0
+    assert features(rows(tmp_path)) == said_by_duckdb(events)
