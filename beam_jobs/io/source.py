@@ -101,6 +101,9 @@ class Log(Protocol):
     def newest(self, records: int) -> Iterator[Block]:
         """About so many records, the newest ones of each partition that can be read, as ``read`` gives them."""
 
+    def delete_before(self, offsets: Mapping[int, int]) -> None:
+        """Has the records before these offsets deleted, which nobody needs; a cluster that refuses keeps them."""
+
     def read(self, spans: Mapping[int, tuple[int, int]]) -> Iterator[Block]:
         """The records between two offsets of each partition, as raw blocks with their stretches.
 

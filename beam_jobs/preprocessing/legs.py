@@ -20,7 +20,7 @@ from beam_jobs.errors import UserError
 from beam_jobs.preprocessing.fields import Field
 from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, with_steps
 from beam_jobs.preprocessing.query.types import BOOLEAN, FLOAT, TEXT
-from beam_jobs.preprocessing.stages import KEY, Inputs, QueryHistory, Stage, plain
+from beam_jobs.preprocessing.stages import KEY, Inputs, QueryHistory, Stage, plain, texts
 from beam_jobs.preprocessing.windows.order import OFFSET, ORDER, PARTITION, RECORD_TIME
 
 _PLACE = {PARTITION: "int", OFFSET: "long", RECORD_TIME: "long", ORDER: "long"}  # of a row in its topic
@@ -64,26 +64,35 @@ def roots(value: Compiled) -> set[str]:
 
 
 @dataclass(frozen=True)
+class Result:
+    """A column of the result, or the last WHERE."""
+
+    value: Compiled
+    expr: pl.Expr  # it, ready to be brought to its type
+    field: str | None  # that it is, unchanged; None: it is computed
+    type: pa.DataType
+
+
+@dataclass(frozen=True)
 class Shipped:
     """A column that goes along."""
 
     column: str  # of the rows behind the cut
     avro: Any  # its type
-    value: Compiled | None = None  # what it is; None: a column of the rows before the cut
-    type: pa.DataType | None = None  # that a result is brought to
+    result: Result | None = None  # what it is; None: a column of the rows before the cut
 
 
 class Legs:
     """The two parts of a query.
 
     Args:
-      values: result columns and the last WHERE (""), by name, with their final types.
+      results: by name, the last WHERE as "".
       fields: of the events that the query reads.
       carry: Avro types of fields that go along as they are, columns ``carry:NAME``.
 
     Attributes:
       second: the field that is the second key.
-      known: names of ``values`` that are computed before the cut; behind it they are columns ``result:NAME``.
+      known: names of ``results`` that are computed before the cut; behind it they are columns ``result:NAME``.
       fields: of the events that go along.
       schema: Avro record schema of what goes along.
 
@@ -93,7 +102,7 @@ class Legs:
 
     def __init__(
         self,
-        values: Mapping[str, tuple[Compiled, pa.DataType]],
+        results: Mapping[str, Result],
         stages: Sequence[Stage],
         fields: Sequence[Field],
         inputs: Inputs,
@@ -107,8 +116,8 @@ class Legs:
         assert by is not None
         self.second = by
         late = {window.column for stage in self.behind for window in stage.windows}
-        self.known = frozenset(name for name, (value, _) in values.items() if not roots(value) & late)
-        rest = [(name or "the WHERE", value) for name, (value, _) in values.items() if name not in self.known]
+        self.known = frozenset(name for name, result in results.items() if not roots(result.value) & late)
+        rest = [(name or "the WHERE", result.value) for name, result in results.items() if name not in self.known]
         of_windows = [(f"a window by {by}", value) for stage in self.behind for value in stage.reads]
         needed: set[str] = {inputs.event_time}
         by_name = {field.name: field for field in fields}
@@ -129,8 +138,8 @@ class Legs:
         shipped += [Shipped(name, ["null", "double"]) for name in sorted(needed) if name.startswith("window:")]
         avro = {pa.float32(): "float", pa.string(): "string", pa.bool_(): "boolean"}
         shipped += [
-            Shipped(f"result:{name}", ["null", avro[type_]], value, type_)
-            for name, (value, type_) in values.items()
+            Shipped(f"result:{name}", ["null", avro[result.type]], result)
+            for name, result in results.items()
             if name in self.known
         ]
         shipped += [Shipped(f"carry:{name}", type_) for name, type_ in carry.items()]
@@ -155,16 +164,18 @@ class Legs:
         Args:
           rows: of ``Preprocessor.prepare``, then of ``before().advance``, with their places in their topic.
         """
-        values = [each.value for each in self._shipped if each.value is not None]
-        frame = with_steps(self._inputs.frame(rows), values)
+        computed = [each.result for each in self._shipped if each.result is not None and each.result.field is None]
+        frame = with_steps(self._inputs.frame(rows), [result.value for result in computed])
         columns = [_plain_times(rows.column(name)) for name in _PLACE]
         for each in self._shipped:
-            if each.value is None:
-                array = rows.column(each.column)
-                columns.append(array.cast(pa.string()) if isinstance(array, pa.DictionaryArray) else array)
+            if each.result is None:
+                columns.append(texts(rows.column(each.column)))
                 continue
-            array = frame.select(each.value.expr.alias("value")).get_column("value").rechunk().to_arrow()
-            columns.append(pc.cast(plain(array), each.type, safe=False))
+            if each.result.field is not None:
+                array = plain(rows.column(each.result.field))
+            else:
+                array = frame.select(each.result.expr.alias("value")).get_column("value").rechunk().to_arrow()
+            columns.append(pc.cast(array, each.result.type, safe=False))
         names = [field["name"] for field in self.schema["fields"]]
         return self._inputs.keys(rows, self.second), pa.RecordBatch.from_arrays(columns, names=names)
 

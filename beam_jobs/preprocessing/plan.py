@@ -127,7 +127,7 @@ def _repartition(p: Preprocessor, second: str) -> Step:
     """Where rows go from the partitions of the key to those of another one."""
     legs = p.legs()
     facts = [
-        f"rows are written to a topic whose records have {second} as their key, and read again from there by the same job",
+        f"rows are written to a topic whose records have {second} as their key, and the same job reads them there",
         f"they come to {second} in the order of their partitions' clocks, whichever partition was read faster",
         "beside where the row stood they hold what is needed behind it, and of personal data what may leave",
     ]

@@ -17,7 +17,7 @@ from beam_jobs.codec.columns import rounded_down
 from beam_jobs.errors import RowErrors
 from beam_jobs.preprocessing import checks
 from beam_jobs.preprocessing.fields import Field
-from beam_jobs.preprocessing.legs import Legs
+from beam_jobs.preprocessing.legs import Legs, Result
 from beam_jobs.preprocessing.pii import PiiPolicy
 from beam_jobs.preprocessing.query.compiler import Compiled, with_steps
 from beam_jobs.preprocessing.query.types import DOUBLE, converted
@@ -173,11 +173,15 @@ class Preprocessor:
         Raises:
           UserError: what is computed behind it reads personal data.
         """
-        types = {o.name: pa.float32() if o.is_feature else pa.string() for o in self.outputs}
-        values = {o.name: (o.value, types[o.name]) for o in self.outputs if o.name != self.event_time}
+        results = {}
+        for o in self.outputs:
+            if o.name != self.event_time:
+                expr = _output_expr(o.value, pl.Float32 if o.is_feature else pl.String)
+                field = None if o.field is None else o.field.name
+                results[o.name] = Result(o.value, expr, field, pa.float32() if o.is_feature else pa.string())
         if self.where is not None:
-            values[""] = self.where, pa.bool_()
-        return Legs(values, self.stages, self.inputs, self._inputs, self._source, carry)
+            results[""] = Result(self.where, self.where.expr, None, pa.bool_())
+        return Legs(results, self.stages, self.inputs, self._inputs, self._source, carry)
 
     def behind(self, legs: Legs) -> Preprocessor:
         """What takes the rows of the part before the second key on: its ``history`` and ``finish``."""

@@ -12,6 +12,7 @@ partition of the first topic, so that what went when is known. Rows that wait ha
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ _LOGGER = logging.getLogger(__name__)
 _IDLE_S = 3600.0  # a partition that is quiet for so long, or has moved away, is forgotten
 _MB = 1_000_000
 _FIRST_LOOK = 4096  # records before an offset, in which marks of all partitions are looked for
+_FORGET_S = 300.0  # how often records that are done with are deleted
+_SPARE_US = 3_600_000_000  # of time that is kept beyond what a rebuild needs
 _FURTHER = 8  # times as many, where there are not
 
 
@@ -57,6 +60,8 @@ class _Known:
     history: QueryHistory
     topic_id: str  # of the topic it is about
     next: int  # offset of the next record
+    forgotten_at: float = 0.0  # when records were last deleted, monotonic clock
+    done: int = 0  # records before it were done with, and committed, by then
 
     def park(self) -> metrics.Held:
         """Waits for the next block; returns what is held in this process."""
@@ -135,6 +140,7 @@ class BySecondKey(beam.DoFn):
             metrics.inc(metrics.ALONE, known.history.alone - counted[1])
             metrics.inc(metrics.FUTURE, known.history.future - counted[2])
             known.next = end
+            self._forget(known)
             held = known.park()
             if done.rows is not None:
                 yield self._traced(done.rows, found.rows, source, done.kept)
@@ -188,21 +194,31 @@ class BySecondKey(beam.DoFn):
             return found
         return self._rebuilt(q, start, topic_id)
 
-    def _fresh(self, q: int, topic_id: str, at: int) -> _Known:
-        history = self._behind.history()
-        assert history is not None
-        return _Known(self._name, q, Merge(self._sources), history, topic_id, at)
+    def _forget(self, known: _Known) -> None:
+        """Now and then: has the records deleted that no rebuild needs."""
+        now = time.monotonic()
+        if now < known.forgotten_at + _FORGET_S:
+            return
+        if known.done and known.merge.knows_all:
+            kept_us = 2 * known.history.reach_us + _SPARE_US
+            begin = self._log.begin({known.partition: (known.merge.limit - kept_us) // 1000})[known.partition]
+            if begin.offset:
+                self._log.delete_before({known.partition: min(begin.offset, known.done)})
+        known.forgotten_at, known.done = now, known.next
 
     def _rebuilt(self, q: int, end: int, topic_id: str) -> _Known:
         """What is known of the records before ``end``."""
         low = self._log.begin({q: NEVER})[q].offset
-        known = self._fresh(q, topic_id, end)
+        history = self._behind.history()
+        assert history is not None
+        known = _Known(self._name, q, Merge(self._sources), history, topic_id, end)
         if end > low:
-            limit = self._told(q, end, low)[1]
-            begin = self._log.begin({q: (limit - known.history.reach_us) // 1000})[q]
-            if begin.short and low > 0:
+            limit = self._told(q, end, low)[1].limit
+            begin = self._log.begin({q: (limit - history.reach_us) // 1000})[q]
+            if begin.short:
                 self._short(q, low)
-            start = self._told(q, max(low, min(begin.offset, end)), low)[0]
+            start, before = self._told(q, max(low, min(begin.offset, end)), low)
+            known.merge = Merge(self._sources, deleted=start > 0 and not before.knows_all)
             for records in self._read(q, start, end):
                 known.history.advance(self._gone(known, records)[0], emit=False)
                 metrics.inc(metrics.REREAD, records.num_rows)
@@ -211,18 +227,24 @@ class BySecondKey(beam.DoFn):
             metrics.inc(metrics.RECORDS_COMMITTED, known.merge.rows)
         return known
 
-    def _told(self, q: int, end: int, low: int) -> tuple[int, int]:
-        """From where to ``end`` marks tell of each partition of the first topic, and the limit that they set."""
+    def _told(self, q: int, end: int, low: int) -> tuple[int, Merge]:
+        """From where to ``end`` marks tell of each partition of the first topic, and what they say."""
         span = _FIRST_LOOK
         while True:
-            start, merge = max(low, end - span), Merge(self._sources)
-            for records in self._read(q, start, end):
-                marks = records.filter(records.column("key").is_null())
-                told = read_marks(marks.column("offset").to_numpy(), marks.column("value").to_pylist(), self._sources)
-                merge.take(_NO_ROWS, np.zeros(0, np.int64), told)
-            if start == low or merge.knows_all:
-                return start, merge.limit
+            start = max(low, end - span)
+            merge = self._of_marks(q, start, end, Merge(self._sources))
+            if merge.knows_all or start == 0:
+                return start, merge
+            if start == low:
+                return start, self._of_marks(q, start, end, Merge(self._sources, deleted=True))
             span *= _FURTHER
+
+    def _of_marks(self, q: int, start: int, end: int, merge: Merge) -> Merge:
+        for records in self._read(q, start, end):
+            marks = records.filter(records.column("key").is_null())
+            told = read_marks(marks.column("offset").to_numpy(), marks.column("value").to_pylist(), self._sources)
+            merge.take(_NO_ROWS, np.zeros(0, np.int64), told)
+        return merge
 
     def _read(self, q: int, start: int, end: int) -> Iterator[Block]:
         return self._log.read({q: (start, end)}) if start < end else iter(())

@@ -39,6 +39,7 @@ EXAMPLES = {  # a value for each option that takes one of its own; choices and s
     "signing_key": "env:MODEL_SIGNING_KEY",
     "alerts": "kafka://localhost:9092/alerts",
     "scores": "kafka://localhost:9092/scores",
+    "repartition_topic": "kafka://localhost:9092/by-merchant",
     "enrich": "gs://bucket/cars.csv",
     "enrich_on": "car_id",
     "enrich_every": "300",

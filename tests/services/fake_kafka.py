@@ -163,6 +163,10 @@ class _FakeControl:
             for p in partitions
         }
 
+    def delete_before(self, offsets: Mapping[int, int], timeout_s: float) -> None:
+        for p, offset in offsets.items():
+            self._cluster.delete_before(self._topic, p, max(offset, self._logs()[p].low))
+
     def committed(self, partitions: Iterable[int], timeout_s: float) -> dict[int, Committed]:
         cluster, keys = self._cluster, {p: (self._group_id or "", self._topic, p) for p in partitions}
         return {

@@ -176,6 +176,11 @@ class KafkaControl:
             if answer.offset >= 0
         }
 
+    def delete_before(self, offsets: Mapping[int, int], timeout_s: float) -> None:
+        wanted = [TopicPartition(self._topic, p, offset) for p, offset in offsets.items()]
+        for answer in self._admin.delete_records(wanted, request_timeout=timeout_s).values():
+            answer.result()
+
     def epoch_end(self, partition: int, epoch: int, timeout_s: float) -> int | None:
         return epoch_end(self._properties, self._topic, partition, epoch, timeout_s)
 

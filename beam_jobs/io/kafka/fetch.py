@@ -210,6 +210,9 @@ class Control(Protocol):
     def committed(self, partitions: Iterable[int], timeout_s: float) -> dict[int, Committed]:
         """Partition -> the group's committed offset; partitions without one are left out."""
 
+    def delete_before(self, offsets: Mapping[int, int], timeout_s: float) -> None:
+        """Has the records before these offsets deleted."""
+
     def epoch_end(self, partition: int, epoch: int, timeout_s: float) -> int | None:
         """The offset after the last record of a leader epoch in the log as it is now; None: nobody will ever say."""
 

@@ -122,6 +122,13 @@ class KafkaLog:
         share = records // max(1, len(found))
         yield from self.read({p: (max(low, high - share), high) for p, (low, high) in found.items()})
 
+    def delete_before(self, offsets: Mapping[int, int]) -> None:
+        try:
+            with self.transport.control() as control:
+                control.delete_before(offsets, _TIMEOUT_S)
+        except KafkaException as error:
+            _LOGGER.warning("%s: records that are done with are kept (%s)", self.transport, one_line(error, 300))
+
     def read(self, spans: Mapping[int, tuple[int, int]]) -> Iterator[Block]:
         ends = {p: end for p, (start, end) in spans.items() if start < end}
         positions = {p: spans[p][0] for p in ends}

@@ -57,11 +57,12 @@ class Merge:
 
     Args:
       partitions: of the first topic.
+      deleted: the log has lost its beginning; a partition that no mark tells of has had nothing to read for so long.
     """
 
-    def __init__(self, partitions: int) -> None:
+    def __init__(self, partitions: int, deleted: bool = False) -> None:
         self._clocks = np.full(partitions, NEVER, np.int64)  # as far as marks say
-        self._idle = np.zeros(partitions, np.bool_)
+        self._idle = np.full(partitions, deleted)
         self._next = np.zeros(partitions, np.int64)  # offset from which on rows are new
         self._heard = np.zeros(partitions, np.bool_)
         self._newest = NEVER  # clock of any row

@@ -197,7 +197,7 @@ def test_meaning(expression: str, expected: float) -> None:
         (
             "SELECT id, at, avg(speed) OVER (PARTITION BY gear ORDER BY at RANGE BETWEEN INTERVAL '5' MINUTE PRECEDING "
             "AND CURRENT ROW) AS x FROM events",
-            "windows have the form",
+            "all windows are by gear, and none by the key id",
         ),
         ("SELECT id, at, speed, gear AS Speed FROM events", "two columns are named"),
         ("SELECT id, at, speed + 1 FROM events", "has no name; name it with AS"),

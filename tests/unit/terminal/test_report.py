@@ -92,6 +92,8 @@ def test_a_scoring_job(tmp_path: Path, capsys: Capture) -> None:
         "filtered": 900,
         "alerts": 7,
         "dead_letters": 100,
+        "repartitioned": 0,
+        "repartition_marks": 0,
         "tombstones": 0,
         "without_payload": 0,
         "archived": 0,

@@ -28,6 +28,7 @@ from beam_jobs.preprocessing.sql import compile_sql
 from beam_jobs.preprocessing.stages import Unordered
 from beam_jobs.preprocessing.whole import over_all
 from beam_jobs.preprocessing.windows.order import by_log
+from beam_jobs.steps import second_key
 from beam_jobs.steps.decode import DecodeEvents
 from beam_jobs.steps.repartition import ToSecondKey, begun
 from beam_jobs.steps.second_key import HELD, BySecondKey
@@ -239,3 +240,28 @@ def test_whatever_happens_every_row_has_its_features(seed: int, wild: bool) -> N
     after = metrics.STATE.snapshot()
     assert after[metrics.REREAD] > before[metrics.REREAD]
     assert after[metrics.MARKS] > before[metrics.MARKS]
+
+
+def test_records_that_are_done_with_are_deleted_and_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(second_key, "_FORGET_S", 0.0)
+    chance, cluster = Random(3), FakeCluster()
+    topic, second = cluster.create(SOURCES), cluster.create(PARTITIONS)
+    cluster.write(topic, records(chance, 700, wild=False))
+    right, seen = by_the_whole(cluster, topic), dict[tuple[int, int], bytes]()
+    written(cluster, second, begun(SOURCES, PARTITIONS, idle=False), chance, whole=True)
+    step, ends = first_stage(cluster, topic, second), {p: (0, log.high) for p, log in enumerate(cluster.topics[topic])}
+    for at in range(0, max(high for _, high in ends.values()), 10):
+        for raw in KafkaLog(cluster.transport(topic)).read(
+            {p: (at, min(at + 10, high)) for p, (_, high) in ends.items()}
+        ):
+            for block in good(step.process(raw)):
+                written(cluster, second, block, chance, whole=True)
+    written(cluster, second, begun(SOURCES, PARTITIONS, idle=True), chance, whole=True)
+    for q, log in enumerate(cluster.topics[second]):
+        for start in range(0, log.high, 40):
+            if start % 200 == 0:
+                later = second_stage(cluster, topic, second)  # of another process
+            for raw in KafkaLog(cluster.transport(second)).read({q: (start, min(start + 40, log.high))}):
+                seen |= dict(features(good(later.process(raw))))
+        assert log.low
+    assert seen == right
