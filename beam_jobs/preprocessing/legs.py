@@ -92,6 +92,7 @@ class Legs:
 
     Attributes:
       second: the field that is the second key.
+      windows: columns of the windows before the cut.
       known: names of ``results`` that are computed before the cut; behind it they are columns ``result:NAME``.
       fields: of the events that go along.
       schema: Avro record schema of what goes along.
@@ -111,6 +112,7 @@ class Legs:
     ) -> None:
         self._inputs = inputs
         self._before = tuple(stage for stage in stages if stage.by is None)
+        self.windows = tuple(window.column for stage in self._before for window in stage.windows)
         self.behind = tuple(stage for stage in stages if stage.by is not None)
         (by,) = {stage.by for stage in self.behind}
         assert by is not None

@@ -65,6 +65,7 @@ class ToSecondKey(PreprocessWindows):
     def setup(self) -> None:
         super().setup()
         self._legs = self._preprocessor.legs(self._carried)
+        self._windows = [*self._legs.windows, ORDER]  # columns that histories add
         self._encoder = AvroEncoder(self._legs.schema, None)
 
     def process(self, raw: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
