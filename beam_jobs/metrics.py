@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -274,6 +274,7 @@ class Held(NamedTuple):
     rows: int = 0
     keys: int = 0
     bytes: int = 0
+    waiting: int = 0  # rows that are to come out when others have come; a restart reads them again
 
 
 def _sum(held: Iterable[Held]) -> Held:
@@ -446,7 +447,7 @@ class JobState:
     def workers_ended(self) -> None:
         """The other processes of the job have ended; what they have counted stays, and others may begin."""
         with self._lock:
-            self._workers = {-1: together(list(self._workers.values()))}
+            self._workers = {-1: replace(together(list(self._workers.values())), held=Held())}
 
     def own(self) -> Counted:
         """What this process has counted."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka.address import KafkaAddress
-from beam_jobs.io.kafka.client import KafkaTransport, check_topic, ensure_topic
+from beam_jobs.io.kafka.client import KafkaTransport, check_topic, ensure_topic, topic_settings
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.sink import WriteBlocks
 from beam_jobs.io.kafka.start import patiently
@@ -102,6 +103,9 @@ def second_topic(
     sources = _partitions(source.address, source.config)
     ensure_topic(address, source.config, sources, _SETTINGS)
     check_topic(address, source.config, write=True, timeout_s=preflight.timeout_s)
+    history = preprocessor.behind(preprocessor.legs()).history()
+    assert history is not None
+    check_kept(address, topic_settings(address, source.config), history.reach_us // 1000)
     partitions = _partitions(address, source.config)
     say(f"rows come to {second} through {address} ({partitions} partitions)")
     rows = replace(
@@ -116,6 +120,30 @@ def second_topic(
     gapless = {**dict(source.config.settings), "enable.gapless.guarantee": "true"}
     sink = KafkaOutput(address, KafkaConfig(tuple(sorted(gapless.items()))))
     return SecondTopic(replace(source, blocks=quick, beat_s=_BEAT_S), rows, sink, sources, partitions)
+
+
+def check_kept(address: KafkaAddress, settings: Mapping[str, str], reach_ms: int) -> None:
+    """Refuses a topic that does not keep its records as windows need them.
+
+    Args:
+      settings: of the topic, those that are known.
+      reach_ms: how far back a rebuild reads.
+
+    Raises:
+      UserError: as above.
+    """
+    retention = int(settings.get("retention.ms", "-1"))
+    wrong = {
+        "cleanup.policy": "compact" in settings.get("cleanup.policy", ""),
+        "message.timestamp.type": settings.get("message.timestamp.type", "CreateTime") != "CreateTime",
+        "retention.ms": 0 <= retention <= reach_ms,
+    }
+    for name, is_wrong in wrong.items():
+        if is_wrong:
+            raise UserError(
+                f"--repartition_topic {address}: its {name} is {settings[name]}; windows need every record for "
+                f"{reach_ms:,} ms, at its own time: set {name}={_SETTINGS[name]}"
+            )
 
 
 def _partitions(address: KafkaAddress, config: KafkaConfig) -> int:

@@ -67,7 +67,9 @@ class _Known:
         """Waits for the next block; returns what is held in this process."""
         HELD.park((self.step, self.partition), self)
         rows, size = self.history.rows + self.merge.rows, self.history.memory_bytes + self.merge.memory_bytes
-        return metrics.STATE.holds(self.step, self.partition, metrics.Held(rows, self.history.keys, size))
+        return metrics.STATE.holds(
+            self.step, self.partition, metrics.Held(rows, self.history.keys, size, self.merge.rows)
+        )
 
     def close(self) -> None:
         metrics.STATE.holds(self.step, self.partition, None)

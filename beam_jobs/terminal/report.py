@@ -46,8 +46,9 @@ def conclude(live: bool, path: str | None, keeps_position: bool, archive: bool =
     job, counted = "archive" if archive else "score", metrics.STATE.snapshot()
     read = counted[metrics.RECORDS_READ]
     outcomes = [metric for metric in metrics.declared() if metric.outcome]
-    unaccounted = read - sum(counted[metric] for metric in outcomes)
-    uncommitted = _uncommitted(counted, read - unaccounted) if keeps_position else None
+    finished = sum(counted[metric] for metric in outcomes)
+    unaccounted = read - finished - counted.held.waiting
+    uncommitted = _uncommitted(counted, finished) if keeps_position else None
     files_not_read = input_files - counted[metrics.FILES_READ] if input_files else 0
     seconds, reading_seconds = _seconds(), round(counted.active_s, 3)
     rate = read / reading_seconds if reading_seconds else 0.0
@@ -59,6 +60,8 @@ def conclude(live: bool, path: str | None, keeps_position: bool, archive: bool =
     if counted.held.bytes:
         shown = f"{counted.held.rows:,} of {counted.held.keys:,} keys, {counted.held.bytes / 1e6:,.0f} MB"
         rows.append(("rows held for windows", shown))
+    if counted.held.waiting:
+        rows.append(("waiting for other partitions, for the next run", f"{counted.held.waiting:,}"))
     rows.append(("rate", f"{rate:,.0f} records/s"))
     if latency["p50"] is not None and latency["p99"] is not None:
         shown = f"{latency['p50']:,.0f} / {latency['p99']:,.0f} ms"
@@ -79,6 +82,7 @@ def conclude(live: bool, path: str | None, keeps_position: bool, archive: bool =
         became = [
             metric.outcome for metric in outcomes if metric.row_of(job) and (counted[metric] or not metric.optional)
         ]
+        became += ["waiting"] if counted.held.waiting else []
         console.print(f"read = {' + '.join(became)}: every record is accounted for")
     if path:
         figures = {metric.report: counted[metric] for metric in metrics.declared() if metric.report}

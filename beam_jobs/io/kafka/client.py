@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AclOperation, AdminClient, NewTopic
+from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, NewTopic
 
 from beam_jobs.errors import UnreachableError, UserError, one_line
 from beam_jobs.io.idle import IdleCache
@@ -263,6 +263,17 @@ def _reason(errors: list[KafkaError], failure: KafkaError) -> str:
     telling = [error for error in errors if error.code() in (KafkaError._RESOLVE, KafkaError._TRANSPORT)]
     text = str((telling or [failure])[-1].str())
     return text.split(" (after ")[0]  # the rest counts milliseconds and suppressed repeats
+
+
+def topic_settings(address: KafkaAddress, config: KafkaConfig, timeout_s: float = CHECK_TIMEOUT_S) -> dict[str, str]:
+    """The settings of a topic; none where the broker does not tell them."""
+    resource = ConfigResource(ConfigResource.Type.TOPIC, address.topic)
+    try:
+        found = _admin(address, config).describe_configs([resource], request_timeout=timeout_s)[resource].result()
+    except KafkaException as error:
+        _LOGGER.debug("%s: its settings are not known: %s", address, one_line(error))
+        return {}
+    return {name: str(entry.value) for name, entry in found.items()}
 
 
 def ensure_topic(

@@ -106,7 +106,7 @@ def test_a_scoring_job(tmp_path: Path, capsys: Capture) -> None:
         "window_late": 0,
         "window_alone": 0,
         "window_future": 0,
-        "windows_held": {"rows": 0, "keys": 0, "bytes": 0},
+        "windows_held": {"rows": 0, "keys": 0, "bytes": 0, "waiting": 0},
         "files_not_read": 0,
         "reasons": {"truncated": 60, "null_value": 40},
         "unaccounted": 0,

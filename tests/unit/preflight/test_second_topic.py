@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import pytest
+
+from beam_jobs.errors import UserError
+from beam_jobs.io.kafka.address import KafkaAddress
+from beam_jobs.preflight.second_topic import check_kept
+
+TOPIC = KafkaAddress.parse("kafka://localhost:9092/rows")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("cleanup.policy", "compact,delete", "cleanup.policy=delete"),
+        ("message.timestamp.type", "LogAppendTime", "message.timestamp.type=CreateTime"),
+        ("retention.ms", "3600000", "retention.ms=-1"),
+    ],
+)
+def test_a_topic_that_loses_what_windows_need_is_refused(name: str, value: str, remedy: str) -> None:
+    with pytest.raises(UserError, match=f"its {name} is {value}; windows need every record for 3,600,000 ms.*{remedy}"):
+        check_kept(TOPIC, {name: value}, 3_600_000)
+
+
+def test_what_keeps_them_longer_is_taken() -> None:
+    check_kept(TOPIC, {}, 3_600_000)
+    kept = {"cleanup.policy": "delete", "message.timestamp.type": "CreateTime"}
+    for retention in ("-1", "3600001"):
+        check_kept(TOPIC, {**kept, "retention.ms": retention}, 3_600_000)
