@@ -172,6 +172,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
         keep_layout(root, layout)
         if source.live and not given.start_from and log in log_names(root):
             source = source.resumed()
+            second = None if second is None else replace(second, first=second.first.resumed())
         if owner.by_workers:
             owner = replace(owner, replaces=ArchiveLog(root, log).current_owner())
     if source.gives == "records":
