@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numba
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
 Int = Any  # an int64 inside compiled code, an int outside
@@ -51,7 +53,42 @@ def _compiled(function: F, **options: Any) -> F:
         return numba.njit(nogil=True, **options)(function)
     # What is cached goes by the function's own file, not by those of the functions that became part of it.
     dispatcher._cache._cache_file._source_stamp = _stamp(Path(function.__code__.co_filename).parent)
+    dispatcher.compile = _by_one_process(dispatcher.compile, Path(dispatcher._cache.cache_path))
     return dispatcher
+
+
+_LOCKED: set[Path] = set()  # cache folders, by this process
+
+
+def _by_one_process(compile: Callable[[Any], Any], folder: Path) -> Callable[[Any], Any]:
+    """``compile``, alone on this machine: of processes that start together one compiles, the others load what it made.
+
+    Compiling a function compiles those it calls: folders are locked in the order of their imports, which has no circle.
+    """
+
+    def compile_alone(signature: Any) -> Any:
+        with global_compiler_lock:  # among threads
+            if folder in _LOCKED or not (lock := _locked(folder)):
+                return compile(signature)
+            with lock:
+                _LOCKED.add(folder)
+                try:
+                    return compile(signature)
+                finally:
+                    _LOCKED.remove(folder)
+
+    return compile_alone
+
+
+def _locked(folder: Path) -> IO[bytes] | None:
+    """A file that is the folder's lock until it is closed; None where there can't be any."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "compile.lock").open("ab")
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:
+        return None
+    return file
 
 
 @cache
