@@ -25,8 +25,6 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-from demo.broker import cache_dir, locked
-
 ROOT = Path(__file__).resolve().parent.parent.parent
 PIPE, DEVNULL = subprocess.PIPE, subprocess.DEVNULL
 
@@ -38,7 +36,16 @@ _COMPILED = [
     "beam_jobs.preprocessing.windows.history",
     "beam_jobs.steps.alerts",
 ]
-_NEEDED_LATER = ["duckdb", "google.cloud.pubsub_v1", "google.cloud.storage", "grpc", "polars"]
+_NEEDED_LATER = [
+    "IPython",  # Beam asks it whether the job is in a notebook
+    "apache_beam.runners.portability.fn_api_runner.fn_runner",
+    "apache_beam.runners.portability.prism_runner",
+    "duckdb",
+    "google.cloud.pubsub_v1",
+    "google.cloud.storage",
+    "grpc",
+    "polars",
+]
 
 
 class Job:
@@ -171,9 +178,8 @@ def _serve(requests: socket.socket) -> None:
     """Forks for each request until nobody can send any; returns, in the process of a job, once that has ended."""
     for name in [*_COMMANDS, *_COMPILED, *_NEEDED_LATER]:
         importlib.import_module(name)
-    with locked(cache_dir() / "compiled.lock"):  # in a new checkout one compiles, and the others load what it made
-        for name in _COMPILED:
-            sys.modules[name].warm_up()
+    for name in _COMPILED:
+        sys.modules[name].warm_up()
     for name in _COMMANDS:
         del sys.modules[name]  # each is to be __main__
     gc.collect()
