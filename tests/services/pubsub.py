@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from google.pubsub_v1 import SubscriberClient
+from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
+from beam_jobs.io.pubsub.client import channel
 from beam_jobs.sandbox import guard
 from demo.broker import cache_dir
 from tests.services.go_build import built
@@ -54,7 +57,14 @@ def pubsub_server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def pubsub(pubsub_server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Points Google's client of this process, and of those it starts, at the fake; gives the project."""
+def pubsub(pubsub_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Points Google's client of this process, and of those it starts, at the fake; gives the project.
+
+    The test's subscriptions are deleted: the fake looks through all their messages a hundred times a second.
+    """
     monkeypatch.setenv(EMULATOR, pubsub_server.address)
-    return PROJECT
+    yield PROJECT
+    monkeypatch.setenv(EMULATOR, pubsub_server.address)
+    client = SubscriberClient(transport=SubscriberGrpcTransport(channel=channel()))
+    for subscription in client.list_subscriptions(project=f"projects/{PROJECT}"):
+        client.delete_subscription(subscription=subscription.name)

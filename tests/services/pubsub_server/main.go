@@ -24,7 +24,8 @@ import (
 
 const (
 	batch = 5000
-	tick  = 5 * time.Millisecond
+	soon  = 5 * time.Millisecond  // until a stream that got nothing looks again, twice as long each time,
+	late  = 80 * time.Millisecond // up to this: a look goes through all messages
 )
 
 type stream struct{ outstanding int64 }
@@ -80,6 +81,7 @@ func (s *server) StreamingPull(sps pb.Subscriber_StreamingPullServer) error {
 		}
 	}()
 	mine := &stream{}
+	wait := soon
 	for ctx.Err() == nil {
 		s.mu.Lock()
 		room := int64(batch)
@@ -97,9 +99,11 @@ func (s *server) StreamingPull(sps pb.Subscriber_StreamingPullServer) error {
 			got = res.ReceivedMessages
 		}
 		if len(got) == 0 {
-			time.Sleep(tick)
+			time.Sleep(wait)
+			wait = min(2*wait, late)
 			continue
 		}
+		wait = soon
 		ids := make([]string, len(got))
 		s.mu.Lock()
 		for i, m := range got {
