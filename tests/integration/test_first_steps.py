@@ -98,7 +98,9 @@ def test_the_tutorial_leads_from_a_csv_file_to_alerts(tmp_path: Path) -> None:
     assert "every record is accounted for" in summary
 
 
+@pytest.mark.nightly
 def test_the_readme_leads_from_a_topic_to_alerts(tmp_path: Path) -> None:
+    """By day the tutorial takes the commands from a file, and test_demo.py goes from a topic through an archive."""
     with following(README, tmp_path, "--past 6000") as followed:
         summary, broker = followed.end(), followed.end()
     prepared, watched = followed.said

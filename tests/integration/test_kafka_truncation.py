@@ -38,8 +38,15 @@ class Truncatable(RealCluster):
         self._admin = AdminClient(self._settings)  # the old one's pauses between tries have grown
 
 
-@pytest.mark.parametrize("fetch", ["wire", "client"])
-@pytest.mark.parametrize("down", [False, True], ids=["running", "down"])
+@pytest.mark.parametrize(
+    ("fetch", "down"),
+    [
+        pytest.param("wire", False, id="wire-running"),
+        pytest.param("client", True, id="client-down"),
+        pytest.param("wire", True, id="wire-down", marks=pytest.mark.nightly),
+        pytest.param("client", False, id="client-running", marks=pytest.mark.nightly),
+    ],
+)
 def test_records_at_the_offsets_of_lost_ones_are_read(
     own_apache_kafka: ApacheKafka, fetch: FetchPath, down: bool, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -112,8 +112,12 @@ def _sql(function: str, argument: int, frame: Frame) -> str:
     return f"{function}({x}) {over}"
 
 
+@pytest.mark.nightly
 def test_no_loop_leaves_its_arrays(tmp_path: Path) -> None:
-    """The same streams in machine code that checks every index, as the usual one does not."""
+    """The same streams in machine code that checks every index, as the usual one does not; half a minute to compile.
+
+    By day ``test_it_is_the_definition`` would see other values, of most reads beyond an array.
+    """
     code = """
 from tests.property.windows.definition import *
 for seed in range(3):
