@@ -342,7 +342,8 @@ class PreprocessWindows(beam.DoFn):
 def _by_partition(rows: Block) -> dict[int, NDArray[np.int64]]:
     """Partition -> which rows are of it, ascending."""
     partitions = rows.column(_PARTITION).to_numpy()
-    return {int(p): np.flatnonzero(partitions == p) for p in np.unique(partitions)}
+    present = np.flatnonzero(np.bincount(partitions))  # np.unique would sort them
+    return {int(p): np.flatnonzero(partitions == p) for p in present}
 
 
 def _rows(block: Block, at: NDArray[np.int64]) -> Block:

@@ -7,10 +7,12 @@ partition's rows, one after the other, through a history of their own.
 from __future__ import annotations
 
 import json
+import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import apache_beam as beam
@@ -27,6 +29,7 @@ from beam_jobs.io.block_reader import BlockSettings
 from beam_jobs.io.kafka.source import SESSIONS, KafkaSource
 from beam_jobs.io.kafka.topic import KafkaLog
 from beam_jobs.io.position import EARLIEST, LATEST
+from beam_jobs.io.source import Beginning
 from beam_jobs.preprocessing.sql import compile_sql
 from beam_jobs.steps.decode import DecodeEvents
 from beam_jobs.steps.windows import HISTORIES, PreprocessWindows, WindowSettings
@@ -280,6 +283,47 @@ def test_a_rebuild_that_is_stopped_ends_the_bundle() -> None:
             Process(cluster, topic).run(block)
     finally:
         stop.reset()
+
+
+class ComesBack(logging.Handler):
+    """The brokers of a cluster, which are away until somebody says so."""
+
+    def __init__(self, cluster: FakeCluster) -> None:
+        super().__init__()
+        self._cluster = cluster
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
+        self._cluster.away = False
+
+
+def test_brokers_that_are_away_during_a_rebuild_are_waited_for() -> None:
+    cluster = FakeCluster()
+    topic = topic_of(cluster, Random(1), 400, wild=False)
+    right = by_the_log(cluster, topic)
+    raw = next(KafkaLog(cluster.transport(topic)).read({0: (50, cluster.topics[topic][0].high)}))
+    process, back = Process(cluster, topic), ComesBack(cluster)
+    begin = process.windows._log.begin
+
+    def begin_and_go(times_ms: Mapping[int, int]) -> dict[int, Beginning]:
+        found = begin(times_ms)
+        cluster.away = True
+        return found
+
+    process.windows._log = SimpleNamespace(  # type: ignore[assignment]
+        begin=begin_and_go, read=process.windows._log.read, newest=process.windows._log.newest
+    )
+    logger = logging.getLogger("beam_jobs.io.reading")
+    logger.addHandler(back)
+    try:
+        out = dict(features(process.run(raw)))
+    finally:
+        logger.removeHandler(back)
+    assert out
+    assert out.items() <= right.items()
+    assert "nothing can be read (away); waiting" in back.said[0]
+    assert "back after" in back.said[1]
 
 
 def test_a_topic_of_the_same_name_is_another_log() -> None:
