@@ -168,6 +168,7 @@ class PreprocessWindows(beam.DoFn):
         warm_up()  # the first block must not wait for the compiler
         partition_keys.warm_up()
         self._decode.setup()
+        self._reach_ms = -(-self._new_history().reach_us // 1000)
         columns = [*self._preprocessor.input_columns, _PARTITION, _OFFSET, _TIME]
         self._windows = [window.column for stage in self._preprocessor.stages for window in stage.windows]
         prepare, personal = self._preprocessor.prepare, self._preprocessor.personal
@@ -270,8 +271,7 @@ class PreprocessWindows(beam.DoFn):
     ) -> None:
         """Reads from the log what is to be known of partitions before rows: place of the first row, what is known."""
         offsets = rows.column(_OFFSET).to_numpy()
-        times = np.clip(millis_of(rows.column(_TIME)), -FARTHEST_MS, FARTHEST_MS)  # as histories take them
-        reach_ms = -(-self._new_history().reach_us // 1000)
+        times, reach_ms = _times(rows), self._reach_ms
         beginnings = self._log.begin({p: int(times[row]) - reach_ms for p, (row, _) in lacking.items()})
         spans = {}
         for p, (row, after) in lacking.items():
@@ -312,9 +312,11 @@ class PreprocessWindows(beam.DoFn):
         seen = _KEYS.get((self._name, topic_id))
         if seen is None:  # other processes read other partitions: what these hold now is seen here as well
             seen = PartitionKeys()
-            for _, _, parts in self._read(self._log.newest(_SAMPLED)):
-                for part in parts:
-                    self._look(seen, part)
+            parts = [part for _, _, parts in self._read(self._log.newest(_SAMPLED)) for part in parts if part.num_rows]
+            if parts:
+                newest = concat(parts)
+                times = _times(newest)  # keys may have moved long ago, as when partitions were added
+                self._look(seen, take(newest, np.flatnonzero(times >= times.max() - self._reach_ms)))
             _KEYS[self._name, topic_id] = seen
         self._look(seen, rows)
 
@@ -337,6 +339,11 @@ class PreprocessWindows(beam.DoFn):
             raise UserError(f"{text}; raise retention.ms of the topic, shorten the windows, or --short_history warn")
         metrics.inc(metrics.SHORT_HISTORIES)
         _LOGGER.warning("%s; the features of its first rows lack what was deleted", text)
+
+
+def _times(rows: Block) -> NDArray[np.int64]:
+    """Of the records, in milliseconds, as histories take them."""
+    return np.clip(millis_of(rows.column(_TIME)), -FARTHEST_MS, FARTHEST_MS)
 
 
 def _by_partition(rows: Block) -> dict[int, NDArray[np.int64]]:

@@ -342,8 +342,9 @@ def test_a_topic_of_the_same_name_is_another_log() -> None:
 
 def of_another_partitioner(cluster: FakeCluster, topic: str) -> None:
     """A record whose card is in another partition as well."""
-    value = json.dumps({"card": "c0", "at": T0 + 60_000_000, "amount": 5}).encode()
-    cluster.write(topic, [Record(value, None, 1, T0 + 60_000_000)])
+    now = max(record.timestamp_ms for _, record in cluster.topics[topic][0].rows)
+    value = json.dumps({"card": "c0", "at": now, "amount": 5}).encode()
+    cluster.write(topic, [Record(value, None, 1, now)])
 
 
 MIXED = r"partitions 0 and 1 of the topic hold records of the same card.*as their key"
@@ -360,6 +361,17 @@ def test_a_key_in_two_partitions_ends_the_job() -> None:
     (last,) = KafkaLog(cluster.transport(topic)).read({1: (ends[1][1], ends[1][1] + 1)})
     with pytest.raises(UserError, match=MIXED):
         process.run(last)
+
+
+def test_keys_that_moved_before_the_windows_begin_are_no_trouble() -> None:
+    cluster = FakeCluster()
+    topic = topic_of(cluster, Random(1), 300, wild=False)  # of 9 hours at most
+    later = T0 + 48 * 3_600_000
+    value = json.dumps({"card": "c0", "at": later, "amount": 5}).encode()
+    cluster.write(topic, [Record(value, None, 1, later)])
+    high = cluster.topics[topic][1].high
+    (raw,) = KafkaLog(cluster.transport(topic)).read({1: (high - 1, high)})
+    assert Process(cluster, topic).run(raw)
 
 
 def test_a_key_in_a_partition_that_another_process_reads_ends_the_job_at_its_start() -> None:
