@@ -46,7 +46,7 @@ def on_kafka(parts: list[str], records: int, rounds: int, runners: list[str]) ->
             send(source, events(count, count // EVENTS_OF_A_CAR))
             inputs.append(Input(source, count, folder, use_cases))
         if "job" in parts:
-            found["job"] = {"records": records, **job.ratios(inputs[0], rounds, runners, tell)}
+            found["job"] = {"records": records, **job.ratios(inputs[0], inputs[1], rounds, runners, tell)}
         if "rebuild" in parts:
             found["rebuild"] = rebuild.measured(inputs[0], rounds, tell)
         if "latency" in parts:

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from bench import latency, processes
@@ -28,21 +27,32 @@ def once(use_case: str, runner: str, given: Input) -> dict[str, Any]:
     return {"use_case": use_case, "records_per_second": rate, "cpu_seconds": round(ran.cpu_seconds, 2)}
 
 
-def ratios(given: Input, rounds: int, runners: list[str], tell: Callable[[str], None]) -> dict[str, Any]:
-    """Runner -> the rate with windows over that without, of each round, and all figures."""
+def ratios(
+    given: Input, shorter: Input, rounds: int, runners: list[str], tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """Runner -> the rate with windows over that without, the same of rows a CPU second, of each round; all figures.
+
+    CPU seconds are those of the whole topic less those of the shorter one, so no start counts.
+    """
     found: dict[str, Any] = {}
     for runner in runners:
-        once("windows", runner, given)  # for the broker's and the compiler's caches
+        once("windows", runner, shorter)  # for the broker's and the compiler's caches
         runs = []
         for number in range(rounds):
-            pair = [once(use_case, runner, given) for use_case in ("plain", "windows")]
-            runs += pair
-            tell(f"{runner}, round {number + 1}: {pair}")
-        plain, windows = (
-            [run["records_per_second"] for run in runs if run["use_case"] == name] for name in ("plain", "windows")
-        )
-        each = [round(b / a, 3) for a, b in zip(plain, windows, strict=True)]
-        found[runner] = {"ratio": median(each), "ratios": each, "runs": runs}
+            for use_case in ("plain", "windows"):
+                start, whole = once(use_case, runner, shorter), once(use_case, runner, given)
+                cpu = (whole["cpu_seconds"] - start["cpu_seconds"]) / (given.records - shorter.records)
+                runs.append({"round": number, **whole, "cpu_seconds_per_million": round(cpu * 1e6, 3)})
+                tell(f"{runner}, round {number + 1}: {runs[-1]}")
+        plain, windows = ([run for run in runs if run["use_case"] == name] for name in ("plain", "windows"))
+        by_rate = [b["records_per_second"] / a["records_per_second"] for a, b in zip(plain, windows, strict=True)]
+        figure = "cpu_seconds_per_million"
+        by_cpu = [a[figure] / b[figure] for a, b in zip(plain, windows, strict=True)]
+        found[runner] = {
+            "ratios": [round(each, 3) for each in by_rate],
+            "ratios_by_cpu": [round(each, 3) for each in by_cpu],
+            "runs": runs,
+        }
     return found
 
 

@@ -25,14 +25,18 @@ def of_jobs(job: dict[str, Any]) -> str:
     for runner, figures in job.items():
         if runner == "records":
             continue
-        speeds = {
-            name: median(run["records_per_second"] for run in figures["runs"] if run["use_case"] == name)
-            for name in ("plain", "windows")
-        }
-        least, most = min(figures["ratios"]), max(figures["ratios"])
-        ratio = f"{figures['ratio']:.2f} ({least:.2f} to {most:.2f})"
-        rows.append([runner, f"{speeds['plain']:,.0f}", f"{speeds['windows']:,.0f}", ratio])
-    return table(["", "records/s without windows", "with", "ratio, median (range)"], rows)
+        cells = [runner]
+        for figure, ratio, form in (
+            ("records_per_second", "ratios", ",.0f"),
+            ("cpu_seconds_per_million", "ratios_by_cpu", ".2f"),
+        ):
+            for name in ("plain", "windows"):
+                cells.append(f"{median(run[figure] for run in figures['runs'] if run['use_case'] == name):{form}}")
+            each = figures[ratio]
+            cells.append(f"{median(each):.2f} ({min(each):.2f} to {max(each):.2f})")
+        rows.append(cells)
+    head = ["", "records/s without windows", "with", "ratio, median (range)"]
+    return table([*head, "CPU s a million without", "with", "ratio"], rows)
 
 
 def of_peers(peers: dict[str, Any]) -> str:
