@@ -144,7 +144,7 @@ def _of_archive(folder: Path) -> pl.DataFrame:
 def of_streams(folder: Path, file: str = "streams.csv") -> pl.DataFrame:
     names = ["car_id", "time_ms", "length", *FUNCTIONS]
     rows = pl.read_csv(
-        folder / "streams.csv",
+        folder / file,
         has_header=False,
         new_columns=names,
         schema_overrides=dict.fromkeys(FUNCTIONS, pl.Float64),
