@@ -19,6 +19,7 @@ from chaos.ledger import digest
 _T0_MS, _STEP_MS = 1_700_000_000_000, 1000  # an event a second, so that a rebuild reads a part of the topic
 _LATE = 0.05  # share of the events that come up to five minutes late
 _FRAME = "OVER (PARTITION BY car_id ORDER BY event_time RANGE BETWEEN INTERVAL '{}' MINUTE PRECEDING AND CURRENT ROW)"
+_KEPT = ("car_id", "event_time", "failure_occurred")  # the last one is the label
 _FEATURES = {"speeds": ("count", 5), "speed_sum": ("sum", 5), "speed_mean": ("avg", 30), "fastest": ("max", 30)}
 
 
@@ -52,7 +53,7 @@ def make(count: int, chance: Random) -> list[Event]:
         if broken[i]:
             value = value[: chance.randrange(30, 40)]  # behind car and time
         elif i in features:
-            row = archived({"car_id": event["car_id"], "event_time": event["event_time"], **features[i]})
+            row = archived({**{name: event[name] for name in _KEPT}, **features[i]})
         found.append(Event(value, key, digest(value) if broken[i] else None, None, None, row, int(recorded[i])))
     return found
 
