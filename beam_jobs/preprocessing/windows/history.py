@@ -179,7 +179,7 @@ class History:
             heads.view(np.float64),
             arena,
             arena.view(np.float64),
-            np.empty((rows // store.BLOCK + 1, 2 * len(self._indexed))),
+            np.empty((rows // store.BLOCK + 1, 2 * len(self._indexed)), np.int64),
             self._indexed,
             self._distinct,
             np.full(len(store.RING_SIZES), -1, np.int64),
@@ -206,7 +206,7 @@ class History:
         wanted = used + 2 * int(store.RING_SIZES[self._store.halves[slot, store.RING]])
         larger = np.empty((max(len(rows) * 3 // 2, wanted + store.BLOCK), self._columns), np.int64)
         larger[:used] = rows[:used]
-        blocks = np.empty((len(larger) // store.BLOCK + 1, 2 * len(self._indexed)))
+        blocks = np.empty((len(larger) // store.BLOCK + 1, 2 * len(self._indexed)), np.int64)
         blocks[: len(self._store.blocks)] = self._store.blocks
         self._store = self._store._replace(rows=larger, values=larger.view(np.float64), blocks=blocks)
 

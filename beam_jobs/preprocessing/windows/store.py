@@ -39,6 +39,7 @@ BLOCK = 16  # rows of the arena whose extremes are known
 INDEXED_FROM = 64  # rows of a ring; to look through a smaller one costs less than to keep its extremes
 NULL = 0x7FF800000000DEAD  # bits that no value has, where a row has none
 ENDLESS = (1 << 63) - 1
+_LEAST, _MOST = -(1 << 63), (1 << 63) - 1
 
 
 def _ring_sizes() -> Ints:
@@ -62,7 +63,7 @@ class Store(NamedTuple):
         Ints  # [arena, 1 + A + D]: time, bits of the arguments, of distinct arguments the time of the next equal value
     )
     values: Floats  # ``rows`` as doubles
-    blocks: Floats  # [arena / BLOCK, 2 K]: smallest and largest value of each of ``indexed``
+    blocks: Ints  # [arena / BLOCK, 2 K]: smallest and largest value of each of ``indexed``, as ``_ordered`` integers
     indexed: Ints  # [K], columns of ``rows`` of which extremes are wanted
     distinct: (
         Ints  # [D], columns of ``rows`` of which different values are counted; the column of the next time: 1 + A + d
@@ -121,24 +122,40 @@ def place(ring: Ring, position: Any) -> Any:
     return np.uint32(ring.base + (at - ring.size if at >= ring.size else at))
 
 
+@compiled_inline
+def _ordered(value: Any) -> Any:
+    """A value as an integer: smaller values have smaller ones, NaN, above every number, a larger one."""
+    bits = np.float64(value).view(np.int64)
+    return bits ^ ((bits >> 63) & _MOST)
+
+
+@compiled_inline
+def _value(ordered: Any) -> float:
+    """The value of ``_ordered``."""
+    return np.int64(ordered ^ ((ordered >> 63) & _MOST)).view(np.float64)
+
+
+@compiled_inline
+def _with_row(store: Store, row: Any, column: Any, least: Any, most: Any) -> tuple[Any, Any]:
+    """Extremes, ordered, with one row more."""
+    if is_null(store, row, column):
+        return least, most
+    value = _ordered(value_at(store, row, column))
+    return min(least, value), max(most, value)
+
+
 @compiled_borrowing
 def index(store: Store, ring: Ring, first: Any, end: Any) -> None:
     """Rows first to end - 1 of a ring are new: the extremes of their blocks, of the rows up to ``end``."""
     if ring.size < INDEXED_FROM:
         return
-    rows, blocks, indexed = store.rows, store.blocks, store.indexed
-    for k in range(len(indexed)):
-        column = indexed[k]
+    blocks = store.blocks
+    for k in range(len(store.indexed)):
         for block in range(first // BLOCK, (end - 1) // BLOCK + 1):
-            low, high = np.nan, -np.inf
+            least, most = _MOST, _LEAST
             for row in range(block * BLOCK, min(end, (block + 1) * BLOCK)):
-                if column == 0 or rows[row, column] != NULL:
-                    value = value_at(store, row, column)
-                    if below(value, low):
-                        low = value
-                    if below(high, value):
-                        high = value
-            blocks[block, 2 * k], blocks[block, 2 * k + 1] = low, high
+                least, most = _with_row(store, row, store.indexed[k], least, most)
+            blocks[block, 2 * k], blocks[block, 2 * k + 1] = least, most
 
 
 @compiled_inline
@@ -146,43 +163,37 @@ def index_last(store: Store, ring: Ring, row: Any) -> None:
     """A row is new, the last one of its ring."""
     if ring.size < INDEXED_FROM:
         return
-    block = row // BLOCK
+    blocks, block = store.blocks, row // BLOCK
     for k in range(len(store.indexed)):
+        least, most = blocks[block, 2 * k], blocks[block, 2 * k + 1]
         if row % BLOCK == 0:
-            store.blocks[block, 2 * k], store.blocks[block, 2 * k + 1] = np.nan, -np.inf
-        column = store.indexed[k]
-        if not is_null(store, row, column):
-            value = value_at(store, row, column)
-            if below(value, store.blocks[block, 2 * k]):
-                store.blocks[block, 2 * k] = value
-            if below(store.blocks[block, 2 * k + 1], value):
-                store.blocks[block, 2 * k + 1] = value
+            least, most = _MOST, _LEAST
+        blocks[block, 2 * k], blocks[block, 2 * k + 1] = _with_row(store, row, store.indexed[k], least, most)
 
 
 @compiled_inline
 def extremes(store: Store, ring: Ring, low: Any, high: Any, column: Any, k: Any) -> tuple[float, float]:
-    """The smallest and the largest value of a key's rows, position low to high - 1, of column ``indexed[k]``."""
-    smallest, largest = np.nan, -np.inf
-    row, last = place(ring, low), place(ring, high - 1)
+    """The smallest and the largest value of a key's rows, position low to high - 1, of column ``indexed[k]``.
+
+    NaN and -infinity where they have no value.
+    """
+    least, most = _MOST, _LEAST
+    row, last = np.int64(place(ring, low)), np.int64(place(ring, high - 1))
     end = last + 1 if row <= last else ring.base + ring.size
     while row < end:
-        if ring.size >= INDEXED_FROM and row % BLOCK == 0 and row + BLOCK <= end:
-            least, most = store.blocks[row // BLOCK, 2 * k], store.blocks[row // BLOCK, 2 * k + 1]
-            row += BLOCK
-        elif is_null(store, row, column):
-            least, most = np.nan, -np.inf
-            row += 1
-        else:
-            least = value_at(store, row, column)
-            most = least
-            row += 1
-        if below(least, smallest):
-            smallest = least
-        if below(largest, most):
-            largest = most
-        if row == end and end != last + 1:  # the ring begins again
-            row, end = ring.base, last + 1
-    return smallest, largest
+        whole, after = end, end  # blocks that are asked about as such begin and end there
+        if ring.size >= INDEXED_FROM and end - row >= 2 * BLOCK:
+            whole, after = (row + BLOCK - 1) // BLOCK * BLOCK, end // BLOCK * BLOCK
+        for block in range(whole // BLOCK, after // BLOCK):
+            least = min(least, store.blocks[block, 2 * k])
+            most = max(most, store.blocks[block, 2 * k + 1])
+        for step in range(whole - row + end - after):
+            at = row + step if row + step < whole else row + step + after - whole
+            least, most = _with_row(store, at, column, least, most)
+        row, end = (end, end) if end == last + 1 else (ring.base, last + 1)  # or the ring begins again
+    if least > most:  # no values
+        return np.nan, -np.inf
+    return _value(least), _value(most)
 
 
 @compiled_borrowing
