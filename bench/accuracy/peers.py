@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.covariance import MinCovDet
-from sklearn.ensemble import IsolationForest
 
 Floats = NDArray[np.float64]
 Score = Callable[[NDArray[Any]], Floats]  # rows [n, F] to scores [n], higher is stranger
@@ -18,6 +16,8 @@ ROWS = 3_000  # for the robust covariance: more rows change nothing but the time
 
 def isolation_forest(train: NDArray[Any], seed: int) -> Score:
     """scikit-learn's, with its own defaults."""
+    from sklearn.ensemble import IsolationForest  # takes seconds to import
+
     forest = IsolationForest(random_state=seed).fit(train)
     return lambda x: -np.asarray(forest.score_samples(x))
 
@@ -28,6 +28,8 @@ def mahalanobis(train: NDArray[Any], seed: int) -> Score:
     Features are standardised by their middle, with a thousandth of noise: half of the rows on one plane have no
     determinant.
     """
+    from sklearn.covariance import MinCovDet
+
     rng = np.random.default_rng(seed)
     low, middle, high = np.quantile(train, (0.05, 0.5, 0.95), axis=0)
     spread = np.where(high > low, high - low, 1.0)

@@ -38,6 +38,7 @@ from tests.packaging.test_install import DEPENDENCIES
 from tests.services import dataflow_worker
 from tests.services.dataflow import ROOT, FakeDataflow
 from tests.services.gcs import GcsEmulator
+from tests.services.job import finished
 
 CARS = load_use_case("car_sensors")
 N, LETTERS = 500, 20
@@ -227,7 +228,7 @@ def submit(cloud: Cloud, job: str, *words: str, staged: str = "") -> subprocess.
     command = [sys.executable, "-m", f"beam_jobs.{job}", *PROJECT, f"--temp_location={cloud.root}/temp/{job}"]
     command += [f"--dataflow_endpoint={cloud.service.url}", *words]
     command += [] if job == "score" else [f"--staging_location={staged or staging(cloud, job)}"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    return finished(command)
 
 
 def fetch(prefix: str, folder: Path) -> None:

@@ -51,6 +51,8 @@ def ends(words: list[str]) -> list[str]:
     """What a command of a page needs to come to its end, and to find its topics."""
     job, source = words[2], words[words.index("--input") + 1] if "--input" in words else ""
     bus = source.partition("://")[0]
+    if job == "model.train":
+        return ["--epochs", "3", "--no-baseline"]
     more = ["--quiet_seconds", "2"] if bus == "pubsub" else []
     if job in ("beam_jobs.score", "beam_jobs.archive", "beam_jobs.replay"):
         more += ["--create_topics"]

@@ -135,7 +135,7 @@ def put_again(jobs: Jobs, address: str) -> str:
     return address
 
 
-@pytest.mark.parametrize("n", [20_000, pytest.param(100_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("n", [6000, pytest.param(100_000, marks=pytest.mark.nightly)])
 def test_the_same_events_give_the_same_ids_and_scores(jobs: Jobs, trained_model: Path, pubsub: str, n: int) -> None:
     """From the topic, from both kinds of archive, and from either bus that the archive was put back on."""
     jobs.topics.send("events", list(framed(late(events(n)))))

@@ -88,7 +88,7 @@ def archive(topics: Topics, use_case: str, tmp_path: Path, *more: str) -> list[s
     ]
 
 
-@pytest.mark.parametrize(("count", "kills"), [(30_000, 2), pytest.param(150_000, 13, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(("count", "kills"), [(12_000, 1), pytest.param(150_000, 13, marks=pytest.mark.nightly)])
 def test_killed_and_resumed_by_more_processes_the_features_are_duckdbs(
     topics: Topics, use_case: str, tmp_path: Path, count: int, kills: int
 ) -> None:

@@ -21,6 +21,6 @@ def trained_model(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> P
         if not (folder / "done").exists():
             history = folder / "history.parquet"
             write_history(history, 20_000, seed=3)
-            train(Settings("car_sensors", str(history), str(folder / "models"), epochs=6, baseline=False))
+            train(Settings("car_sensors", str(history), str(folder / "models"), epochs=6, baseline=False, peers=False))
             (folder / "done").touch()
     return folder / "models"

@@ -71,16 +71,20 @@ def test_a_drain_reaches_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("work", "error", "text"),
-    [(fail, UserError, "the disk is full"), (bug, RuntimeError, "KeyError"), (die, RuntimeError, "status -9")],
+    ("work", "others", "error", "text"),
+    [
+        (fail, 1, UserError, "the disk is full"),
+        (bug, 0, RuntimeError, "KeyError"),
+        (die, 0, RuntimeError, "status -9"),
+    ],
 )
-def test_one_that_fails_drains_the_others(work: object, error: type[Exception], text: str) -> None:
-    with Workers(3) as workers:
-        workers.start([work, partial(read_until_drained, 2)])  # type: ignore[list-item]
+def test_one_that_fails_drains_the_others(work: object, others: int, error: type[Exception], text: str) -> None:
+    with Workers(2 + others) as workers:
+        workers.start([work, *[partial(read_until_drained, 2)] * others])  # type: ignore[list-item]
         assert stop.wait(60)  # this process is told as well
         with pytest.raises(error, match=text):
             workers.join()
-    assert metrics.STATE.snapshot()[metrics.RECORDS_READ] == 2
+    assert metrics.STATE.snapshot()[metrics.RECORDS_READ] == 2 * others
 
 
 def test_none_is_left_behind() -> None:

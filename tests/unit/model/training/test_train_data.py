@@ -53,7 +53,8 @@ def given(tmp_path: Path) -> Train:
             "fault": pa.array([*labels, *[None] * (len(x) - len(labels))], pa.string()),
         }
         pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
-        return Settings(str(folder), str(tmp_path / "rows.parquet"), str(tmp_path / "models"), baseline=False, **more)
+        more = {"baseline": False, "peers": False, **more}
+        return Settings(str(folder), str(tmp_path / "rows.parquet"), str(tmp_path / "models"), **more)
 
     return settings
 
@@ -107,7 +108,7 @@ def test_rows_with_a_sentinel_are_left_out_and_named(given: Train) -> None:
 def test_a_rare_state_of_few_plants_is_named_and_can_be_called_normal(given: Train) -> None:
     x, rare = normal_rows(4000), np.arange(4000) % 100 < 3
     x[rare] += [40, -40, 30, 0]
-    settings = given(x, peers=False)
+    settings = given(x)
     made = train(settings)
     left_out = made.manifest.left_out
     assert left_out is not None
