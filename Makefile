@@ -39,13 +39,13 @@ train: setup ## train the car_sensors model on a simulated history into ./runs/m
 # Three processes keep two cores busy: tests of whole jobs also wait, for brokers and for leases that run out.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
-test: setup ## the tests, about 18 minutes; what needs Java or Go is skipped with the reason where they are missing
+test: setup ## the tests, about 12 minutes; what needs Java or Go is skipped with the reason where they are missing
 	$(PYTEST) -m "not nightly" $(PYTEST_ARGS)
 
 test-integration: setup ## only the tests on Apache Kafka and Prism
 	$(PYTEST) -m "integration and not nightly" $(PYTEST_ARGS)
 
-test-nightly: setup ## only what CI runs at night: timed tests, and a second bus for what one has shown
+test-nightly: setup ## only what CI runs at night: timed tests, and repetitions of what another test shows
 	$(PYTEST) -m nightly $(PYTEST_ARGS)
 
 bench: setup ## all measurements of docs/performance.md but latency (Java and gcc needed, about 45 minutes)
