@@ -73,10 +73,12 @@ def test_killed_at_random_every_record_is_in_one_row(
     assert not list((tmp_path / "archive").rglob("*.part"))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("content", ["features", "events"])
 def test_scores_from_the_archive_are_those_from_the_topic(
     topics: Topics, archive: Callable[..., list[str]], trained_model: Path, tmp_path: Path, content: str
 ) -> None:
+    """By day test_replay_job.py compares them, and those of what was replayed."""
     topics.send("events", list(framed(events(20_000))))
     run(archive(*(["--raw"] if content == "events" else [])))
     score = [sys.executable, "-m", "beam_jobs.score", "--use_case", "car_sensors", "--model", str(trained_model)]

@@ -24,7 +24,8 @@ from tests.services.job import finished
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 
-@pytest.fixture(params=["DirectRunner", "PrismRunner"])
+# On Prism at night: by day test_a_bounded_archive_on_prism runs there.
+@pytest.fixture(params=["DirectRunner", pytest.param("PrismRunner", marks=pytest.mark.nightly)])
 def runner(request: pytest.FixtureRequest) -> list[str]:
     where = ["--prism_location", str(request.getfixturevalue("prism_binary"))] if request.param == "PrismRunner" else []
     return ["--runner", request.param, *where]
