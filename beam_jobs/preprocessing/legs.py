@@ -8,6 +8,8 @@ result, a pseudonym.
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,6 +98,7 @@ class Legs:
       known: names of ``results`` that are computed before the cut; behind it they are columns ``result:NAME``.
       fields: of the events that go along.
       schema: Avro record schema of what goes along.
+      schema_id: tells records of this query from those of others, by its schema.
 
     Raises:
       UserError: what is computed behind the cut reads personal data.
@@ -155,6 +158,14 @@ class Legs:
                 *({"name": f"x{i}", "type": each.avro, "doc": each.column} for i, each in enumerate(shipped)),
             ],
         }
+
+        self.schema_id = zlib.crc32(json.dumps(self.schema, sort_keys=True).encode()) >> 1
+
+    def writer_schema(self, schema_id: int) -> Mapping[str, Any]:
+        """The schema of an id, as decoders ask for it."""
+        if schema_id != self.schema_id:
+            raise LookupError("of another SQL")
+        return self.schema
 
     def before(self) -> QueryHistory:
         """What the windows by the key know of a partition, at the start."""

@@ -22,7 +22,7 @@ from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.io.source import Log
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from beam_jobs.preprocessing.stages import QueryHistory
-from beam_jobs.preprocessing.windows.merge import NEVER, Mark
+from beam_jobs.preprocessing.windows.merge import MOST_RECORDS, NEVER, Mark
 from beam_jobs.preprocessing.windows.order import ORDER, PARTITION
 from beam_jobs.steps.decode import DecodeEvents
 from beam_jobs.steps.windows import PreprocessWindows, WindowSettings
@@ -66,7 +66,7 @@ class ToSecondKey(PreprocessWindows):
         super().setup()
         self._legs = self._preprocessor.legs(self._carried)
         self._windows = [*self._legs.windows, ORDER]  # columns that histories add
-        self._encoder = AvroEncoder(self._legs.schema, None)
+        self._encoder = AvroEncoder(self._legs.schema, self._legs.schema_id)
 
     def process(self, raw: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
         stretch, clocks = stretch_of(raw), dict[int, int]()
@@ -132,9 +132,17 @@ def read_marks(offsets: NDArray[np.int64], values: Sequence[bytes], sources: int
     for offset, value in zip(offsets.tolist(), values, strict=True):
         if value and len(value) % 32 == 0:
             said = np.frombuffer(value, "<i8").reshape(-1, 4)
-            if (said[:, 0] >= 0).all() and (said[:, 0] < sources).all():
+            if (placed(said[:, 0], said[:, 1], said[:, 2], sources)).all():
                 found.append(Mark(offset, said))
     return found
+
+
+def placed(
+    partitions: NDArray[np.int64], offsets: NDArray[np.int64], clocks: NDArray[np.int64], sources: int
+) -> NDArray[np.bool_]:
+    """Which places are such that a row or a mark may have."""
+    there = (partitions >= 0) & (partitions < sources) & (offsets >= 0) & (offsets < MOST_RECORDS)
+    return there & (clocks >= NEVER) & (clocks <= -NEVER)
 
 
 def _newest(rows: Block) -> dict[int, int]:

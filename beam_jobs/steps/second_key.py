@@ -27,17 +27,19 @@ from numpy.typing import NDArray
 from beam_jobs import dead_letters, metrics
 from beam_jobs.block import Block, min_timestamp, raw_block, stretch_of, take, with_source
 from beam_jobs.codec.avro.decoder import AvroDecoder
+from beam_jobs.codec.decoded import Decoded
 from beam_jobs.errors import RowErrors, UserError
 from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.source import Log
 from beam_jobs.isolate import Isolate
+from beam_jobs.preprocessing.checks import merge
 from beam_jobs.preprocessing.preprocessor import Preprocessed, Preprocessor
 from beam_jobs.preprocessing.stages import QueryHistory
 from beam_jobs.preprocessing.threads import one_thread
 from beam_jobs.preprocessing.windows.history import warm_up
 from beam_jobs.preprocessing.windows.merge import NEVER, Merge
 from beam_jobs.preprocessing.windows.order import OFFSET, PARTITION, RECORD_TIME
-from beam_jobs.steps.repartition import read_marks
+from beam_jobs.steps.repartition import placed, read_marks
 from beam_jobs.steps.windows import WindowSettings, finish
 
 _LOGGER = logging.getLogger(__name__)
@@ -114,7 +116,7 @@ class BySecondKey(beam.DoFn):
         warm_up()
         self._legs = self._preprocessor.legs(self._carried)
         self._behind = self._preprocessor.behind(self._legs)
-        self._decoder = AvroDecoder(self._legs.schema, lambda _: self._legs.schema)
+        self._decoder = AvroDecoder(self._legs.schema, self._legs.writer_schema)
         self._finish: Isolate[Preprocessed] = Isolate(self._behind.finish, personal=self._preprocessor.personal)
 
     def process(self, raw: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
@@ -165,15 +167,29 @@ class BySecondKey(beam.DoFn):
         """Takes records in; the rows that go, and which records are none."""
         of_rows = records.column("key").is_valid().to_numpy(zero_copy_only=False)
         rows, marks = take(records, np.flatnonzero(of_rows)), take(records, np.flatnonzero(~of_rows))
-        decoded = self._decoder.decode_bare(rows.column("value"), np.zeros(rows.num_rows, np.int64))
+        decoded = self._decoder.decode(rows.column("value"))
         good = decoded.errors.good_rows(rows.num_rows)
-        received = self._legs.received(rows.column("key").cast(pa.string()).take(pa.array(good)), decoded.rows)
+        keys, ours = rows.column("key").take(pa.array(good)), self._ours(decoded.rows)
+        received = self._legs.received(keys.cast(pa.string()), decoded.rows)
+        if not ours.all():  # somebody else has written here
+            wrong = RowErrors(
+                good[~ours],
+                ["invalid_value"] * int((~ours).sum()),
+                ["the place of a row that no source has"] * int((~ours).sum()),
+            )
+            received, good = received.filter(pa.array(ours)), good[ours]
+            decoded = Decoded(decoded.rows, merge(decoded.errors, wrong))
         told = read_marks(marks.column("offset").to_numpy(), marks.column("value").to_pylist(), self._sources)
         at = rows.column("offset").to_numpy()[good]
         errors = decoded.errors
         if len(errors):
             errors = RowErrors(np.flatnonzero(of_rows)[errors.rows], errors.reasons, errors.errors)
         return known.merge.take(received, at, told), errors
+
+    def _ours(self, rows: Block) -> NDArray[np.bool_]:
+        """Which rows have a place that one of ours may have."""
+        partitions, offsets, clocks = (rows.column(name).to_numpy() for name in ("partition", "offset", "order"))
+        return placed(partitions, offsets, clocks, self._sources)
 
     def _source(self, rows: Block) -> Block:
         """The records of the first topic that rows were, as far as they are known here: without key and value."""

@@ -41,7 +41,7 @@ from beam_jobs.preprocessing.windows.order import OFFSET, ORDER, PARTITION
 Longs = NDArray[np.int64]
 
 NEVER = -(1 << 61)  # before any clock
-_ROOM = 1 << 45  # more than a log has records
+MOST_RECORDS = 1 << 45  # more than a log has
 _RANK, _FIRST, _THEN = "rank:", "first:", "then:"  # where a row stands
 
 
@@ -126,7 +126,8 @@ class Merge:
         reached = np.concatenate([self._next, offsets + 1, marked[:, 1]])
         place = np.concatenate([np.full(len(known), -1), at, of_marks])
         order = np.lexsort((place, p))
-        furthest = np.maximum.accumulate(reached[order] + p[order] * _ROOM) - p[order] * _ROOM  # of each one by one
+        apart = p[order] * MOST_RECORDS  # so that no partition's offsets reach those of the next one
+        furthest = np.maximum.accumulate(reached[order] + apart) - apart
         before = np.empty(len(order), np.int64)
         before[order[1:]] = furthest[:-1]
         before[order[0]] = 0

@@ -265,3 +265,26 @@ def test_records_that_are_done_with_are_deleted_and_not_missed(monkeypatch: pyte
                 seen |= dict(features(good(later.process(raw))))
         assert log.low
     assert seen == right
+
+
+def test_what_others_write_to_the_topic_is_a_dead_letter() -> None:
+    cluster = FakeCluster()
+    topic, second = cluster.create(SOURCES), cluster.create(PARTITIONS)
+    cluster.write(topic, [record for record in records(Random(1), 60, wild=False) if record.partition == 0])
+    first, chance = first_stage(cluster, topic, second), Random(1)
+    (raw,) = KafkaLog(cluster.transport(topic)).read({0: (0, cluster.topics[topic][0].high)})
+    for block in good(first.process(raw)):
+        written(cluster, second, block, chance, whole=True)
+        for value in (b"", b"\x00\x00\x00\x00\x01x", b"nobody knows", None):
+            cluster.write(second, [Record(value, b"=a", 0, T0)])
+        cluster.write(second, [Record(b"\xff" * 64, None, 0, T0), Record(b"no mark", None, 0, T0)])
+    written(cluster, second, begun(SOURCES, PARTITIONS, idle=True), chance, whole=True)
+    step = second_stage(cluster, topic, second)
+    (raw,) = KafkaLog(cluster.transport(second)).read({0: (0, cluster.topics[second][0].high)})
+    out = list(step.process(raw))
+    letters = [block.value for block in out if isinstance(block, beam.pvalue.TaggedOutput)]
+    assert {letter.column("stage")[0].as_py() for letter in letters} == {"decode"}
+    assert sum(letter.num_rows for letter in letters) >= 4
+    right = by_the_whole(cluster, topic)
+    assert 0 < len(dict(features(good(iter(out))))) <= len(right)
+    assert dict(features(good(iter(out)))).items() <= right.items()
