@@ -17,9 +17,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from beam_jobs import metrics
-from beam_jobs.block import Block, Stretch, stretch_of, take
+from beam_jobs.block import Block, Stretch, source_of, stretch_of, take
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.io.source import Log
+from beam_jobs.origin import origin, origin_headers
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from beam_jobs.preprocessing.stages import QueryHistory
 from beam_jobs.preprocessing.windows.merge import MOST_RECORDS, NEVER, Mark
@@ -95,9 +96,13 @@ class ToSecondKey(PreprocessWindows):
         keys, shipped = self._legs.ship(rows)
         times = _time(rows.column(ORDER).to_numpy())
         partitions = pa.array(np.full(rows.num_rows, _BY_KEY, np.int32))
-        return pa.RecordBatch.from_arrays(
+        records = pa.RecordBatch.from_arrays(
             [keys.cast(pa.binary()), self._encoder.encode(shipped), times, partitions], schema=_SCHEMA
         )
+        source = source_of(events)
+        if source.column("headers").null_count == source.num_rows:
+            return records
+        return records.append_column("headers", origin_headers(origin(take(events, places))))
 
 
 def marks(stretch: Stretch, clocks: Mapping[int, int], partitions: int) -> Block:

@@ -25,7 +25,7 @@ from apache_beam.transforms.window import TimestampedValue
 from numpy.typing import NDArray
 
 from beam_jobs import dead_letters, metrics
-from beam_jobs.block import Block, min_timestamp, raw_block, stretch_of, take, with_source
+from beam_jobs.block import SOURCE_PREFIX, Block, min_timestamp, raw_block, stretch_of, take, with_source
 from beam_jobs.codec.avro.decoder import AvroDecoder
 from beam_jobs.codec.decoded import Decoded
 from beam_jobs.errors import RowErrors, UserError
@@ -44,6 +44,7 @@ from beam_jobs.steps.windows import WindowSettings, finish
 
 _LOGGER = logging.getLogger(__name__)
 
+_HEADERS = SOURCE_PREFIX + "headers"
 _IDLE_S = 3600.0  # a partition that is quiet for so long, or has moved away, is forgotten
 _MB = 1_000_000
 _FIRST_LOOK = 4096  # records before an offset, in which marks of all partitions are looked for
@@ -171,6 +172,7 @@ class BySecondKey(beam.DoFn):
         good = decoded.errors.good_rows(rows.num_rows)
         keys, ours = rows.column("key").take(pa.array(good)), self._ours(decoded.rows)
         received = self._legs.received(keys.cast(pa.string()), decoded.rows)
+        received = received.append_column(_HEADERS, rows.column("headers").take(pa.array(good)))
         if not ours.all():  # somebody else has written here
             wrong = RowErrors(
                 good[~ours],
@@ -192,7 +194,7 @@ class BySecondKey(beam.DoFn):
         return placed(partitions, offsets, clocks, self._sources)
 
     def _source(self, rows: Block) -> Block:
-        """The records of the first topic that rows were, as far as they are known here: without key and value."""
+        """The records of the first topic that rows were, as far as they are known: of headers where they come from."""
         n = rows.num_rows
         nothing = pa.nulls(n, pa.binary())
         return raw_block(
@@ -202,6 +204,7 @@ class BySecondKey(beam.DoFn):
             rows.column(RECORD_TIME).view(pa.int64()).to_numpy(),
             nothing,
             nothing,
+            rows.column(_HEADERS),
         )
 
     # What is known of a partition.

@@ -9,6 +9,7 @@ import json
 import uuid
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -24,6 +25,7 @@ from beam_jobs.io.block_reader import BlockSettings
 from beam_jobs.io.kafka.source import SESSIONS, KafkaSource
 from beam_jobs.io.kafka.topic import KafkaLog
 from beam_jobs.io.position import EARLIEST, LATEST
+from beam_jobs.origin import origin
 from beam_jobs.preprocessing.sql import compile_sql
 from beam_jobs.preprocessing.stages import Unordered
 from beam_jobs.preprocessing.whole import over_all
@@ -288,3 +290,24 @@ def test_what_others_write_to_the_topic_is_a_dead_letter() -> None:
     right = by_the_whole(cluster, topic)
     assert 0 < len(dict(features(good(iter(out))))) <= len(right)
     assert dict(features(good(iter(out)))).items() <= right.items()
+
+
+def test_where_a_record_came_from_first_goes_along() -> None:
+    cluster = FakeCluster()
+    topic, second = cluster.create(SOURCES), cluster.create(PARTITIONS)
+    some = [record for record in records(Random(1), 60, wild=False) if record.partition == 0]
+    moved = [("highbeam.origin", b"elsewhere-7-42"), ("driver", b"a name")]
+    cluster.write(topic, [replace(record, headers=moved if i % 2 else ()) for i, record in enumerate(some)])
+    (raw,) = KafkaLog(cluster.transport(topic)).read({0: (0, cluster.topics[topic][0].high)})
+    for block in good(first_stage(cluster, topic, second).process(raw)):
+        if "headers" in block.schema.names:
+            assert b"a name" not in str(block.column("headers").to_pylist()).encode()
+            values = zip(block.column("key").to_pylist(), block.column("value").to_pylist(), strict=True)
+            headers = [[(h["key"], h["value"]) for h in row] for row in block.column("headers").to_pylist()]
+            cluster.write(second, [Record(v, k, 0, T0, headers=h) for (k, v), h in zip(values, headers, strict=True)])
+    written(cluster, second, begun(SOURCES, PARTITIONS, idle=True), Random(1), whole=True)
+    (raw,) = KafkaLog(cluster.transport(second)).read({0: (0, cluster.topics[second][0].high)})
+    out = good(second_stage(cluster, topic, second).process(raw))
+    ids = [one for block in out for one in origin(block).ids().to_pylist()]
+    own = [one for block in out for one in block.column("_offset").to_pylist()]
+    assert set(ids) == {"elsewhere-7-42" if offset % 2 else f"{topic}-0-{offset}" for offset in own}
