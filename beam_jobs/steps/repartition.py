@@ -64,8 +64,8 @@ class ToSecondKey(PreprocessWindows):
         self._carried = dict(carry)
 
     def setup(self) -> None:
-        super().setup()
         self._legs = self._preprocessor.legs(self._carried)
+        super().setup()
         self._windows = [*self._legs.windows, ORDER]  # columns that histories add
         self._encoder = AvroEncoder(self._legs.schema, self._legs.schema_id)
 
