@@ -43,7 +43,7 @@ def test_every_case_was_measured_with_fresh_seeds() -> None:
     assert not set(SEEDS) & LAB
     for name in (*KEYS, "streaming_roc_auc"):
         assert len(figures[f"shuttle.{name}"]) >= LEAST, name
-    for section in ("six", "cars"):
+    for section in ("six", "cars", "history"):
         for name in SECTIONS[section]:
             judged = figures.get(f"{section}.{name}.rate", figures.get(f"{section}.{name}.rate_over_budget", []))
             trained = len(judged) + len(figures.get(f"{section}.{name}.refused", []))
