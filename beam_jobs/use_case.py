@@ -37,7 +37,13 @@ from beam_jobs.preprocessing.windows.frames import DEFAULT_LATENESS, Lateness
 from beam_jobs.storage import files
 from model.settings import ModelSettings
 
-LATENESS = {"window_lateness": "late_ms", "window_delay": "delay_ms", "window_clock_skew": "clock_skew_ms"}
+_KEY_ROWS = "window_key_rows"
+LATENESS = {
+    "window_lateness": "late_ms",
+    "window_delay": "delay_ms",
+    "window_clock_skew": "clock_skew_ms",
+    _KEY_ROWS: "key_rows",
+}
 """Settings and options, and what Lateness calls them."""
 SETTINGS = ("name", "schema", "sql", "key", "event_time", "csv", "pii", "normal", *LATENESS, "model")
 """Keys of use_case.yaml:
@@ -52,6 +58,7 @@ normal: conditions over the features, such as [speed = 0 AND current_draw < 1]; 
   however rare they are.
 window_lateness, window_delay, window_clock_skew: how late rows may be that windows of the SQL see (docs/windows.md);
   each an interval such as 10 minutes.
+window_key_rows: the most rows of a key that windows hold, such as 100000.
 model: the fields of ModelSettings, and settings of its kind: by default those of the autoencoder, NetworkConfig.
 """
 
@@ -235,6 +242,13 @@ def _csv(section: Any, where: str) -> Dialect:
 def _lateness(given: Mapping[str, Any], default: Lateness, where: str) -> Lateness:
     found = {}
     for name in LATENESS.keys() & given.keys():
+        if name == _KEY_ROWS:
+            if type(given[name]) is not int or not 1 <= given[name] <= _MOST_KEY_ROWS:
+                raise UserError(
+                    f"{where}{name} is {given[name]!r}; use a whole number of rows from 1 to {_MOST_KEY_ROWS}"
+                )
+            found[LATENESS[name]] = given[name]
+            continue
         micros = from_text(given[name]) if isinstance(given[name], str) else None
         if micros is None or micros % 1000 or not 0 <= micros <= _LATEST_US:
             raise UserError(
@@ -245,6 +259,7 @@ def _lateness(given: Mapping[str, Any], default: Lateness, where: str) -> Latene
 
 
 _LATEST_US = 31 * 86_400_000_000
+_MOST_KEY_ROWS = 100_000_000
 
 
 def _pii(section: Any, where: str) -> PiiPolicy:

@@ -17,12 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from beam_jobs.errors import UserError
 from beam_jobs.preprocessing.fields import Field
 from beam_jobs.preprocessing.pii import PiiPolicy, pseudonymize
 from beam_jobs.preprocessing.query.compiler import Compiled, WindowFeature, pseudonym_column, with_steps
-from beam_jobs.preprocessing.windows.frames import EVENT_TIME, Lateness, Window
-from beam_jobs.preprocessing.windows.history import History
-from beam_jobs.preprocessing.windows.order import ORDER, RECORD_TIME
+from beam_jobs.preprocessing.query.intervals import to_text
+from beam_jobs.preprocessing.windows.frames import EVENT_TIME, EVERY_ROW, Lateness, Window
+from beam_jobs.preprocessing.windows.history import History, TooManyRowsError
+from beam_jobs.preprocessing.windows.order import OFFSET, ORDER, PARTITION, RECORD_TIME
 
 FARTHEST_MS = 1 << 51  # 71,000 years: in microseconds, sums of some of them are still 64 bits
 
@@ -101,7 +103,7 @@ class Stage:
         """That of a partition, at the start: it knows no rows."""
         places = {text: place for place, text in enumerate(self._arguments)}
         of = [EVENT_TIME if w.argument is None else places[w.argument.text] for w in self.windows]
-        windows = [Window(w.function, place, w.frame) for w, place in zip(self.windows, of, strict=True)]
+        windows = [Window(w.function, place, w.frame, w.share) for w, place in zip(self.windows, of, strict=True)]
         return History(windows, lateness)
 
     def ready(self, rows: pa.RecordBatch, inputs: Inputs) -> Chosen:
@@ -125,17 +127,53 @@ class Stage:
         if _CLOCK in rows.schema.names:
             record_times = rows.column(_CLOCK).to_numpy()
         arguments = [rows.column(_argument(place)) for place in range(len(self._arguments))]
-        found = history.advance(
-            inputs.keys(rows, self.by),
-            times,
-            record_times,
-            _stacked([argument.fill_null(0.0).to_numpy() for argument in arguments], rows.num_rows),
-            _stacked([argument.is_valid().to_numpy(zero_copy_only=False) for argument in arguments], rows.num_rows),
-            emit,
-        )
+        try:
+            found = history.advance(
+                inputs.keys(rows, self.by),
+                times,
+                record_times,
+                _stacked([argument.fill_null(0.0).to_numpy() for argument in arguments], rows.num_rows),
+                _stacked([argument.is_valid().to_numpy(zero_copy_only=False) for argument in arguments], rows.num_rows),
+                emit,
+            )
+        except TooManyRowsError as error:
+            raise UserError(self._too_many(error, rows, inputs)) from error
         if not emit:
             return rows
         return _with(rows, {window.column: values for window, values in zip(self.windows, found, strict=True)})
+
+    def _too_many(self, error: TooManyRowsError, rows: pa.RecordBatch, inputs: Inputs) -> str:
+        """What to do about it. A key may be personal data, so a record that has it stands for it."""
+        where = f"the event of {rows.column(inputs.event_time)[error.row].as_py()}"
+        if {PARTITION, OFFSET} <= set(rows.schema.names):
+            partition, offset = (rows.column(name)[error.row].as_py() for name in (PARTITION, OFFSET))
+            where = f"offset {offset} of partition {partition}"
+        whose = f"the {self.by or inputs.key} of {where}"
+        if error.sorted:
+            return (
+                f"a quantile looks through each row of its window, and {whose} has more than {error.rows:,} in one; "
+                "shorten that window, or use avg, stddev_samp, min and max, or a share: "
+                "avg(CASE WHEN x > 100 THEN 1 ELSE 0 END) OVER (...)"
+            )
+        by_row = [window for window in self.windows if not window.tiled]
+        ends_us = max(window.frame.end_us for window in self.windows)
+        if by_row:
+            longest = max(by_row, key=lambda window: window.frame.reach_us)
+            held = f"windows hold every row for {to_text(longest.frame.start_us)}"
+            remedy = (
+                f"write long windows in hop form (RANGE BETWEEN ({inputs.event_time} - time_bucket(INTERVAL '1 hour', "
+                f"{inputs.event_time} - INTERVAL '7 day')) PRECEDING AND CURRENT ROW)"
+            )
+            if longest.function in EVERY_ROW:
+                remedy = f"shorten the window of {longest.function}, which needs every row"
+        elif ends_us:
+            held, remedy = (
+                f"windows that end {to_text(ends_us)} before now hold every row until then",
+                "let them end later",
+            )
+        else:
+            held, remedy = "every row is held that a late one may still come before", "shorten window_lateness"
+        return f"{held}, and {whose} has more than {error.rows:,}; {remedy}, or allow more with --window_key_rows"
 
 
 class QueryHistory:

@@ -304,7 +304,7 @@ class PreprocessWindows(beam.DoFn):
         """What histories take of prepared rows: of a query with one stage not the fields that only come out again."""
         if len(self._preprocessor.stages) > 1:
             return rows
-        plain = (self._preprocessor.key, self._preprocessor.event_time, _PARTITION, _TIME)
+        plain = (self._preprocessor.key, self._preprocessor.event_time, _PARTITION, _OFFSET, _TIME)
         return rows.select([name for name in rows.schema.names if name in plain or ":" in name])
 
     def _check_keys(self, rows: Block, topic_id: str) -> None:

@@ -83,6 +83,7 @@ EXAMPLES = {  # a value for each option that takes one of its own; choices and s
     "window_lateness": "30m",
     "window_delay": "6h",
     "window_clock_skew": "1m",
+    "window_key_rows": "300000",
 }
 
 

@@ -357,6 +357,13 @@ def lateness(parser: argparse._ActionsContainer) -> None:
         metavar="INTERVAL",
         help=f"how far ahead of its record's timestamp the time of a row may be ({default} 5 minutes)",
     )
+    parser.add_argument(
+        "--window_key_rows",
+        type=int,
+        metavar="N",
+        help=f"most rows of a key that windows hold; more end the run ({default} 100,000). Of windows in hop form only "
+        "those count that may still have late ones before them",
+    )
 
 
 class DeadLetter:

@@ -1,7 +1,8 @@
 """Window features alone, rows a CPU second: `python -m bench.windows.kernel`, or with names of cases.
 
 Blocks of 32,768 rows go through a History of 14 outputs: of 5 minutes and of an hour count, sum, avg, min, max and
-stddev_samp, the previous value and the time of it. What counts is the median block after the windows are full.
+stddev_samp, the previous value and the time of it; some cases have other windows. What counts is the median block
+after the windows are full.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import pyarrow as pa
@@ -33,9 +35,18 @@ WINDOWS = [
 ]
 
 
+MEDIAN = [Window("quantile_cont", 0, Frame(60 * MINUTE), Fraction(1, 2))]
+
+
+def of_a_week(hop_us: int) -> Sequence[Window]:
+    """Four functions in hop form, or row by row."""
+    frame = Frame(7 * 24 * 60 * MINUTE, hop_us=hop_us)
+    return [Window(function, 0, frame) for function in ("count", "sum", "avg", "stddev_samp")]
+
+
 @dataclass(frozen=True)
 class Case:
-    """A stream."""
+    """A stream, and what is computed of it."""
 
     keys: int
     per_hour: int  # rows of a key
@@ -43,6 +54,8 @@ class Case:
     values: str = "double"  # float32; rising: each larger than those before
     hours: float = 1.3
     emit: bool = True
+    windows: Sequence[Window] = tuple(WINDOWS)
+    full: float = 1.0  # hours until the windows are full
 
 
 CASES = {
@@ -52,6 +65,10 @@ CASES = {
     "rising, 3,000 a window": Case(1000, 3000, values="rising"),
     "few rows": Case(100_000, 3, hours=4),
     "rebuild": Case(100_000, 36, emit=False),
+    "7 days in hours": Case(20, 417, hours=190, windows=of_a_week(60 * MINUTE), full=169),
+    "7 days row by row": Case(20, 417, hours=190, windows=of_a_week(0), full=169),
+    "median of 100": Case(1000, 100, hours=3, windows=MEDIAN),
+    "median of 1,000": Case(100, 1000, hours=3, windows=MEDIAN),
 }
 
 
@@ -71,14 +88,14 @@ def run(case: Case) -> tuple[float, History]:
     """Rows a CPU second, and the history at the end."""
     numbers, times, recorded, values = stream(case)
     names = pa.array([f"CAR-{number:012d}" for number in range(case.keys)])
-    history, known, speeds = History(WINDOWS), np.ones((1, BLOCK), np.bool_), []
+    history, known, speeds = History(case.windows), np.ones((1, BLOCK), np.bool_), []
     for start in range(0, len(times), BLOCK):
         part = slice(start, start + BLOCK)
         keys = names.take(numbers[part])
         begin = time.process_time()
         history.advance(keys, times[part], recorded[part], values[None, part], known, case.emit)
         speeds.append(BLOCK / (time.process_time() - begin))
-    return statistics.median(speeds[int(len(speeds) / case.hours) :]), history
+    return statistics.median(speeds[int(len(speeds) * case.full / case.hours) :]), history
 
 
 def measured(names: Sequence[str]) -> dict[str, dict[str, float]]:

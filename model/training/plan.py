@@ -45,6 +45,7 @@ class Settings:
     window_lateness: str | None = None
     window_delay: str | None = None
     window_clock_skew: str | None = None
+    window_key_rows: int | None = None
     peers: bool = True  # False, which no option says: for those who train many times and look at no report
 
 

@@ -83,11 +83,19 @@ CALLS = [
     *(f"{f}({x})" for f in ("first_value", "last_value") for x in (*SUMMED, "l")),
     *("stddev_samp(a)", "var_samp(i)", "stddev(f)", "variance(m)", "mean(b)", "first(i)", "last(l)", "count_if(a > 0)"),
 ]
+RANKED = [
+    *(f"median({x})" for x in ("a", "b", "f", "i", "l", "m", "ok", "a / b", "a * 2 - 1", "CASE WHEN a > 0 THEN i END")),
+    *(f"quantile_cont({x}, {q})" for x in ("a", "f", "i", "m") for q in ("0.9", "0.25", "0", "1.0", ".333")),
+    *(f"quantile_disc({x}, {q})" for x in ("b", "f", "l", "m", "ok", "m * 2") for q in ("0.9", "0.25", "0", "1")),
+    "quantile(i, 0.3)",
+]
+BY_ROW = sorted(name for name, frame in FRAMES.items() if "time_bucket" not in frame and "trunc" not in frame)
 LABELLED = ("count_if(fraud)", "avg(CASE WHEN fraud THEN 1 ELSE 0 END)", "count(fraud)", "max(fraud)")
 
 
 def as_number(call: str) -> str:
-    return f"CAST({call} AS INTEGER)" if "(ok)" in call and call[:3] in ("min", "max", "fir", "las") else call
+    of_booleans = "(ok" in call and call.startswith(("min", "max", "first", "last", "median", "quantile"))
+    return f"CAST({call} AS INTEGER)" if of_booleans else call
 
 
 def compiled(sql: str) -> Preprocessor:
@@ -157,7 +165,9 @@ def check(connection: duckdb.DuckDBPyConnection, sql: str, rows: list[tuple[Any,
 
 ROWS = st.lists(ROW, min_size=1, max_size=30)
 CUTS = st.lists(st.integers(0, 30), max_size=4)
-CALL = st.tuples(st.sampled_from(CALLS), st.sampled_from(sorted(FRAMES)))
+CALL = st.tuples(st.sampled_from(CALLS), st.sampled_from(sorted(FRAMES))) | st.tuples(
+    st.sampled_from(RANKED), st.sampled_from(BY_ROW)
+)
 
 
 @settings(max_examples=60)
@@ -191,6 +201,8 @@ EXPRESSIONS = [
     "COALESCE(round(avg(b) OVER past, 1), 0) - COALESCE(sum(b) OVER gone, 0)",
     "GREATEST(COALESCE(max(f) OVER week, 0), COALESCE(min(i) OVER trunc, 0))",
     "ln(1 + count(*) OVER w) + EXTRACT(hour FROM min(ts) OVER hops)",
+    "COALESCE(epoch(ts - median(ts) OVER w), -1) + COALESCE(epoch(ts - quantile_disc(ts, 0.2) OVER past), -1)",
+    "COALESCE(a / NULLIF(median(b) OVER past, 0), 0)",
 ]
 
 

@@ -172,6 +172,16 @@ def test_how_late_rows_may_be_that_windows_see(tmp_path: Path) -> None:
     assert load_use_case(str(folder(tmp_path))).lateness == Lateness()
 
 
+def test_how_many_rows_of_a_key_windows_may_hold(tmp_path: Path) -> None:
+    use_case = load_use_case(str(folder(tmp_path, window_key_rows=5000)))
+    assert use_case.lateness == Lateness(key_rows=5000)
+    assert use_case.with_lateness({"window_key_rows": 7, "window_delay": "1h"}).lateness == Lateness(key_rows=7)
+    assert use_case.preprocessor().fingerprint == load_use_case(str(folder(tmp_path))).preprocessor().fingerprint
+    for value in (0, -1, 2.5, "5000", True, 10**9):
+        with pytest.raises(UserError, match=r"use_case.yaml: window_key_rows is .*; use a whole number of rows"):
+            load_use_case(str(folder(tmp_path, window_key_rows=value)))
+
+
 @pytest.mark.parametrize("value", [90, "90", "soon", "-1 minute", "1 month", "90 days", "7 us"])
 def test_what_is_no_lateness(tmp_path: Path, value: Any) -> None:
     with pytest.raises(UserError, match=r"use_case.yaml: window_delay is .*; use an interval such as 10 minutes"):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, NoReturn
 
 import polars as pl
@@ -15,7 +16,7 @@ from sqlglot import exp
 from beam_jobs.errors import UserError
 from beam_jobs.preprocessing.fields import Field, Kind
 from beam_jobs.preprocessing.query.types import BOOLEAN, DOUBLE, INTEGER, NULL, TEXT, Type, common, constant, converted
-from beam_jobs.preprocessing.windows.frames import Frame
+from beam_jobs.preprocessing.windows.frames import Frame, is_tiled
 
 _NONE: frozenset[str] = frozenset()
 DEEPEST = 24  # operators inside one another in one expression of Polars
@@ -64,6 +65,11 @@ class WindowFeature:
     column: str  # of the frame that holds its values; no Avro name has a colon
     text: str  # canonical form, as in Compiled
     by: str | None = None  # field whose rows it is about; None: the key
+    share: Fraction = Fraction(0)  # of a quantile: which one
+
+    @property
+    def tiled(self) -> bool:
+        return is_tiled(self.function, self.frame)
 
 
 def pseudonym_column(field: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ from beam_jobs.preprocessing.query.types import (
     decimal,
     integer,
 )
-from beam_jobs.preprocessing.windows.frames import Frame
+from beam_jobs.preprocessing.windows.frames import QUANTILES, Frame
 
 _FUNCTIONS: dict[type[exp.Expression], str] = {
     exp.Count: "count",
@@ -39,23 +41,28 @@ _FUNCTIONS: dict[type[exp.Expression], str] = {
     exp.First: "first_value",
     exp.LastValue: "last_value",
     exp.Last: "last_value",
+    exp.Median: "quantile_cont",
+    exp.PercentileCont: "quantile_cont",
+    exp.PercentileDisc: "quantile_disc",
+    exp.Quantile: "quantile_disc",
 }
-_NAMES = "avg, sum, count, min, max, stddev_samp, var_samp, count(DISTINCT x), first_value, last_value"
+_NAMES = (
+    "avg, sum, count, min, max, stddev_samp, var_samp, count(DISTINCT x), first_value, last_value, median, "
+    "quantile_cont, quantile_disc"
+)
 _TWO = {"this", "expression"}
 _LONGEST_DAYS = 400
 _DAY = 86_400_000_000  # microseconds
 _EXACT_DOUBLE = 2**53  # integers up to here are doubles
+_SHARE = re.compile(r"[01]|[01]?\.\d{1,9}")  # as a decimal: of a double DuckDB counts otherwise
 _PREVIOUS = "last_value(x) OVER (... RANGE BETWEEN INTERVAL '1' HOUR PRECEDING AND CURRENT ROW EXCLUDE CURRENT ROW)"
 _REMEDIES: dict[type[exp.Expression], str] = {
     exp.Lag: f"lag passes over the frame, so it never ends; the previous value is {_PREVIOUS}",
     exp.Lead: "lead sees what is still to come; training and scoring would not mean the same",
-    exp.Median: "a median needs all rows of the window in order; use avg, stddev_samp, min and max, or the share of "
-    "rows above a limit: avg(CASE WHEN x > 100 THEN 1 ELSE 0 END) OVER (...)",
     exp.ApproxDistinct: "count(DISTINCT x) is exact here",
     exp.IgnoreNulls: "NULL counts as a value there; choose rows with WHERE, in a sub-select if need be",
 }
-for _quantile in (exp.PercentileCont, exp.PercentileDisc, exp.Quantile, exp.ApproxQuantile):
-    _REMEDIES[_quantile] = _REMEDIES[exp.Median].replace("median", "quantile")
+_REMEDIES[exp.ApproxQuantile] = "quantile_cont(x, 0.9) is exact here"
 
 
 def window(c: Compiler, node: exp.Window) -> Compiled:
@@ -72,6 +79,7 @@ def window(c: Compiler, node: exp.Window) -> Compiled:
     of = called.this
     if isinstance(of, exp.Distinct) and function == "count" and len(of.expressions) == 1 and not of.args.get("on"):
         function, of = "count_distinct", of.expressions[0]
+    share = _share(c, called)
     if called.args.get("expressions") or isinstance(of, exp.Distinct | exp.Order | None):
         c.fail(node, f"{sql_of(called)} is not supported as a window; it takes one argument and nothing else")
     if of.find(exp.Window):
@@ -81,22 +89,42 @@ def window(c: Compiler, node: exp.Window) -> Compiled:
             "avg(y) OVER (...) AS x",
         )
     with c.seeing_labels(frame.end_us > 0):
-        argument, type_ = _argument(c, called, function, of)
-    return _feature(c, function, by, frame, argument, type_)
+        if share is None:
+            argument, type_ = _argument(c, called, function, of)
+        else:
+            if frame.hop_us:
+                c.fail(
+                    node,
+                    f"{sql_of(node)}: a quantile needs every row of its window, and the hop form keeps none; write "
+                    "RANGE BETWEEN INTERVAL '7' DAY PRECEDING AND CURRENT ROW",
+                )
+            function, argument, type_ = _ranked(c, called, function, of)
+    return _feature(c, function, by, frame, argument, type_, share or Fraction(0))
 
 
 def _feature(
-    c: Compiler, function: str, by: str | None, frame: Frame, argument: Compiled | None, type_: Type
+    c: Compiler,
+    function: str,
+    by: str | None,
+    frame: Frame,
+    argument: Compiled | None,
+    type_: Type,
+    share: Fraction,
 ) -> Compiled:
     """A window, which is computed once however often it is written; and its value in its type."""
     of = argument.text if argument is not None else "time"
     known = f"{function}:{frame.start_us}:{frame.end_us}:{frame.hop_us}:{int(frame.exclude_current)}"
+    if function in QUANTILES:
+        known += f":{share}"
     text = f"(over:{c.stage}:{known} {of})" if by is None else f'(over:{c.stage}:{known} by "{by}" {of})'
     column = f"window:{c.stage}:{len(c.windows)}"
-    feature = c.windows.setdefault(text, WindowFeature(function, argument, frame, column, text, by))
+    feature = c.windows.setdefault(text, WindowFeature(function, argument, frame, column, text, by, share))
     columns = frozenset({c.event_time} if by is None else {c.event_time, by})
     columns |= argument.columns if argument is not None else frozenset()
-    expr = _typed(pl.col(feature.column), type_)
+    values = pl.col(feature.column)
+    if function == "quantile_cont" and type_ == TIMESTAMP:
+        values = values.round(mode="half_away_from_zero")
+    expr = _typed(values, type_)
     return Compiled(expr, type_, text, columns, argument.raw_pii if argument is not None else frozenset())
 
 
@@ -144,6 +172,45 @@ def _argument(c: Compiler, called: Any, function: str, of: Any) -> tuple[Compile
     if operand.type.name == "decimal" and operand.type.bound > _EXACT_DOUBLE:
         return c.convert(operand, DOUBLE, of), DOUBLE
     return _number(operand), operand.type
+
+
+def _share(c: Compiler, called: Any) -> Fraction | None:
+    """Which quantile is asked for; None: none is."""
+    if isinstance(called, exp.Median):
+        return Fraction(1, 2)
+    if not isinstance(called, exp.PercentileCont | exp.PercentileDisc | exp.Quantile):
+        return None
+    written = called.args.get("quantile" if isinstance(called, exp.Quantile) else "expression")
+    text = written.name if isinstance(written, exp.Literal) and not written.is_string else ""
+    if not _SHARE.fullmatch(text) or Fraction(text) > 1:
+        c.fail(called, f"{sql_of(called)}: write the share as a number from 0 to 1, such as quantile_cont(x, 0.9)")
+    return Fraction(text)
+
+
+def _ranked(c: Compiler, called: Any, function: str, of: Any) -> tuple[str, Compiled | None, Type]:
+    """The function of a quantile as DuckDB has it for the type of the argument, that, and the type of the result."""
+    operand = c.compile(of)
+    type_ = operand.type
+    if type_.name in ("null", "other"):
+        operand = c.number(of, operand)
+        type_ = operand.type
+    if operand.kind in ("string", "interval") or (type_ == BOOLEAN and isinstance(called, exp.PercentileCont)):
+        c.fail(called, f"{sql_of(of)} is a {operand.kind}; {sql_of(called)} needs a number or a timestamp")
+    if type_ == BOOLEAN:
+        return "quantile_disc", _number(operand), type_
+    if type_ == TIMESTAMP:
+        return function, None if operand.text == f'"{c.event_time}"' else _number(operand), type_
+    if type_.name == "decimal" and type_.bound > _EXACT_DOUBLE:
+        return function, c.convert(operand, DOUBLE, of), DOUBLE
+    if function == "quantile_disc":
+        return function, _number(operand), type_
+    if type_.name == "decimal":
+        if operand.text not in {f'"{name}"' for name in c.fields}:
+            c.fail(called, f"{sql_of(called)}: of a decimal that is computed write CAST({sql_of(of)} AS DOUBLE)")
+        return "quantile_line", _number(operand), type_
+    if type_.name == "float":
+        return "quantile_line", _number(operand), type_
+    return function, _number(operand), DOUBLE
 
 
 def _number(operand: Compiled) -> Compiled:

@@ -45,6 +45,19 @@ def add(limbs: Ints, value: Any, sign: Any) -> None:
 
 
 @compiled
+def add_integer(limbs: Ints, table: Ints, row: Any, at: Any, words: Any, unit: Any) -> None:
+    """limbs += an integer of several words of a row, the least one first, times 2**unit."""
+    limb, shift = (unit + _BIAS) >> 5, (unit + _BIAS) & 31
+    for i in range(words):
+        word = table[row, at + i]
+        limbs[limb + 2 * i] += (word & _DIGIT) << shift
+        high = word >> 32
+        if i < words - 1:
+            high &= _DIGIT  # only the last word has the sign
+        limbs[limb + 2 * i + 1] += high << shift
+
+
+@compiled
 def rounded(limbs: Ints, digits: Ints) -> float:
     """The sum as the nearest double, halves to the even one; may be infinite. ``digits``: scratch, LIMBS + 1."""
     carry = np.int64(0)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 
+QUANTILES = ("quantile_disc", "quantile_cont", "quantile_line")
+EVERY_ROW = ("count_distinct", *QUANTILES)  # what they say can't be made of parts of a window
 FUNCTIONS = (
-    *("count", "sum", "avg", "min", "max", "stddev_samp", "var_samp", "count_distinct"),
-    *("first_value", "last_value"),
+    *("count", "sum", "avg", "min", "max", "stddev_samp", "var_samp", "first_value", "last_value"),
+    *EVERY_ROW,
 )
+"""Quantiles between two values lo and hi: ``quantile_cont`` is lo * (1 - d) + hi * d, as DuckDB has it of doubles and
+times, ``quantile_line`` lo + (hi - lo) * d, as it has it of floats and decimals; the last multiplication and the
+addition are one (fused), as in its builds. ``quantile_disc`` is one of the values."""
 EVENT_TIME = -1  # in place of an argument: the row's own time, in microseconds; it takes no memory
 
 HOP_ORIGIN_US = 946_857_600_000_000  # hops are counted from here, as DuckDB's time_bucket does: 2000-01-03, a Monday
@@ -22,11 +28,13 @@ class Lateness:
       late_ms: how far behind the newest row of its own key a row may be and still see, and be seen by, others.
       delay_ms: how long a device may have been silent before its rows come: how far behind the newest record.
       clock_skew_ms: how far ahead of its record's timestamp a row's event time may be.
+      key_rows: most rows of a key that are held. More end the job, so this is no part of the meaning.
     """
 
     late_ms: int = 600_000
     delay_ms: int = 3_600_000
     clock_skew_ms: int = 300_000
+    key_rows: int = 100_000
 
 
 DEFAULT_LATENESS = Lateness()
@@ -66,8 +74,19 @@ class Window:
     function: str  # one of FUNCTIONS
     argument: int  # row of ``arguments`` that it is about, or EVENT_TIME
     frame: Frame
+    share: Fraction = Fraction(0)  # of a quantile: which one, 0 to 1
+
+    @property
+    def tiled(self) -> bool:
+        """Whether of old rows hops are enough for it."""
+        return is_tiled(self.function, self.frame)
+
+
+def is_tiled(function: str, frame: Frame) -> bool:
+    """Whether of old rows hops are enough for a window."""
+    return bool(frame.hop_us) and function not in EVERY_ROW
 
 
 def longest_us(windows: Iterable[Window]) -> int:
-    """How much older than itself a row's oldest row can be, in any window."""
-    return max(window.frame.reach_us for window in windows)
+    """How much older than itself a row's oldest row can be, in any window; 0 of none."""
+    return max((window.frame.reach_us for window in windows), default=0)

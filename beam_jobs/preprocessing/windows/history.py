@@ -13,16 +13,17 @@ A :class:`History` keeps of each key the rows that its windows still reach, and 
 [[4.333333333333333, 5.5], [2.0, 1.0]]
 
 What a row sees is a function of the rows before it in its partition's log, and of nothing else. C is the highest
-record timestamp so far, Wmax the reach of the longest frame, L, D and S are those of :class:`Lateness`:
+record timestamp so far, Wmax the reach of the longest frame of which rows are kept one by one (0: of none, all are in
+hop form), L, D and S are those of :class:`Lateness`:
 
 1. A row whose time is later than its record's timestamp + S is from the future: it sees itself alone, and nobody sees
    it.
 2. bound = max(C - (Wmax + L + D), newest time of the key - (Wmax + L)). A row before it is too late: alone, too.
-3. Any other row sees the rows of its key that came before, and itself, whose time lies in its frame and not before
-   the bound.
+3. Any other row sees the rows of its key that came before, and itself, whose time lies in its frame; in a frame that
+   is not in hop form also not before the bound.
 
 So a row in the order of its key sees what SQL says, a late one its own past. Of rows with one time each sees those
-before it.
+before it. No row that is not too late can part what is before the bound but at a full hop: tiles.py.
 
 Nothing visible has a record timestamp before C - reach_us. So whoever reads the log again from the first record of
 that timestamp on, with ``emit=False``, has the state it had: there is nothing to be stored. The same rows in the same
@@ -37,22 +38,39 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from beam_jobs.preprocessing.windows import exact_sum, kernel, lanes, store, wide
-from beam_jobs.preprocessing.windows.frames import DEFAULT_LATENESS, FUNCTIONS, Frame, Lateness, Window, longest_us
+from beam_jobs.preprocessing.windows import kernel, quantiles, store, tiles
+from beam_jobs.preprocessing.windows.frames import (
+    DEFAULT_LATENESS,
+    Frame,
+    Lateness,
+    Window,
+    longest_us,
+)
 from beam_jobs.preprocessing.windows.keys import enter_all, find_slots, hashed
+from beam_jobs.preprocessing.windows.layout import planned, tiling
 from beam_jobs.preprocessing.windows.store import Store
+from beam_jobs.preprocessing.windows.tiles import Tiles
 
 _NO_CLOCK = -(1 << 62)
-_FIRST_KEYS, _FIRST_ROWS = 1 << 10, 1 << 12  # rooms at the start; they grow as needed
+_FIRST_KEYS, _FIRST_ODDS = 1 << 10, 1 << 4  # rooms at the start; they grow as needed
 _SWEPT = 4  # rows of a block to one slot that is looked at for having gone idle
 _APART = (
     24  # between columns of results: a power of two of bytes would put a row's all in the same few places of a cache
 )
-_SPARE = 16  # a compaction pays from a sixteenth of the arena on
 
-_EXTREMES = ("min", "max")
-_SQUARES = ("stddev_samp", "var_samp")
-_SUMS = ("sum", "avg", *_SQUARES)
+
+class TooManyRowsError(Exception):
+    """More rows are held than may be.
+
+    Attributes:
+      row: of the block, that was not taken.
+      rows: how many there may be.
+      sorted: True: in one window that looks for a quantile. False: of one key.
+    """
+
+    def __init__(self, row: int, rows: int, sorted_: bool) -> None:
+        super().__init__(row, rows, sorted_)
+        self.row, self.rows, self.sorted = row, rows, sorted_
 
 
 class History:
@@ -64,11 +82,15 @@ class History:
     """
 
     def __init__(self, windows: Sequence[Window], lateness: Lateness = DEFAULT_LATENESS) -> None:
-        longest = longest_us(windows)
+        tiled = [window for window in windows if window.tiled]
+        longest = longest_us(window for window in windows if not window.tiled)
         late, delay = lateness.late_ms * 1000, lateness.delay_ms * 1000
-        self._limits = kernel.Limits(longest + late + delay, longest + late, lateness.clock_skew_ms * 1000)
+        ends = max([0, *(window.frame.end_us for window in tiled)])
+        skew, reach = lateness.clock_skew_ms * 1000, longest_us(tiled)
+        self._limits = kernel.Limits(longest + late + delay, longest + late, skew, ends, reach, lateness.key_rows)
         self._windows = len(windows)
-        self._lanes, self._head_words, self._indexed, self._distinct = _planned(windows)
+        hops, parts, self._tile_words = tiling(tiled)
+        self._lanes, self._head_words, self._indexed, self._distinct = planned(windows, hops, parts)
         self._columns = 1 + max([0, *(window.argument + 1 for window in windows)]) + len(self._distinct)
         self._slots = 0  # in use
         self._swept = 0  # the slot to look at next
@@ -76,7 +98,15 @@ class History:
         counts = np.zeros(store.COUNTS, np.int64)
         counts[store.CLOCK] = _NO_CLOCK
         self._table = np.zeros(2 * _FIRST_KEYS, np.int32)
-        self._store = self._allocated(_FIRST_KEYS, _FIRST_ROWS, counts)
+        self._store = self._allocated(_FIRST_KEYS, store.FIRST_ROWS, counts)
+        odds = np.zeros((_FIRST_ODDS + len(parts), tiles.ODD_WORDS), np.int64)
+        self._tiles = Tiles(
+            store.tile_store(_FIRST_KEYS * len(hops), store.FIRST_ROWS * (len(hops) > 0), self._tile_words),
+            hops,
+            parts,
+            odds,
+            np.array([1, 0], np.int64),
+        )
 
     @property
     def clock(self) -> int:
@@ -86,7 +116,7 @@ class History:
     @property
     def reach_us(self) -> int:
         """How far before the clock a record's timestamp may lie and its row still be seen."""
-        return self._limits.keep + self._limits.skew
+        return self._limits.keep + self._limits.reach + self._limits.skew
 
     @property
     def late(self) -> int:
@@ -119,15 +149,23 @@ class History:
         return 8 * self._columns + 16 * len(self._indexed) / store.BLOCK
 
     @property
+    def tile_bytes(self) -> int:
+        """What a hop of a key takes in which there are rows."""
+        return 8 * self._tile_words
+
+    @property
     def key_bytes(self) -> int:
-        """What a key takes beside its rows."""
-        return 8 * self._head_words
+        """What a key takes beside its rows and tiles."""
+        return 8 * (self._head_words + len(self._tiles.hops) * store.HEAD_WORDS)
 
     @property
     def memory_bytes(self) -> int:
         """What all that takes; not the room for more, which is taken when it is needed."""
-        heads, rows = self._slots * self._head_words * 8, int(self._store.counts[store.USED])
-        return heads + self._table.nbytes + rows * self._columns * 8 + rows // store.BLOCK * len(self._indexed) * 16
+        heads, rows = self._slots * self.key_bytes, int(self._store.counts[store.USED])
+        held = int(self._tiles.store.counts[store.USED]) * self.tile_bytes
+        held += int(self._tiles.spare[tiles.NEXT_ODD]) * tiles.ODD_WORDS * 8
+        held += rows * self._columns * 8 + rows // store.BLOCK * len(self._indexed) * 16
+        return heads + self._table.nbytes + held
 
     def advance(
         self,
@@ -152,7 +190,8 @@ class History:
           float64 [n] a window; null where the window holds no value, or less than two for stddev_samp and var_samp.
 
         Raises:
-          UserError: it takes more memory than it may; it can't be used any more.
+          TooManyRowsError: a key, or a window that looks for a quantile, holds more rows than it may; the history
+            can't be used any more.
         """
         n = len(keys)
         first, second = hashed(keys)
@@ -164,28 +203,19 @@ class History:
         block = kernel.Block(slots, whole(times), whole(record_times), whole(arguments), whole(valid))
         outputs = np.empty((self._windows, n + _APART if emit else 0))
         done = 0
-        while (done := kernel.advance(self._store, self._lanes, self._limits, block, outputs, emit, done)) < n:
+        while (
+            done := kernel.advance(self._store, self._lanes, self._tiles, self._limits, block, outputs, emit, done)
+        ) < n:
+            refused = self._store.counts[store.REFUSED]
+            if refused:
+                sorted_ = bool(refused == store.TOO_MANY_SORTED)
+                raise TooManyRowsError(done, quantiles.MOST_ROWS if sorted_ else self._limits.rows, sorted_)
             self._grow_rows(int(slots[done]))
         self._tidy(n, self._slots - known)
         return [_column(values[:n]) for values in outputs] if emit else []
 
     def _allocated(self, slots: int, rows: int, counts: NDArray[np.int64]) -> Store:
-        """Empty arrays."""
-        heads = store.zeros(slots, self._head_words)
-        arena = np.empty((rows, self._columns), np.int64)
-        return Store(
-            heads,
-            heads.view(np.uint32),
-            heads.view(np.float64),
-            arena,
-            arena.view(np.float64),
-            np.empty((rows // store.BLOCK + 1, 2 * len(self._indexed)), np.int64),
-            self._indexed,
-            self._distinct,
-            np.full(len(store.RING_SIZES), -1, np.int64),
-            store.RING_SIZES,
-            counts,
-        )
+        return store.empty(slots, self._head_words, rows, self._columns, self._indexed, self._distinct, counts)
 
     def _grow_slots(self, n: int) -> None:
         """Sees to it that n new keys find a slot."""
@@ -193,22 +223,26 @@ class History:
         if needed > len(heads):
             larger = store.zeros(max(len(heads) * 2, needed), self._head_words)
             larger[: self._slots] = heads[: self._slots]
-            self._store = self._store._replace(
-                heads=larger, halves=larger.view(np.uint32), extremes=larger.view(np.float64)
-            )
+            self._store = store.with_heads(self._store, larger)
+            larger = store.zeros(len(larger) * len(self._tiles.hops), store.HEAD_WORDS)
+            used = self._slots * len(self._tiles.hops)
+            larger[:used] = self._tiles.store.heads[:used]
+            self._tiles = self._tiles._replace(store=store.with_heads(self._tiles.store, larger))
         if needed * 4 > len(self._table) * 3:
             self._table = np.zeros(1 << (needed * 4 // 3).bit_length(), np.int32)
             enter_all(self._table, self._store.heads, self._slots)
 
     def _grow_rows(self, slot: int) -> None:
         """Sees to it that a row of a key finds room."""
-        used, rows = int(self._store.counts[store.USED]), self._store.rows
-        wanted = used + 2 * int(store.RING_SIZES[self._store.halves[slot, store.RING]])
-        larger = np.empty((max(len(rows) * 3 // 2, wanted + store.BLOCK), self._columns), np.int64)
-        larger[:used] = rows[:used]
-        blocks = np.empty((len(larger) // store.BLOCK + 1, 2 * len(self._indexed)), np.int64)
-        blocks[: len(self._store.blocks)] = self._store.blocks
-        self._store = self._store._replace(rows=larger, values=larger.view(np.float64), blocks=blocks)
+        needed = 2 * int(store.RING_SIZES[self._store.halves[slot, store.RING]])
+        self._store = store.with_room(self._store, needed)
+        if len(self._tiles.hops):
+            needed = tiles.tile_room(self._tiles, slot)
+            odds, next_odd = self._tiles.odds, int(self._tiles.spare[tiles.NEXT_ODD])
+            if next_odd + len(self._tiles.parts) > len(odds):
+                odds = np.zeros((len(odds) * 2 + len(self._tiles.parts), tiles.ODD_WORDS), np.int64)
+                odds[:next_odd] = self._tiles.odds[:next_odd]
+            self._tiles = self._tiles._replace(store=store.with_room(self._tiles.store, needed), odds=odds)
 
     def _tidy(self, n: int, new: int) -> None:
         """Gives keys back that have gone idle, looking at some slots each time, and moves all when that frees enough.
@@ -219,68 +253,33 @@ class History:
         """
         self._since += n
         end = min(self._swept + n // _SWEPT + 2 * new + 1, self._slots)
-        kernel.sweep(self._store, self._swept, end, self.clock - self._limits.keep)
+        bound = self.clock - self._limits.keep - self._limits.reach
+        kernel.sweep(self._store, self._tiles, self._swept, end, bound)
         self._swept = end if end < self._slots else 0
-        counts = self._store.counts
-        unused = int(counts[store.USED] - counts[store.GRANTED])
         spare = (
-            unused > counts[store.GRANTED] // _SPARE + _FIRST_ROWS
+            store.has_spare(self._store)
+            or store.has_spare(self._tiles.store)
             or (self._slots - self.keys) * 4 > self._slots + 4 * _FIRST_KEYS
         )
-        if spare and self._since * 4 > self.rows:
+        if spare and self._since * 4 > self.rows + self._tiles.store.counts[store.ROWS]:
             self._compact()
 
     def _compact(self) -> None:
         keys, rows = self.keys, kernel.room_needed(self._store, self._slots)
         counts = self._store.counts.copy()
         counts[store.USED] = counts[store.GRANTED] = 0
-        new = self._allocated(keys + _FIRST_KEYS, rows * 9 // 8 + _FIRST_ROWS, counts)
+        new = self._allocated(keys + _FIRST_KEYS, rows * 9 // 8 + store.FIRST_ROWS, counts)
+        if len(self._tiles.hops):
+            needed = tiles.tiles_needed(self._store, self._slots, self._tiles)
+            room = (keys + _FIRST_KEYS) * len(self._tiles.hops)
+            moved = store.tile_store(room, needed * 9 // 8 + store.FIRST_ROWS, self._tile_words)
+            moved.counts[[store.ROWS, store.KEYS]] = self._tiles.store.counts[[store.ROWS, store.KEYS]]
+            tiles.move_all_tiles(self._store, self._slots, self._tiles, moved)
+            self._tiles = self._tiles._replace(store=moved)
         kernel.move_all(self._store, self._slots, new)
         self._store, self._slots, self._swept, self._since = new, keys, 0, 0
         self._table = np.zeros(1 << ((keys + _FIRST_KEYS) * 4 // 3).bit_length(), np.int32)
         enter_all(self._table, new.heads, keys)
-
-
-def _planned(windows: Sequence[Window]) -> tuple[lanes.Lanes, int, NDArray[np.int64], NDArray[np.int64]]:
-    """Lanes, words of a head, columns whose extremes are wanted and those whose different values are counted."""
-    functions: dict[tuple[int, Frame], list[int]] = {}
-    for number, window in enumerate(windows):
-        functions.setdefault((window.argument, window.frame), []).append(number)
-
-    def columns(names: Sequence[str]) -> list[int]:
-        return sorted({window.argument + 1 for window in windows if window.function in names})
-
-    indexed, distinct = columns(_EXTREMES), columns(["count_distinct"])
-    first_next = 1 + max([0, *(window.argument + 1 for window in windows)])
-    plan = np.zeros((len(functions), lanes.PLAN_COLUMNS), np.int64)
-    word, outputs = store.HEAD_WORDS, list[int]()
-    for lane, ((argument, frame), numbers) in zip(plan, functions.items(), strict=True):
-        names = {windows[number].function for number in numbers}
-        lane[[lanes.START, lanes.END, lanes.HOP]] = frame.start_us, frame.end_us, frame.hop_us
-        lane[lanes.EXCLUDE] = frame.exclude_current and not frame.end_us
-        lane[lanes.COLUMN] = argument + 1
-        lane[lanes.FIRST_OUT], lane[lanes.END_OUT] = len(outputs), len(outputs) + len(numbers)
-        outputs += numbers
-        wanted = [
-            (lanes.AT, 1, True),
-            (lanes.RUNNING, 1, bool(names - {"first_value", "last_value", "count_distinct"})),
-        ]
-        wanted.append((lanes.EXTREMES, 2, bool(names & {*_EXTREMES})))
-        wanted.append((lanes.SUM_AT, wide.SUM_WORDS, bool(names & {*_SUMS})))
-        wanted.append((lanes.SQUARES_AT, wide.SQUARE_WORDS, bool(names & {*_SQUARES})))
-        for part, words, needed in wanted:
-            if needed:
-                lane[part] = word
-                word += words
-        if lane[lanes.EXTREMES]:
-            lane[lanes.INDEX] = indexed.index(argument + 1)
-        if "count_distinct" in names:
-            lane[lanes.NEXT] = first_next + distinct.index(argument + 1)
-    codes = np.array([FUNCTIONS.index(windows[number].function) for number in outputs], np.int64)
-    found, sums = np.zeros(lanes.VAR_SAMP + 1), np.zeros((4, exact_sum.LIMBS + 1), np.int64)
-    equals = np.zeros(len(distinct), np.int64)
-    planned = lanes.Lanes(plan, codes, np.array(outputs, np.int64), found, sums, equals)
-    return planned, word, np.array(indexed, np.int64), np.array(distinct, np.int64)
 
 
 def warm_up() -> None:
@@ -289,8 +288,10 @@ def warm_up() -> None:
     One history does it for all: their loops take the same types.
     """
     one = np.zeros(1, np.int64)
-    history = History([Window("avg", 0, Frame(1_000_000))])
+    history = History([Window("avg", 0, Frame(1_000_000, hop_us=1000))])
     history.advance(pa.array(["a"]), one, one, np.zeros((1, 1)), np.ones((1, 1), np.bool_))
+    history._grow_rows(0)
+    history._compact()
 
 
 def _column(values: NDArray[np.float64]) -> pa.Array:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_jobs.jit import compiled_borrowing, compiled_inline
+from beam_jobs.preprocessing.windows.hop_lanes import forget_tiles, show_hops, take_out
 from beam_jobs.preprocessing.windows.lanes import (
     AT,
     COLUMN,
@@ -18,12 +19,15 @@ from beam_jobs.preprocessing.windows.lanes import (
     EXCLUDE,
     FIRST_OUT,
     NEXT,
+    SORTED,
     STDDEV_SAMP,
+    TILE,
     VAR_SAMP,
     Lanes,
     forget,
     make_way,
     note_equal,
+    rows_shown,
     show,
     write,
 )
@@ -41,9 +45,12 @@ from beam_jobs.preprocessing.windows.store import (
     KEYS,
     LATE,
     NULL,
+    REFUSED,
     RING,
     ROWS,
     SIZE,
+    TOO_MANY,
+    TOO_MANY_SORTED,
     USED,
     Floats,
     Ints,
@@ -59,6 +66,7 @@ from beam_jobs.preprocessing.windows.store import (
     ring_for,
     ring_of,
 )
+from beam_jobs.preprocessing.windows.tiles import Tiles, any_out_of_reach, give_tiles_back, tiles_have_room, tiles_of
 from beam_jobs.preprocessing.windows.wide import prefetch
 
 Flags = NDArray[np.bool_]
@@ -68,11 +76,14 @@ _FEW = 16  # rows of a key
 
 
 class Limits(NamedTuple):
-    """How long rows are kept, in microseconds."""
+    """How long rows are kept, in microseconds, and how many."""
 
     keep: int  # behind the clock
     keep_of_key: int  # behind the newest row of the key
     skew: int  # ahead of the record's timestamp
+    ends: int  # behind these bounds, for frames in hop form that end before now
+    reach: int  # as far behind them rows are seen in tiles
+    rows: int  # of a key
 
 
 class Block(NamedTuple):
@@ -86,7 +97,7 @@ class Block(NamedTuple):
 
 
 @compiled_inline
-def _ask_for(store: Store, lanes: Lanes, block: Block, i: Any) -> None:
+def _ask_for(store: Store, lanes: Lanes, tiles: Tiles, block: Block, i: Any) -> None:
     """Asks for the memory that rows some way on will need: the head of their key first, then its rows."""
     heads, halves, rows = store.heads, store.halves, store.rows
     if i + _HEADS_AHEAD < len(block.slots):
@@ -110,6 +121,22 @@ def _ask_for(store: Store, lanes: Lanes, block: Block, i: Any) -> None:
             for lane in range(len(lanes.plan)):
                 low = first + halves[slot, 2 * lanes.plan[lane, AT] + STRETCH]
                 prefetch(start + (low - size if low >= size else low) * width)
+    for hop in range(len(tiles.hops)):
+        _ask_for_tiles(tiles, block, i, hop)
+
+
+@compiled_inline
+def _ask_for_tiles(tiles: Tiles, block: Block, i: Any, hop: Any) -> None:
+    store, hops = tiles.store, len(tiles.hops)
+    if i + _HEADS_AHEAD < len(block.slots):
+        prefetch(store.heads.ctypes.data + (block.slots[i + _HEADS_AHEAD] * hops + hop) * HEAD_WORDS * 8)
+    if i + _ROWS_AHEAD < len(block.slots):
+        size, ring = tiles_of(tiles, block.slots[i + _ROWS_AHEAD] * hops + hop)
+        if size:
+            start, width = store.rows.ctypes.data, store.rows.shape[1] * 8
+            prefetch(start + place(ring, 0) * width)
+            for offset in range(0, width, _LINE):
+                prefetch(start + place(ring, size - 1) * width + offset)
 
 
 @compiled_inline
@@ -139,8 +166,12 @@ def _alone(lanes: Lanes, block: Block, i: Any, outputs: Floats) -> None:
 
 
 @compiled_borrowing
-def advance(store: Store, lanes: Lanes, limits: Limits, block: Block, outputs: Floats, emit: Any, begin: Any) -> int:
-    """Takes in the rows from ``begin`` on; the first one that was not, for want of room in the arena, or n.
+def advance(
+    store: Store, lanes: Lanes, tiles: Tiles, limits: Limits, block: Block, outputs: Floats, emit: Any, begin: Any
+) -> int:
+    """Takes in the rows from ``begin`` on; the first one that was not, or n.
+
+    That is for want of room in the arenas, unless ``counts`` have REFUSED.
 
     Args:
       outputs: [W, n], filled if ``emit``; NULL where there is no value.
@@ -148,9 +179,9 @@ def advance(store: Store, lanes: Lanes, limits: Limits, block: Block, outputs: F
     halves, counts, rows, plan = store.halves, store.counts, store.rows, lanes.plan
     equals, first_next = lanes.equals, rows.shape[1] - len(store.distinct)
     for i in range(begin, len(block.slots)):
-        _ask_for(store, lanes, block, i)
+        _ask_for(store, lanes, tiles, block, i)
         slot, time, recorded = block.slots[i], block.times[i], block.record_times[i]
-        if not has_room(store, slot):
+        if not has_room(store, slot) or not tiles_have_room(tiles, slot):
             return i
         counts[CLOCK] = max(counts[CLOCK], recorded)
         size = np.int64(halves[slot, SIZE])
@@ -163,15 +194,25 @@ def advance(store: Store, lanes: Lanes, limits: Limits, block: Block, outputs: F
                 _alone(lanes, block, i, outputs)
             continue
         gone = 0
-        if size == ring.size or size < _FEW:  # of many rows the oldest lies elsewhere in memory, so not each time
-            while gone < size and rows[place(ring, gone), 0] < bound:
+        # Of many rows the oldest lies elsewhere in memory, so not each time.
+        if size == ring.size or size < _FEW or size >= limits.rows:
+            while gone < size and rows[place(ring, gone), 0] < bound - limits.ends:
                 gone += 1
         if gone:
+            taken = take_out(store, ring, lanes, tiles, slot, gone) if len(tiles.hops) else gone
             for number in range(len(plan)):
-                forget(store, ring, plan[number], slot, gone)
-            drop_oldest(store, slot, gone)
+                if not plan[number, TILE]:
+                    forget(store, ring, plan[number], slot, taken)
+            drop_oldest(store, slot, taken)
+            if taken < gone:
+                return i
             size -= gone
             ring = ring_of(store, slot)
+        if any_out_of_reach(tiles, slot, bound):
+            forget_tiles(store, lanes, tiles, slot, bound)
+        if size >= limits.rows:
+            counts[REFUSED] = TOO_MANY
+            return i
         position = size
         if time < newest:
             counts[LATE] += 1
@@ -188,14 +229,20 @@ def advance(store: Store, lanes: Lanes, limits: Limits, block: Block, outputs: F
             lane = plan[number]
             make_way(store, ring, lane, slot, position)
             if emit:
-                show(store, ring, lane, slot, position, bound)
+                if lane[TILE]:
+                    show_hops(store, ring, tiles, lane, slot, position)
+                else:
+                    show(store, ring, lane, slot, position, bound)
+                if lane[SORTED] and rows_shown(store, lane, slot) > len(lanes.values):
+                    counts[REFUSED] = TOO_MANY_SORTED
+                    return i
                 equal = equals[lane[NEXT] - first_next] if lane[NEXT] else -1
-                write(store, ring, lanes, lane, slot, position, equal, outputs, i)
+                write(store, ring, lanes, tiles, lane, slot, position, equal, outputs, i)
     return len(block.slots)
 
 
 @compiled_borrowing
-def sweep(store: Store, start: Any, end: Any, bound: Any) -> None:
+def sweep(store: Store, tiles: Tiles, start: Any, end: Any, bound: Any) -> None:
     """Gives back the rows of those keys, of the slots start to end - 1, whose newest row no later row can see."""
     halves = store.halves
     width = store.rows.shape[1] * 8
@@ -207,6 +254,7 @@ def sweep(store: Store, start: Any, end: Any, bound: Any) -> None:
         size = np.int64(halves[slot, SIZE])
         if halves[slot, RING] and (size == 0 or store.rows[place(ring_of(store, slot), size - 1), 0] < bound):
             release(store, slot)
+            give_tiles_back(tiles, slot)
             store.counts[ROWS] -= size
             store.counts[KEYS] -= 1
             for word in range(HEAD_WORDS - 2, store.heads.shape[1]):

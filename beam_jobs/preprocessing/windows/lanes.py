@@ -12,10 +12,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from beam_jobs.jit import compiled_borrowing, compiled_inline
 from beam_jobs.preprocessing.windows import exact_sum, wide
-from beam_jobs.preprocessing.windows.frames import FUNCTIONS, HOP_ORIGIN_US
+from beam_jobs.preprocessing.windows.frames import FUNCTIONS
+from beam_jobs.preprocessing.windows.quantiles import collect, continuous, discrete
 from beam_jobs.preprocessing.windows.store import (
     ENDLESS,
     NULL,
@@ -30,8 +32,11 @@ from beam_jobs.preprocessing.windows.store import (
     place,
     value_at,
 )
+from beam_jobs.preprocessing.windows.tiles import HOP as HOP_NUMBER
+from beam_jobs.preprocessing.windows.tiles import Tiles, add_tiles, has_tiles, hop_start, tile_end, tile_extremes
 
-COUNT, SUM, AVG, MIN, MAX, STDDEV_SAMP, VAR_SAMP, COUNT_DISTINCT, FIRST_VALUE, LAST_VALUE = range(len(FUNCTIONS))
+COUNT, SUM, AVG, MIN, MAX, STDDEV_SAMP, VAR_SAMP, FIRST_VALUE, LAST_VALUE, COUNT_DISTINCT = range(10)
+QUANTILE_DISC, QUANTILE_CONT, QUANTILE_LINE = range(10, len(FUNCTIONS))
 
 # Columns of ``Lanes.plan``. Places are words of ``heads``; 0: the lane has no such thing.
 START, END, HOP, EXCLUDE = 0, 1, 2, 3  # the frame
@@ -42,7 +47,9 @@ COLUMN, INDEX, NEXT = (
 )  # of ``rows``: the argument; its number in ``indexed``; column of the next equal value's time
 AT, RUNNING, EXTREMES, SUM_AT, SQUARES_AT = 7, 8, 9, 10, 11
 FIRST_OUT, END_OUT = 12, 13  # which of ``functions`` are its
-PLAN_COLUMNS = 14
+TILE, SUFFIX = 14, 15  # of a frame in hop form: its part of tiles (tiles.py) + 1; the first tile it stands for
+SORTED = 16  # 1: it has a quantile
+PLAN_COLUMNS = 17
 
 # Half words of a lane: at ``AT`` the stretch, at ``RUNNING`` how many values are no NULL, and those that no fixed-point
 # sum holds.
@@ -57,6 +64,9 @@ class Lanes(NamedTuple):
     functions: Ints  # [F], in the order of the lanes
     outputs: Ints  # [F], the row of the output each one's values go to
     found: Floats  # [VAR_SAMP + 1], scratch: what functions say of one row, by their numbers
+    shares: Ints  # [F, 2], of a quantile: numerator and denominator
+    chance: NDArray[np.uint64]  # [1], to draw from
+    values: Floats  # [quantiles.MOST_ROWS], scratch
     sums: Ints  # [4, LIMBS + 1], scratch of exact_sum
     equals: Ints  # [D], scratch: where the last row before with an equal value is
 
@@ -179,7 +189,7 @@ def make_way(store: Store, ring: Ring, lane: Ints, slot: Any, position: Any) -> 
 def oldest(lane: Ints, time: Any) -> int:
     """The time from which on a row of a time sees rows."""
     start = time - lane[START]
-    return start - (start - HOP_ORIGIN_US) % lane[HOP] if lane[HOP] else start
+    return hop_start(start, lane[HOP]) if lane[HOP] else start
 
 
 @compiled_inline
@@ -206,8 +216,24 @@ def show(store: Store, ring: Ring, lane: Ints, slot: Any, position: Any, bound: 
 
 
 @compiled_inline
+def rows_shown(store: Store, lane: Ints, slot: Any) -> int:
+    """How many of the key's rows its stretch has."""
+    at = 2 * place_of(lane, AT)
+    return int(np.int64(store.halves[slot, at + HIGH]) - np.int64(store.halves[slot, at + LOW]))
+
+
+@compiled_inline
 def write(
-    store: Store, ring: Ring, lanes: Lanes, lane: Ints, slot: Any, position: Any, equal: Any, outputs: Floats, i: Any
+    store: Store,
+    ring: Ring,
+    lanes: Lanes,
+    tiles: Tiles,
+    lane: Ints,
+    slot: Any,
+    position: Any,
+    equal: Any,
+    outputs: Floats,
+    i: Any,
 ) -> None:
     """Writes what the functions of a lane say of its stretch, for a row of the key.
 
@@ -222,24 +248,52 @@ def write(
         np.int64(halves[slot, 2 * place_of(lane, AT) + HIGH]),
     )
     bits = outputs.view(np.int64)
+    key, first_tile = np.int64(0), np.int64(-1)  # tiles that belong to the stretch; of a frame without them none
+    if lane[TILE]:
+        key = slot * len(tiles.hops) + tiles.parts[lane[TILE] - 1, HOP_NUMBER]
+        first_tile = np.int64(halves[slot, 2 * place_of(lane, SUFFIX)])
     if lane[RUNNING]:
-        _compute(store, ring, lanes, lane, slot, low, high)
+        _compute(store, ring, lanes, tiles, lane, slot, low, high, key, first_tile)
     for f in range(lane[FIRST_OUT], lane[END_OUT]):
         function, w = np.uint32(lanes.functions[f]), np.uint32(lanes.outputs[f])
         if function <= VAR_SAMP:
             outputs[w, i] = lanes.found[function]
         elif function == COUNT_DISTINCT:
             outputs[w, i] = _different(store, ring, lane, slot, low, high, position, equal)
+        elif function in (QUANTILE_DISC, QUANTILE_CONT, QUANTILE_LINE):
+            values = collect(store, ring, low, high, lane[COLUMN], lanes.values)
+            if values == 0:
+                bits[w, i] = NULL
+            elif function == QUANTILE_DISC:
+                outputs[w, i] = discrete(lanes.values, values, lanes.shares[f, 0], lanes.shares[f, 1], lanes.chance)
+            else:
+                line = function == QUANTILE_LINE
+                outputs[w, i] = continuous(
+                    lanes.values, values, lanes.shares[f, 0], lanes.shares[f, 1], line, lanes.chance
+                )
         else:
             row = place(ring, low if function == FIRST_VALUE else high - 1) if high > low else -1
-            if row < 0 or is_null(store, row, lane[COLUMN]):
+            if lane[TILE] and (function == FIRST_VALUE or row < 0) and has_tiles(tiles, key, first_tile):
+                bits[w, i] = tile_end(tiles, key, lane[TILE] - 1, first_tile, function == LAST_VALUE)
+            elif row < 0 or is_null(store, row, lane[COLUMN]):
                 bits[w, i] = NULL
             else:
                 outputs[w, i] = value_at(store, row, lane[COLUMN])
 
 
 @compiled_inline
-def _compute(store: Store, ring: Ring, lanes: Lanes, lane: Ints, slot: Any, low: Any, high: Any) -> None:
+def _compute(
+    store: Store,
+    ring: Ring,
+    lanes: Lanes,
+    tiles: Tiles,
+    lane: Ints,
+    slot: Any,
+    low: Any,
+    high: Any,
+    key: Any,
+    first_tile: Any,
+) -> None:
     """Fills ``found`` with what a lane's running values say."""
     heads, found = store.heads, lanes.found
     bits = found.view(np.int64)
@@ -252,7 +306,7 @@ def _compute(store: Store, ring: Ring, lanes: Lanes, lane: Ints, slot: Any, low:
     if lane[SUM_AT]:
         spread = 0.0
         if store.halves[slot, 2 * place_of(lane, RUNNING) + ODD]:
-            total, spread = _slow(store, ring, lane, slot, low, high, count, lanes.sums)
+            total, spread = _slow(store, ring, tiles, lane, low, high, key, first_tile, count, lanes.sums)
         else:
             total = wide.read_total(heads, slot, lane[SUM_AT])
             if lane[SQUARES_AT] and count > 1:
@@ -264,7 +318,11 @@ def _compute(store: Store, ring: Ring, lanes: Lanes, lane: Ints, slot: Any, low:
     at = place_of(lane, EXTREMES)
     if at:
         if heads[slot, at] == NULL or heads[slot, at + 1] == NULL:
-            least, most = extremes(store, ring, low, high, lane[COLUMN], lane[INDEX])
+            least, most = np.nan, -np.inf
+            if high > low:
+                least, most = extremes(store, ring, low, high, lane[COLUMN], lane[INDEX])
+            if lane[TILE]:
+                least, most = tile_extremes(tiles, key, tiles.parts[lane[TILE] - 1], first_tile, least, most)
             store.extremes[slot, at], store.extremes[slot, at + 1] = least, most
         found[MIN], found[MAX] = store.extremes[slot, at], store.extremes[slot, at + 1]
 
@@ -286,7 +344,16 @@ def _different(
 
 @compiled_borrowing
 def _slow(
-    store: Store, ring: Ring, lane: Ints, slot: Any, low: Any, high: Any, count: Any, sums: Ints
+    store: Store,
+    ring: Ring,
+    tiles: Tiles,
+    lane: Ints,
+    low: Any,
+    high: Any,
+    key: Any,
+    first_tile: Any,
+    count: Any,
+    sums: Ints,
 ) -> tuple[float, float]:
     """Sum and variance of a stretch with values that no fixed-point sum holds."""
     total, squares, special, digits = sums[0], sums[1], sums[2], sums[3]
@@ -295,6 +362,8 @@ def _slow(
         row = place(ring, position)
         if not is_null(store, row, lane[COLUMN]):
             exact_sum.update(value_at(store, row, lane[COLUMN]), 1, True, total, squares, special)
+    if lane[TILE]:
+        add_tiles(tiles, key, tiles.parts[lane[TILE] - 1], first_tile, total, squares, special)
     spread = exact_sum.read_variance(np.float64(count), total, squares, special, digits) if count > 1 else 0.0
     return exact_sum.read_sum(total, special, digits), spread
 

@@ -33,8 +33,12 @@ BASE, RING, FIRST, SIZE = (
 USED, GRANTED, ROWS = 0, 1, 2  # rows of the arena: ever used, in rings, that hold one
 KEYS, CLOCK = 3, 4  # that have a ring; highest record time
 LATE, ALONE, FUTURE = 5, 6, 7  # rows so far
-COUNTS = 8
+REFUSED = 8  # 0, or why no more rows are taken
+COUNTS = 9
+TOO_MANY, TOO_MANY_SORTED = 1, 2  # rows of a key; rows in a window that looks for a quantile
 
+FIRST_ROWS = 1 << 12  # of an arena at the start
+_SPARE = 16  # moving all pays from a sixteenth of the arena on
 BLOCK = 16  # rows of the arena whose extremes are known
 INDEXED_FROM = 64  # rows of a ring; to look through a smaller one costs less than to keep its extremes
 NULL = 0x7FF800000000DEAD  # bits that no value has, where a row has none
@@ -78,6 +82,60 @@ def zeros(rows: int, words: int) -> Ints:
     memory = np.zeros(rows * words + 8, np.int64)
     start = -memory.ctypes.data % 64 // 8
     return memory[start : start + rows * words].reshape(rows, words)
+
+
+def empty(
+    slots: int,
+    head_words: int,
+    rows: int,
+    columns: int,
+    indexed: Ints,
+    distinct: Ints,
+    counts: Ints,
+) -> Store:
+    """Empty arrays."""
+    heads = zeros(slots, head_words)
+    arena = np.empty((rows, columns), np.int64)
+    return Store(
+        heads,
+        heads.view(np.uint32),
+        heads.view(np.float64),
+        arena,
+        arena.view(np.float64),
+        np.empty((rows // BLOCK + 1, 2 * len(indexed)), np.int64),
+        indexed,
+        distinct,
+        np.full(len(RING_SIZES), -1, np.int64),
+        RING_SIZES,
+        counts,
+    )
+
+
+def tile_store(keys: int, rows: int, words: int) -> Store:
+    none = np.zeros(0, np.int64)
+    return empty(keys, HEAD_WORDS, rows, words, none, none, np.zeros(COUNTS, np.int64))
+
+
+def with_heads(old: Store, heads: Ints) -> Store:
+    return old._replace(heads=heads, halves=heads.view(np.uint32), extremes=heads.view(np.float64))
+
+
+def with_room(old: Store, needed: int) -> Store:
+    """The store with room in its arena for so many rows more."""
+    used = int(old.counts[USED])
+    if used + needed <= len(old.rows):
+        return old
+    arena = np.empty((max(len(old.rows) * 3 // 2, used + needed + BLOCK), old.rows.shape[1]), np.int64)
+    arena[:used] = old.rows[:used]
+    blocks = np.empty((len(arena) // BLOCK + 1, old.blocks.shape[1]), np.int64)
+    blocks[: len(old.blocks)] = old.blocks
+    return old._replace(rows=arena, values=arena.view(np.float64), blocks=blocks)
+
+
+def has_spare(held: Store) -> bool:
+    """Whether so much of an arena is in no ring that it pays to move all."""
+    granted, most = int(held.counts[GRANTED]), 2 * FIRST_ROWS // held.rows.shape[1]  # wide rows take more bytes
+    return int(held.counts[USED]) - granted > granted // _SPARE + most
 
 
 class Ring(NamedTuple):

@@ -21,7 +21,7 @@ from beam_jobs.jit import compiled_inline
 Ints = NDArray[np.int64]
 
 SUM_WORDS, SQUARE_WORDS = 3, 6
-_UNIT = -110
+SUM_UNIT, SQUARE_UNIT = -110, -220  # exponents of two
 _MOST_SHIFT = 107  # of a mantissa in a sum: 53 + 107 bits, 31 for how many there are, a sign
 
 _words: Any = types.UniTuple  # type: ignore[attr-defined]
@@ -106,6 +106,16 @@ def prefetch(_: Any, address: Any) -> Any:
 
 
 @intrinsic
+def fused(_: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c of doubles, rounded once, on every processor."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fma(*arguments)
+
+    return types.float64(types.float64, types.float64, types.float64), generate
+
+
+@intrinsic
 def _added3(_: Any, a: Any, b: Any) -> Any:
     """Two integers of three words added; the fourth word of the sum is what was carried."""
 
@@ -153,7 +163,7 @@ def parts(value: Any) -> tuple[Any, Any]:
         exponent -= 1
     if mantissa == np.uint64(0):
         return mantissa, np.int64(0)
-    shift = exponent - 1074 - _UNIT
+    shift = exponent - 1074 - SUM_UNIT
     if shift < 0:
         lost = np.uint64(min(63, int(-shift)))
         if (mantissa >> lost) << lost != mantissa:
@@ -252,7 +262,7 @@ def _nearest(words: Any, unit: Any) -> float:
 @compiled_inline
 def read_total(table: Ints, row: Any, at: Any) -> float:
     """A sum as the nearest double."""
-    total = _nearest(_magnitude(table, row, at), _UNIT)
+    total = _nearest(_magnitude(table, row, at), SUM_UNIT)
     return -total if table[row, at + 2] < 0 else total
 
 
@@ -263,7 +273,7 @@ def read_spread(table: Ints, row: Any, sum_at: Any, squares_at: Any, n: Any) -> 
     nothing = np.uint64(0)
     # Words at either end are mostly 0.
     if total[0] | squares[0] | squares[1] == nothing:
-        return _nearest(_difference(count, squares[2:], total[1:]), 2 * _UNIT + 128)
+        return _nearest(_difference(count, squares[2:], total[1:]), SQUARE_UNIT + 128)
     if total[2] | squares[4] | squares[5] == nothing:
-        return _nearest(_difference(count, squares[:4], total[:2]), 2 * _UNIT)
-    return _nearest(_difference(count, squares, total), 2 * _UNIT)
+        return _nearest(_difference(count, squares[:4], total[:2]), SQUARE_UNIT)
+    return _nearest(_difference(count, squares, total), SQUARE_UNIT)

@@ -24,16 +24,37 @@ FRAMES = [
     Frame(600 * SECOND),
     Frame(600 * SECOND, exclude_current=True),
     Frame(600 * SECOND, 100 * SECOND),
+]
+HOPS = [
     Frame(300 * SECOND, hop_us=60 * SECOND),
     Frame(300 * SECOND, 60 * SECOND, hop_us=7 * SECOND, exclude_current=True),
+    Frame(900 * SECOND, hop_us=60 * SECOND, exclude_current=True),
+    Frame(1500 * SECOND, 700 * SECOND, hop_us=100 * SECOND),
 ]
-WINDOWS = [
-    *(Window(function, 0, frame) for frame in FRAMES for function in FUNCTIONS),
-    *(Window(function, 1, FRAMES[1]) for function in ("count", "min", "count_distinct", "sum")),
-    *(Window(function, -1, FRAMES[i]) for i in (1, 2) for function in ("min", "last_value", "count_distinct", "sum")),
-]
-INEXACT = [i for i, window in enumerate(WINDOWS) if window.function in ("stddev_samp", "var_samp")]
-"""Windows whose value is rounded more than once where a value is extremely large or small."""
+SHARES = (Fraction(1, 2), Fraction("0.9"), Fraction(0), Fraction("0.07"), Fraction(1))
+
+
+def _windows(frames: Sequence[Frame], arguments: Sequence[int] = (0, 1, -1)) -> list[Window]:
+    every = [f for f in FUNCTIONS if not f.startswith("quantile")]
+    some = ("min", "last_value", "count_distinct", "sum", "first_value")
+    quantiles = [f for f in FUNCTIONS if f.startswith("quantile")]
+    shares = [*zip(quantiles * 2, SHARES, strict=False)]
+    return [
+        *(Window(function, arguments[0], frame) for frame in frames for function in every),
+        *(Window(function, arguments[0], frame, share) for frame in frames for function, share in shares),
+        *(Window(function, arguments[1], frames[1]) for function in ("count", "min", "count_distinct", "sum")),
+        *(Window(function, arguments[2], frame) for frame in frames[1:3] for function in some),
+    ]
+
+
+WINDOWS = _windows([*FRAMES, *HOPS])
+TILED = [window for window in _windows(HOPS) if window.tiled]
+"""Of these no rows are kept but for lateness."""
+
+
+def inexact(windows: Sequence[Window]) -> list[int]:
+    """Windows whose value is rounded more than once where a value is extremely large or small."""
+    return [i for i, window in enumerate(windows) if window.function in ("stddev_samp", "var_samp")]
 
 
 @dataclass(frozen=True)
@@ -63,7 +84,7 @@ class Stream:
                 emit,
             )
             parts.append(np.array([[NULL if v is None else v for v in column.to_pylist()] for column in columns]))
-        return np.concatenate(parts, axis=1) if emit and parts else np.zeros((len(WINDOWS), 0))
+        return np.concatenate(parts, axis=1) if emit and parts else np.zeros((0, 0))
 
 
 NULL = -4.2e-311  # stands for it; no value
@@ -103,7 +124,7 @@ class _Row(NamedTuple):
 
 def defined(stream: Stream, lateness: Lateness = LATENESS, windows: Sequence[Window] = WINDOWS) -> NDArray[np.float64]:
     """What the windows of each row hold, [W, n]."""
-    longest = max(window.frame.reach_us for window in windows)
+    longest = max((window.frame.reach_us for window in windows if not window.tiled), default=0)
     late, delay, skew = (1000 * ms for ms in (lateness.late_ms, lateness.delay_ms, lateness.clock_skew_ms))
     kept: dict[str, list[_Row]] = {}
     clock = -(1 << 62)
@@ -129,7 +150,9 @@ def defined(stream: Stream, lateness: Lateness = LATENESS, windows: Sequence[Win
 
 def _value(window: Window, row: _Row, rows: Sequence[_Row], bound: int) -> float:
     frame, function = window.frame, window.function
-    first, last = max(frame.oldest(row.time), bound), row.time - frame.end_us
+    first, last = frame.oldest(row.time), row.time - frame.end_us
+    if not window.tiled:
+        first = max(first, bound)
     low, high = bisect_left(rows, first, key=lambda r: r.time), bisect_right(rows, last, key=lambda r: r.time)
     in_frame = [r for r in rows[low:high] if not frame.exclude_current or r.number != row.number]
     seen = [r.values[window.argument] for r in in_frame]
@@ -143,6 +166,8 @@ def _value(window: Window, row: _Row, rows: Sequence[_Row], bound: int) -> float
         return len({"nan" if math.isnan(v) else v for v in values})
     if len(values) < (2 if function in ("stddev_samp", "var_samp") else 1):
         return NULL
+    if function.startswith("quantile"):
+        return _quantile(sorted(values, key=lambda v: (math.isnan(v), v)), function, window.share)
     if function in ("min", "max"):
         return (min if function == "min" else max)(values, key=lambda v: (math.isnan(v), v))
     if function in ("sum", "avg"):
@@ -152,6 +177,26 @@ def _value(window: Window, row: _Row, rows: Sequence[_Row], bound: int) -> float
     n, total = len(values), sum(map(Fraction, values))
     spread = float(n * sum(Fraction(v) ** 2 for v in values) - total**2) / (n * (n - 1.0))
     return math.sqrt(spread) if function == "stddev_samp" else spread
+
+
+def _quantile(values: Sequence[float], function: str, share: Fraction) -> float:
+    n = len(values)
+    if function == "quantile_disc":
+        return values[max(1, math.ceil(n * share)) - 1]
+    rank = (n - 1) * float(share)
+    low, high, d = values[math.floor(rank)], values[math.ceil(rank)], rank - math.floor(rank)
+    if not d:
+        return low
+    return _fused(low, 1 - d, high * d) if function == "quantile_cont" else _fused(high - low, d, low)
+
+
+def _fused(a: float, b: float, c: float) -> float:
+    if not all(math.isfinite(x) for x in (a, b, c)):
+        return a * b + c
+    try:
+        return float(Fraction(a) * Fraction(b) + Fraction(c))
+    except OverflowError:
+        return a * b + c
 
 
 def _sum(values: Sequence[float]) -> float:

@@ -81,6 +81,22 @@ def test_the_bytes_of_a_row_are_those_that_the_history_counts() -> None:
     assert history.row_bytes == 16  # a time and an argument
 
 
+def test_windows_in_hop_form_say_what_a_hop_takes() -> None:
+    hops = OVER.replace("INTERVAL {}", "(ts - time_bucket(INTERVAL '1 hour', ts - INTERVAL '7 day'))").format(
+        "CURRENT ROW"
+    )
+    sql = f"SELECT card, ts, sum(amount) {hops} AS x{{}} FROM events"
+    facts = planned(sql.format("")).steps[1].facts
+    assert facts[0] == "rows are kept by card, 10 min for late ones, at most 100,000 of one card"
+    assert facts[1].endswith("48 bytes a card and hop")  # time, count, 3 words of a sum, what it can't hold
+    _, step, _ = planned(sql.format(f", quantile_cont(amount, 0.9) {TWO_WEEKS} AS q")).steps
+    assert "the longest window that holds every row, 14 d, and 10 min" in step.facts[0]
+    assert [entry.text for entry in step.entries] == [
+        'sum("amount") since the full 1 h that was 7 d ago',
+        'quantile_cont("amount", 0.9) of the last 14 d',
+    ]
+
+
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_its_lines_fit(width: int) -> None:
     lines = list(planned(MEMORY).lines(width))

@@ -11,7 +11,7 @@ import pytest
 
 from beam_jobs.errors import UserError
 from beam_jobs.preprocessing import PiiPolicy, Preprocessor, compile_sql
-from beam_jobs.preprocessing.windows.frames import Frame
+from beam_jobs.preprocessing.windows.frames import Frame, Lateness
 
 SCHEMA: dict[str, Any] = {
     "type": "record",
@@ -149,7 +149,7 @@ def test_pickles() -> None:
     [
         ("lag(speed) OVER w", "the previous value is last_value(x) OVER ("),
         ("nth_value(speed, 2) OVER w", "not supported as a window"),
-        ("median(speed) OVER w", "not supported as a window"),
+        ("mode(speed) OVER w", "not supported as a window"),
         ("count(DISTINCT speed, load) OVER w", "takes one argument and nothing else"),
         ("count(speed, load) OVER w", "takes one argument and nothing else"),
         ("sum(speed) FILTER (WHERE load > 1) OVER w", "CASE inside can choose rows"),
@@ -167,7 +167,21 @@ def test_pickles() -> None:
         ),
         ("last_value(speed IGNORE NULLS) OVER w", "NULL counts as a value there"),
         ("last_value(model) OVER w", "texts are not kept, only counted"),
-        ("quantile_cont(speed, 0.9) OVER w", "the share of rows above a limit"),
+        ("approx_quantile(speed, 0.9) OVER w", "quantile_cont(x, 0.9) is exact here"),
+        *(
+            (f"quantile_cont(speed, {share}) OVER w", "write the share as a number from 0 to 1")
+            for share in ("1.5", "-0.25", "9e-1", "'0.9'", "load", "NULL", "[0.1, 0.9]", "0.12345678901")
+        ),
+        ("quantile_disc(model, 0.9) OVER w", "needs a number or a timestamp"),
+        ("median(at - at) OVER w", "needs a number or a timestamp"),
+        ("quantile_cont(speed > 1, 0.9) OVER w", "needs a number or a timestamp"),
+        ("percentile_cont(0.9) WITHIN GROUP (ORDER BY speed) OVER w", "not supported as a window"),
+        ("median(DISTINCT speed) OVER w", "takes one argument and nothing else"),
+        (
+            "median(speed) OVER (PARTITION BY id ORDER BY at RANGE BETWEEN "
+            "(at - time_bucket(INTERVAL '1 hour', at - INTERVAL '7 day')) PRECEDING AND CURRENT ROW)",
+            "a quantile needs every row of its window, and the hop form keeps none; write RANGE BETWEEN INTERVAL",
+        ),
         ("at - last_value(at) OVER w", "x is a interval, which is no feature; use EXTRACT(epoch FROM"),
         ("sum(at) OVER w", "needs a number"),
         ("avg(age) OVER w", "x shows age, personal data"),
@@ -224,6 +238,32 @@ def test_refused(column: str, expected: str) -> None:
         select(column, f"WINDOW w AS {WINDOW}")
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+HOURS = "(at - time_bucket(INTERVAL '1 hour', at - INTERVAL '7 day'))"
+
+
+@pytest.mark.parametrize(
+    ("column", "start", "remedies"),
+    [
+        ("sum(speed)", "INTERVAL '7' DAY", ["for 7 d, ", f"long windows in hop form (RANGE BETWEEN {HOURS}"]),
+        ("count(DISTINCT speed)", HOURS, ["for 7 d, ", "shorten the window of count_distinct"]),
+        ("sum(speed)", HOURS, ["a late one may still come before", "more than 2; shorten window_lateness"]),
+    ],
+)
+def test_a_key_with_too_many_rows_ends_with_the_remedy(column: str, start: str, remedies: list[str]) -> None:
+    sql = f"SELECT id, at, {column} OVER (PARTITION BY id ORDER BY at RANGE BETWEEN {start} PRECEDING AND CURRENT ROW) "
+    compiled = compile_sql(sql + "AS x FROM events", SCHEMA, key="id", event_time="at", lateness=Lateness(key_rows=2))
+    block = events([0, 1, 2, 3], id=["car", "van", "car", "car"])
+    with pytest.raises(UserError) as caught:
+        x(compiled, block)
+    for part in ("the id of the event of 1970-01-01 00:00:03+00:00 has more than 2", *remedies, "--window_key_rows"):
+        assert part in str(caught.value)
+    where = {"_partition": pa.array([7] * 4, pa.int32()), "_offset": pa.array([40, 41, 42, 43])}
+    for name, column_ in where.items():
+        block = block.append_column(name, column_)
+    with pytest.raises(UserError, match="the id of offset 43 of partition 7 "):
+        x(compiled, block)
 
 
 def test_the_where_has_no_windows() -> None:

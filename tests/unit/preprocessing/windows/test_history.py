@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 
 from beam_jobs.preprocessing.windows.frames import EVENT_TIME, FUNCTIONS, Frame, Lateness, Window
-from beam_jobs.preprocessing.windows.history import History
+from beam_jobs.preprocessing.windows.history import History, TooManyRowsError
+from beam_jobs.preprocessing.windows.quantiles import MOST_ROWS
 
 SECOND = 1_000_000
 TEN_SECONDS = Frame(10 * SECOND)
@@ -59,10 +60,27 @@ def test_every_function() -> None:
         "max": [3, 3, 3],
         "stddev_samp": [None, math.sqrt(2), math.sqrt(4 / 3)],
         "var_samp": [None, 2, 4 / 3],
-        "count_distinct": [1, 2, 2],
         "first_value": [3, 3, 3],
         "last_value": [3, 1, 3],
+        "count_distinct": [1, 2, 2],
+        "quantile_disc": [3, 1, 1],  # of the share 0
+        "quantile_cont": [3, 1, 1],
+        "quantile_line": [3, 1, 1],
     }
+
+
+@pytest.mark.parametrize(
+    ("share", "disc", "cont"),
+    [("0.5", [7, 1, 2, 2], [7, 4, 2, 2.5]), ("0.9", [7, 7, 7, 7], [7, 6.4, 6, 5.8]), ("1", [7] * 4, [7] * 4)],
+)
+def test_quantiles(share: str, disc: list[float], cont: list[float]) -> None:
+    history = History([Window(f"quantile_{f}", 0, TEN_SECONDS, Fraction(share)) for f in ("disc", "cont", "line")])
+    found = take(history, [0, 1, 2, 3, 4], [7, 1, 2, None, 3])
+    assert [found[0][i] for i in (0, 1, 2, 4)] == disc
+    for column in found[1:]:
+        assert [column[i] for i in (0, 1, 2, 4)] == pytest.approx(cont, abs=1e-12)
+        assert column[3] == column[2]
+    assert take(history, [100, 101], [None, NAN])[0] == pytest.approx([None, NAN], nan_ok=True)
 
 
 def test_keys_know_nothing_of_each_other() -> None:
@@ -113,6 +131,65 @@ def test_the_hop_form_begins_at_a_whole_hop_as_in_duckdb() -> None:
     frame = Frame(week * SECOND, hop_us=week * SECOND)
     times: list[float] = [monday - 2, monday - 1, monday, monday + week - 1, monday + week]
     assert take(past("count", frame=frame), times, [1] * 5) == [[1, 2, 3, 4, 3]]
+
+
+WEEK = Frame(7 * 24 * 3600 * SECOND, hop_us=3600 * SECOND)
+
+
+def test_in_hop_form_memory_goes_with_the_hops_not_with_the_rows() -> None:
+    """70,000 rows of a key in 7 days: a tenth of a megabyte at most, and sums as of the rows one by one."""
+    history = History([Window(function, 0, WEEK) for function in ("count", "sum", "stddev_samp", "min")])
+    n, rate = 90_000, 8.64  # seconds from row to row
+    times, values = (np.arange(n) * rate * SECOND).astype(np.int64), np.random.default_rng(1).normal(50, 12, n)
+    for start in range(0, n, 10_000):
+        part = slice(start, start + 10_000)
+        keys, known = pa.array(["shop"] * 10_000), np.ones((1, 10_000), np.bool_)
+        found = history.advance(keys, times[part], times[part], values[None, part], known)
+    first = int(np.searchsorted(times, WEEK.oldest(int(times[-1]))))
+    count, total, _, least = (column[-1].as_py() for column in found)
+    assert (count, total, least) == (n - first, math.fsum(values[first:]), values[first:].min())
+    assert count > 70_000
+    assert history.rows <= 80  # of ten minutes
+    assert history.memory_bytes < 120_000  # 169 tiles of 112 bytes, and what arenas may leave unused
+
+
+def test_in_hop_form_rows_are_too_late_by_the_lateness_alone() -> None:
+    history = past("count", frame=Frame(3600 * SECOND, hop_us=60 * SECOND), late=10)
+    assert take(history, [0, 100, 90, 89, 101], [1] * 5) == [[1, 2, 2, 1, 4]]
+    assert (history.late, history.alone, history.rows) == (1, 1, 2)
+
+
+def test_values_that_no_running_sum_holds_stay_exact_in_tiles_and_are_given_back() -> None:
+    history = past("sum", "avg", "var_samp", frame=Frame(100 * SECOND, hop_us=10 * SECOND))
+    for round_ in range(50):
+        begin = 1000 * round_
+        values = [1e300, 1.0, -1e300, INF, NAN, 5e-324][: 4 if round_ % 2 else 3]
+        found = take(history, [begin + 20 * i for i in range(len(values))], values)  # type: ignore[arg-type]
+        assert found[0][:3] == [1e300, 1e300, 1.0]
+        assert found[0][3:] in ([], [INF])
+        sizes = history.memory_bytes
+    assert sizes < 200_000
+
+
+def test_a_key_with_too_many_rows_is_refused() -> None:
+    times = list(map(float, range(11)))
+    history = History([Window("count", 0, Frame(100 * SECOND))], Lateness(key_rows=10))
+    with pytest.raises(TooManyRowsError) as caught:
+        take(history, times, [1] * 11)
+    assert (caught.value.row, caught.value.rows, caught.value.sorted) == (10, 10, False)
+    history = History([Window("count", 0, Frame(5 * SECOND))], Lateness(late_ms=0, key_rows=10))
+    assert take(history, times, [1] * 11)[0][-1] == 6
+    hops = History([Window("count", 0, Frame(100 * SECOND, hop_us=SECOND))], Lateness(late_ms=0, key_rows=10))
+    assert take(hops, times, [1] * 11)[0][-1] == 11
+
+
+def test_a_quantile_looks_through_so_many_rows_at_most() -> None:
+    n = MOST_ROWS + 1
+    history = History([Window("quantile_cont", 0, Frame(SECOND), Fraction(1, 2))])
+    times, values = np.zeros(n, np.int64), np.arange(n, dtype=np.float64)
+    with pytest.raises(TooManyRowsError) as caught:
+        history.advance(pa.array(["car"] * n), times, times, values[None], np.ones((1, n), np.bool_))
+    assert (caught.value.row, caught.value.rows, caught.value.sorted) == (MOST_ROWS, MOST_ROWS, True)
 
 
 def test_nulls_are_passed_over() -> None:
