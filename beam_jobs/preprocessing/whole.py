@@ -1,4 +1,4 @@
-"""A query over all rows at once: what training, ``highbeam check`` and Python see of windows."""
+"""A query over all rows at once: what training, ``highbeam preview`` and Python see of windows."""
 
 from __future__ import annotations
 

@@ -43,7 +43,8 @@ def start(command: list[str], tmp_path: Path) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        # TensorFlow imports modules that it writes there; their byte code it leaves behind.
+        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 import use_cases
 from tests.integration.archives import live, positions, report, rows, stop, wait
@@ -77,7 +77,10 @@ class Seen:
     def __call__(self) -> int:
         found = self._consumer.list_topics(timeout=10).topics.get(self._name)
         where = [TopicPartition(self._name, p) for p in (found.partitions if found else ())]
-        return sum(self._consumer.get_watermark_offsets(each, 10)[1] for each in where)
+        try:
+            return sum(self._consumer.get_watermark_offsets(each, 10)[1] for each in where)
+        except KafkaException:  # just made: a partition has no leader yet
+            return 0
 
 
 def killed(command: list[str], count: Callable[[], int], times: int, step: int) -> int:
@@ -104,8 +107,8 @@ def test_killed_in_both_stages_the_features_are_duckdbs(
     def files() -> int:
         return len(list((tmp_path / "archive").rglob("*.avro")))
 
-    in_first = killed(job(topics, use_case, tmp_path), rows_there, kills, count // 3)
-    in_first += killed(job(topics, use_case, tmp_path, two), rows_there, kills, count // 3)
+    in_first = killed(job(topics, use_case, tmp_path, two), rows_there, kills, count // 3)
+    in_first += killed(job(topics, use_case, tmp_path), rows_there, kills // 2, count // 3)
     in_second = killed(job(topics, use_case, tmp_path), files, kills, 5)
     in_second += killed(job(topics, use_case, tmp_path, two), files, kills // 2, 5)
     run(job(topics, use_case, tmp_path))

@@ -33,13 +33,13 @@ KEY = "a secret of sixteen bytes or more"
 
 @pytest.fixture(autouse=True)
 def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HIGHBEAM_TEST_PII", KEY)
+    monkeypatch.setenv("HIGHBEAM_TEST_LEGS", KEY)
 
 
 def compiled(columns: str, source: str = "events", tail: str = "") -> Preprocessor:
     sql = f"SELECT pseudonymize(card) AS card, ts, {columns} FROM {source} {tail}"
     schema = {"type": "record", "name": "Payment", "fields": FIELDS}
-    return compile_sql(sql, schema, PiiPolicy("env:HIGHBEAM_TEST_PII"), key="card", event_time="ts")
+    return compile_sql(sql, schema, PiiPolicy("env:HIGHBEAM_TEST_LEGS"), key="card", event_time="ts")
 
 
 BOTH = f"count(*) OVER {CARD} AS a, count(*) OVER {SHOP} AS b"
