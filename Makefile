@@ -36,10 +36,10 @@ train: setup ## train the car_sensors model on a simulated history into ./runs/m
 	$(BIN)/python -m demo.history --rows 120000 --output runs/history.parquet
 	$(BIN)/python -m model.train --use_case car_sensors --data runs/history.parquet --registry runs/models
 
-# Four processes keep two cores busy: tests of whole jobs also wait, for brokers, for leases that run out, for what another compiles.
-PYTEST := $(BIN)/python -m pytest -n 4 --dist worksteal
+# Three processes keep two cores busy: tests of whole jobs also wait, for brokers and for leases that run out. Four are no faster.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
-test: setup ## the tests, about 12 minutes; what needs Java or Go is skipped with the reason where they are missing
+test: setup ## the tests, about 15 minutes; what needs Java or Go is skipped with the reason where they are missing
 	$(PYTEST) -m "not nightly" $(PYTEST_ARGS)
 
 test-integration: setup ## only the tests on Apache Kafka and Prism

@@ -88,7 +88,7 @@ def test_the_tutorial_leads_from_a_csv_file_to_alerts(tmp_path: Path) -> None:
         summary = followed.end()
     _, begun, checked, trained, replayed, watched = followed.said
     assert begun in TUTORIAL
-    shown = TUTORIAL[TUTORIAL.index("looked at ") :].split("```")[0]
+    shown = TUTORIAL[TUTORIAL.index("looked at   20,000 rows") :].split("```")[0]
     assert all(part in checked for part in shown.split("…\n"))
     assert "left out   60 of the training rows" in trained
     assert re.search(r"written and acknowledged +│ +30,000", replayed)
