@@ -40,13 +40,12 @@ from beam_jobs.preprocessing.windows.history import warm_up
 from beam_jobs.preprocessing.windows.merge import NEVER, Merge
 from beam_jobs.preprocessing.windows.order import OFFSET, PARTITION, RECORD_TIME
 from beam_jobs.steps.repartition import placed, read_marks
-from beam_jobs.steps.windows import WindowSettings, finish
+from beam_jobs.steps.windows import WindowSettings, advance, check_memory, finish
 
 _LOGGER = logging.getLogger(__name__)
 
 _HEADERS = SOURCE_PREFIX + "headers"
 _IDLE_S = 3600.0  # a partition that is quiet for so long, or has moved away, is forgotten
-_MB = 1_000_000
 _FIRST_LOOK = 4096  # records before an offset, in which marks of all partitions are looked for
 _FORGET_S = 300.0  # how often records that are done with are deleted
 _SPARE_US = 3_600_000_000  # of time that is kept beyond what a rebuild needs
@@ -66,13 +65,15 @@ class _Known:
     forgotten_at: float = 0.0  # when records were last deleted, monotonic clock
     done: int = 0  # records before it were done with, and committed, by then
 
-    def park(self) -> metrics.Held:
-        """Waits for the next block; returns what is held in this process."""
+    def park(self) -> None:
+        """Waits for the next block."""
         HELD.park((self.step, self.partition), self)
+
+    def check_memory(self, most_mb: float) -> None:
+        """Counts what it holds, rows that wait included, as ``windows.check_memory`` does."""
         rows, size = self.history.rows + self.merge.rows, self.history.memory_bytes + self.merge.memory_bytes
-        return metrics.STATE.holds(
-            self.step, self.partition, metrics.Held(rows, self.history.keys, size, self.merge.rows)
-        )
+        own = metrics.Held(rows, self.history.keys, size, self.merge.rows)
+        check_memory(self.step, self.partition, own, most_mb)
 
     def close(self) -> None:
         metrics.STATE.holds(self.step, self.partition, None)
@@ -124,14 +125,12 @@ class BySecondKey(beam.DoFn):
         stretch = stretch_of(raw)
         assert stretch is not None
         partitions = raw.column("partition").to_numpy()
-        held = metrics.Held()
         for q, (start, end) in stretch.partitions.items():
             known = self._known_at(q, start, stretch.topic_id)
             records = raw if len(stretch.partitions) == 1 else raw.filter(pa.array(partitions == q))
             before = known.merge.repeated
             rows, refused = self._gone(known, records)
-            counted = known.history.late, known.history.alone, known.history.future
-            found = known.history.advance(rows)
+            found = advance(known.history, rows)
             done = finish(self._finish, found.rows, np.arange(found.rows.num_rows))
             source = self._source(found.rows)
             for block, errors, at in [(records, refused, None), *((source, e, at) for e, at in done.refused)]:
@@ -141,20 +140,12 @@ class BySecondKey(beam.DoFn):
                     yield dead_letters.refused(block, letters, stage, self._job)
             metrics.inc(metrics.RECORDS_FILTERED, rows.num_rows - found.rows.num_rows + done.filtered)
             metrics.inc(metrics.MARKS, records.column("key").null_count + known.merge.repeated - before)
-            metrics.inc(metrics.LATE, known.history.late - counted[0])
-            metrics.inc(metrics.ALONE, known.history.alone - counted[1])
-            metrics.inc(metrics.FUTURE, known.history.future - counted[2])
             known.next = end
             self._forget(known)
-            held = known.park()
+            known.check_memory(self._settings.memory_mb)
+            known.park()
             if done.rows is not None:
                 yield self._traced(done.rows, found.rows, source, done.kept)
-        if held.bytes > self._settings.memory_mb * _MB:
-            raise UserError(
-                f"windows and rows that wait for other partitions take {held.bytes / _MB:,.0f} MB, more than "
-                f"{self._settings.memory_mb:g}; allow more with --window_memory_mb, shorten the windows, or run more "
-                "processes"
-            )
 
     def _traced(self, rows: Block, found: Block, source: Block, kept: NDArray[np.int64]) -> Any:
         if self._carried:
@@ -242,6 +233,7 @@ class BySecondKey(beam.DoFn):
             known.merge = Merge(self._sources, deleted=start > 0 and not before.knows_all)
             for records in self._read(q, start, end):
                 known.history.advance(self._gone(known, records)[0], emit=False)
+                known.check_memory(self._settings.memory_mb)
                 metrics.inc(metrics.REREAD, records.num_rows)
         if known.merge.rows:  # they were read, and committed, by who was here before
             metrics.inc(metrics.RECORDS_READ, known.merge.rows)

@@ -32,7 +32,7 @@ from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.source import Log
 from beam_jobs.isolate import Isolate
 from beam_jobs.preprocessing.preprocessor import Prepared, Preprocessed, Preprocessor
-from beam_jobs.preprocessing.stages import FARTHEST_MS, QueryHistory, texts
+from beam_jobs.preprocessing.stages import FARTHEST_MS, Chosen, QueryHistory, texts
 from beam_jobs.preprocessing.threads import one_thread
 from beam_jobs.preprocessing.windows.history import warm_up
 from beam_jobs.steps import partition_keys
@@ -74,21 +74,37 @@ class _Known:
         HISTORIES.park((self.step, self.partition), self)
 
     def check_memory(self, most_mb: float) -> None:
-        """Counts what it holds.
-
-        Raises:
-          UserError: this process holds more than it may.
-        """
+        """Counts what it holds, as ``check_memory`` does."""
         own = metrics.Held(self.history.rows, self.history.keys, self.history.memory_bytes)
-        held = metrics.STATE.holds(self.step, self.partition, own)
-        if held.bytes > most_mb * _MB:
-            raise UserError(
-                f"windows hold {held.rows:,} rows of {held.keys:,} keys, more than {most_mb:g} MB; "
-                "allow more with --window_memory_mb, shorten the windows, or run more processes"
-            )
+        check_memory(self.step, self.partition, own, most_mb)
 
     def close(self) -> None:
         metrics.STATE.holds(self.step, self.partition, None)
+
+
+def check_memory(step: str, partition: int, held: metrics.Held, most_mb: float) -> None:
+    """Counts what a step holds of a partition.
+
+    Raises:
+      UserError: this process holds more than it may.
+    """
+    every = metrics.STATE.holds(step, partition, held)
+    if every.bytes > most_mb * _MB:
+        waiting = f", {every.waiting:,} of which wait for other partitions" if every.waiting else ""
+        raise UserError(
+            f"windows hold {every.rows:,} rows of {every.keys:,} keys{waiting}, more than {most_mb:g} MB; "
+            "allow more with --window_memory_mb, shorten the windows, or run more processes"
+        )
+
+
+def advance(history: QueryHistory, rows: Block) -> Chosen:
+    """Takes rows in, and counts those that came late, saw themselves alone, or were of the future."""
+    before = history.late, history.alone, history.future
+    found = history.advance(rows)
+    metrics.inc(metrics.LATE, history.late - before[0])
+    metrics.inc(metrics.ALONE, history.alone - before[1])
+    metrics.inc(metrics.FUTURE, history.future - before[2])
+    return found
 
 
 HISTORIES: IdleCache[_Known] = IdleCache(_Known.close, _IDLE_S)
@@ -225,13 +241,8 @@ class PreprocessWindows(beam.DoFn):
         seen = self._of_histories(rows)
         chosen = []
         for p, at in by_partition.items():
-            history = known[p].history
-            before = history.late, history.alone, history.future
-            found = history.advance(_rows(seen, at))
+            found = advance(known[p].history, _rows(seen, at))
             chosen.append((found.rows.select(self._windows), at[found.kept]))
-            metrics.inc(metrics.LATE, history.late - before[0])
-            metrics.inc(metrics.ALONE, history.alone - before[1])
-            metrics.inc(metrics.FUTURE, history.future - before[2])
         for p, one in known.items():
             one.next = stretch.partitions[p][1]
             one.check_memory(self._settings.memory_mb)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 import pytest
-from confluent_kafka import OFFSET_INVALID, Consumer, Producer, TopicPartition
+from confluent_kafka import OFFSET_INVALID, Consumer, TopicPartition
 
-import use_cases
 from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.control import consumer_properties
@@ -20,13 +17,13 @@ from beam_jobs.io.kafka.topic import KafkaLog
 from beam_jobs.preview import watch
 from beam_jobs.samples import records
 from beam_jobs.samples.preview import Preview, preview_of
-from beam_jobs.sandbox.fleet import Fleet
 from beam_jobs.terminal.commands import BEGIN
-from tests.integration.topics import Topics, framed
+from tests.integration.test_windows_job import send, with_features
+from tests.integration.topics import Topics
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
-T0, CARS, ROWS, STEP_MS = 1_700_000_000_000, 40, 6000, 20
+ROWS = 6000
 OVER = "OVER (PARTITION BY car_id ORDER BY event_time RANGE BETWEEN INTERVAL '30' SECOND PRECEDING AND CURRENT ROW)"
 FEATURES = {"speeds": f"count(speed) {OVER}", "speed_mean": f"avg(speed) {OVER}"}
 
@@ -34,29 +31,16 @@ FEATURES = {"speeds": f"count(speed) {OVER}", "speed_mean": f"avg(speed) {OVER}"
 @pytest.fixture
 def use_case(tmp_path: Path) -> str:
     """car_sensors with windows, which reach back less far than the topic does."""
-    folder = tmp_path / "car_memory"
-    shutil.copytree(Path(use_cases.__file__).parent / "car_sensors", folder)
-    with (folder / "use_case.yaml").open("a") as settings:
+    folder = with_features(tmp_path / "car_memory", FEATURES)
+    with Path(folder, "use_case.yaml").open("a") as settings:
         settings.write("\nwindow_lateness: 1s\nwindow_delay: 1s\nwindow_clock_skew: 1s\n")
-    sql = folder / "preprocess.sql"
-    more = ",".join(f"\n  {expression} AS {name}" for name, expression in FEATURES.items())
-    sql.write_text(sql.read_text().replace("\nFROM events", f",{more}\nFROM events"))
-    return str(folder)
+    return folder
 
 
 @pytest.fixture
 def events(topics: Topics) -> pa.Table:
     """Events on the topic, whose records have their times."""
-    block = Fleet(CARS, seed=5, span=ROWS / CARS).step(ROWS // CARS)
-    i = block.schema.get_field_index("event_time")
-    times = T0 + np.arange(ROWS) * STEP_MS
-    block = block.set_column(i, block.schema.field(i), pa.array(times).cast(block.schema.field(i).type))
-    producer, name = Producer({"bootstrap.servers": topics.servers}), topics.name("events")
-    for key, value, time_ms in zip(block.column("car_id").to_pylist(), framed(block), times.tolist(), strict=True):
-        producer.produce(name, value, key, timestamp=time_ms)
-        producer.poll(0)
-    assert producer.flush(30) == 0
-    return pa.Table.from_batches([block])
+    return pa.Table.from_batches([send(topics, ROWS)])
 
 
 def shown(preview: Preview) -> dict[tuple[str, Any], tuple[Any, ...]]:

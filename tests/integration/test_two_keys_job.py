@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import random
-import shutil
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import duckdb
-import pyarrow as pa
 import pytest
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-import use_cases
 from tests.integration.archives import live, positions, report, rows, stop, wait
-from tests.integration.test_windows_job import archive, send
+from tests.integration.test_windows_job import archive, features, said_by_duckdb, send, with_features
 from tests.integration.topics import Topics, run
 from tests.services.job import DEVNULL, PIPE, Job
 
@@ -38,29 +33,7 @@ FEATURES = {
 @pytest.fixture
 def use_case(tmp_path: Path) -> str:
     """car_sensors with windows by the car, and by the pressure of a tire."""
-    folder = tmp_path / "car_alike"
-    shutil.copytree(Path(use_cases.__file__).parent / "car_sensors", folder)
-    sql = folder / "preprocess.sql"
-    more = ",".join(f"\n  {expression} AS {name}" for name, expression in FEATURES.items())
-    sql.write_text(sql.read_text().replace("\nFROM events", f",{more}\nFROM events"))
-    return str(folder)
-
-
-def said_by_duckdb(events: pa.RecordBatch) -> dict[tuple[str, int], tuple[Any, ...]]:
-    """(car, time in ms) -> features of the row, over the whole data set."""
-    columns = ", ".join(f"CAST({expression} AS FLOAT) AS {name}" for name, expression in FEATURES.items())
-    with duckdb.connect() as connection:
-        connection.register("events", pa.Table.from_batches([events]))
-        where = "WHERE battery_voltage > 0"
-        found = connection.execute(f"SELECT car_id, epoch_ms(event_time), {columns} FROM events {where}").fetchall()
-    return {(row[0], row[1]): tuple(row[2:]) for row in found}
-
-
-def features(found: list[dict[str, Any]]) -> dict[tuple[str, int], tuple[Any, ...]]:
-    return {
-        (row["car_id"], round(row["event_time"].timestamp() * 1000)): tuple(row[name] for name in FEATURES)
-        for row in found
-    }
+    return with_features(tmp_path / "car_alike", FEATURES)
 
 
 def job(topics: Topics, use_case: str, tmp_path: Path, *more: str) -> list[str]:
@@ -119,14 +92,14 @@ def test_killed_in_both_stages_the_features_are_duckdbs(
     assert counted["unaccounted"] == 0
     found = rows(tmp_path)
     assert max(positions(found).values()) == 1
-    assert features(found) == said_by_duckdb(events)
+    assert features(found, FEATURES) == said_by_duckdb(events, FEATURES)
 
 
 def test_live_the_last_rows_do_not_wait_for_more(topics: Topics, use_case: str, tmp_path: Path) -> None:
     events = send(topics, 3000)
     command = [part for part in job(topics, use_case, tmp_path) if part not in ("--until", "latest")]
     with live(command) as running:
-        wait(lambda: len(rows(tmp_path)) == len(said_by_duckdb(events)), running)
+        wait(lambda: len(rows(tmp_path)) == len(said_by_duckdb(events, FEATURES)), running)
         stop(running)
     assert report(tmp_path)["unaccounted"] == 0
-    assert features(rows(tmp_path)) == said_by_duckdb(events)
+    assert features(rows(tmp_path), FEATURES) == said_by_duckdb(events, FEATURES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +34,19 @@ FEATURES = {
 }
 
 
+def with_features(folder: Path, features: Mapping[str, str]) -> str:
+    """car_sensors in ``folder``, with more of them: name to expression."""
+    shutil.copytree(Path(use_cases.__file__).parent / "car_sensors", folder)
+    sql = folder / "preprocess.sql"
+    more = ",".join(f"\n  {expression} AS {name}" for name, expression in features.items())
+    sql.write_text(sql.read_text().replace("\nFROM events", f",{more}\nFROM events"))
+    return str(folder)
+
+
 @pytest.fixture
 def use_case(tmp_path: Path) -> str:
     """car_sensors with windows."""
-    folder = tmp_path / "car_memory"
-    shutil.copytree(Path(use_cases.__file__).parent / "car_sensors", folder)
-    sql = folder / "preprocess.sql"
-    more = ",".join(f"\n  {expression} AS {name}" for name, expression in FEATURES.items())
-    sql.write_text(sql.read_text().replace("\nFROM events", f",{more}\nFROM events"))
-    return str(folder)
+    return with_features(tmp_path / "car_memory", FEATURES)
 
 
 def send(topics: Topics, n: int) -> pa.RecordBatch:
@@ -61,10 +65,12 @@ def send(topics: Topics, n: int) -> pa.RecordBatch:
     return block
 
 
-def said_by_duckdb(events: pa.RecordBatch) -> dict[tuple[str, int], tuple[Any, ...]]:
+def said_by_duckdb(
+    events: pa.RecordBatch, features: Mapping[str, str] = FEATURES
+) -> dict[tuple[str, int], tuple[Any, ...]]:
     """(car, time in ms) -> features of the row, over the whole data set."""
     table = pa.Table.from_batches([events])
-    columns = ", ".join(f"CAST({expression} AS FLOAT) AS {name}" for name, expression in FEATURES.items())
+    columns = ", ".join(f"CAST({expression} AS FLOAT) AS {name}" for name, expression in features.items())
     with duckdb.connect() as connection:
         connection.register("events", table)
         where = "WHERE battery_voltage > 0"
@@ -72,9 +78,12 @@ def said_by_duckdb(events: pa.RecordBatch) -> dict[tuple[str, int], tuple[Any, .
     return {(row[0], row[1]): tuple(row[2:]) for row in found}
 
 
-def features(found: Sequence[dict[str, Any]]) -> dict[tuple[str, int], tuple[Any, ...]]:
+def features(
+    found: Sequence[dict[str, Any]], names: Iterable[str] = tuple(FEATURES)
+) -> dict[tuple[str, int], tuple[Any, ...]]:
+    """The same of an archive's rows."""
     return {
-        (row["car_id"], round(row["event_time"].timestamp() * 1000)): tuple(row[name] for name in FEATURES)
+        (row["car_id"], round(row["event_time"].timestamp() * 1000)): tuple(row[name] for name in names)
         for row in found
     }
 

@@ -21,6 +21,7 @@ import pytest
 
 from beam_jobs import metrics
 from beam_jobs.block import Block, millis_of
+from beam_jobs.errors import UserError
 from beam_jobs.io.block_reader import BlockSettings
 from beam_jobs.io.kafka.source import SESSIONS, KafkaSource
 from beam_jobs.io.kafka.topic import KafkaLog
@@ -140,9 +141,9 @@ def first_stage(cluster: FakeCluster, topic: str, second: str) -> ToSecondKey:
     return fn
 
 
-def second_stage(cluster: FakeCluster, topic: str, second: str) -> BySecondKey:
+def second_stage(cluster: FakeCluster, topic: str, second: str, memory_mb: float = 2048) -> BySecondKey:
     log, carry = KafkaLog(cluster.transport(second)), {"fraud": ["null", "boolean"]}
-    fn = BySecondKey(QUERY, "test", topic, SOURCES, log, WindowSettings(), carry)
+    fn = BySecondKey(QUERY, "test", topic, SOURCES, log, WindowSettings(memory_mb=memory_mb), carry)
     fn._name = uuid.uuid4().hex
     fn.setup()
     return fn
@@ -267,6 +268,23 @@ def test_records_that_are_done_with_are_deleted_and_not_missed(monkeypatch: pyte
                 seen |= dict(features(good(later.process(raw))))
         assert log.low
     assert seen == right
+
+
+def test_what_it_may_hold_is_bounded_from_the_first_record_read_again() -> None:
+    cluster = FakeCluster()
+    topic, second = cluster.create(SOURCES), cluster.create(PARTITIONS)
+    cluster.write(topic, records(Random(1), 200, wild=False))
+    first, ends = first_stage(cluster, topic, second), {p: (0, log.high) for p, log in enumerate(cluster.topics[topic])}
+    for raw in KafkaLog(cluster.transport(topic)).read(ends):
+        for block in good(first.process(raw)):
+            written(cluster, second, block, Random(1), whole=True)
+    high = cluster.topics[second][0].high
+    before = metrics.STATE.snapshot()[metrics.REREAD]
+    for start in (0, high - 5):
+        (raw,) = KafkaLog(cluster.transport(second)).read({0: (start, high)})
+        with pytest.raises(UserError, match=r"more than 0.001 MB; allow more with --window_memory_mb"):
+            list(second_stage(cluster, topic, second, memory_mb=0.001).process(raw))
+    assert metrics.STATE.snapshot()[metrics.REREAD] == before
 
 
 def test_what_others_write_to_the_topic_is_a_dead_letter() -> None:
