@@ -1,6 +1,8 @@
 """Fixtures of every test: brokers and runners are started on first use only."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,14 @@ settings.register_profile("highbeam", deadline=None, suppress_health_check=[Heal
 settings.load_profile("highbeam")
 
 LONG = ("integration", "packaging", "pipeline", "contract")  # folders whose tests run whole jobs, longest first
+
+
+@pytest.fixture(autouse=True)
+def _own_channels() -> Iterator[None]:
+    """The process's channel to Pub/Sub is kept by address: another test's server may get the same port."""
+    yield
+    if client := sys.modules.get("beam_jobs.io.pubsub.client"):
+        client._channel.cache_clear()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

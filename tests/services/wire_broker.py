@@ -7,11 +7,11 @@ import socket
 import struct
 import threading
 import time
+import uuid
 from collections.abc import Callable
 
 from beam_jobs.io.kafka.wire import protocol
 
-CLIENT_ID = "wire-test"
 Answer = Callable[[int], bytes]  # partition -> record batches of the next fetch
 
 
@@ -32,6 +32,7 @@ class Broker:
         self.leaders: dict[int, int] = {}  # partition -> node id other than ours, -1: none
         self.hang_up = False  # once, instead of the next answer
         self.cut: int | None = None  # this many bytes of the next fetch's answer, then silence
+        self.client_id = f"wire-{uuid.uuid4().hex}"  # of the clients that are meant to ask
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
         self._open: list[socket.socket] = []
@@ -60,7 +61,7 @@ class Broker:
                 request = stream.read(struct.unpack(">i", size)[0])
                 api, _, correlation = struct.unpack_from(">hhi", request)
                 # Clients of other tests may still ask for a broker that had this port before.
-                if not known and (known := request[8:].startswith(text(CLIENT_ID))):
+                if not known and (known := request[8:].startswith(text(self.client_id))):
                     self.connections += 1
                 if self.hang_up:
                     self.hang_up = False

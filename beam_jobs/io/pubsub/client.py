@@ -36,6 +36,7 @@ _OPTIONS = [
     ("grpc.keepalive_time_ms", 30_000),  # a connection that died unseen is found
     ("grpc.max_reconnect_backoff_ms", 1_000),  # a service that comes back is found within a second
     ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.use_local_subchannel_pool", 1),  # a new channel connects anew, whatever an older one has just met
 ]
 
 REFUSED = frozenset(
