@@ -25,6 +25,7 @@ from beam_jobs.use_case import UseCase
 Content = Literal["features", "events"]
 
 PROPERTY = "highbeam"
+CUT = "truncated"  # of the event time: the unit it was cut to, for exact times are personal
 
 _MILLIS = {"type": "long", "logicalType": "timestamp-millis"}
 SOURCE_FIELDS: tuple[dict[str, Any], ...] = (
@@ -91,11 +92,13 @@ def _features(use_case: UseCase) -> list[dict[str, Any]]:
         if column.name == use_case.event_time:
             avro = _MILLIS
         unit = preprocessor.units.get(column.name)
+        cut = preprocessor.time_unit if column.name == use_case.event_time else None
         fields.append(
             {
                 "name": column.name,
                 "type": ["null", avro] if column.nullable else avro,
                 **({"unit": unit} if unit else {}),
+                **({CUT: cut} if cut else {}),
             }
         )
     label = carried(use_case)
@@ -130,7 +133,8 @@ def archive_rows(block: Block, schema: Mapping[str, Any], key: str | None = None
     """
     arrow = arrow_schema(schema)
     own = {f"source_{name}": column for name, column in origin(block)._asdict().items()}
-    own["source_timestamp"] = block.column(SOURCE_PREFIX + "timestamp")
+    cut = next((f["name"] for f in schema["fields"] if CUT in f), None)
+    own["source_timestamp"] = block.column(cut or SOURCE_PREFIX + "timestamp")  # a record's own time says as much
     if SOURCE_KEY["name"] in arrow.names:
         own[SOURCE_KEY["name"]] = source_keys(block, key)
     columns = [own[f.name] if f.name in own else block.column(f.name) for f in arrow]

@@ -126,6 +126,11 @@ class Legs:
         of_windows = [(f"a window by {by}", value) for stage in self.behind for value in stage.reads]
         needed: set[str] = {inputs.event_time}
         by_name = {field.name: field for field in fields}
+        if inputs.event_time in by_name and by_name[inputs.event_time].pii:
+            raise UserError(
+                f"{source}: windows by {by} see rows by their {inputs.event_time}, personal data "
+                f"(pii: {by_name[inputs.event_time].pii}), and it may not pass through their topic; leave them out"
+            )
         for what, value in (*rest, *of_windows):
             wanted = roots(value) - late
             tagged = sorted(name for name in wanted & by_name.keys() if by_name[name].pii)

@@ -1,11 +1,13 @@
 """Personal data: what counts as handled, and the keyed pseudonyms.
 
-A field tagged ``pii`` leaves the preprocessing only through one of two functions of the SQL:
+A field tagged ``pii`` leaves the preprocessing only through one of these functions of the SQL:
 
 * ``pseudonymize(vin)``: HMAC-SHA256 of the text under a secret key, 64 hexadecimal digits. Equal values have equal
   pseudonyms, so events can still be joined; without the key nobody can recompute them from a list of candidates.
 * ``generalize(latitude, 1)``: the number rounded to so many decimals (at most 2), or the first characters of a text
   (at most 3). For quasi-identifiers only: a shortened vehicle identification number still identifies.
+* ``truncate(at, 'hour')``, ``truncate(latitude, '5 km')``: the time or the position cut down to the edge of the unit or
+  cell it lies in (``grid.py``). For quasi-identifiers only.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ import pyarrow as pa
 from beam_jobs.credentials.references import FORMS, check_reference, is_reference, may_change, read_secret
 from beam_jobs.errors import UserError
 
-MAX_DECIMALS = 2  # of generalize: 0.01 degrees are 1.1 km
+MAX_DECIMALS = 2  # of generalize and truncate: 0.01 degrees are 1.1 km
 MAX_CHARACTERS = 3  # of generalize: the first three of a postal code name a region, not a street
+MIN_METRES = 1000.0  # of a cell of truncate
 MIN_KEY_BYTES = 16  # shorter keys can be guessed
 
 

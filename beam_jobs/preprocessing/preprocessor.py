@@ -20,7 +20,8 @@ from beam_jobs.preprocessing.fields import Field
 from beam_jobs.preprocessing.legs import Legs, Result
 from beam_jobs.preprocessing.pii import PiiPolicy
 from beam_jobs.preprocessing.query.compiler import Compiled, with_steps
-from beam_jobs.preprocessing.query.types import DOUBLE, converted
+from beam_jobs.preprocessing.query.personal import unit_of
+from beam_jobs.preprocessing.query.types import DOUBLE, TIMESTAMP, converted
 from beam_jobs.preprocessing.stages import Inputs, Part, QueryHistory, Stage, plain
 from beam_jobs.preprocessing.windows.frames import Lateness
 
@@ -74,6 +75,7 @@ class Preprocessor:
       outputs: the columns of the result, in order.
       second_key: the field that windows are by beside the key; None: there are none. See ``legs``.
       lateness: which late rows windows see.
+      time_unit: what event times are cut to, for they are personal: "hour"; None: they are as they came.
       units: unit of each feature that is a field unchanged, else None.
       fingerprint: sha256 (hexadecimal) of all that decides which values come out; no secret goes into it.
     """
@@ -105,6 +107,7 @@ class Preprocessor:
         self.attributes = tuple(
             output.name for output in outputs if not output.is_feature and output.name not in (key, event_time)
         )
+        self.time_unit = next(unit_of(o.value.text, event_time) for o in outputs if o.name == event_time)
         self.units = {o.name: o.field.unit if o.field else None for o in outputs if o.is_feature}
         self.output_schema = pa.schema([self._arrow_field(output) for output in outputs])
         self.inputs, self.where = tuple(inputs), where
@@ -119,11 +122,7 @@ class Preprocessor:
         self._part: Part = part
         self._source = source
         self._computed = [o.value for o in outputs if not o.field]
-        self._exprs = [
-            _output_expr(o.value, pl.Float32 if o.is_feature else pl.String).alias(o.name)
-            for o in outputs
-            if not o.field
-        ]
+        self._exprs = [_output_expr(o.value, self._dtype(o)).alias(o.name) for o in outputs if not o.field]
         if where is not None:
             self._computed.append(where)
             self._exprs.append(where.expr.fill_null(False).alias(_WHERE))
@@ -144,6 +143,11 @@ class Preprocessor:
         if output.is_feature:
             return pa.field(output.name, pa.float32(), nullable=False)
         return pa.field(output.name, pa.string(), nullable=output.name != self.key)
+
+    def _dtype(self, output: Output) -> Any:
+        if output.name == self.event_time:
+            return TIMESTAMP.dtype  # cut to a unit
+        return pl.Float32 if output.is_feature else pl.String
 
     @property
     def secret_reference(self) -> str | None:
@@ -176,7 +180,7 @@ class Preprocessor:
         results = {}
         for o in self.outputs:
             if o.name != self.event_time:
-                expr = _output_expr(o.value, pl.Float32 if o.is_feature else pl.String)
+                expr = _output_expr(o.value, self._dtype(o))
                 field = None if o.field is None else o.field.name
                 results[o.name] = Result(o.value, expr, field, pa.float32() if o.is_feature else pa.string())
         if self.where is not None:

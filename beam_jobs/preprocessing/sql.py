@@ -45,6 +45,7 @@ from beam_jobs.preprocessing.preprocessor import Output, Preprocessor
 from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, join
 from beam_jobs.preprocessing.query.expressions import HANDLERS, SEMANTICS_VERSION, float32_literal
 from beam_jobs.preprocessing.query.parser import DIALECT, parse, with_room
+from beam_jobs.preprocessing.query.personal import unit_of
 from beam_jobs.preprocessing.query.types import BOOLEAN
 from beam_jobs.preprocessing.query.windows import pseudonym
 from beam_jobs.preprocessing.stages import Stage
@@ -315,12 +316,14 @@ def _output(compiler: Compiler, item: Any) -> Output:
         compiler.fail(item, f"column {name!r}: use letters, digits and underscores, so that Avro can name it too")
     if value.raw_pii:
         field = fields[min(value.raw_pii)]
-        remedy = f"pseudonymize({field.name})" if field.kind == "string" else f"generalize({field.name}, 1)"
+        remedies = {"string": f"pseudonymize({field.name})", "timestamp": f"truncate({field.name}, 'hour')"}
+        remedy = remedies.get(field.kind, f"generalize({field.name}, 1)")
         compiler.fail(item, f"{name} shows {field.name}, personal data (pii: {field.pii}); use {remedy}, or drop it")
     if not value.columns:
         compiler.fail(item, f"{name} is the same in every row; a feature must use a field")
-    if name == compiler.event_time and (plain is None or plain.name != name):
-        compiler.fail(item, f"{name} is the event time; select the field itself")
+    whole = plain is not None and plain.name == name
+    if name == compiler.event_time and not (whole or unit_of(value.text, name)):
+        compiler.fail(item, f"{name} is the event time; select the field itself, or truncate({name}, 'hour')")
     if name == compiler.key and not (value.columns == {name} and (plain or value.text == pseudonym(name))):
         compiler.fail(item, f"{name} is the key; select the field itself or pseudonymize({name})")
     if value.kind not in ("number", "boolean", "string") and name != compiler.event_time:

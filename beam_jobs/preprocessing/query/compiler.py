@@ -38,7 +38,7 @@ class Compiled:
     type: Type
     text: str  # canonical form, independent of spelling and of sqlglot's version; goes into the fingerprint
     columns: frozenset[str] = _NONE  # fields it reads
-    raw_pii: frozenset[str] = _NONE  # tagged fields it reads outside pseudonymize() and generalize()
+    raw_pii: frozenset[str] = _NONE  # tagged fields it reads outside the functions that protect them (personal.py)
     constant: Any = None  # its value if it is the same in every row, and not NULL; of an exact number times 10^scale
     steps: tuple[Step, ...] = ()  # each reads columns of those before it
     depth: int = 0  # operators inside one another, since the last step
@@ -307,7 +307,7 @@ FUNCTIONS = (
         "substring",
         "concat",
     ),
-    *("pseudonymize", "generalize"),
+    *("pseudonymize", "generalize", "truncate"),
 )
 """Functions the SQL may use, beside operators, CASE, BETWEEN, IN, LIKE and IS."""
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from sqlglot import exp
 
 from beam_jobs.preprocessing.query.compiler import DEEPEST, Compiled, Compiler, Handler, Handlers, join, sql_of
-from beam_jobs.preprocessing.query.functions import concat, letters, own_function, substring, text
+from beam_jobs.preprocessing.query.functions import concat, letters, substring, text
 from beam_jobs.preprocessing.query.numbers import (
     absolute,
     arithmetic,
@@ -33,6 +33,7 @@ from beam_jobs.preprocessing.query.numbers import (
     sign,
     whole,
 )
+from beam_jobs.preprocessing.query.personal import own_function
 from beam_jobs.preprocessing.query.times import date_diff, epoch, extract, interval, timestamp
 from beam_jobs.preprocessing.query.types import BIGINT, BOOLEAN, FLOAT, NULL, TEXT, Type, column, constant, number
 from beam_jobs.preprocessing.query.windows import window

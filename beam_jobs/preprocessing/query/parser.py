@@ -7,9 +7,10 @@ import sys
 import threading
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import sqlglot
+from sqlglot.dialects.duckdb import DuckDB
 from sqlglot.errors import ParseError, SqlglotError
 from sqlglot.tokenizer_core import TokenType
 
@@ -23,6 +24,14 @@ _CALLS = 150_000  # of Python inside one another: some 6,000 brackets
 _STACK = 64 << 20  # bytes; a quarter holds what _CALLS allows
 _SIMPLE_INTERVAL = re.compile(r"\s*-?\d+(\.\d+)?\s*[A-Za-z]*\s*")
 _EXPONENT = re.compile(r"[\d_.]+[eE][\d_]+(?=[+-])")  # of 1e3-1, which sqlglot takes for one number
+
+
+class _Parser(DuckDB.Parser):  # type: ignore[valid-type, misc]
+    """DuckDB's, but for the names that stand for functions of our own here."""
+
+    FUNCTIONS: ClassVar = {
+        name: made for name, made in DuckDB.Parser.FUNCTIONS.items() if name not in ("TRUNCATE", "ENCRYPT")
+    }
 
 
 def with_room(work: Callable[[], T], source: str) -> T:
@@ -62,7 +71,7 @@ def parse(sql: str, source: str, form: str, into: type[Any] | None = None) -> An
     Raises:
       UserError: one line with the place in the SQL.
     """
-    parser = sqlglot.Dialect.get_or_raise(DIALECT).parser()
+    parser = _Parser(dialect=sqlglot.Dialect.get_or_raise(DIALECT))
     try:
         found = _tokens(sql)
         trees = parser.parse(found, sql) if into is None else parser.parse_into(into, found, sql)

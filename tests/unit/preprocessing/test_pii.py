@@ -117,3 +117,68 @@ def test_a_key_in_secret_manager_has_a_fixed_version(secret_server: SecretManage
     assert PiiPolicy(f"secret://{name}4").secret() == KEY
     with pytest.raises(UserError, match="no fixed version of its secret"):
         PiiPolicy(f"secret://{name}latest")
+
+
+PLACES = {
+    "type": "record",
+    "name": "E",
+    "fields": [
+        {"name": "id", "type": "string"},
+        {"name": "name", "type": "string", "pii": "direct"},
+        {"name": "born", "type": {"type": "long", "logicalType": "timestamp-millis"}, "pii": "direct"},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}, "pii": "quasi"},
+        {"name": "zip", "type": "string", "pii": "quasi"},
+        {"name": "latitude", "type": "double", "unit": "°", "pii": "quasi"},
+        {"name": "height", "type": "double", "unit": "m", "pii": "quasi"},
+        {"name": "shop", "type": "string"},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("column", "says"),
+    [
+        ("at AS at", r"at shows at, personal data \(pii: quasi\); use truncate\(at, 'hour'\)"),
+        ("truncate(born, 'day') AS at", "born identifies a person directly"),
+        ("truncate(at, 'second') AS at", "unit is one of minute, hour, day, week, month, year"),
+        ("truncate(at, 1) AS at", "unit is one of minute"),
+        ("truncate(at, 'hour', latitude) AS at", "only the cell of a longitude"),
+        ("truncate(zip, 2) AS at", "zip is a string; truncate needs a time or a number"),
+        ("generalize(at, 2) AS at", "truncate cuts times"),
+        ("truncate(at) AS at", r"write it as truncate\(column, 'hour'\)"),
+        ("truncate(at, 'hour') + INTERVAL '1' HOUR AS at", "at is the event time"),
+        ("truncate(latitude, 3) AS x", "whole number from -9 to 2"),
+        ("truncate(latitude, '100 m') AS x", "cells of 1 km or more"),
+        ("truncate(height, '5 km') AS x", "height is in m; cells in km are of degrees"),
+        ("truncate(latitude, '5 km', zip) AS x", "zip is a string; the cell of a longitude needs its latitude"),
+        ("latitude - truncate(latitude, 1) AS x", "x shows latitude, personal data"),
+    ],
+)
+def test_what_truncate_refuses(column: str, says: str) -> None:
+    sql = (
+        f"SELECT id, {column}, {'' if column.endswith(' at') else chr(39).join(['truncate(at, ', 'hour', ') AS at,'])}"
+    )
+    with pytest.raises(UserError, match=says):
+        compile_sql(f"{sql.rstrip(',')}, 1 + height AS y FROM events", PLACES, key="id", event_time="at")
+
+
+def test_a_personal_time_leaves_cut() -> None:
+    query = compile_sql(
+        "SELECT id, truncate(at, 'hour') AS at, EXTRACT(hour FROM truncate(at, 'hour')) AS hour, "
+        "count(*) OVER (PARTITION BY id ORDER BY at RANGE BETWEEN INTERVAL '1' MINUTE PRECEDING AND CURRENT ROW) AS n "
+        "FROM events",
+        PLACES,
+        key="id",
+        event_time="at",
+    )
+    times = pa.array([7_199_999, 7_200_000, 7_201_000], pa.timestamp("ms", "UTC"))
+    block = pa.record_batch({"id": ["a"] * 3, "at": times})
+    rows = query.apply(block, query.history()).rows.to_pylist()
+    assert [row["at"].isoformat() for row in rows] == ["1970-01-01T01:00:00+00:00"] + ["1970-01-01T02:00:00+00:00"] * 2
+    assert [row["hour"] for row in rows] == [1, 2, 2]
+    assert [row["n"] for row in rows] == [1, 2, 3]  # windows go by the times as they came
+    assert query.time_unit == "hour"
+    by_shop = "count(*) OVER (PARTITION BY shop ORDER BY at RANGE BETWEEN INTERVAL '1' DAY PRECEDING AND CURRENT ROW)"
+    sql = f"SELECT id, truncate(at, 'day') AS at, {by_shop} AS n, {by_shop.replace('shop', 'id')} AS m FROM events"
+    with pytest.raises(UserError, match="windows by shop see rows by their at, personal data"):
+        compile_sql(sql, PLACES, key="id", event_time="at")
