@@ -1,7 +1,9 @@
-"""Apache Flink by Beam's job server: ``--runner=FlinkRunner --job_endpoint=HOST:PORT --environment_type=LOOPBACK``.
+"""Apache Flink by Beam's job server: ``--runner=FlinkRunner --job_endpoint=HOST:PORT --flink_master=HOST:PORT
+--environment_type=LOOPBACK``.
 
 With LOOPBACK all steps run in this process, which Flink drives: it keeps the positions of readers in its checkpoints,
-moves a job from a TaskManager that is gone to another one, and says when bundles are final.
+moves a job from a TaskManager that is gone to another one, and says when bundles are final. Beam's job server (2.70)
+forgets a job that it is told to cancel, and the cluster goes on: so it is cancelled there, by Flink's REST interface.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import logging
 import threading
 
 import apache_beam as beam
+import requests
 from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions, PortableOptions, StandardOptions
 from apache_beam.runners.runner import PipelineResult, PipelineRunner
 
@@ -22,6 +25,9 @@ from beam_jobs.terminal.cli import find_user_error
 
 _CHECKPOINT_MS = 1000  # offsets are committed once a checkpoint has what came before them
 _LOOK_S = 0.2
+_ANSWER_S = 10.0
+_OVER = ("FINISHED", "CANCELED", "FAILED")
+_LOGGER = logging.getLogger(__name__)
 _WORKER = "apache_beam.runners.worker.sdk_worker"  # the logger that is told what steps raise
 
 
@@ -72,9 +78,41 @@ class Flink(Portable):
         while not (metrics.STATE.own()[metrics.READERS_FINISHED] or self._failure):
             tick.wait(_LOOK_S)
         ended.set()
+        options = self._parsed.view_as(FlinkRunnerOptions)
+        if options.flink_master.startswith("["):  # Beam's own cluster, which ends with this process, or one unknown
+            reason = "--flink_master is not given" if self._parsed.view_as(PortableOptions).job_endpoint else ""
+        else:
+            reason = cancel(options.flink_master, result.job_id().rpartition("_")[0])
+            if not reason:
+                return
+        if reason:
+            _LOGGER.warning(
+                "the job is over here, but not on Flink, where it fails from now on until you cancel it: %s; "
+                "with --flink_master HOST:PORT, the address of Flink's REST interface, a job cancels itself",
+                reason,
+            )
         result.cancel()
 
     def _hear(self, record: logging.LogRecord) -> bool:
         """Takes what a step has raised that nobody but the user can mend: Flink would try it again without end."""
         self._failure = self._failure or find_user_error(RuntimeError(record.getMessage()))
         return logging.getLogger().isEnabledFor(logging.INFO)
+
+
+def cancel(master: str, name: str) -> str:
+    """Cancels a job on a cluster; why not, else "".
+
+    Args:
+      master: host and port of Flink's REST interface.
+    """
+    rest = master if "://" in master else f"http://{master}"
+    try:
+        known = requests.get(f"{rest}/jobs/overview", timeout=_ANSWER_S)
+        known.raise_for_status()
+        running = [job["jid"] for job in known.json()["jobs"] if job["name"] == name and job["state"] not in _OVER]
+        if len(running) != 1:
+            return f"{master} runs {len(running)} jobs of the name {name}"
+        requests.patch(f"{rest}/jobs/{running[0]}?mode=cancel", timeout=_ANSWER_S).raise_for_status()
+    except (requests.RequestException, ValueError, LookupError, TypeError) as error:
+        return f"{master} does not answer as Flink does: {error}"
+    return ""

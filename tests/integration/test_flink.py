@@ -22,7 +22,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.nightly, pytest.mark.timeout(
 
 
 def on(flink: Flink) -> list[str]:
-    return ["--runner=FlinkRunner", f"--job_endpoint={flink.endpoint}", "--environment_type=LOOPBACK"]
+    words = ["--runner=FlinkRunner", f"--job_endpoint={flink.endpoint}", f"--flink_master={flink.rest}"]
+    return [*words, "--environment_type=LOOPBACK"]
 
 
 def until_files(job: Job, tmp_path: Path, count: int) -> None:

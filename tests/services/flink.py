@@ -56,6 +56,11 @@ class Flink:
         """Of Beam's job server."""
         return f"127.0.0.1:{self._job_port}"
 
+    @property
+    def rest(self) -> str:
+        """Host and port of the cluster's REST interface."""
+        return f"127.0.0.1:{self._rest}"
+
     def log(self, name: str) -> str:
         return (self.data / f"{name}.log").read_text(errors="replace")
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import apache_beam as beam
@@ -12,7 +16,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, PortableOption
 
 from beam_jobs import metrics
 from beam_jobs.errors import UserError
-from beam_jobs.running.flink import Flink
+from beam_jobs.running.flink import Flink, cancel
 from beam_jobs.target import Graph, target_of
 from beam_jobs.terminal import options
 from beam_jobs.terminal.commands import JOBS
@@ -26,6 +30,9 @@ class Result:
 
     def __init__(self) -> None:
         self.cancelled = threading.Event()
+
+    def job_id(self) -> str:
+        return "app-7_0123-4567"
 
     def cancel(self) -> None:
         self.cancelled.set()
@@ -101,3 +108,79 @@ def test_a_job_that_ends_otherwise_has_failed(job: tuple[Flink, Result]) -> None
     result.cancel()  # by somebody else
     with pytest.raises(RuntimeError, match="CANCELLED"):
         flink.wait(result)  # type: ignore[arg-type]
+
+
+@contextmanager
+def cluster(
+    jobs: list[tuple[str, str]], status: int = 200, body: bytes | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """Flink's REST interface with jobs of names and states; its address, and what it was asked to change."""
+    changed: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = [{"jid": str(i), "name": name, "state": state} for i, (name, state) in enumerate(jobs)]
+            self._answer(json.dumps({"jobs": known}).encode() if body is None else body)
+
+        def do_PATCH(self) -> None:
+            changed.append(self.path)
+            self._answer(b"{}")
+
+        def _answer(self, text: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *words: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_port}", changed
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_it_is_cancelled_on_the_cluster_by_its_name() -> None:
+    with cluster([("app-7", "CANCELED"), ("other", "RUNNING"), ("app-7", "RESTARTING")]) as (address, changed):
+        assert cancel(address, "app-7") == ""
+        assert cancel(f"http://{address}", "app-7") == ""
+    assert changed == ["/jobs/2?mode=cancel"] * 2
+
+
+@pytest.mark.parametrize("jobs", [[], [("app-7", "FINISHED")], [("app-7", "RUNNING"), ("app-7", "RUNNING")]])
+def test_no_job_is_cancelled_that_may_be_somebody_elses(jobs: list[tuple[str, str]]) -> None:
+    with cluster(jobs) as (address, changed):
+        assert "jobs of the name app-7" in cancel(address, "app-7")
+    assert changed == []
+
+
+@pytest.mark.parametrize(("status", "body"), [(404, None), (200, b"<html>"), (200, b'{"jobs": 3}'), (200, b"[]")])
+def test_what_is_no_flink_is_named(status: int, body: bytes | None) -> None:
+    with cluster([("app-7", "RUNNING")], status, body) as (address, _):
+        assert cancel(address, "app-7").startswith(f"{address} does not answer as Flink does: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], None),  # a cluster of Beam's own
+        (["--job_endpoint=h:1"], "--flink_master is not given"),
+        (["--job_endpoint=h:1", "--flink_master=127.0.0.1:1"], "127.0.0.1:1 does not answer"),
+    ],
+)
+def test_a_job_that_stays_on_the_cluster_is_named(
+    words: list[str], said: str | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics.STATE.reset()
+    metrics.inc(metrics.READERS_FINISHED)
+    flink, result = Flink(PipelineOptions(["--runner=FlinkRunner", *words])), Result()
+    flink._ends_itself = False
+    assert flink.wait(result) == 0  # type: ignore[arg-type]
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == (0 if said is None else 1)
+    assert said is None or said in told[0]
