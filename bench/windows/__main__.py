@@ -19,10 +19,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from beam_jobs.sandbox.fleet import history
 from bench.score import machine
 from bench.windows import job, kernel, late, peers, rebuild, restarts
 from bench.windows.contenders import Input
-from bench.windows.world import events, made, send
+from bench.windows.world import INTERVAL_S, events, made, send
 from bench.world import topic
 from demo.broker import ApacheKafka, java_missing
 
@@ -38,7 +39,8 @@ def on_kafka(parts: list[str], records: int, rounds: int, runners: list[str]) ->
     with tempfile.TemporaryDirectory() as name, ApacheKafka() as broker:
         folder, servers = Path(name), broker.bootstrap_servers
         tell("training two models")
-        use_cases = made(folder, TRAINING_ROWS)
+        past = history(TRAINING_ROWS, seed=2, cars=TRAINING_ROWS // 50, interval=INTERVAL_S)
+        use_cases = made(folder / "use_cases", past)
         inputs = []
         for count in (records, records // 5) if {"job", "rebuild", "peers"} & {*parts} else ():
             tell(f"sending {count:,} events of {count // EVENTS_OF_A_CAR:,} cars")
@@ -50,7 +52,7 @@ def on_kafka(parts: list[str], records: int, rounds: int, runners: list[str]) ->
         if "rebuild" in parts:
             found["rebuild"] = rebuild.measured(inputs[0], rounds, tell)
         if "latency" in parts:
-            found["latency"] = job.live(servers, folder, use_cases)
+            found["latency"] = job.live(servers, folder)
         if "peers" in parts:
             found["peers"] = peers.compare(inputs[0], inputs[1], broker, rounds, tell)
         if "late" in parts:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from beam_jobs.sandbox.fleet import Fleet
 from bench import latency, processes
 from bench.windows.contenders import Input, score
-from bench.windows.world import INTERVAL_S, PER_HOUR, UseCases, events, send
+from bench.windows.world import INTERVAL_S, PER_HOUR, events, made, send
 from bench.world import topic
 
 LIVE_CARS = 10_000
 LIVE_SECONDS = 90.0
+LIVE_TRAINING_CARS = 500
 
 
 def once(use_case: str, runner: str, given: Input) -> dict[str, Any]:
@@ -56,11 +60,20 @@ def ratios(
     return found
 
 
-def live(servers: str, folder: Path, use_cases: UseCases, seconds: float = LIVE_SECONDS) -> dict[str, Any]:
+def live(servers: str, folder: Path, seconds: float = LIVE_SECONDS) -> dict[str, Any]:
     """Latency at 10,000 events a second of 10,000 cars, of which an hour is known."""
+    use_cases = made(folder / "live", _as_live(LIVE_TRAINING_CARS, seconds), epochs=20)
     source = topic(servers, "live", 4)
     begin = time.time_ns() // 1_000_000 - round(PER_HOUR * INTERVAL_S * 1000)
     send(source, events(LIVE_CARS * PER_HOUR, LIVE_CARS, begin))
     use_case = str(use_cases.folders["windows"])
     load = latency.Load(seconds=seconds, cars=LIVE_CARS, use_case=use_case)
     return latency.measure(load, use_cases.models, source, folder)
+
+
+def _as_live(cars: int, seconds: float) -> Iterator[pa.RecordBatch]:
+    """Events as the live job sees them: an hour of few, then one a second and car."""
+    hour = events(cars * PER_HOUR, cars)
+    yield from hour
+    then = Fleet(cars, 6, 0.02, round(1_700_000_000_000 + PER_HOUR * INTERVAL_S * 1000), 1.0, span=seconds)
+    yield then.step(round(seconds))

@@ -22,7 +22,7 @@ import schemas
 import use_cases
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.io.kafka.address import KafkaAddress
-from beam_jobs.sandbox.fleet import Fleet, history
+from beam_jobs.sandbox.fleet import Fleet
 from bench.world import SCHEMA_ID
 
 INTERVAL_S = 100.0  # between two events of a car
@@ -79,18 +79,18 @@ class UseCases:
     models: Path  # the registry
 
 
-def made(folder: Path, rows: int) -> UseCases:
-    """Writes the use cases and trains a short while on ``rows`` events: that a score means something is not needed."""
+def made(folder: Path, past: Iterable[pa.RecordBatch], epochs: int = 2) -> UseCases:
+    """Writes the use cases and trains on events; after two epochs a score means little, which is enough for a rate."""
     found = {name: folder / name for name in ("plain", "windows")}
     for path in found.values():
         shutil.copytree(Path(use_cases.__file__).parent / "car_sensors", path)
     sql = found["windows"] / "preprocess.sql"
     more = ",".join(f"\n  {expression} AS {name}" for name, expression in FEATURES.items())
     sql.write_text(sql.read_text().replace("\nFROM events", f",{more}\nFROM events").rstrip() + f"\nWINDOW {WINDOWS}\n")
-    past, registry = folder / "history.parquet", folder / "models"
-    pq.write_table(pa.Table.from_batches(history(rows, seed=2, cars=rows // 50, interval=INTERVAL_S)), past)
+    data, registry = folder / "history.parquet", folder / "models"
+    pq.write_table(pa.Table.from_batches(past), data)
     for path in found.values():
-        command = [sys.executable, "-m", "model.train", "--use_case", str(path), "--data", str(past)]
-        command += ["--registry", str(registry), "--no-baseline", "--epochs", "2"]
+        command = [sys.executable, "-m", "model.train", "--use_case", str(path), "--data", str(data)]
+        command += ["--registry", str(registry), "--no-baseline", "--epochs", str(epochs)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return UseCases(found, registry)
