@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -37,7 +37,9 @@ def main(argv: Sequence[str]) -> int:
         for scenario in SCENARIOS:
             print(f"{scenario.name:18} {scenario}")
         return 0
-    chosen = [s for s in SCENARIOS if not args.scenario or s.name in args.scenario]
+    chosen = [
+        replace(s, rounds=s.rounds * args.rounds) for s in SCENARIOS if not args.scenario or s.name in args.scenario
+    ]
     if args.logs:
         Path(args.logs).mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"chaos-{args.seed}-", dir=args.logs)).resolve()
@@ -46,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     outcomes: list[Outcome] = []
     status = 0
     try:
-        with World(folder, args.seed) as world:
+        with World(folder, args.seed, args.rounds) as world:
             _campaign(world, chosen, args, outcomes)
     except KeyboardInterrupt:
         print("stopped", flush=True)
@@ -125,6 +127,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000, help="of events and faults")
     parser.add_argument(
         "--scenario", action="append", choices=names, metavar="NAME", help="only this one, once (may be repeated)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="run through each scenario's faults as many times as often"
     )
     parser.add_argument("--list", action="store_true", help="list the scenarios")
     parser.add_argument("--verbose", action="store_true", help="show the stack trace of an error")

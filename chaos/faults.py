@@ -70,6 +70,12 @@ def kill_children(stage: Stage, chance: float) -> None:
         stage.until_reading(job)
 
 
+def kill_one(stage: Stage, chance: float) -> None:
+    """kill -9 of one process that works for the jobs, every other time where they have such, else of the jobs."""
+    of_children = chance < 0.5 and all(job.run.children() for job in stage.jobs)
+    (kill_children if of_children else kill_jobs)(stage, 2 * chance % 1)
+
+
 def pause_jobs(stage: Stage, chance: float) -> None:
     """SIGSTOP for 2 to 10 s."""
     runs = [job.run for job in stage.jobs]
@@ -273,6 +279,24 @@ def service(what: Trouble, stage: PubSubStage, chance: float) -> None:
 def storage(what: Trouble, stage: Stage, chance: float) -> None:
     """Trouble between the job and Cloud Storage, for 2 to 6 s."""
     _trouble([stage.world.storage[1]], what, stage, chance)
+
+
+def archive_away(stage: Stage, chance: float) -> None:
+    """An archive's folder is gone, as a mount that is lost, until the bundle that writes there has failed."""
+    (job,) = stage.jobs
+    folder, aside = stage.folder / "archive", stage.folder / "aside"
+    job.wanted = False  # not started again while nothing can be written
+    folder.rename(aside)
+    folder.touch()
+    try:
+        failed = _within(60, lambda: not job.run.running, stage)
+    finally:
+        folder.unlink()
+        aside.rename(folder)
+    if not failed or not job.run.process.returncode:
+        raise RuntimeError(f"{job.name} goes on without its archive: {job.run.said().splitlines()[-1:]}")
+    stage.tell(f"{job.name}: a bundle failed: {job.run.said().splitlines()[-1][:200]}")
+    _up(stage)
 
 
 def kill_storage(stage: Stage, chance: float) -> None:

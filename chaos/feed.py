@@ -59,7 +59,6 @@ class KafkaSender:
                 self.topic, event.value, event.key, number % self._partitions, on_delivery=delivered, **more
             )
             self._sent += 1
-            self._sent += 1
         self._producer.poll(0)
 
     def flush(self) -> None:

@@ -91,8 +91,10 @@ SCENARIOS = [
     Scenario(
         "windows",
         (ARCHIVE,),
-        [faults.kill_jobs, faults.other_workers, faults.restart_broker, faults.kill_leader, faults.rolling_restart],
-        2,
+        [
+            *(3 * [faults.kill_one, faults.archive_away]),
+            *(faults.other_workers, faults.restart_broker, faults.kill_leader, faults.rolling_restart),
+        ],
         stage=WindowsStage,
     ),
     Scenario("windows-child-killed", (JobSpec("archive", more=TWO),), [faults.kill_children], 2, stage=WindowsStage),

@@ -23,7 +23,7 @@ from tests.services.gcs import GcsEmulator
 from tests.services.prism import prism
 from tests.services.pubsub import EMULATOR, PROJECT, Server
 
-EVENTS = 20_000  # of one scenario, at most
+EVENTS = 20_000  # of one scenario, at most, where it is not made longer
 STORAGE = "STORAGE_EMULATOR_HOST"
 NotHereError = pytest.skip.Exception
 """What builds a component for the tests raises it where the component cannot be had; its text is the reason."""
@@ -35,10 +35,11 @@ class World:
     Args:
       folder: for logs and archives of the scenarios.
       seed: of the events.
+      rounds: how many times as long as they are the scenarios are.
     """
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.folder, self.seed = folder, seed
+    def __init__(self, folder: Path, seed: int, rounds: int = 1) -> None:
+        self.folder, self.seed, self.rounds = folder, seed, rounds
         self._stack = ExitStack()
         self._scratch = Path(self._stack.enter_context(TemporaryDirectory(prefix="chaos-")))
 
@@ -79,11 +80,11 @@ class World:
     def remembered(self) -> list[events.Event]:
         """Events for it; its loops are compiled, as the first job would do it while they come."""
         warm_up()
-        return windows.make(2 * EVENTS, Random(self.seed))
+        return windows.make(2 * self.rounds * EVENTS, Random(self.seed))
 
     @cached_property
     def events(self) -> list[events.Event]:
-        return events.make(EVENTS, Random(self.seed), self.cluster, self.model)
+        return events.make(self.rounds * EVENTS, Random(self.seed), self.cluster, self.model)
 
     @cached_property
     def pubsub(self) -> Server:
