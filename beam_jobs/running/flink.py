@@ -10,10 +10,17 @@ from __future__ import annotations
 
 import logging
 import threading
+import uuid
 
 import apache_beam as beam
 import requests
-from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions, PortableOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    FlinkRunnerOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    PortableOptions,
+    StandardOptions,
+)
 from apache_beam.runners.runner import PipelineResult, PipelineRunner
 
 from beam_jobs import metrics
@@ -49,6 +56,8 @@ class Flink(Portable):
         flink.checkpointing_interval = flink.checkpointing_interval or _CHECKPOINT_MS
         # A bundle begins with a reader's position, and has its blocks: to wait for a second one takes a second.
         flink.max_bundle_size = flink.max_bundle_size or 1
+        named = self._parsed.view_as(GoogleCloudOptions)  # of the job on the cluster, too
+        named.job_name = named.job_name or f"{name.replace('/', '-')}-{uuid.uuid4().hex[:8]}"
         return super().prepare(name, live)
 
     def submit(self, pipeline: beam.Pipeline, graph: Graph) -> PipelineResult:
@@ -78,11 +87,13 @@ class Flink(Portable):
         while not (metrics.STATE.own()[metrics.READERS_FINISHED] or self._failure):
             tick.wait(_LOOK_S)
         ended.set()
+        # What the cluster says of the job, Beam tells the root logger.
+        logging.getLogger().addFilter(lambda record: "JobCancellationException" not in record.getMessage())
         options = self._parsed.view_as(FlinkRunnerOptions)
         if options.flink_master.startswith("["):  # Beam's own cluster, which ends with this process, or one unknown
             reason = "--flink_master is not given" if self._parsed.view_as(PortableOptions).job_endpoint else ""
         else:
-            reason = cancel(options.flink_master, result.job_id().rpartition("_")[0])
+            reason = cancel(options.flink_master, self._parsed.view_as(GoogleCloudOptions).job_name)
             if not reason:
                 return
         if reason:

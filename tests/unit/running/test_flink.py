@@ -12,7 +12,7 @@ from typing import Any
 
 import apache_beam as beam
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, StandardOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, PortableOptions, StandardOptions
 
 from beam_jobs import metrics
 from beam_jobs.errors import UserError
@@ -30,9 +30,6 @@ class Result:
 
     def __init__(self) -> None:
         self.cancelled = threading.Event()
-
-    def job_id(self) -> str:
-        return "app-7_0123-4567"
 
     def cancel(self) -> None:
         self.cancelled.set()
@@ -66,6 +63,7 @@ def test_it_commits_and_hands_bundles_out_one_by_one_unless_told_otherwise() -> 
     target_of(parsed).prepare("archive/x", live=False)
     given = parsed.view_as(options.FlinkOptions)
     assert (given.checkpointing_interval, given.max_bundle_size) == (1000, 7)
+    assert parsed.view_as(GoogleCloudOptions).job_name.startswith("archive-x-")
     assert parsed.view_as(PortableOptions).job_server_timeout > 10**8
 
 
@@ -170,7 +168,7 @@ def test_what_is_no_flink_is_named(status: int, body: bytes | None) -> None:
     [
         ([], None),  # a cluster of Beam's own
         (["--job_endpoint=h:1"], "--flink_master is not given"),
-        (["--job_endpoint=h:1", "--flink_master=127.0.0.1:1"], "127.0.0.1:1 does not answer"),
+        (["--job_endpoint=h:1", "--flink_master=127.0.0.1:1", "--job_name=x"], "127.0.0.1:1 does not answer"),
     ],
 )
 def test_a_job_that_stays_on_the_cluster_is_named(
@@ -181,6 +179,8 @@ def test_a_job_that_stays_on_the_cluster_is_named(
     flink, result = Flink(PipelineOptions(["--runner=FlinkRunner", *words])), Result()
     flink._ends_itself = False
     assert flink.wait(result) == 0  # type: ignore[arg-type]
+    logging.error("org.apache.flink.runtime.client.JobCancellationException: Job was cancelled.")
+    logging.getLogger().removeFilter(logging.getLogger().filters[-1])
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == (0 if said is None else 1)
     assert said is None or said in told[0]
