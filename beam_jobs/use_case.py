@@ -53,7 +53,9 @@ sql: SQL file in the folder; default: preprocess.sql.
 key, event_time: fields of the schema.
 csv: how CSV files are written, where it is not as usual: {delimiter: ";", decimal: ",", times: "%d.%m.%Y %H:%M"};
   the fields of codec/csv/dialect.py.
-pii: {key: REFERENCE}, needed by pseudonymize(): env:NAME, file:PATH or secret://projects/P/secrets/S/versions/NUMBER.
+pii: {keys: {ID: REFERENCE, ...}} or {key: REFERENCE}, needed by pseudonymize() and encrypt(): env:NAME, file:PATH or
+  secret://projects/P/secrets/S/versions/NUMBER. The first of keys is used, and its id stands before what it makes; the
+  others, and key, which has no id, still count.
 normal: conditions over the features, such as [speed = 0 AND current_draw < 1]; training learns rows that meet one,
   however rare they are.
 window_lateness, window_delay, window_clock_skew: how late rows may be that windows of the SQL see (docs/windows.md);
@@ -265,11 +267,19 @@ _MOST_KEY_ROWS = 100_000_000
 def _pii(section: Any, where: str) -> PiiPolicy:
     if section is None:
         return PiiPolicy()
-    key = _mapping(section, ("key",), f"{where}: pii").get("key")
+    given = _mapping(section, ("key", "keys"), f"{where}: pii")
+    key, keys = given.get("key"), given.get("keys")
     if key is not None and not isinstance(key, str):
         raise UserError(f"{where}: pii.key is not a reference; use {FORMS}")
+    if keys is not None and not (isinstance(keys, dict) and keys):
+        raise UserError(f"{where}: pii.keys is no `id: reference` lines; the first is used, the others still count")
+    for key_id, reference in (keys or {}).items():
+        if not isinstance(key_id, str):
+            raise UserError(f"{where}: pii.keys: the id {key_id} is no text; put it in quotes")
+        if not isinstance(reference, str):
+            raise UserError(f"{where}: pii.keys.{key_id} is not a reference; use {FORMS}")
     try:
-        return PiiPolicy(key)
+        return PiiPolicy(key, tuple((keys or {}).items()))
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
 

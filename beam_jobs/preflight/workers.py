@@ -79,13 +79,15 @@ def check_settings(parsed: PipelineOptions, config: KafkaConfig, flag: str = "--
 
 
 def check_pii_key(preflight: Preflight, preprocessor: Preprocessor) -> None:
-    """Reads the key of the pseudonyms, where the SQL makes any.
+    """Reads the keys of pseudonyms and encryption, where the SQL makes any.
 
     Raises:
       UserError: it can't be read, here or on the workers.
     """
-    _check_key(preflight, "pii.key", preprocessor.secret_reference)
-    preflight.ask(f"pii.key {preprocessor.secret_reference}", "the key of the pseudonyms", preprocessor.check_secrets)
+    references = preprocessor.secret_references
+    for reference in references:
+        _check_key(preflight, "pii.key", reference)
+    preflight.ask(f"pii.key {', '.join(references)}", "the key of the pseudonyms", preprocessor.check_secrets)
 
 
 def dead_letter_payload(preflight: Preflight, writes: bool) -> Payload:

@@ -60,7 +60,7 @@ def second_key_last(compiler: Compiler, stages: Sequence[Stage]) -> list[Stage]:
 
 
 def roots(value: Compiled) -> set[str]:
-    """Columns of the frame that an expression needs: fields, pseudonyms, windows."""
+    """Columns of the frame that an expression needs: fields, what stands for them, windows."""
     made = {step.column for step in value.steps}
     return {name for expr in (value.expr, *(s.expr for s in value.steps)) for name in expr.meta.root_names()} - made
 
@@ -142,9 +142,9 @@ class Legs:
                 )
             needed |= wanted
         self.fields = tuple(field for field in fields if field.name in needed)
-        self.pseudonyms = tuple(name for name in inputs.pseudonyms if f"pseudonym:{name}" in needed)
+        self.protected = tuple(each for each in inputs.protected if each.column in needed)
         shipped = [Shipped(field.name, _avro(field)) for field in self.fields]
-        shipped += [Shipped(f"pseudonym:{name}", ["null", "string"]) for name in self.pseudonyms]
+        shipped += [Shipped(each.column, ["null", "string"]) for each in self.protected]
         shipped += [Shipped(name, ["null", "double"]) for name in sorted(needed) if name.startswith("window:")]
         avro = {pa.float32(): "float", pa.string(): "string", pa.bool_(): "boolean"}
         shipped += [

@@ -200,6 +200,8 @@ def _computed(value: Compiled) -> list[str]:
         notes.append(f"{len(value.steps):,} intermediate column{'s'[: len(value.steps) != 1]}, computed once each")
     if "(pseudonymize" in value.text:
         notes.append("pseudonyms are made once for each different value of a block, HMAC-SHA256 under the key of pii")
+    if "(encrypt" in value.text:
+        notes.append("each different value of a block is encrypted once, AES-SIV under the key of pii")
     return notes
 
 
@@ -227,7 +229,9 @@ def _about(field: Field, p: Preprocessor) -> list[str]:
     if field.name in (p.key, p.event_time):
         notes.append("the key" if field.name == p.key else "the event time")
     if field.pii:
-        notes.append(f"personal data (pii: {field.pii}): leaves as a pseudonym or generalized, or not at all")
+        notes.append(
+            f"personal data (pii: {field.pii}): leaves as a pseudonym, encrypted, generalized, truncated, or not at all"
+        )
     if field.label:
         notes.append("the label: read only in frames that end before now")
     return notes

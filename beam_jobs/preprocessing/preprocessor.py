@@ -18,7 +18,7 @@ from beam_jobs.errors import RowErrors
 from beam_jobs.preprocessing import checks
 from beam_jobs.preprocessing.fields import Field
 from beam_jobs.preprocessing.legs import Legs, Result
-from beam_jobs.preprocessing.pii import PiiPolicy
+from beam_jobs.preprocessing.pii import PiiPolicy, Protected
 from beam_jobs.preprocessing.query.compiler import Compiled, with_steps
 from beam_jobs.preprocessing.query.personal import unit_of
 from beam_jobs.preprocessing.query.types import DOUBLE, TIMESTAMP, converted
@@ -69,6 +69,7 @@ class Preprocessor:
       features: the numeric columns, in order; the input of the model.
       attributes: text columns beside the key: carried along, never a model's input.
       inputs: the fields themselves.
+      protected: what it reads of them under a key.
       stages, windows: what of rows before the columns are computed from; with any, rows need the history of their
         partition.
       where: chooses among the rows behind the windows; None: all.
@@ -87,7 +88,7 @@ class Preprocessor:
         where: Compiled | None,
         stages: Sequence[Stage] = (),
         inputs: Sequence[Field],
-        pseudonyms: frozenset[str],
+        protected: frozenset[Protected],
         policy: PiiPolicy,
         key: str,
         event_time: str,
@@ -114,7 +115,7 @@ class Preprocessor:
         self._no_rows = pa.RecordBatch.from_pylist([], self.output_schema)
         self.outputs = tuple(outputs)
         self._policy = policy
-        self._pseudonyms = pseudonyms
+        self.protected = tuple(sorted(protected, key=lambda each: each.text))
         self._recipe = recipe
         self.stages = tuple(stages)
         self.windows = tuple(window for stage in stages for window in stage.windows)
@@ -128,7 +129,7 @@ class Preprocessor:
             self._exprs.append(where.expr.fill_null(False).alias(_WHERE))
         read = [*self._computed, *(value for stage in stages for value in stage.reads)]
         frame_fields = [f for f in inputs if any(f.name in value.columns for value in read)]
-        self._inputs = Inputs(frame_fields, sorted(pseudonyms), policy, key, event_time, lateness)
+        self._inputs = Inputs(frame_fields, self.protected, policy, key, event_time, lateness)
         self._ranged = [f for f in inputs if f.kind == "timestamp" or f.floating or _has_limit(f)]
         # A field that is never null and stays inside float32 by its limits was checked before the query.
         self._checked_features = [o.name for o in outputs if o.is_feature and not (o.field and _always_finite(o.field))]
@@ -150,14 +151,19 @@ class Preprocessor:
         return pl.Float32 if output.is_feature else pl.String
 
     @property
-    def secret_reference(self) -> str | None:
-        """Where the key of the pseudonyms is; None: the query makes none."""
-        return self._policy.key if self._pseudonyms else None
+    def secret_references(self) -> Sequence[str]:
+        """Where the keys are that the query uses."""
+        known = self._policy.references()
+        return sorted({known[key_id] for key_id in self._key_ids()})
 
     def check_secrets(self) -> None:
-        """UserError if the query needs the key of the pseudonyms and it can't be read here; for the start of a job."""
-        if self._pseudonyms:
-            self._policy.secret()
+        """UserError if a key that the query uses can't be read here; for the start of a job."""
+        for key_id in self._key_ids():
+            self._policy.secret(key_id)
+
+    def _key_ids(self) -> Sequence[str]:
+        used = {self._policy.current if each.key_id is None else each.key_id for each in self.protected}
+        return sorted(used)
 
     @staticmethod
     def warm_up() -> None:
@@ -198,7 +204,7 @@ class Preprocessor:
             where=legs.value("", False) if "" in legs.known else self.where,
             stages=legs.behind,
             inputs=legs.fields,
-            pseudonyms=frozenset(legs.pseudonyms),
+            protected=frozenset(legs.protected),
             policy=self._policy,
             key=self.key,
             event_time=self.event_time,

@@ -40,14 +40,13 @@ from sqlglot import exp
 from beam_jobs.errors import UserError
 from beam_jobs.preprocessing.fields import Field, fields_of
 from beam_jobs.preprocessing.legs import second_key_last
-from beam_jobs.preprocessing.pii import PiiPolicy
+from beam_jobs.preprocessing.pii import PiiPolicy, Protected
 from beam_jobs.preprocessing.preprocessor import Output, Preprocessor
 from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, join
 from beam_jobs.preprocessing.query.expressions import HANDLERS, SEMANTICS_VERSION, float32_literal
 from beam_jobs.preprocessing.query.parser import DIALECT, parse, with_room
 from beam_jobs.preprocessing.query.personal import unit_of
 from beam_jobs.preprocessing.query.types import BOOLEAN
-from beam_jobs.preprocessing.query.windows import pseudonym
 from beam_jobs.preprocessing.stages import Stage
 from beam_jobs.preprocessing.windows.frames import DEFAULT_LATENESS, Lateness
 
@@ -64,7 +63,7 @@ class Query:
     outputs: tuple[Output, ...]  # in the order of the SELECT
     where: Compiled | None  # behind the windows
     stages: tuple[Stage, ...]  # with the windows, innermost first
-    pseudonyms: frozenset[str]  # fields the query reads through pseudonymize()
+    protected: frozenset[Protected]  # what it reads of fields under a key
 
     @property
     def wheres(self) -> list[Compiled]:
@@ -114,11 +113,8 @@ def compile_sql(
     if fields[key].kind not in ("string", "number") or fields[key].floating:
         raise UserError(f"key is {key} of type {json.dumps(fields[key].type)}; use a string, int or long field")
     query = parse_query(sql, fields, key, event_time, source)
-    if query.pseudonyms and policy.key is None:
-        raise UserError(
-            f"{source}: pseudonymize({min(query.pseudonyms)}) needs a key; "
-            "add `pii: {key: env:HIGHBEAM_PII_KEY}` to use_case.yaml"
-        )
+    for each in sorted(query.protected, key=lambda each: each.text):
+        _check_key(each, policy, source)
     read = frozenset({stage.by for stage in query.stages}).union(*(value.columns for value in query.values))
     inputs = tuple(field for name, field in fields.items() if name in read)
     compiled = Preprocessor(
@@ -126,7 +122,7 @@ def compile_sql(
         where=query.where,
         stages=query.stages,
         inputs=inputs,
-        pseudonyms=query.pseudonyms,
+        protected=query.protected,
         policy=policy,
         key=key,
         event_time=event_time,
@@ -141,6 +137,20 @@ def compile_sql(
     if compiled.second_key is not None:
         compiled.legs()  # which refuses what may not leave
     return compiled
+
+
+def _check_key(protected: Protected, policy: PiiPolicy, source: str) -> None:
+    call, known = f"{protected.how}({protected.field})", policy.references()
+    if protected.how == "encrypt" and not policy.keys:
+        raise UserError(
+            f"{source}: {call} needs a key with an id, which stands before what it encrypts; "
+            "add `pii: {keys: {2026-11: env:HIGHBEAM_PII_KEY}}` to use_case.yaml"
+        )
+    if not known:
+        raise UserError(f"{source}: {call} needs a key; add `pii: {{key: env:HIGHBEAM_PII_KEY}}` to use_case.yaml")
+    if protected.key_id is not None and protected.key_id not in known:
+        ids = ", ".join(repr(key_id) for key_id in known)
+        raise UserError(f"{source}: {call} names the key {protected.key_id!r}; pii.keys in use_case.yaml has {ids}")
 
 
 def compile_condition(sql: str, features: Sequence[str], source: str) -> Compiled:
@@ -189,7 +199,7 @@ def _parse_query(compiler: Compiler) -> Query:
         compiler.fail(None, "the SELECT has no numeric column beside the key and the time; a model needs a feature")
     if compiler.second_keys:
         stages = second_key_last(compiler, stages)
-    return Query(tuple(outputs), pending, tuple(stages), frozenset(compiler.pseudonyms))
+    return Query(tuple(outputs), pending, tuple(stages), frozenset(compiler.protected))
 
 
 def _enter(compiler: Compiler, select: Any, stages: list[Stage]) -> Compiled | None:
@@ -324,8 +334,9 @@ def _output(compiler: Compiler, item: Any) -> Output:
     whole = plain is not None and plain.name == name
     if name == compiler.event_time and not (whole or unit_of(value.text, name)):
         compiler.fail(item, f"{name} is the event time; select the field itself, or truncate({name}, 'hour')")
-    if name == compiler.key and not (value.columns == {name} and (plain or value.text == pseudonym(name))):
-        compiler.fail(item, f"{name} is the key; select the field itself or pseudonymize({name})")
+    stands_for_key = [Protected(compiler.key).text, Protected(compiler.key, "encrypt").text]
+    if name == compiler.key and not (value.columns == {name} and (plain or value.text in stands_for_key)):
+        compiler.fail(item, f"{name} is the key; select the field itself, pseudonymize({name}) or encrypt({name})")
     if value.kind not in ("number", "boolean", "string") and name != compiler.event_time:
         remedies = {"timestamp": "use EXTRACT", "interval": "use EXTRACT(epoch FROM ...), its seconds"}
         remedy = remedies.get(value.kind, "drop it or bring it to a number")

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from beam_jobs.errors import UserError
 from beam_jobs.preprocessing.fields import Field
-from beam_jobs.preprocessing.pii import PiiPolicy, pseudonymize
-from beam_jobs.preprocessing.query.compiler import Compiled, WindowFeature, pseudonym_column, with_steps
+from beam_jobs.preprocessing.pii import PiiPolicy, Protected, stands_for
+from beam_jobs.preprocessing.query.compiler import Compiled, WindowFeature, with_steps
 from beam_jobs.preprocessing.query.intervals import to_text
 from beam_jobs.preprocessing.windows.frames import EVENT_TIME, EVERY_ROW, Lateness, Window
 from beam_jobs.preprocessing.windows.history import History, TooManyRowsError
@@ -48,20 +48,19 @@ class Inputs:
     """What expressions read of a row."""
 
     fields: Sequence[Field]
-    pseudonyms: Sequence[str]  # fields that are read as pseudonyms
+    protected: Sequence[Protected]  # what is read of fields under a key
     policy: PiiPolicy
-    key: str  # field that the rows of a window have in common; its pseudonym where that is read
+    key: str  # field that the rows of a window have in common; what stands for it where that is read
     event_time: str
     lateness: Lateness
 
     def frame(self, rows: pa.RecordBatch) -> pl.DataFrame:
-        """The fields, the pseudonyms, and the columns of stages before."""
+        """The fields, what stands for them, and the columns of stages before."""
         arrays = {field.name: texts(rows.column(field.name)) for field in self.fields}
         arrays |= {name: rows.column(name) for name in rows.schema.names if ":" in name}
-        for name in self.pseudonyms:
-            column = pseudonym_column(name)
-            if column not in arrays:
-                arrays[column] = pseudonymize(rows.column(name), self.policy.secret())
+        for each in self.protected:
+            if each.column not in arrays:
+                arrays[each.column] = each.of(rows.column(each.field), self.policy)
         return pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_pydict(arrays), rechunk=False))
 
     def keys(self, rows: pa.RecordBatch, by: str | None = None) -> pa.Array:
@@ -73,8 +72,8 @@ class Inputs:
         if by is not None and KEY in rows.schema.names:
             return rows.column(KEY)
         name = by or self.key
-        column = pseudonym_column(name) if name in self.pseudonyms else name
-        keys = plain(rows.column(column)).cast(pa.string())
+        instead = stands_for(name, self.protected)
+        keys = plain(rows.column(name if instead is None else instead.column)).cast(pa.string())
         if by is None:
             return keys
         marked = pc.binary_join_element_wise("=", keys, "")  # NULL is no text that begins so
@@ -117,7 +116,7 @@ class Stage:
             kept = np.flatnonzero(through.to_numpy())
             known, rows = known.filter(through), rows.take(pa.array(kept))
         names = [_argument(place) for place in range(len(self._arguments))]
-        names += [pseudonym_column(name) for name in inputs.pseudonyms]
+        names += [each.column for each in inputs.protected]
         columns = {name: known.get_column(name).rechunk().to_arrow() for name in names}
         return Chosen(_with(rows, columns), kept)
 

@@ -429,11 +429,26 @@ DEMO = {
     )
 }
 
+PRIVACY = {
+    command.name: command
+    for command in (
+        Command(
+            "privacy decrypt",
+            "beam_jobs.privacy.decrypt",
+            "Shows what encrypted texts were, for a reason, and writes down who asked",
+            ("2026-11:AbC…", "use_case", "field", "reason", "audit_log"),
+            arguments="beam_jobs.privacy.decrypt:arguments",
+            examples={"field": "card", "reason": "chargeback-4711", "audit_log": "/var/log/highbeam/decrypted.jsonl"},
+        ),
+    )
+}
+
 GROUPS: Mapping[str, Mapping[str, Command]] = {
     "To begin with": BEGIN,
     "Jobs, here or on Dataflow": JOBS,
     "Models": MODELS,
     "Schemas": SCHEMAS,
+    "Personal data": PRIVACY,
     "In a checkout": DEMO,
 }
 COMMANDS: Mapping[str, Command] = {name: command for group in GROUPS.values() for name, command in group.items()}

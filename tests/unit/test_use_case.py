@@ -117,6 +117,9 @@ def test_one_of_your_own(tmp_path: Path) -> None:
         ({"pii": {"salt": "x"}}, "pii: unknown key 'salt'"),
         ({"pii": {"key": "hunter2"}}, "not a reference"),
         ({"pii": {"key": 5}}, "not a reference"),
+        ({"pii": {"keys": "env:A"}}, "the first is used"),
+        ({"pii": {"keys": {2026: "env:A"}}}, "the id 2026 is no text; put it in quotes"),
+        ({"pii": {"keys": {"2026-11": "hunter2"}}}, "pii.keys.2026-11 is not a reference"),
     ],
 )
 def test_wrong_settings(changes: dict[str, Any], expected: str, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from sqlglot import exp
 
 from beam_jobs.errors import UserError
 from beam_jobs.preprocessing.fields import Field, Kind
+from beam_jobs.preprocessing.pii import Protected
 from beam_jobs.preprocessing.query.types import BOOLEAN, DOUBLE, INTEGER, NULL, TEXT, Type, common, constant, converted
 from beam_jobs.preprocessing.windows.frames import Frame, is_tiled
 
@@ -72,13 +73,8 @@ class WindowFeature:
         return is_tiled(self.function, self.frame)
 
 
-def pseudonym_column(field: str) -> str:
-    """Column of the frame that holds the pseudonyms of a field; no Avro name has a colon."""
-    return f"pseudonym:{field}"
-
-
 class Compiler:
-    """Compiles the expressions of one query; collects the windows and the pseudonymised fields it meets."""
+    """Compiles the expressions of one query; collects the windows and the protected fields it meets."""
 
     def __init__(
         self, handlers: Handlers, fields: Mapping[str, Field], sql: str, source: str, key: str, event_time: str
@@ -94,7 +90,7 @@ class Compiler:
         self.stage = 0  # SELECTs with windows, further in
         self.windows: dict[str, WindowFeature] = {}  # of this SELECT, by canonical text: each is computed once
         self.named_windows: dict[str, exp.Window] = {}  # of the WINDOW clause, by name in lower case
-        self.pseudonyms: set[str] = set()
+        self.protected: set[Protected] = set()  # what it reads of fields under a key
         self.second_keys: set[str] = set()  # fields other than the key that windows are by
         self._labels = False
         self._steps = 0
@@ -307,7 +303,7 @@ FUNCTIONS = (
         "substring",
         "concat",
     ),
-    *("pseudonymize", "generalize", "truncate"),
+    *("pseudonymize", "encrypt", "generalize", "truncate"),
 )
 """Functions the SQL may use, beside operators, CASE, BETWEEN, IN, LIKE and IS."""
 

@@ -10,8 +10,8 @@ from sqlglot import exp
 
 from beam_jobs.preprocessing import grid
 from beam_jobs.preprocessing.fields import Field
-from beam_jobs.preprocessing.pii import MAX_CHARACTERS, MAX_DECIMALS, MIN_METRES
-from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, pseudonym_column, sql_of
+from beam_jobs.preprocessing.pii import MAX_CHARACTERS, MAX_DECIMALS, MIN_METRES, Protected
+from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, sql_of
 from beam_jobs.preprocessing.query.numbers import rounded
 from beam_jobs.preprocessing.query.types import DOUBLE, TEXT, TIMESTAMP, by_numpy, column, converted
 
@@ -41,20 +41,31 @@ def _plain_argument(c: Compiler, node: exp.Anonymous, counts: tuple[int, ...], e
 
 def _not_direct(c: Compiler, node: exp.Anonymous, field: Field) -> None:
     if field.pii == "direct":
-        c.fail(node, f"{sql_of(node)}: {field.name} identifies a person directly; pseudonymize or drop it")
+        c.fail(node, f"{sql_of(node)}: {field.name} identifies a person directly; pseudonymize, encrypt or drop it")
 
 
 def _pseudonymize(c: Compiler, node: exp.Anonymous) -> Compiled:
-    field = _plain_argument(c, node, (1,), "pseudonymize(column)")
+    """pseudonymize(column), or pseudonymize(column, 'id') under another key than the first."""
+    field = _plain_argument(c, node, (1, 2), "pseudonymize(column)")
+    key_id = None
+    if len(node.expressions) == 2:
+        named = node.expressions[1]
+        if not (isinstance(named, exp.Literal) and named.is_string):
+            c.fail(node, f"{sql_of(node)}: the id of the key is a text in quotes")
+        key_id = named.name
+    return _under_a_key(c, node, field, Protected(field.name, key_id=key_id))
+
+
+def _encrypt(c: Compiler, node: exp.Anonymous) -> Compiled:
+    field = _plain_argument(c, node, (1,), "encrypt(column)")
+    return _under_a_key(c, node, field, Protected(field.name, "encrypt"))
+
+
+def _under_a_key(c: Compiler, node: exp.Anonymous, field: Field, protected: Protected) -> Compiled:
     if field.kind != "string":
-        c.fail(node, f"{sql_of(node)}: {field.name} is a {field.kind}; pseudonymize needs a text; use generalize")
-    c.pseudonyms.add(field.name)
-    return Compiled(
-        pl.col(pseudonym_column(field.name)),
-        TEXT,
-        f"(pseudonymize {json.dumps(field.name)})",
-        frozenset({field.name}),
-    )
+        c.fail(node, f"{sql_of(node)}: {field.name} is a {field.kind}; {protected.how} needs a text; use generalize")
+    c.protected.add(protected)
+    return Compiled(pl.col(protected.column), TEXT, protected.text, frozenset({field.name}))
 
 
 def _generalize(c: Compiler, node: exp.Anonymous) -> Compiled:
@@ -131,6 +142,7 @@ def _metres(c: Compiler, node: exp.Anonymous, field: Field, written: str) -> flo
 
 _FUNCTIONS = {
     "pseudonymize": _pseudonymize,
+    "encrypt": _encrypt,
     "generalize": _generalize,
     "truncate": _truncate,
 }

@@ -13,6 +13,7 @@ import polars as pl
 from sqlglot import exp
 
 from beam_jobs.preprocessing.fields import Field
+from beam_jobs.preprocessing.pii import Protected
 from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, WindowFeature, join, sql_of
 from beam_jobs.preprocessing.query.times import microseconds
 from beam_jobs.preprocessing.query.types import (
@@ -271,7 +272,7 @@ def _key(c: Compiler, node: exp.Window, definition: exp.Window) -> str | None:
     if field.pii and field.kind != "string":
         c.fail(node, f"PARTITION BY {field.name}: personal data (pii: {field.pii}) has a pseudonym only as a text")
     if field.pii:
-        c.pseudonyms.add(field.name)  # which stands for it wherever rows of a key are told
+        c.protected.add(Protected(field.name))  # which stands for it wherever rows of a key are told
     c.second_keys.add(field.name)
     if len(c.second_keys) > 1:
         others = " and ".join(sorted(c.second_keys))
@@ -288,8 +289,8 @@ def _field(c: Compiler, node: Any) -> Field | None:
     found = c.lookup(node)[1] if isinstance(node, exp.Column) else None
     if isinstance(found, Field):
         return found
-    names = [name for name in c.pseudonyms if found is not None and found.text == pseudonym(name)]
-    return c.fields[names[0]] if names else None
+    fields = [each.field for each in c.protected if found is not None and found.text == each.text]
+    return c.fields[fields[0]] if fields else None
 
 
 def _form(c: Compiler) -> str:
@@ -328,14 +329,11 @@ def _frame(c: Compiler, node: exp.Window, definition: exp.Window) -> Frame:
 
 
 def _is(c: Compiler, node: Any, name: str) -> bool:
-    """Whether a column is the key or the event time, or the pseudonym of it."""
+    """Whether a column is the key or the event time, or stands for it."""
     found = c.lookup(node)[1] if isinstance(node, exp.Column) else None
-    return found.name == name if isinstance(found, Field) else found is not None and found.text == pseudonym(name)
-
-
-def pseudonym(name: str) -> str:
-    """Canonical text of the pseudonym of a field."""
-    return f'(pseudonymize "{name}")'
+    if isinstance(found, Field):
+        return found.name == name
+    return found is not None and any(each.field == name and each.text == found.text for each in c.protected)
 
 
 def _start(c: Compiler, node: Any) -> tuple[int, int]:

@@ -5,16 +5,28 @@ from __future__ import annotations
 import hashlib
 import hmac
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from beam_jobs.errors import UserError
 from beam_jobs.preprocessing import PiiPolicy, compile_sql
-from beam_jobs.preprocessing.pii import pseudonymize
+from beam_jobs.preprocessing.pii import Protected, decrypt, encrypt, pseudonymize
 from tests.services.google import SecretManager
 
 KEY = b"0123456789abcdef0123456789abcdef"
+FIELDS: list[dict[str, Any]] = [
+    {"name": "id", "type": "string"},
+    {"name": "name", "type": "string", "pii": "direct"},
+    {"name": "born", "type": {"type": "long", "logicalType": "timestamp-millis"}, "pii": "direct"},
+    {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}, "pii": "quasi"},
+    {"name": "zip", "type": "string", "pii": "quasi"},
+    {"name": "latitude", "type": "double", "unit": "°", "pii": "quasi"},
+    {"name": "height", "type": "double", "unit": "m", "pii": "quasi"},
+    {"name": "shop", "type": "string"},
+]
+PLACES = {"type": "record", "name": "E", "fields": FIELDS}
 
 
 def test_a_pseudonym_is_the_hmac_of_the_text() -> None:
@@ -119,20 +131,92 @@ def test_a_key_in_secret_manager_has_a_fixed_version(secret_server: SecretManage
         PiiPolicy(f"secret://{name}latest")
 
 
-PLACES = {
-    "type": "record",
-    "name": "E",
-    "fields": [
-        {"name": "id", "type": "string"},
-        {"name": "name", "type": "string", "pii": "direct"},
-        {"name": "born", "type": {"type": "long", "logicalType": "timestamp-millis"}, "pii": "direct"},
-        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}, "pii": "quasi"},
-        {"name": "zip", "type": "string", "pii": "quasi"},
-        {"name": "latitude", "type": "double", "unit": "°", "pii": "quasi"},
-        {"name": "height", "type": "double", "unit": "m", "pii": "quasi"},
-        {"name": "shop", "type": "string"},
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> PiiPolicy:
+    """Two keys at once, and one from before keys had ids."""
+    for name in ("NEW", "OLD", "FIRST"):
+        monkeypatch.setenv(f"HIGHBEAM_TEST_{name}", f"{name:0<32}")
+    new, old = ("2026-11", "env:HIGHBEAM_TEST_NEW"), ("2026-05", "env:HIGHBEAM_TEST_OLD")
+    return PiiPolicy("env:HIGHBEAM_TEST_FIRST", (new, old))
+
+
+def test_what_is_encrypted_comes_back_with_its_key_and_field_alone(keys: PiiPolicy) -> None:
+    values = pa.array(["Müller", None, "", "Müller", "x" * 1000])
+    sealed = encrypt(values, keys.secret(), "name", "2026-11").to_pylist()
+    assert sealed[0] == sealed[3]
+    assert sealed[1] is None
+    assert all(text.startswith("2026-11:") for text in sealed if text is not None)
+    assert [text and decrypt(text, keys, "name") for text in sealed] == values.to_pylist()
+    assert encrypt(values.dictionary_encode(), keys.secret(), "name", "2026-11").to_pylist() == sealed
+    assert sealed[0] != encrypt(values, keys.secret(), "other", "2026-11").to_pylist()[0]
+    assert decrypt(sealed[0], keys, "other") is None  # of another field
+    assert decrypt(sealed[0].replace("2026-11", "2026-05"), keys, "name") is None  # under another key
+    for damaged in (sealed[0][:-1], sealed[0] + "A", "2026-11:", "2026-11:é", "2026-11", "", "2025:" + sealed[0]):
+        assert decrypt(damaged, keys, "name") is None
+
+
+def test_the_first_key_is_used_and_the_others_count(keys: PiiPolicy) -> None:
+    values = pa.array(["a", "b", "a"])
+    older = Protected("name", key_id="2026-05")
+    before = PiiPolicy(None, keys.keys[1:])
+    assert Protected("name").of(values, keys)[0].as_py().startswith("2026-11:")
+    # What was made before the change is what is made of the older key now.
+    assert older.of(values, keys) == Protected("name").of(values, before)
+    first = Protected("name", key_id="").of(values, keys)
+    assert first == Protected("name").of(values, PiiPolicy(keys.key)) == pseudonymize(values, keys.secret(""))
+    sealed = Protected("name", "encrypt").of(values, before)
+    assert [decrypt(text, keys, "name") for text in sealed.to_pylist()] == values.to_pylist()
+    with pytest.raises(UserError, match=r"pii.keys has no '2024'; it has 2026-11, 2026-05"):
+        keys.secret("2024")
+
+
+def test_a_change_of_keys_in_a_query(keys: PiiPolicy) -> None:
+    sql = (
+        "SELECT encrypt(name) AS name, at, pseudonymize(name) AS person, pseudonymize(name, '2026-05') AS before, "
+        "count(*) OVER (PARTITION BY name ORDER BY at RANGE BETWEEN INTERVAL '1' DAY PRECEDING AND CURRENT ROW) AS n "
+        "FROM events"
+    )
+    schema = {"type": "record", "name": "E", "fields": [FIELDS[1], {**FIELDS[3], "pii": None}]}
+    old_sql = "SELECT pseudonymize(name) AS name, at, EXTRACT(hour FROM at) AS h FROM events"
+    query = compile_sql(sql, schema, keys, key="name", event_time="at")
+    old = compile_sql(old_sql, schema, PiiPolicy(None, keys.keys[1:]), key="name", event_time="at")
+    assert query.secret_references == ["env:HIGHBEAM_TEST_NEW", "env:HIGHBEAM_TEST_OLD"]
+    query.check_secrets()
+    times = pa.array([0, 1, 2], pa.timestamp("ms", "UTC"))
+    block = pa.record_batch({"name": ["a", "b", "a"], "at": times})
+    rows = query.apply(block, query.history()).rows
+    assert [decrypt(text, keys, "name") for text in rows.column("name").to_pylist()] == ["a", "b", "a"]
+    assert rows.column("n").to_pylist() == [1, 1, 2]
+    # Rows from before and rows from now are joined by the pseudonym that both have.
+    assert rows.column("before") == old.apply(block).rows.column("name")
+    assert rows.column("person") != rows.column("before")
+
+
+@pytest.mark.parametrize(
+    ("column", "policy", "says"),
+    [
+        ("encrypt(name)", PiiPolicy("env:X"), r"encrypt\(name\) needs a key with an id"),
+        ("pseudonymize(name)", PiiPolicy(), r"pseudonymize\(name\) needs a key; add"),
+        ("pseudonymize(name, 'b')", PiiPolicy(None, (("a", "env:X"),)), "names the key 'b'; pii.keys .* has 'a'"),
+        ("pseudonymize(name, 1)", PiiPolicy("env:X"), "the id of the key is a text in quotes"),
+        ("encrypt(latitude)", PiiPolicy("env:X"), "latitude is a number; encrypt needs a text"),
+        ("encrypt(name, 'a')", PiiPolicy("env:X"), r"write it as encrypt\(column\)"),
     ],
-}
+)
+def test_keys_that_a_query_lacks(column: str, policy: PiiPolicy, says: str) -> None:
+    schema = {**PLACES, "fields": [{**field, "pii": None} if field["name"] == "at" else field for field in FIELDS]}
+    with pytest.raises(UserError, match=says):
+        compile_sql(
+            f"SELECT id, at, length(shop) AS n, {column} AS x FROM events", schema, policy, key="id", event_time="at"
+        )
+
+
+def test_ids_that_are_none() -> None:
+    with pytest.raises(UserError, match="'a:b' is no id of a key"):
+        PiiPolicy(None, (("a:b", "env:X"),))
+    with pytest.raises(UserError, match=r"pii.keys.a is not a reference") as caught:
+        PiiPolicy(None, (("a", "s3cret"),))
+    assert "s3cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
