@@ -48,7 +48,7 @@ LATENESS = {
 SETTINGS = ("name", "schema", "sql", "key", "event_time", "csv", "pii", "normal", *LATENESS, "model")
 """Keys of use_case.yaml:
 name: what jobs and models are called; default: the folder's name.
-schema: a shipped schema (car_sensor) or an .avsc file in the folder.
+schema: a shipped schema (car_sensor) or an .avsc file in the folder, or beside it: ../other/payment.avsc.
 sql: SQL file in the folder; default: preprocess.sql.
 key, event_time: fields of the schema.
 csv: how CSV files are written, where it is not as usual: {delimiter: ";", decimal: ",", times: "%d.%m.%Y %H:%M"};
