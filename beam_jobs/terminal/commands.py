@@ -349,6 +349,14 @@ MODELS = {
             arguments="model.registry:arguments",
         ),
         Command(
+            "evaluate",
+            "model.evaluate",
+            "Judge a use case's kind of model by its past: train on some days, judge by later ones, round after round",
+            ("use_case", "data", "from"),
+            arguments="model.evaluate:arguments",
+            examples={"use_case": "fraud_benchmark", "data": "runs/payments.parquet", "from": "2018-07-25T00:00:00Z"},
+        ),
+        Command(
             "registry compare",
             "model.compare",
             "Two versions of a model side by side: data, features, threshold, alert budget, figures",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from beam_jobs.errors import UserError
 
 Bools = NDArray[np.bool_]
 
@@ -98,19 +101,25 @@ def evaluate(scores: NDArray[Any], threshold: float, failed: Bools, kinds: pa.Ar
 
 def roc_auc(scores: NDArray[Any], failed: Bools) -> float:
     """Area under the ROC curve; ties count half. Both classes must be there."""
-    _, position, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[position]
-    positives, negatives = int(failed.sum()), int((~failed).sum())
-    return float((ranks[failed].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return float(_metrics().roc_auc_score(failed, _ranks(scores)))
 
 
 def average_precision(scores: NDArray[Any], failed: Bools) -> float:
     """Sum of precision times the step of recall over falling thresholds; rows with one score fall together."""
-    order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(failed[order])
-    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-    precision, recall = hits[last] / (last + 1), hits[last] / hits[-1]
-    return float(np.sum(precision * np.diff(recall, prepend=0.0)))
+    return float(_metrics().average_precision_score(failed, _ranks(scores)))
+
+
+def _metrics() -> Any:
+    """scikit-learn's; it takes a second to import, and jobs that score have none."""
+    try:
+        return importlib.import_module("sklearn.metrics")
+    except ImportError as error:
+        raise UserError("to judge scores by labels needs scikit-learn; run pip install 'highbeam[train]'") from error
+
+
+def _ranks(scores: NDArray[Any]) -> NDArray[np.int64]:
+    """The scores' places among them: finite, whatever they are."""
+    return np.asarray(np.unique(scores, return_inverse=True)[1], np.int64)
 
 
 def _codes(keys: pa.Array) -> NDArray[np.int64]:

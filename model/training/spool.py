@@ -38,6 +38,12 @@ class Examples:
     times: Longs  # [n], event time, milliseconds since the epoch
     kinds: pa.Array  # string [n], what the label says of a failure ("true", or its kind); "" for other rows
 
+    def since(self, start_ms: int) -> Examples:
+        """Those from a time on."""
+        rows = self.times >= start_ms
+        kept = pa.array(rows)
+        return Examples(self.x[rows], self.keys.filter(kept), self.times[rows], self.kinds.filter(kept))
+
 
 @dataclass(frozen=True)
 class Parts:
