@@ -9,6 +9,7 @@ transactions are not Kafka's.
 
 from __future__ import annotations
 
+import random
 import shutil
 import signal
 import socket
@@ -27,18 +28,32 @@ from beam_jobs.sandbox import guard
 
 START_TIMEOUT_S = 60.0
 
-_GIVEN: set[int] = set()  # ports of this process: the kernel gives one again that nobody has bound yet
+# Below those that Linux, macOS and the BSDs give to connections: a port that a broker is to have, or to have again once
+# it was killed, is no client's meanwhile.
+_PORTS = range(10_000, 32_768)
+_CHANCE = random.SystemRandom()  # whatever seed a test has set: other processes look for ports too
+_GIVEN: set[int] = set()  # to this process
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 nobody listens on at the moment, another one at each call."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port not in _GIVEN:
+    """A TCP port of 127.0.0.1 nobody listens on at the moment, another one at each call.
+
+    Raises:
+      OSError: none of a hundred can be bound.
+    """
+    error = OSError("no port is left")
+    for port in _CHANCE.sample(_PORTS, min(100, len(_PORTS))):
+        if port in _GIVEN:
+            continue
+        try:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError as problem:
+            error = problem
+        else:
             _GIVEN.add(port)
             return port
+    raise error
 
 
 class BrokerProcess:
