@@ -96,6 +96,7 @@ def kill_at_random(command: list[str], tmp_path: Path, times: int, timeout_s: fl
         while time.monotonic() < deadline and job.poll() is None:
             if len(list((tmp_path / "archive").rglob("*.avro"))) > before + chance.randint(1, 5):
                 break
+            time.sleep(0.01)
         killed += job.poll() is None
         job.send_signal(signal.SIGKILL)
         job.communicate()
@@ -124,7 +125,7 @@ class Reader:
 
     def _run(self) -> None:
         sizes: dict[Path, int] = {}
-        while not self._stop.wait(0.002):
+        while not self._stop.wait(0.01):
             for path in self._folder.rglob("*.avro"):
                 size = path.stat().st_size
                 if sizes.setdefault(path, size) != size:

@@ -21,8 +21,16 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 PERSONAL = {"vin", "driver_name", "latitude", "longitude"}
 
 
-@pytest.mark.parametrize("file_format", ["avro", "parquet"])
-@pytest.mark.parametrize("content", ["features", "events"])
+# The other two at night: by day each content and each format once.
+@pytest.mark.parametrize(
+    ("content", "file_format"),
+    [
+        ("features", "avro"),
+        ("events", "parquet"),
+        pytest.param("features", "parquet", marks=pytest.mark.nightly),
+        pytest.param("events", "avro", marks=pytest.mark.nightly),
+    ],
+)
 def test_rows_are_filed_by_event_time(
     topics: Topics, archive: Callable[..., list[str]], tmp_path: Path, file_format: str, content: str
 ) -> None:

@@ -58,7 +58,7 @@ class World:
         deadline = time.monotonic() + TIMEOUT_S
         while not so():
             assert time.monotonic() < deadline, [(p.name, p.read_text()[-600:]) for p in self._folder.iterdir()]
-            time.sleep(0.05)
+            time.sleep(0.1)
 
     def send(self, seed: int) -> None:
         block = events(N, seed=seed)

@@ -114,7 +114,9 @@ def test_train_from_a_bucket_into_one_and_promote(
     assert registry.aliases(f"{root}/car_sensors") == dict.fromkeys(["champion", "challenger", "shadow"], found.version)
 
 
+@pytest.mark.nightly
 def test_killed_and_resumed_every_record_is_in_one_row(topics: Topics, archive: Archive, bucket: str) -> None:
+    """By day test_archive_restarts.py kills one that writes to a bucket, test_archive_job.py one of Kafka."""
     topics.send("events", list(framed(events(20_000))))
     root = f"{bucket}/archive"
     small = ["--max_file_age", "0.05", "--block_rows", "500", "--max_file_mb", "0.3"]
@@ -125,6 +127,7 @@ def test_killed_and_resumed_every_record_is_in_one_row(topics: Topics, archive: 
         while len(files.list_files(f"{root}/**.avro")) <= before:
             assert time.monotonic() < deadline
             assert job.poll() is None
+            time.sleep(0.02)
         job.send_signal(signal.SIGKILL)
         job.wait()
     assert 0 < len(rows(root)) < 20_000

@@ -11,12 +11,13 @@ from demo.cluster import ApacheKafkaCluster
 from tests.contract.reads import Rows, SourceSuite, opened, read
 from tests.services.kafka_cluster import RealCluster, Record
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+# By day test_kafka_pipeline.py reads on both fetch paths from a broker that dies, and test_faults.py through the codes
+# of an election.
+pytestmark = [pytest.mark.integration, pytest.mark.nightly, pytest.mark.timeout(240)]
 
 
-@pytest.mark.nightly
 def test_it_takes_writes_while_one_broker_is_away(kafka_cluster: ApacheKafkaCluster) -> None:
-    """The cluster by itself: dead and paused brokers. By day the next test reads while one of its brokers dies."""
+    """The cluster by itself: dead and paused brokers."""
     topic = f"cluster-{uuid.uuid4().hex[:8]}"
     kafka_cluster.create(topic, 3)
     assert {kafka_cluster.leader(topic, p) for p in range(3)} == set(kafka_cluster.brokers)

@@ -186,11 +186,8 @@ class Running:
             raise self.error
 
 
-# At night the other path too; by day test_kafka_cluster.py takes both through a broker that dies.
-FETCH_PATHS = [pytest.param("client", marks=pytest.mark.nightly), "wire"]
-
-
-@pytest.mark.parametrize("fetch", FETCH_PATHS)
+# At night on the other path too: by day the next test takes both through a broker that dies.
+@pytest.mark.parametrize("fetch", [pytest.param("client", marks=pytest.mark.nightly), "wire"])
 def test_a_killed_broker_loses_nothing(
     own_apache_kafka: ApacheKafka, fetch: FetchPath, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -217,7 +214,7 @@ def test_a_killed_broker_loses_nothing(
     assert len(said) == len({text.split(" (")[0] for text in said}) > 0, said  # told once, by source and sink each
 
 
-@pytest.mark.parametrize("fetch", FETCH_PATHS)
+@pytest.mark.parametrize("fetch", ["client", "wire"])
 def test_a_source_says_that_its_broker_is_away(
     own_apache_kafka: ApacheKafka, fetch: FetchPath, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -99,7 +99,9 @@ def test_archive(topics: Topics, trained_model: Path, bucket: str, tmp_path: Pat
     assert list(page) == []
 
 
+@pytest.mark.nightly
 def test_replay(topics: Topics, trained_model: Path, tmp_path: Path) -> None:
+    """By day test_replay_job.py takes these options, and test_docs.py knows all that a page may name."""
     rows = events(3000)
     topics.send("events", list(framed(rows)))
     replaced = {"--model models": f"--model {trained_model}", "2026-11-22": first_day(rows)}
@@ -109,7 +111,9 @@ def test_replay(topics: Topics, trained_model: Path, tmp_path: Path) -> None:
     assert {origin.rsplit("-", 2)[0] for origin in origins} == {topics.name("events")}
 
 
+@pytest.mark.nightly
 def test_pubsub(topics: Topics, pubsub: str, trained_model: Path, tmp_path: Path) -> None:
+    """By day test_pubsub_jobs.py runs the same jobs, and test_docs.py knows all options that a page may name."""
     pub = PubSubTopics(pubsub, ordered=True)
     pub.send("events", [*framed(events(2000)), b"broken"])
     replaced = {f"pubsub://my-project/{name}": pub.uri(short) for name, short in TOPICS.items()}

@@ -147,9 +147,11 @@ def test_redrive_puts_the_messages_back(pub: PubSubTopics, score: Callable[..., 
     assert found[b"broken too"].ordering_key == "car-7"
 
 
+@pytest.mark.nightly
 def test_killed_at_random_every_message_is_in_one_row(
     pub: PubSubTopics, archive: Callable[..., list[str]], tmp_path: Path
 ) -> None:
+    """By day test_archive_restarts.py kills one too, among its restarts."""
     pub.send("events", list(framed(events(8000))))
     killed = kill_at_random(archive(*SMALL), tmp_path, 2, timeout_s=60)
     assert killed == 2

@@ -350,7 +350,7 @@ def test_archives_of_archives_hold_each_record_once(jobs: Jobs) -> None:
         job = Job(command, stdout=DEVNULL, stderr=DEVNULL)
         deadline = time.monotonic() + 60
         while job.poll() is None and time.monotonic() < deadline and len(list(target.rglob("*.parquet"))) < files:
-            time.sleep(0.002)
+            time.sleep(0.01)
         killed += job.poll() is None
         job.kill()
         job.wait()

@@ -131,7 +131,8 @@ def test_unknown_schema_ids_are_dead_letters_with_a_registry(
     assert report(tmp_path)["scored"] == 500
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+# One worker at night: by day test_archive_job.py kills such a job.
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.nightly), 2])
 def test_killed_and_resumed_nothing_is_lost(topics: Topics, score: Callable[..., list[str]], workers: int) -> None:
     n = 20_000
     topics.send("events", framed(events(n)))  # type: ignore[arg-type]

@@ -63,7 +63,7 @@ def killed(command: list[str], count: Callable[[], int], times: int, step: int) 
         started, before = Job(command, stdout=DEVNULL, stderr=PIPE), count()
         deadline = time.monotonic() + 60
         while started.poll() is None and count() < before + chance.randint(1, step) and time.monotonic() < deadline:
-            time.sleep(0.01)
+            time.sleep(0.05)
         done += started.poll() is None
         started.send_signal(signal.SIGKILL)
         started.communicate()
