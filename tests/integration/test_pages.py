@@ -53,7 +53,7 @@ def ends(words: list[str]) -> list[str]:
     bus = source.partition("://")[0]
     if job == "model.train":
         return ["--epochs", "3", "--no-baseline"]
-    more = ["--quiet_seconds", "2"] if bus == "pubsub" else []
+    more = ["--quiet_seconds", "5"] if bus == "pubsub" else []
     if job in ("beam_jobs.score", "beam_jobs.archive", "beam_jobs.replay"):
         more += ["--create_topics"]
         if "://" in source and "--until" not in words:

@@ -229,7 +229,7 @@ def test_a_bounded_pipeline_ends(
         monkeypatch.setenv(EMULATOR, pubsub_server.plain)
     address = PubSubAddress(pub.project, pub.name("events"))
     with beam.Pipeline("FnApiRunner") as pipeline:
-        blocks = pipeline | ReadFromPubSub(PubSubInput(address, until_ms=now, quiet_s=2))
+        blocks = pipeline | ReadFromPubSub(PubSubInput(address, until_ms=now, quiet_s=5))
         blocks | WriteToPubSub(PubSubAddress(pub.project, pub.name("scores")))
     found = pub.messages("scores")
     assert sorted(int(message.data) for message in found) == list(range(30))

@@ -71,7 +71,10 @@ class Jobs:
 
     def score(self, source: str, model: Path, name: str) -> list[str]:
         bus = source.partition("://")[0]
-        span = {"kafka": ["--from", "earliest", "--until", "latest"], "pubsub": ["--until", "latest"]}.get(bus, [])
+        span = {
+            "kafka": ["--from", "earliest", "--until", "latest"],
+            "pubsub": ["--until", "latest", "--quiet_seconds", "5"],
+        }.get(bus, [])
         outputs = [word for to in ("alerts", "scores") for word in (f"--{to}", self.uri(f"{to}-{name}"))]
         return [
             *(sys.executable, "-m", "beam_jobs.score", "--use_case", self.use_case, "--model", str(model)),

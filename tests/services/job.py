@@ -2,13 +2,14 @@
 
 ``Job`` is used as ``subprocess.Popen`` is, and its process is what ``python -m MODULE …`` makes. It is no new
 interpreter, though, but a fork of one that has imported what the jobs import, has loaded what they compile, and has run
-no job: the server. Each process of the tests that starts jobs has one; it ends with that process. No thread may run in
-it that a job needs: Polars makes its own at first use, and Arrow makes new ones in a fork.
+no job: the server. All processes of the tests share one; it ends with the last of those that have asked it. No thread
+may run in it that a job needs: Polars makes its own at first use, and Arrow makes new ones in a fork.
 """
 
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import importlib
 import json
@@ -158,24 +159,38 @@ def _pair() -> tuple[socket.socket, socket.socket]:
     return pair
 
 
+def _socket() -> socket.socket:
+    """One that waits, as those of a pair."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    made.setblocking(True)
+    return made
+
+
 @cache
 def _server() -> socket.socket:
-    """The way to this process's server, started at the first job."""
-    ours, theirs = _pair()
-    command = [sys.executable, "-m", "tests.services.job", str(theirs.fileno())]
-    server = subprocess.Popen(command, cwd=ROOT, stdin=DEVNULL, pass_fds=[theirs.fileno()])
-    theirs.close()
-    atexit.register(_end, server, ours)
+    """The way to the server of this run of the tests; who is first to need it starts it."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", f"alone-{os.getpid()}")
+    address = f"\0highbeam-jobs-{run}"  # of Linux: no file, and gone with the server
+    with _socket() as listening:
+        try:
+            listening.bind(address)
+        except OSError as taken:
+            if taken.errno != errno.EADDRINUSE:
+                raise
+        else:
+            listening.listen()
+            command = [sys.executable, "-m", "tests.services.job", str(listening.fileno())]
+            server = subprocess.Popen(command, cwd=ROOT, stdin=DEVNULL, pass_fds=[listening.fileno()])
+            atexit.register(server.wait)
+    ours = _socket()
+    while ours.connect_ex(address) == errno.ECONNREFUSED:  # bound, and not listening yet
+        pass
+    atexit.register(ours.close)  # before the server is waited for
     return ours
 
 
-def _end(server: subprocess.Popen[bytes], requests: socket.socket) -> None:
-    requests.close()
-    server.wait()
-
-
-def _serve(requests: socket.socket) -> None:
-    """Forks for each request until nobody can send any; returns, in the process of a job, once that has ended."""
+def _serve(listening: socket.socket) -> None:
+    """Forks for each request until nobody is left to ask; returns, in the process of a job, once that has ended."""
     for name in [*_COMMANDS, *_COMPILED, *_NEEDED_LATER]:
         importlib.import_module(name)
     for name in _COMPILED:
@@ -186,15 +201,22 @@ def _serve(requests: socket.socket) -> None:
     gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: for the jobs
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a watcher
-    while True:
-        told, fds, _, _ = socket.recv_fds(requests, 1 << 20, 3)
-        if not told:
-            return
-        if os.fork() == 0:
-            requests.close()
-            return _watch(told, *fds)
-        for fd in fds:
-            os.close(fd)
+    asking = [listening.accept()[0]]  # who has started this
+    while asking:
+        for ready in select.select([listening, *asking], [], [])[0]:
+            if ready is listening:
+                asking.append(listening.accept()[0])
+                continue
+            told, fds, _, _ = socket.recv_fds(ready, 1 << 20, 3)
+            if not told:
+                asking.remove(ready)
+                ready.close()
+            elif os.fork() == 0:
+                for connection in (listening, *asking):
+                    connection.close()
+                return _watch(told, *fds)
+            for fd in fds:
+                os.close(fd)
 
 
 def _watch(told: bytes, status: int, out: int, err: int) -> None:
