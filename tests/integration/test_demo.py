@@ -69,6 +69,7 @@ def test_live_events_are_scored_by_a_model_of_the_archive(small: list[str], tmp_
     assert preview.main(["--use_case", str(kept / "car_sensors"), "--input", str(kept / "archive")]) == 0
 
 
+# In later steps at night: each is a process that is ended alike.
 @pytest.mark.parametrize("step", ["send", *(pytest.param(step, marks=pytest.mark.nightly) for step in STEPS[1:3])])
 def test_ctrl_c_ends_it_before_the_cars_drive_off(small: list[str], tmp_path: Path, step: str) -> None:
     demo = start(small, tmp_path)

@@ -83,7 +83,9 @@ def following(page: str, folder: Path, broker: str) -> Iterator[Followed]:
             followed.end()
 
 
+@pytest.mark.nightly
 def test_the_tutorial_leads_from_a_csv_file_to_alerts(tmp_path: Path) -> None:
+    """By day test_pages.py archives, trains and scores as a page says, and test_docs.py knows this page's options."""
     with following(TUTORIAL, tmp_path, "--past 0 --rate 0") as followed:
         summary = followed.end()
     _, begun, checked, trained, replayed, watched = followed.said
@@ -101,7 +103,7 @@ def test_the_tutorial_leads_from_a_csv_file_to_alerts(tmp_path: Path) -> None:
 
 @pytest.mark.nightly
 def test_the_readme_leads_from_a_topic_to_alerts(tmp_path: Path) -> None:
-    """By day the tutorial takes the commands from a file, and test_demo.py goes from a topic through an archive."""
+    """By day test_demo.py goes from a topic through an archive and a model to alerts."""
     with following(README, tmp_path, "--past 6000") as followed:
         summary, broker = followed.end(), followed.end()
     prepared, watched = followed.said

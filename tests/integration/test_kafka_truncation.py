@@ -42,7 +42,7 @@ class Truncatable(RealCluster):
     ("fetch", "down"),
     [
         pytest.param("wire", False, id="wire-running"),
-        pytest.param("client", True, id="client-down"),
+        pytest.param("client", True, id="client-down", marks=pytest.mark.nightly),
         pytest.param("wire", True, id="wire-down", marks=pytest.mark.nightly),
         pytest.param("client", False, id="client-running", marks=pytest.mark.nightly),
     ],

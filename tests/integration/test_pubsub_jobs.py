@@ -219,9 +219,11 @@ def wait_for(condition: Callable[[], bool], job: Job) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.nightly
 def test_scores_on_prism(
     pub: PubSubTopics, score: Callable[..., list[str]], prism_binary: Path, tmp_path: Path
 ) -> None:
+    """By day test_score_job.py scores there, from Kafka."""
     pub.send("events", [*framed(events(2000)), b"broken"])
     run([*score(), "--runner", "PrismRunner", "--prism_location", str(prism_binary)])
     scores = pub.read("scores", "score")

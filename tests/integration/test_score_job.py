@@ -134,7 +134,7 @@ def test_unknown_schema_ids_are_dead_letters_with_a_registry(
 # One worker at night: by day test_archive_job.py kills such a job.
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.nightly), 2])
 def test_killed_and_resumed_nothing_is_lost(topics: Topics, score: Callable[..., list[str]], workers: int) -> None:
-    n = 20_000
+    n = 12_000
     topics.send("events", framed(events(n)))  # type: ignore[arg-type]
     command = score("--group_id", topics.name("group"), "--progress", "json", "--block_rows", "500")
     command.append(f"--direct_num_workers={workers}")
@@ -157,9 +157,9 @@ def test_killed_and_resumed_nothing_is_lost(topics: Topics, score: Callable[...,
     assert {a["id"] for a in alerts} == {f"{topics.name('events')}-{p}-{o}" for p, o in anomalies}
 
 
-# Two workers at night: by day they end in order in test_ctrl_c_ends_a_live_job_in_order.
+# The others at night: by day they end in order in test_ctrl_c_ends_a_live_job_in_order.
 @pytest.mark.parametrize(
-    "runner", ["DirectRunner", pytest.param("two workers", marks=pytest.mark.nightly), "PrismRunner"]
+    "runner", ["DirectRunner", *(pytest.param(runner, marks=pytest.mark.nightly) for runner in RUNNERS[1:])]
 )
 def test_too_many_dead_letters_stop_the_job(
     topics: Topics, score: Callable[..., list[str]], runner: str, request: pytest.FixtureRequest
@@ -259,7 +259,7 @@ def test_another_use_case_needs_no_python(topics: Topics, tmp_path: Path) -> Non
         "SELECT pump, at, site, flow, power, power / (flow + 1) AS ratio FROM events"
     )
     (folder / "use_case.yaml").write_text(
-        "schema: pump.avsc\nkey: pump\nevent_time: at\nmodel: {epochs: 4, alert_budget: 0.001}\n"
+        "schema: pump.avsc\nkey: pump\nevent_time: at\nmodel: {epochs: 3, alert_budget: 0.001}\n"
     )
     n, rng = 10_000, np.random.default_rng(1)
     flow = rng.uniform(5, 60, n)

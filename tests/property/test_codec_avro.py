@@ -22,7 +22,7 @@ from beam_jobs.codec import AvroDecoder, AvroEncoder, read_avro, write_avro
 from beam_jobs.codec.decoded import Decoded
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-checked = settings(max_examples=100)
+checked = settings(max_examples=60)
 
 PRIMITIVES = ["boolean", "int", "long", "float", "double", "bytes", "string", "null"]
 LOGICALS: list[dict[str, Any]] = [
@@ -252,7 +252,7 @@ PLAIN_READER = {**PLAIN, "fields": [f for f in PLAIN["fields"] if f["name"] != "
 
 
 @given(st.data())
-@settings(checked, max_examples=200)
+@settings(checked, max_examples=100)
 def test_what_damaged_bytes_decode_to_is_what_fastavro_sees(data: st.DataObject) -> None:
     parsed = fastavro.parse_schema(PLAIN)
     bodies = []
@@ -337,7 +337,7 @@ def narrowed(value: Any, avro: Any) -> Any:
 
 
 @given(evolutions(), st.data())
-@settings(checked, max_examples=150)
+@settings(checked, max_examples=80)
 def test_resolution_is_fastavros(case: tuple[dict[str, Any], dict[str, Any]], data: st.DataObject) -> None:
     writer, reader = case
     parsed, parsed_reader = fastavro.parse_schema(writer), fastavro.parse_schema(reader)

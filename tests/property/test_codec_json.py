@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from beam_jobs.codec import EventDecoder, JsonDecoder, JsonEncoder
 from beam_jobs.codec.avro.encoder import AvroEncoder
 
-checked = settings(max_examples=150)
+checked = settings(max_examples=80)
 
 SCHEMA: dict[str, Any] = {
     "type": "record",
@@ -246,7 +246,7 @@ LOOSE = {
     ),
     st.booleans(),
 )
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_what_producers_may_write_is_read_alike_by_both_paths(rows: list[dict[str, str]], strict: bool) -> None:
     texts = ["{" + ", ".join(f'"{name}": {text}' for name, text in row.items()) + "}" for row in rows]
     array = pa.array([text.encode() for text in texts], pa.binary())

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import socket
-import subprocess
 import sys
 import threading
 from collections import Counter
@@ -21,6 +19,7 @@ from google.auth import exceptions as auth
 from beam_jobs.errors import UserError
 from beam_jobs.storage import files, gcs
 from tests.services.gcs import GcsEmulator
+from tests.services.job import finished
 
 
 def test_an_update_whose_answer_was_lost_is_not_made_twice(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,15 +165,9 @@ _NO_CREDENTIALS = (
 )
 
 
-def _without_credentials(tmp_path: Path, **more: str) -> dict[str, str]:
-    hidden = ("GOOGLE_APPLICATION_CREDENTIALS", gcs.EMULATOR)
-    kept = {name: value for name, value in os.environ.items() if name not in hidden}
-    return kept | {"CLOUDSDK_CONFIG": str(tmp_path), "HOME": str(tmp_path)} | more
-
-
-def _check(env: dict[str, str], call: str = "files.check_access('gs://some-bucket/x')") -> tuple[str, float]:
-    """The error of a check in a process of its own, and the seconds it took without the imports."""
-    script = f"""
+def _check(folder: Path, call: str = "files.check_access('gs://some-bucket/x')", **given: str) -> tuple[str, float]:
+    """The error of a check in a process of its own without credentials, and the seconds it took without the imports."""
+    (folder / "checked.py").write_text(f"""
 import time
 from beam_jobs.errors import UserError
 from beam_jobs.credentials import google_credentials
@@ -186,10 +179,15 @@ try:
 except UserError as error:
     print(error)
 print(time.monotonic() - started)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120, check=True
-    )
+""")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("GOOGLE_APPLICATION_CREDENTIALS", gcs.EMULATOR):
+            patch.delenv(name, raising=False)
+        for name, value in {"CLOUDSDK_CONFIG": str(folder), "HOME": str(folder), **given}.items():
+            patch.setenv(name, value)
+        patch.chdir(folder)
+        done = finished([sys.executable, "-m", "checked"])
+    assert done.returncode == 0, done.stderr
     said, seconds = done.stdout.splitlines()
     return said, float(seconds)
 
@@ -197,23 +195,24 @@ print(time.monotonic() - started)
 def test_no_credentials_is_said_within_seconds(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and never answers
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        said, seconds = _check(_without_credentials(tmp_path, GCE_METADATA_IP=address))
+        said, seconds = _check(tmp_path, GCE_METADATA_IP=address)
     assert said == f"gs://some-bucket/x: {_NO_CREDENTIALS}"
     assert seconds < 10  # google-auth and Beam alone would take 20
-    assert _check(_without_credentials(tmp_path, NO_GCE_CHECK="true"))[0] == said
+    assert _check(tmp_path, NO_GCE_CHECK="true")[0] == said
 
 
 def test_anonymous_access_needs_no_credentials(bucket: str, gcs_emulator: GcsEmulator, tmp_path: Path) -> None:
     files.write_bytes(f"{bucket}/a", b"a")
-    env = _without_credentials(tmp_path, NO_GCE_CHECK="true", API_ENDPOINT_OVERRIDE=gcs_emulator.url)
+    env = {"NO_GCE_CHECK": "true", "API_ENDPOINT_OVERRIDE": gcs_emulator.url}
     read = f"assert files.read_bytes('{bucket}/a') == b'a'"
-    assert _check(env, f"files.configure(gcs_anonymous=True); files.check_access('{bucket}/a'); {read}")[0] == "fine"
-    assert _check(env, f"files.check_access('{bucket}/a')")[0] == f"{bucket}/a: {_NO_CREDENTIALS}"
+    anonymous = f"files.configure(gcs_anonymous=True); files.check_access('{bucket}/a'); {read}"
+    assert _check(tmp_path, anonymous, **env)[0] == "fine"
+    assert _check(tmp_path, f"files.check_access('{bucket}/a')", **env)[0] == f"{bucket}/a: {_NO_CREDENTIALS}"
 
 
 def test_a_broken_key_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "key.json").write_text("{")
-    said, _ = _check(_without_credentials(tmp_path, GOOGLE_APPLICATION_CREDENTIALS=str(tmp_path / "key.json")))
+    said, _ = _check(tmp_path, GOOGLE_APPLICATION_CREDENTIALS=str(tmp_path / "key.json"))
     assert str(tmp_path / "key.json") in said
     assert "gcloud auth application-default login" in said
 
@@ -231,6 +230,6 @@ def test_the_metadata_server_of_a_google_machine_is_found(tmp_path: Path) -> Non
         thread = threading.Thread(target=serve, args=[server], daemon=True)
         thread.start()
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        env = _without_credentials(tmp_path, GCE_METADATA_IP=address)
-        assert _check(env, "assert google_credentials.on_google()")[0] == "fine"
+        found = _check(tmp_path, "assert google_credentials.on_google()", GCE_METADATA_IP=address)
+        assert found[0] == "fine"
         thread.join(10)

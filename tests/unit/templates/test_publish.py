@@ -174,7 +174,7 @@ def given_to_gcloud(command: list[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in text.split(separator))
 
 
-@pytest.mark.parametrize("where", ["command line", "environment"])
+@pytest.mark.parametrize("where", ["command line", pytest.param("environment", marks=pytest.mark.nightly)])
 def test_make_passes_values_on_unharmed(where: str, tmp_path: Path, called: Callable[[], list[list[str]]]) -> None:
     there = tmp_path / "touched"
     odd = {name: value.replace("{there}", str(there)) for name, value in ODD.items()}

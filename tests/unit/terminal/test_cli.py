@@ -81,7 +81,7 @@ def test_what_can_t_be_parsed_is_one_line(capsys: pytest.CaptureFixture[str]) ->
         assert capsys.readouterr().err == f"error: {error}; --help lists the options\n"
 
 
-@pytest.mark.parametrize("command", ["beam_jobs.score", "model.train"])
+@pytest.mark.parametrize("command", ["beam_jobs.score", pytest.param("model.train", marks=pytest.mark.nightly)])
 def test_ctrl_c_while_it_is_imported_ends_a_command_without_a_trace(command: str) -> None:
     job = subprocess.Popen([sys.executable, "-X", "importtime", "-m", command], stderr=subprocess.PIPE, text=True)
     assert job.stderr is not None

@@ -80,10 +80,14 @@ def test_training_says_so_too(folder: Path) -> None:
     ("words", "said"),
     [
         (["score", "--help"], "--model_key"),
-        (["train", "--use_case", "nobody", "--data", "x", "--registry", "y"], "use case 'nobody'"),
+        pytest.param(
+            ["train", "--use_case", "nobody", "--data", "x", "--registry", "y"],
+            "use case 'nobody'",
+            marks=pytest.mark.nightly,
+        ),
         (["models", "list", "nowhere"], "nowhere: no such folder"),
         (["schemas", "compatibility", "--help"], "earlier.avsc"),
-        (["redrive", "--input", "kafka://127.0.0.1:1/t"], "missing --output"),
+        pytest.param(["redrive", "--input", "kafka://127.0.0.1:1/t"], "missing --output", marks=pytest.mark.nightly),
     ],
 )
 def test_highbeam_is_immune(folder: Path, words: list[str], said: str) -> None:
