@@ -37,7 +37,6 @@ def run(code: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.timeout(400)
 def test_the_pipelines_of_the_page_run(trained_model: Path, tmp_path: Path) -> None:
     (tmp_path / "models").symlink_to(trained_model)
     scoring, archiving, _, _ = BLOCKS
@@ -58,7 +57,6 @@ def test_the_pipelines_of_the_page_run(trained_model: Path, tmp_path: Path) -> N
     assert len(rows(tmp_path)) == 2000
 
 
-@pytest.mark.timeout(200)
 def test_the_notebook_runs(trained_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "models").symlink_to(trained_model)
     events = pl.read_parquet(trained_model.parent / "history.parquet")

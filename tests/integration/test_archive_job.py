@@ -16,7 +16,7 @@ from tests.integration.archives import SMALL, kill_at_random, one, positions, re
 from tests.integration.topics import Topics, events, framed, run
 from tests.services.job import finished
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.integration
 
 PERSONAL = {"vin", "driver_name", "latitude", "longitude"}
 

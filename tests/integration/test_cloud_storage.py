@@ -26,7 +26,7 @@ from tests.integration.topics import Topics, events, framed, run
 from tests.services.gcs import GcsEmulator
 from tests.services.job import DEVNULL, PIPE, Job
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.integration
 
 Archive = Callable[..., list[str]]
 

@@ -51,7 +51,7 @@ from tests.services.gcs import GcsEmulator
 from tests.services.google import TokenServer, key_file
 from tests.services.pubsub import EMULATOR, Server
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,6 @@ from demo.__main__ import main
 from model.manifest import check_fingerprint
 from model.registry import resolve
 
-pytestmark = [pytest.mark.timeout(280)]
-
-
 STEPS = ("send", "archive", "train", "score")
 
 

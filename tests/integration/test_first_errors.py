@@ -18,7 +18,7 @@ from beam_jobs.terminal import cli
 from model import registry
 from tests.services.kafka import SharedBroker
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.integration
 
 Fails = Callable[..., str]
 

@@ -13,7 +13,7 @@ from tests.services.kafka_cluster import RealCluster, Record
 
 # By day test_kafka_pipeline.py reads on both fetch paths from a broker that dies, and test_faults.py through the codes
 # of an election.
-pytestmark = [pytest.mark.integration, pytest.mark.nightly, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.nightly]
 
 
 def test_it_takes_writes_while_one_broker_is_away(kafka_cluster: ApacheKafkaCluster) -> None:

@@ -24,7 +24,7 @@ from demo.broker import ApacheKafka, java_missing, kafka_jars
 from tests.integration.test_kafka_tls import append_values, certificate
 from tests.services.google import REFUSED, TokenServer
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.integration
 
 ACCESS_TOKEN = "ya29.the-access-token"
 SESSION_S = 1.0  # how long a login counts at the broker
@@ -145,5 +145,5 @@ def test_no_credentials_are_missed_at_once(managed: tuple[KafkaAddress, KafkaCon
     start = time.monotonic()
     with pytest.raises(UserError, match="no Google credentials; run gcloud auth application-default login"):
         check_topic(*managed)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 15  # google-auth alone would look around for 20 s
     GOOGLE_TOKENS.forget()

@@ -355,7 +355,7 @@ def test_sasl_plain_from_a_properties_file(
         check_topic(guarded, config)
     assert "\n" not in str(raised.value)
     assert "wrong" not in str(raised.value)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 25  # the client itself would go on
 
 
 def test_no_right_to_write(apache_kafka: SharedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,7 +407,7 @@ def test_what_a_user_meets_first(apache_kafka: SharedBroker) -> None:
     started = time.monotonic()
     with pytest.raises(Exception, match=r"no broker answers \(.*Connection refused\)"):
         check_topic(KafkaAddress("127.0.0.1:1", "topic"), CONFIG)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 25  # the client itself would go on
     with pytest.raises(Exception, match="Kafka setting refused"):
         check_topic(KafkaAddress("127.0.0.1:1", "topic"), KafkaConfig.from_mapping({"no.such.setting": "1"}))
 

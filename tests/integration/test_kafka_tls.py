@@ -27,7 +27,7 @@ from beam_jobs.io.position import OffsetSpec
 from beam_jobs.terminal.cli import find_user_error
 from demo.broker import ApacheKafka, java_missing, kafka_jars
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.integration
 
 USER, PASSWORD = "highbeam", "correct horse"
 

@@ -23,7 +23,7 @@ from tests.integration.archives import one
 from tests.integration.pubsub_topics import PubSubTopics
 from tests.integration.topics import Topics, events, framed, run
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
+pytestmark = pytest.mark.integration
 
 PAGES = Path(beam_jobs.__file__).resolve().parent.parent / "docs"
 BLOCK = re.compile(r"^```\n(python -m .*?)^```$", re.MULTILINE | re.DOTALL)

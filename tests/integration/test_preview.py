@@ -21,7 +21,7 @@ from beam_jobs.terminal.commands import BEGIN
 from tests.integration.test_windows_job import send, with_features
 from tests.integration.topics import Topics
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.integration
 
 ROWS = 6000
 OVER = "OVER (PARTITION BY car_id ORDER BY event_time RANGE BETWEEN INTERVAL '30' SECOND PRECEDING AND CURRENT ROW)"

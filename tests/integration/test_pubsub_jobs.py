@@ -20,7 +20,7 @@ from tests.integration.topics import Topics, events, framed, run
 from tests.services.job import PIPE, Job
 from tests.services.pubsub import Server
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
+pytestmark = pytest.mark.integration
 
 QUIET = ["--quiet_seconds", "5"]  # a busy machine may stop for a while
 

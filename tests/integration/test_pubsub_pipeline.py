@@ -42,7 +42,7 @@ from beam_jobs.terminal.commands import JOBS
 from tests.integration.pubsub_topics import PubSubTopics
 from tests.services.pubsub import EMULATOR, Server
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture

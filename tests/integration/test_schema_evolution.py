@@ -22,7 +22,7 @@ from schemas.registry.server import RegistryServer
 from schemas.writers import for_registry
 from tests.integration.topics import Topics, events, run
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.integration
 
 Row = dict[str, Any]
 NOW = schemas.load("car_sensor")

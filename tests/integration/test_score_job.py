@@ -23,7 +23,7 @@ from model import train
 from tests.integration.topics import CAR_SENSOR, Topics, events, framed, run
 from tests.services.job import DEVNULL, PIPE, Job, finished
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.integration
 
 HUGE = 5_000_000  # bytes of one value
 RUNNERS = ["DirectRunner", "two workers", "PrismRunner"]

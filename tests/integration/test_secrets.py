@@ -28,7 +28,7 @@ from tests.integration.topics import Topics, events, framed
 from tests.services.google import SecretManager
 from tests.services.kafka import SASL_PASSWORD, SASL_USER, SharedBroker
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.integration
 
 KAFKA, PII, REGISTRY = (f"projects/my-project/secrets/{name}/versions/1" for name in ("kafka", "pii", "registry"))
 PII_KEY, REGISTRY_PASSWORD = "planted-key-of-the-pseudonyms", "planted-password-of-the-registry"

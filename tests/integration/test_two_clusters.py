@@ -17,7 +17,7 @@ from beam_jobs.sandbox.process import Tansu
 from tests.integration.topics import Topics, events, framed, run
 from tests.services.kafka import SASL_PASSWORD, SASL_USER, SharedBroker
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.integration.test_windows_job import archive, features, said_by_duckdb
 from tests.integration.topics import Topics, run
 from tests.services.job import DEVNULL, PIPE, Job
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.integration
 
 RANGE = "ORDER BY event_time RANGE BETWEEN INTERVAL '{}' SECOND PRECEDING AND CURRENT ROW)"
 CAR, TIRE = (f"OVER (PARTITION BY {key} {RANGE}" for key in ("car_id", "tire_pressure_1_1"))

@@ -21,7 +21,7 @@ from tests.integration.archives import SMALL, kill_at_random, positions, report,
 from tests.integration.topics import Topics, framed, run
 from tests.services.job import DEVNULL, Job
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.integration
 
 T0 = 1_700_000_000_000
 CARS, STEP_MS = 40, 20  # an event of some car each 20 ms

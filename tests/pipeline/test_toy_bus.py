@@ -177,7 +177,6 @@ def run(command: list[str]) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.timeout(240)
 def test_events_are_archived_from_a_toy_topic_and_put_back_on_another(toy: Path) -> None:
     avro = framed(events(500))
     sent = [*avro[:250], *(b"~" + value[::-1] for value in avro[250:]), b"broken"]

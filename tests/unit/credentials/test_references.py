@@ -156,7 +156,7 @@ def test_no_credentials_are_missed_at_once() -> None:
     start = time.monotonic()
     with pytest.raises(UserError, match="no Google credentials; run gcloud auth application-default login"):
         read_secret(f"secret://{NAME}", WHAT)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 15  # google-auth alone would look around for 20 s
 
 
 def test_the_client_logs_in_with_the_default_credentials(tokens: TokenServer) -> None:

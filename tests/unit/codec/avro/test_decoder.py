@@ -144,10 +144,10 @@ def test_damaged_bodies(avro: Any, raw: bytes, reason: str, part: str) -> None:
 def test_hostile_counts_cost_neither_time_nor_memory() -> None:
     schema = record(field("x", array(record(name="Empty"))), field("y", array(array("null"))))
     flood = b"\xc8\x01" * 40_000  # blocks of 100 items of no bytes
-    started = time.perf_counter()
+    started = time.thread_time()
     for columns in (None, ["y"]):
         assert error(decode(schema, flood, columns=columns))[0] == "invalid_value"
-    assert time.perf_counter() - started < 5
+    assert time.thread_time() - started < 5
     fine = b"\xc8\x01\x00" + b"\x00"
     assert len(value(decode(schema, fine))) == MAX_EMPTY_ITEMS
 
