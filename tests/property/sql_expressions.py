@@ -198,7 +198,9 @@ class Generator:
     def expression(self) -> str:
         if self.rng.random() < 0.03:  # not inside another: the last bit is the library's
             form = self._pick(
-                "LOG10({})", "LOG({})", "LOG(2, {})", "LOG({}, 9)", "POWER({}, 3)", "POWER({}, 0.5)", "2 ^ {}"
+                *("LOG10({})", "LOG({})", "LOG(2, {})", "LOG({}, 9)", "POWER({}, 3)", "POWER({}, 0.5)", "2 ^ {}"),
+                *("SIN({})", "COS({})", "TAN({})", "ASIN({})", "ACOS({})", "ATAN({})", "ATAN2({}, 2)", "ATAN2(-1, {})"),
+                *("RADIANS({})", "DEGREES({})", "{} * PI()"),
             )
             return form.format(self._leaf("number"))
         kind: Kind = self.rng.choice(["number", "number", "number", "boolean", "boolean", "boolean", "text"])

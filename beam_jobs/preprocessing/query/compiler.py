@@ -288,6 +288,7 @@ def join(name: str, type_: Type, expr: pl.Expr, *operands: Compiled) -> Compiled
 
 FUNCTIONS = (
     *("abs", "sqrt", "exp", "ln", "log", "log10", "power", "sign", "floor", "ceil", "round", "mod"),
+    *("sin", "cos", "tan", "asin", "acos", "atan", "atan2", "radians", "degrees", "pi"),
     *(
         "least",
         "greatest",

@@ -22,6 +22,7 @@ from beam_jobs.preprocessing.query.functions import concat, letters, substring, 
 from beam_jobs.preprocessing.query.numbers import (
     absolute,
     arithmetic,
+    atan2,
     cast,
     divide,
     function,
@@ -35,7 +36,18 @@ from beam_jobs.preprocessing.query.numbers import (
 )
 from beam_jobs.preprocessing.query.personal import own_function
 from beam_jobs.preprocessing.query.times import date_diff, epoch, extract, interval, timestamp
-from beam_jobs.preprocessing.query.types import BIGINT, BOOLEAN, FLOAT, NULL, TEXT, Type, column, constant, number
+from beam_jobs.preprocessing.query.types import (
+    BIGINT,
+    BOOLEAN,
+    DOUBLE,
+    FLOAT,
+    NULL,
+    TEXT,
+    Type,
+    column,
+    constant,
+    number,
+)
 from beam_jobs.preprocessing.query.windows import window
 
 SEMANTICS_VERSION = 3  # raise it when the same SQL gives other values: models trained before no longer match
@@ -92,6 +104,10 @@ def _cast(c: Compiler, node: exp.Cast) -> Compiled:
 def _true_false(c: Compiler, node: exp.Boolean) -> Compiled:
     value = bool(node.this)
     return Compiled(pl.lit(value), BOOLEAN, str(value).lower(), constant=value)
+
+
+def _pi(c: Compiler, node: exp.Pi) -> Compiled:
+    return _number(math.pi, DOUBLE)
 
 
 def _null(c: Compiler, node: exp.Null) -> Compiled:
@@ -293,6 +309,16 @@ HANDLERS: Handlers = {
     exp.Exp: (function("exp", pl.Expr.exp), ("this",)),
     exp.Ln: (function("ln", lambda x: x.log()), ("this",)),
     exp.Log: (log, _TWO),
+    exp.Sin: (function("sin", pl.Expr.sin), ("this",)),
+    exp.Cos: (function("cos", pl.Expr.cos), ("this",)),
+    exp.Tan: (function("tan", pl.Expr.tan), ("this",)),
+    exp.Asin: (function("asin", pl.Expr.arcsin), ("this",)),
+    exp.Acos: (function("acos", pl.Expr.arccos), ("this",)),
+    exp.Atan: (function("atan", pl.Expr.arctan), ("this",)),
+    exp.Atan2: (atan2, _TWO),
+    exp.Radians: (function("radians", pl.Expr.radians), ("this",)),
+    exp.Degrees: (function("degrees", pl.Expr.degrees), ("this",)),
+    exp.Pi: (_pi, ()),
     exp.Sign: (sign, ("this",)),
     exp.Floor: (whole("floor", pl.Expr.floor), ("this",)),
     exp.Ceil: (whole("ceil", pl.Expr.ceil), ("this",)),

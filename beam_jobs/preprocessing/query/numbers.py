@@ -120,6 +120,11 @@ def function(name: str, operation: Callable[[pl.Expr], pl.Expr]) -> Handler:
     return handler
 
 
+def atan2(c: Compiler, node: exp.Atan2) -> Compiled:
+    y, x = c.double(node.this), c.double(node.expression)
+    return join("atan2", DOUBLE, pl.arctan2(y.expr, x.expr), y, x)
+
+
 def power(c: Compiler, node: exp.Pow) -> Compiled:
     a, b = c.once(c.double(node.this)), c.double(node.expression)
     expr = a.expr.pow(b.expr)
