@@ -1,10 +1,11 @@
-"""The fleet's cars as producers: their events on a topic, at once or as their time comes."""
+"""Simulated events on a topic, at once or as their time comes."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,31 +26,47 @@ class EventSender:
     """Puts events onto the topic, some of them damaged on purpose.
 
     Args:
+      registry_url: where the schema is registered; None: there is no registry, the job has the same schema.
       bad_rate: share of the records whose bytes are cut short.
+      schema: of the events; None: of the fleet's.
+      key: the field that is the records' key.
     """
 
-    def __init__(self, address: KafkaAddress, registry_url: str, bad_rate: float, seed: int) -> None:
+    def __init__(
+        self,
+        address: KafkaAddress,
+        registry_url: str | None,
+        bad_rate: float,
+        seed: int,
+        schema: Mapping[str, Any] | None = None,
+        key: str = "car_id",
+    ) -> None:
         self._topic = address.topic
         self._bad_rate = bad_rate
         self._random = np.random.default_rng(seed)
-        schema = schemas.load("car_sensor")
+        self._key = key
+        schema = schemas.load("car_sensor") if schema is None else schema
         registry = for_registry(registry_url, schema)
         self._encoder = AvroEncoder(schema, registry.register(f"{address.topic}-value", schema))
         self._producer = Producer({"bootstrap.servers": address.bootstrap_servers, "linger.ms": 5, "log_level": 4})
         self.sent = 0
 
-    def send(self, events: pa.RecordBatch, partition: int | None = None) -> None:
-        """Sends events in their order, by key or all to one partition."""
+    def send(
+        self, events: pa.RecordBatch, partition: int | None = None, times_ms: NDArray[np.int64] | None = None
+    ) -> None:
+        """Sends events in their order, by key or all to one partition; as records of ``times_ms`` [n], or of now."""
         where = {} if partition is None else {"partition": partition}
+        times = np.zeros(events.num_rows, np.int64) if times_ms is None else times_ms  # 0: now
         cut = self._random.random(events.num_rows) < self._bad_rate
         values = self._encoder.encode(events).to_pylist()
-        for key, value, bad in zip(events.column("car_id").to_pylist(), values, cut.tolist(), strict=True):
+        keys = events.column(self._key).to_pylist()
+        for key, value, bad, time_ms in zip(keys, values, cut.tolist(), times.tolist(), strict=True):
             value = value[: len(value) // 2] if bad else value
             try:
-                self._producer.produce(self._topic, value, key, **where)
+                self._producer.produce(self._topic, value, key, timestamp=time_ms, **where)
             except BufferError:  # a burst: what waits must go first
                 self._producer.flush()
-                self._producer.produce(self._topic, value, key, **where)
+                self._producer.produce(self._topic, value, key, timestamp=time_ms, **where)
         self._producer.poll(0)
         self.sent += events.num_rows
 

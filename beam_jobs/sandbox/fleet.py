@@ -52,6 +52,7 @@ from numpy.typing import NDArray
 
 import schemas
 from beam_jobs.codec.schema import arrow_schema
+from beam_jobs.sandbox.owners import Cars, seeds
 
 Floats = NDArray[np.float64]
 
@@ -67,11 +68,6 @@ BUMP_RATE = 0.05  # share of steps in which a car passes a bump
 LAST_FAILURE = 0.8  # of the span: a car that fails sends events for at least the last fifth of it
 
 WHEELS = ("1_1", "1_2", "2_1", "2_2")  # front left, front right, rear left, rear right
-
-# One letter per digit or letter a VIN may hold (no I, O, Q).
-_VIN_ALPHABET = np.array(list("0123456789ABCDEFGHJKLMNPRSTUVWXYZ"))
-_FIRST_NAMES = ("Ada", "Björn", "Chloé", "Deniz", "Emil", "Fatou", "Giulia", "Hana", "Ivo", "Jun", "Kaya", "Liv")
-_LAST_NAMES = ("Abe", "Bauer", "Costa", "Diallo", "Eriksen", "Fischer", "García", "Huang", "Ito", "Jansen", "Kaur")
 
 _SPEED_MEMORY_S = 60.0  # s; how long a car keeps about the same speed
 _SPEED_MEAN, _SPEED_STD = 24.0, 9.0  # m/s
@@ -121,11 +117,13 @@ class Fleet:
         self.cars, self.interval, self.start_time = cars, interval, start_time
         self.step_count = 0
         self._schema = arrow_schema(schemas.load("car_sensor"))
-        plan, drivers, self._motion, self._noise = (
-            np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(4)
-        )
+        plan, drivers, self._motion, self._noise = (np.random.default_rng(s) for s in seeds(seed)[:4])
+        self._cars = Cars.drawn(cars, drivers)
+        self._heading = drivers.uniform(0, 2 * math.pi, cars)
         self._plan_failures(plan, prevalence, span, slow)
-        self._describe_cars(drivers, label)
+        names = _KINDS if label == "kind" else ("true",) * len(_KINDS)
+        self._labels = pa.array(["false", *names], pa.string())
+        self._label = self._kind + 1
         self._start_cars(drivers)
 
     @property
@@ -179,7 +177,7 @@ class Fleet:
         coolant = np.where(is_kind("stuck_sensor"), self._warm, coolant)
 
         columns: dict[str, pa.Array] = {
-            "car_id": _repeat(self._car_ids, steps),
+            "car_id": _repeat(self._cars.ids, steps),
             "event_time": pa.array(times.ravel()).cast(pa.timestamp("ms", "UTC")),
             "coolant_temp": coolant,
             "intake_air_temp": air_temp,
@@ -191,8 +189,8 @@ class Fleet:
             "engine_vibration_amplitude": vibration,
             "throttle_pos": throttle,
             "control_unit_firmware": np.where(is_kind("firmware"), 1000, 2000),
-            "vin": _repeat(self._vins, steps),
-            "driver_name": _repeat(self._drivers, steps),
+            "vin": _repeat(self._cars.vins, steps),
+            "driver_name": _repeat(self._cars.drivers, steps),
         }
         bump = uniform[:, 8] < BUMP_RATE
         for i, wheel in enumerate(WHEELS):
@@ -206,8 +204,8 @@ class Fleet:
             width = np.where(worn & bump, 2, 1)
             columns[f"accelerometer_{wheel}_value"] = low + width * uniform[:, 4 + i]
         metres = 1e-5 * self.interval * index[:, None]  # degrees; about one metre a second
-        columns["latitude"] = self._latitude + metres * np.cos(self._heading)
-        columns["longitude"] = self._longitude + metres * np.sin(self._heading)
+        columns["latitude"] = self._cars.latitude + metres * np.cos(self._heading)
+        columns["longitude"] = self._cars.longitude + metres * np.sin(self._heading)
         columns["failure_occurred"] = self._labels.take(pa.array(np.where(failed, self._label, 0).ravel()))
         return pa.RecordBatch.from_arrays(
             [_as_array(columns[field.name], field.type) for field in self._schema], schema=self._schema
@@ -215,7 +213,6 @@ class Fleet:
 
     def _plan_failures(self, rng: np.random.Generator, prevalence: float, span: float, slow: bool) -> None:
         """Chooses which car fails when, of what and at which wheel."""
-        self._car_ids = pa.array([f"car-{i:06d}" for i in range(self.cars)], pa.string())
         self._phase = np.arange(self.cars) / self.cars
         shares = np.ones(len(_KINDS)) if slow else np.sqrt(np.array(list(PUBLISHED_RATES.values())))
         counts = _share_out(round(self.cars * prevalence), shares)
@@ -243,25 +240,9 @@ class Fleet:
                 "worn_bearing": ("engine_vibration_amplitude",),
                 "stuck_sensor": ("coolant_temp",),
             }[kind]
-            car_id = self._car_ids[car].as_py()
+            car_id = self._cars.ids[car].as_py()
             failures[car_id] = Failure(car_id, kind, int(self._failure_time[car]), features)
         self._failures: Mapping[str, Failure] = MappingProxyType(failures)
-
-    def _describe_cars(self, rng: np.random.Generator, label: str) -> None:
-        """Made-up owners and places, and what the label column may say."""
-        letters = _VIN_ALPHABET[rng.integers(0, len(_VIN_ALPHABET), (self.cars, 17))]
-        self._vins = pa.array(["".join(row) for row in letters], pa.string())
-        first = rng.integers(0, len(_FIRST_NAMES), self.cars)
-        last = rng.integers(0, len(_LAST_NAMES), self.cars)
-        self._drivers = pa.array(
-            [f"{_FIRST_NAMES[f]} {_LAST_NAMES[n]}" for f, n in zip(first, last, strict=True)], pa.string()
-        )
-        self._latitude = rng.uniform(47.5, 54.5, self.cars)
-        self._longitude = rng.uniform(7.0, 14.0, self.cars)
-        self._heading = rng.uniform(0, 2 * math.pi, self.cars)
-        names = _KINDS if label == "kind" else ("true",) * len(_KINDS)
-        self._labels = pa.array(["false", *names], pa.string())
-        self._label = self._kind + 1
 
     def _start_cars(self, rng: np.random.Generator) -> None:
         """State of each car at the first step, drawn from what it would be in the long run."""

@@ -429,10 +429,18 @@ DEMO = {
         Command(
             "demo payments",
             "demo.payments",
-            "The payments of the public fraud benchmark, to train on",
-            ("--benchmark", "output"),
+            "Simulated payments, to train on, and labels that come later; or those of the public fraud benchmark",
+            ("output", "labels"),
             arguments="demo.payments:arguments",
-            examples={"output": "runs/payments.parquet"},
+            examples={
+                "output": "runs/payments.parquet",
+                "labels": "runs/labels.parquet",
+                "cards": "5000",
+                "days": "90",
+                "start": "2026-01-01",
+                "prevalence": "0.005",
+                "label_days": "14",
+            },
         ),
     )
 }
