@@ -449,6 +449,14 @@ PRIVACY = {
     command.name: command
     for command in (
         Command(
+            "privacy report",
+            "beam_jobs.privacy.report",
+            "Counts how many persons an archive tells apart by quasi-identifiers, and says what to generalise",
+            ("archive/payments", "quasi_identifiers", "key", "k"),
+            arguments="beam_jobs.privacy.report:arguments",
+            examples={"quasi_identifiers": "zip,birth_year", "key": "card", "k": "10", "memory_mb": "4096"},
+        ),
+        Command(
             "privacy decrypt",
             "beam_jobs.privacy.decrypt",
             "Shows what encrypted texts were, for a reason, and writes down who asked",
