@@ -91,7 +91,7 @@ class Proxy:
                 sink.sendall(data)
         for end in (source, sink):
             self._ends.discard(end)
-            _close(end)
+            _close(end, reset=self._trouble == "reset")  # the other end may be the first that was closed
 
 
 def _refuse(near: socket.socket) -> None:

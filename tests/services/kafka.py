@@ -41,9 +41,9 @@ def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedBro
         pytest.skip(reason)
     base = tmp_path_factory.getbasetemp()
     state = _State((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "apache-kafka.json")
-    broker = state.join()
+    shared, broker = state.join()
     try:
-        yield SharedBroker(**state.read()["broker"])
+        yield shared
     finally:
         state.leave()
         if broker is not None:
@@ -51,18 +51,18 @@ def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedBro
 
 
 class _State:
-    """A file that says which broker runs and which processes use it."""
+    """A file that says which broker runs and which processes use it; read and written under its lock."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = path.with_suffix(".lock")
 
-    def read(self) -> dict[str, dict[str, str]]:
+    def _read(self) -> dict[str, dict[str, str]]:
         state: dict[str, dict[str, str]] = json.loads(self._path.read_text())
         return state
 
-    def join(self) -> ApacheKafka | None:
-        """Adds this process to the users; returns the broker if this call started it."""
+    def join(self) -> tuple[SharedBroker, ApacheKafka | None]:
+        """Adds this process to the users; the broker, and its process if this call started it."""
         with locked(self._lock):
             broker = None
             if not self._path.exists():
@@ -71,14 +71,14 @@ class _State:
                 servers = {"bootstrap_servers": broker.bootstrap_servers, "sasl_servers": broker.sasl_servers}
                 servers["logs"] = str(broker.data / "logs")
                 self._path.write_text(json.dumps({"broker": servers, "users": {}}))
-            state = self.read()
+            state = self._read()
             state["users"][str(os.getpid())] = ""
             self._path.write_text(json.dumps(state))
-            return broker
+            return SharedBroker(**state["broker"]), broker
 
     def leave(self) -> None:
         with locked(self._lock):
-            state = self.read()
+            state = self._read()
             state["users"].pop(str(os.getpid()), None)
             self._path.write_text(json.dumps(state))
 
@@ -86,7 +86,7 @@ class _State:
         """Waits for the other users, then stops the broker."""
         while True:
             with locked(self._lock):
-                if not any(_alive(int(pid)) for pid in self.read()["users"]):
+                if not any(_alive(int(pid)) for pid in self._read()["users"]):
                     self._path.unlink()
                     broker.close()
                     return
