@@ -149,12 +149,15 @@ def test_the_java_client_takes_the_settings_of_kafka_io_java(
         _ = p | beam.Create([records]) | WriteToKafka(address, config)
     settings = java_settings(config)
     assert PASSWORD not in str(settings)
+    with KafkaTransport(address, config).control() as control:
+        start, end = control.bounds([0], 10.0)[0]
     (tmp_path / "java.properties").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
     read = subprocess.run(
         [
             *("java", "-cp", f"{kafka_jars()}/*", "org.apache.kafka.tools.consumer.ConsoleConsumer"),
             *("--bootstrap-server", address.bootstrap_servers, "--topic", address.topic, "--from-beginning"),
-            *("--consumer.config", str(tmp_path / "java.properties"), "--timeout-ms", "10000"),
+            *("--consumer.config", str(tmp_path / "java.properties"), "--timeout-ms", "60000"),
+            *("--max-messages", str(end - start)),
         ],
         capture_output=True,
         text=True,
