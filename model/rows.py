@@ -14,6 +14,9 @@ from beam_jobs.errors import UserError
 
 Floats = NDArray[np.float32]
 Longs = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+CHUNK_ROWS = 1 << 18  # rows in memory at a time
 
 
 class Matrix(Protocol):
@@ -47,6 +50,38 @@ def slices(rows: Matrix, size: int) -> Iterator[Floats]:
         yield rows[start : start + size]
 
 
+class ChosenRows:
+    """Some rows of a matrix, in their order."""
+
+    def __init__(self, rows: Matrix, chosen: Bools) -> None:
+        self._rows, self._places = rows, np.flatnonzero(chosen)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, rows: slice, /) -> Floats:
+        places = self._places[rows]
+        if not len(places):
+            return self._rows[:0]
+        first = int(places[0])
+        return self._rows[first : int(places[-1]) + 1][places - first]
+
+
+def take(rows: Matrix, wanted: Bools) -> Floats:
+    """Rows of which ``wanted``, [n], is true."""
+    chunks = []
+    for start in range(0, len(wanted), CHUNK_ROWS):
+        chosen = wanted[start : start + CHUNK_ROWS]
+        if chosen.any():
+            chunks.append(rows[start : start + CHUNK_ROWS][chosen])
+    return np.concatenate(chunks) if chunks else rows[:0]
+
+
+def take_first(rows: Matrix, wanted: Bools, count: int) -> Floats:
+    """The first rows of which ``wanted``, [n], is true, ``count`` at most; of parts, which are in random order."""
+    return take(rows, wanted & (np.cumsum(wanted) <= count))
+
+
 @dataclass(frozen=True)
 class Part:
     """Rows of training, validation or test, in random order; none of them is in memory until it is asked for."""
@@ -54,12 +89,25 @@ class Part:
     x: Matrix  # float32 [n, F]
     keys: NDArray[np.uint64]  # [n], stands for the key; memory-mapped
     times: Longs  # [n], event time, milliseconds since the epoch; memory-mapped
+    failed: Bools | None = None  # [n], labelled as a failure; None: no row is
 
     @classmethod
-    def open(cls, path: Path, features: int) -> Part:
+    def open(cls, path: Path, features: int, failed: Bools | None = None) -> Part:
         """What ``append`` has written to ``path`` and beside it."""
         keys, times = _beside(path)
-        return cls(StoredRows(path, features), _mapped(keys, np.uint64), _mapped(times, np.int64))
+        return cls(StoredRows(path, features), _mapped(keys, np.uint64), _mapped(times, np.int64), failed)
+
+    @property
+    def sound(self) -> Bools:
+        """[n], not labelled as a failure."""
+        return np.ones(len(self), np.bool_) if self.failed is None else ~self.failed
+
+    def without_failures(self) -> Part:
+        """The rows that are not labelled as failures."""
+        if self.failed is None:
+            return self
+        sound = self.sound
+        return Part(ChosenRows(self.x, sound), self.keys[sound], self.times[sound])
 
     @staticmethod
     def append(path: Path, rows: NDArray[Any]) -> None:

@@ -6,23 +6,18 @@ loads, checks, reports and writes alerts knows models through these types alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.outliers.cut import Cut
-from model.rows import Floats, Part, slices
+from model.rows import CHUNK_ROWS, Bools, Floats, Part, slices
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-
-Bools = NDArray[np.bool_]
-
-_CHUNK = 1 << 18  # rows scored at a time
 
 Settings = TypeVar("Settings", bound="DataclassInstance")
 
@@ -34,6 +29,7 @@ class Scores:
     score: Floats  # [n], 0 or more, higher is stranger; above the manifest's threshold: an alert
     expected: Floats | None = None  # [n, F], what a normal row would have shown, physical units; NaN: can't be said
     error: Floats | None = None  # [n, F], >= 0, each feature's part of the score; its share: error / error.sum(1)
+    rarity: Floats | None = None  # [n, F], share of normal rows that show as much, 0..1; NaN: can't be said
 
 
 class Scorer(Protocol):
@@ -69,7 +65,7 @@ def signed_deviations(scorer: Scorer, rows: Floats) -> Floats:
 class Training(Generic[Settings]):
     """What a kind learns from, and how."""
 
-    train: Part  # rows in physical units, in random order; nobody has labelled them: some may be outliers
+    train: Part  # rows in physical units, in random order; some may be outliers that nobody has labelled
     validation: Part  # others, for stopping early and for the threshold
     features: tuple[str, ...]  # names of the columns
     settings: Settings  # the kind's own
@@ -91,7 +87,7 @@ class Judged:
     @classmethod
     def kept(cls, scorer: Scorer, part: Part) -> Judged:
         """For a kind that leaves no row out."""
-        scores = np.concatenate([scorer.score(x) for x in slices(part.x, _CHUNK)])
+        scores = np.concatenate([scorer.score(x) for x in slices(part.x, CHUNK_ROWS)])
         none = np.zeros(len(scores), np.bool_)
         return cls(scores, none, none, Cut(np.inf, 0.0, ""))
 
@@ -108,6 +104,17 @@ class FittedModel:
     validation_loss: tuple[float, ...] = ()  # per epoch
 
 
+def learns_from_labels(settings: Any) -> bool:
+    """Whether a kind with such settings is to get rows labelled as failures."""
+    return bool(getattr(settings, "labels", False))
+
+
+def named_features(settings: Any) -> Sequence[tuple[str, str]]:
+    """Fields of a kind's settings, and the features they name."""
+    named: Sequence[tuple[str, str]] = getattr(settings, "named", ())
+    return named
+
+
 class ModelKind(Protocol[Settings]):
     """A kind of model."""
 
@@ -115,7 +122,9 @@ class ModelKind(Protocol[Settings]):
     def settings(self) -> type[Settings]:
         """A frozen dataclass of JSON's types, with defaults, that refuses wrong values with a ValueError.
 
-        Its fields are keys of the section ``model`` in use_case.yaml; the error begins with the field's name.
+        Its fields are keys of the section ``model`` in use_case.yaml; the error begins with the field's name. It may
+        have attributes beside its fields: ``labels``, true if rows labelled as failures are to be among those it learns
+        from, and ``named``, pairs of a field and a feature that it names.
         """
         ...
 

@@ -19,7 +19,7 @@ from model import manifest, registry
 from model.kinds.protocol import FittedModel, ModelKind, Scorer, signed_deviations
 from model.manifest import DataSummary, Manifest
 from model.outliers.groups import LeftOut, find_groups, iso
-from model.rows import Floats
+from model.rows import Floats, Part
 from model.training.evaluate import Evaluation
 from model.training.gather import Rows
 from model.training.judge import Verdict
@@ -31,13 +31,18 @@ LIBRARIES = ("numpy", "pyarrow", "polars")  # of every training; a kind's module
 def describe(
     plan: Plan,
     rows: Rows,
+    train: Part,
     draft: registry.Draft,
     fitted: FittedModel,
     scorer: Scorer,
     verdict: Verdict,
     evaluations: Mapping[str, Evaluation],
 ) -> Manifest:
-    """Everything there is to say, once all files of the draft but the manifest and the report are written."""
+    """Everything there is to say, once all files of the draft but the manifest and the report are written.
+
+    Args:
+      train: the rows that ``fitted`` has learnt from.
+    """
     preprocessor = plan.use_case.preprocessor()
     limit = verdict.limit
     return Manifest(
@@ -62,13 +67,13 @@ def describe(
         files=manifest.file_hashes(draft.path),
         sentinels=rows.sentinels,
         normal=tuple(one.where for one in plan.normal),
-        left_out=_left_out(plan, rows, fitted, scorer),
+        left_out=_left_out(plan, train, fitted, scorer),
     )
 
 
-def _left_out(plan: Plan, rows: Rows, fitted: FittedModel, scorer: Scorer) -> LeftOut:
+def _left_out(plan: Plan, train: Part, fitted: FittedModel, scorer: Scorer) -> LeftOut:
     """What was left out of the training, and what was put back, in groups."""
-    train, judged, cut = rows.parts.train, fitted.train, fitted.train.cut
+    judged, cut = fitted.train, fitted.train.cut
     find = partial(find_groups, train.x, train.keys, train.times)
     features = plan.use_case.preprocessor().features
     groups, others = find(judged.left_out, _deviations(scorer, train.x[:1]), features)

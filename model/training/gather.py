@@ -55,7 +55,7 @@ def gather(plan: Plan, scratch: Path, bar: Progress) -> Rows:
     for examples in training_data.read(plan.use_case, plan.source, counts, spool.folder, settings.limit, show):
         spool.add(examples)
     screen = Screen(find(spool.unlabelled(), features), features, plan.is_normal)
-    parts = spool.divide(settings.validation_fraction, settings.split, screen.sound)
+    parts = spool.divide(settings.validation_fraction, settings.split, screen.sound, plan.labels)
     lines = told(screen.sentinels(), settings.on_outlier == "refuse")
     check_rows(parts, spool, counts, screen.sentinels())
     for line in [*lines, *check_features(parts.train.x, features)]:

@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 
 from model.alert_rate import AlertRate, ThresholdFit
 from model.kinds.protocol import FittedModel, Scorer
-from model.rows import Floats, slices
+from model.rows import CHUNK_ROWS, Floats, Part, slices
 from model.training.distribution import ScoreDistribution
 from model.training.evaluate import Evaluation, evaluate
 from model.training.spool import Parts
-
-_CHUNK = 1 << 18  # rows scored at a time
 
 
 @dataclass(frozen=True)
@@ -31,15 +29,16 @@ class Verdict:
     evaluation: Evaluation
 
 
-def judge(scorer: Scorer, fitted: FittedModel, parts: Parts, budget: float) -> Verdict:
+def judge(scorer: Scorer, fitted: FittedModel, validation: Part, parts: Parts, budget: float) -> Verdict:
     """Sets a threshold by the validation rows and judges it by the test rows.
 
     Args:
       scorer: the model as jobs will have it.
+      validation: the rows that ``fitted`` speaks of.
       budget: share of normal rows that may be alerts.
     """
-    kept = ~fitted.validation.left_out
-    distribution = ScoreDistribution.fit(fitted.validation.scores[kept], parts.validation.keys[kept])
+    kept = ~fitted.validation.left_out & validation.sound
+    distribution = ScoreDistribution.fit(fitted.validation.scores[kept], validation.keys[kept])
     limit = distribution.fit_threshold(budget, fitted.validation.cut)
     scores, deviation = _score(scorer, parts)
     return Verdict(
@@ -52,11 +51,11 @@ def judge(scorer: Scorer, fitted: FittedModel, parts: Parts, budget: float) -> V
     )
 
 
-def judge_baseline(fitted: FittedModel, parts: Parts, budget: float) -> Evaluation:
+def judge_baseline(fitted: FittedModel, validation: Part, parts: Parts, budget: float) -> Evaluation:
     """How another model does with a threshold for the same budget, by the same rows."""
-    validation = fitted.validation
-    threshold = ScoreDistribution.fit(validation.scores[~validation.left_out]).threshold(budget)
-    scores = [fitted.scorer.score(x) for x in slices(parts.test.x, _CHUNK)]
+    kept = ~fitted.validation.left_out & validation.sound
+    threshold = ScoreDistribution.fit(fitted.validation.scores[kept]).threshold(budget)
+    scores = [fitted.scorer.score(x) for x in slices(parts.test.x, CHUNK_ROWS)]
     return _evaluate(np.concatenate(scores), threshold, parts)
 
 
@@ -68,7 +67,7 @@ def _score(scorer: Scorer, parts: Parts) -> tuple[Floats, dict[bool, NDArray[np.
     """Scores of the test rows, [n]; and the root mean error of each feature, [F], by whether rows failed."""
     scores, start = [], 0
     sums: dict[bool, Any] = {}
-    for x in slices(parts.test.x, _CHUNK):
+    for x in slices(parts.test.x, CHUNK_ROWS):
         block = scorer.explain(x)
         failed = parts.failed[start : start + len(block.score)]
         start += len(failed)

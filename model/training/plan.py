@@ -12,8 +12,8 @@ from typing import Any
 from beam_jobs.errors import UserError
 from beam_jobs.use_case import UseCase, load_use_case
 from model.kinds import KINDS
-from model.kinds.protocol import Bools, ModelKind
-from model.rows import Floats
+from model.kinds.protocol import ModelKind, learns_from_labels, named_features
+from model.rows import Bools, Floats
 from model.signature import Signer
 from model.training import data as training_data
 from model.training import normal
@@ -57,6 +57,7 @@ class Plan:
     use_case: UseCase
     kind: ModelKind[Any]
     own: Any  # the kind's settings
+    labels: bool  # it, or the kind it is compared with, learns from labels
     seed: int
     budget: float
     source: Source
@@ -75,11 +76,13 @@ class Plan:
         _check_modules(kind)
         source = training_data.source(settings.data, settings.start, settings.until)
         conditions = normal.conditions(use_case, settings.normal, settings.registry)
+        own = _own(settings, use_case)
         return cls(
             settings=settings,
             use_case=use_case,
             kind=kind,
-            own=_own(settings, use_case),
+            own=own,
+            labels=_labels(settings, use_case, own),
             seed=model.seed if settings.seed is None else settings.seed,
             budget=budget,
             source=source,
@@ -108,12 +111,33 @@ def _check_modules(kind: ModelKind[Any]) -> None:
 
 
 def _own(settings: Settings, use_case: UseCase) -> Any:
+    model, features = use_case.model, use_case.preprocessor().features
+    own = model.of_kind()
+    if settings.epochs is not None:
+        if "epochs" not in {each.name for each in fields(own)}:
+            raise UserError(f"--epochs {settings.epochs}: a model of the kind {model.kind} has no epochs; leave it out")
+        own = model.of_kind(epochs=settings.epochs)
+    for setting, name in named_features(own):
+        if name not in features:
+            raise UserError(
+                f"use_case.yaml: model.{setting} names {name!r}, no feature; the SQL selects {', '.join(features)}"
+            )
+    return own
+
+
+def _labels(settings: Settings, use_case: UseCase, own: Any) -> bool:
+    """Whether a kind to be trained learns from labels; UserError if there can't be any."""
     model = use_case.model
-    if settings.epochs is None:
-        return model.of_kind()
-    if "epochs" not in {each.name for each in fields(KINDS.get(model.kind).settings)}:
-        raise UserError(f"--epochs {settings.epochs}: a model of the kind {model.kind} has no epochs; leave it out")
-    return model.of_kind(epochs=settings.epochs)
+    compared = model.baseline if settings.baseline else None
+    kinds = {model.kind: own} | ({compared: KINDS.get(compared).settings()} if compared else {})
+    for name in (name for name, each in kinds.items() if learns_from_labels(each)):
+        if use_case.label is None:
+            raise UserError(
+                f"use_case.yaml: a model of the kind {name} learns from labels, and no field of the schema is tagged "
+                "label; tag one, or take a kind that needs none, such as tail_probability"
+            )
+        return True
+    return False
 
 
 def place(path: str) -> str:

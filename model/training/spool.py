@@ -49,8 +49,8 @@ class Examples:
 class Parts:
     """Which rows serve what; no row is in two parts."""
 
-    train: Part  # normal rows the network learns from
-    validation: Part  # normal rows for early stopping and the threshold; at most HELD_OUT_ROWS
+    train: Part  # rows to learn from: normal ones, and failed ones for a kind that learns from labels
+    validation: Part  # others like them, for early stopping and the threshold; at most HELD_OUT_ROWS
     test: Part  # normal and failed rows to judge by; at most HELD_OUT_ROWS
     failed: NDArray[np.bool_]  # of the test rows: labelled as a failure
     kinds: pa.Array  # dictionary of string, of the test rows: kind of the failure, "" for none
@@ -117,11 +117,16 @@ class Spool:
         return (rows["x"][rows["kind"] == 0] for rows in self._buckets())
 
     def divide(
-        self, held_out: float, by: str = "auto", sound: Callable[[Floats], NDArray[np.bool_]] | None = None
+        self,
+        held_out: float,
+        by: str = "auto",
+        sound: Callable[[Floats], NDArray[np.bool_]] | None = None,
+        labels: bool = False,
     ) -> Parts:
         """Divides the rows into training, validation and test, the last two a share of ``held_out`` each.
 
-        Rows not labelled as failures of which ``sound`` (float32 [n, F] to bool [n]) is false are in none of them.
+        Rows labelled as failures are in the test alone, unless ``labels`` are learnt from. Others of which ``sound``
+        (float32 [n, F] to bool [n]) is false are in none of them.
 
         By key, a car is wholly in one of the three, so the figures hold for cars the model has never seen; by time, the
         newest rows are test, those before them validation. "auto" is by key unless there are fewer than MIN_KEYS. A
@@ -137,7 +142,7 @@ class Spool:
                 place = rows["key"] / 2.0**64
                 return np.where(place < held_out, 2, np.where(place < 2 * held_out, 1, 0)).astype(np.int8)
 
-        kept, codes = [0, 0, 0], [np.empty(0, np.int32)]
+        kept, codes = [0, 0, 0], [[np.empty(0, np.int32)] for _ in range(3)]
         paths = [self.folder / name for name in ("train", "validation", "test")]
         order = np.random.default_rng((self.seed, 1))
         for path in paths:
@@ -148,14 +153,17 @@ class Spool:
             if sound is not None:
                 parts[normal] = np.where(sound(rows["x"][normal]), parts[normal], -1)
             for i, path in enumerate(paths):
-                mine = rows[(parts == i) & normal] if i < 2 else rows[parts == i]
+                mine = rows[parts == i] if labels or i == 2 else rows[(parts == i) & normal]
                 mine = mine[: HELD_OUT_ROWS - kept[i]] if i else mine
                 kept[i] += len(mine)
                 Part.append(path, mine)
-                if i == 2:
-                    codes.append(mine["kind"].copy())
-        train, validation, test = (Part.open(path, self.features) for path in paths)
-        kind = np.concatenate(codes)
+                if labels or i == 2:
+                    codes[i].append(mine["kind"].copy())
+        kind = np.concatenate(codes[2])
+        failed = [np.concatenate(each) != 0 if labels else None for each in codes[:2]]
+        train, validation, test = (
+            Part.open(path, self.features, labelled) for path, labelled in zip(paths, [*failed, kind != 0], strict=True)
+        )
         kinds = pa.DictionaryArray.from_arrays(pa.array(kind), pa.array(list(self._kinds), pa.string()))
         return Parts(train, validation, test, failed=kind != 0, kinds=kinds, by=by)
 

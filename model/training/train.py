@@ -25,7 +25,7 @@ from rich.progress import (
 from beam_jobs.storage.files import local_path
 from model import manifest, registry
 from model.kinds import KINDS
-from model.kinds.protocol import FittedModel, Scorer, Training
+from model.kinds.protocol import FittedModel, Scorer, Training, learns_from_labels
 from model.loaded import GOLDEN_FILE, LoadedModel, write_golden
 from model.manifest import Manifest
 from model.rows import Floats, Matrix
@@ -85,19 +85,20 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
         rows = gather(plan, Path(scratch), bar)
         started = time.monotonic()
         logs = local_path(settings.logdir) if settings.logdir else draft.path / "logs"
-        fitted = plan.kind.fit(_training(plan, rows, plan.own, logs, bar))
+        training = _training(plan, rows, plan.own, logs, bar)
+        fitted = plan.kind.fit(training)
         seconds = time.monotonic() - started
         step = bar.add_task("judging and writing", total=None)
         fitted.save(draft.path)
         scorer = plan.kind.load(draft.path)
-        verdict = judge(scorer, fitted, rows.parts, plan.budget)
+        verdict = judge(scorer, fitted, training.validation, rows.parts, plan.budget)
         evaluations = {plan.use_case.model.kind: verdict.evaluation}
         if settings.baseline and plan.use_case.model.baseline:
             evaluations["baseline"] = _baseline(plan, rows, plan.use_case.model.baseline, Path(scratch), bar)
         verdict.distribution.save(draft.path / SCORES_FILE)
         _golden(draft.path, fitted.scorer, rows.parts.test.x, verdict.scores)
         (draft.path / training_data.LIST_FILE).write_text(rows.counts.list_files(), encoding="utf-8")
-        described = describe(plan, rows, draft, fitted, scorer, verdict, evaluations)
+        described = describe(plan, rows, training.train, draft, fitted, scorer, verdict, evaluations)
         (draft.path / manifest.FILE_NAME).write_text(described.to_json(), encoding="utf-8")
         if plan.signer is not None:
             plan.signer.sign(draft.path)
@@ -125,6 +126,7 @@ def train(settings: Settings, console: Console | None = None) -> Trained:
 
 def _training(plan: Plan, rows: Rows, own: Any, logs: Path, bar: Progress) -> Training[Any]:
     tasks: dict[str, TaskID] = {}
+    train, validation = rows.parts.train, rows.parts.validation
 
     def progress(name: str, done: int, total: int, remark: str) -> None:
         if name not in tasks:
@@ -133,8 +135,8 @@ def _training(plan: Plan, rows: Rows, own: Any, logs: Path, bar: Progress) -> Tr
         bar.update(tasks[name], completed=done, total=total, description=text)
 
     return Training(
-        train=rows.parts.train,
-        validation=rows.parts.validation,
+        train=train if learns_from_labels(own) else train.without_failures(),
+        validation=validation if learns_from_labels(own) else validation.without_failures(),
         features=plan.use_case.preprocessor().features,
         settings=own,
         seed=plan.seed,
@@ -147,8 +149,8 @@ def _training(plan: Plan, rows: Rows, own: Any, logs: Path, bar: Progress) -> Tr
 def _baseline(plan: Plan, rows: Rows, name: str, scratch: Path, bar: Progress) -> Evaluation:
     """Another kind on the same rows, by its own defaults."""
     kind = KINDS.get(name)
-    fitted = kind.fit(_training(plan, rows, kind.settings(), scratch / "logs", bar))
-    return judge_baseline(fitted, rows.parts, plan.budget)
+    training = _training(plan, rows, kind.settings(), scratch / "logs", bar)
+    return judge_baseline(kind.fit(training), training.validation, rows.parts, plan.budget)
 
 
 def _golden(folder: Path, scorer: Scorer, rows: Matrix, scores: Floats) -> None:

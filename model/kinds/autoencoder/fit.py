@@ -15,19 +15,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.kinds.autoencoder import keras_network as autoencoder
 from model.kinds.autoencoder.keras_network import CHUNK_ROWS, RESIDUAL_ROWS, ResidualModel
 from model.kinds.autoencoder.network import Network
 from model.kinds.autoencoder.scaling import Scaling
 from model.kinds.autoencoder.settings import NetworkConfig
+from model.kinds.kept import apply_normal
 from model.kinds.protocol import Judged, signed_deviations
 from model.outliers.cut import find_cut
 from model.outliers.keys import Limits, common_states, deviating_keys, ranked, strange_keys
-from model.rows import Floats, Matrix, Part, slices
+from model.rows import Bools, Floats, Matrix, Part, slices, take, take_first
 
-Bools = NDArray[np.bool_]
 Callbacks = Callable[[str, int], Sequence[Any]]
 
 FIRST_NETWORK, LAST_NETWORK = "first network", "network"
@@ -68,7 +67,7 @@ def fit(
       callbacks: name and epochs of a training to Keras callbacks.
       normal: rows, float32 [n, F], to those that a person calls normal: they are never left out.
     """
-    never = _apply(normal, train.x)
+    never = apply_normal(normal, train.x)
     kept, put_back = np.ones(len(train), np.bool_), np.zeros(len(train) + len(validation), np.bool_)
     first = replace(config, epochs=max(1, config.epochs // 2))
     detector = _Detector.fit(train.x, validation.x, kept, Scaling.robust, first, callbacks, FIRST_NETWORK, seed, TRIM)
@@ -78,7 +77,7 @@ def fit(
     detector = _Detector.fit(train.x, validation.x, kept, Scaling.fit, config, callbacks, LAST_NETWORK, seed)
     put_back[: len(train)] |= detector.cut_and_refit(train, never, LAST_KEYS, rounds=3).put_back
     both = [train, validation]
-    never = np.concatenate([never, _apply(normal, validation.x)])
+    never = np.concatenate([never, apply_normal(normal, validation.x)])
     scores = detector.scores(both)
     found = detector.left_out(both, scores, never, LAST_KEYS)
     put_back = (put_back | found.put_back) & ~found.left_out
@@ -153,7 +152,7 @@ class _Detector:
     def deviations(self, parts: Sequence[Part], wanted: Bools) -> Floats:
         """Of some rows, [m, F]; ``wanted``, [n], says which."""
         ends = np.cumsum([len(part) for part in parts])[:-1]
-        rows = [_take(part.x, some) for part, some in zip(parts, np.split(wanted, ends), strict=True)]
+        rows = [take(part.x, some) for part, some in zip(parts, np.split(wanted, ends), strict=True)]
         return signed_deviations(self.compiled, np.concatenate(rows))
 
     def left_out(self, parts: Sequence[Part], scores: Floats, never: Bools, limits: Limits) -> Judged:
@@ -174,24 +173,3 @@ class _Detector:
             deviations = self.deviations(parts, single)
             put_back = common_states(single, deviations, keys)
         return Judged(scores, (beyond & ~put_back | strange) & ~never, put_back, cut)
-
-
-def _apply(normal: Callable[[Floats], Bools] | None, rows: Matrix) -> Bools:
-    if normal is None:
-        return np.zeros(len(rows), np.bool_)
-    return np.concatenate([normal(chunk) for chunk in slices(rows, CHUNK_ROWS)])
-
-
-def take_first(rows: Matrix, kept: Bools, count: int) -> Floats:
-    """The first rows kept, ``count`` at most; rows are in random order."""
-    return _take(rows, kept & (np.cumsum(kept) <= count))
-
-
-def _take(rows: Matrix, wanted: Bools) -> Floats:
-    """Some rows, in their order."""
-    chunks = []
-    for start in range(0, len(wanted), CHUNK_ROWS):
-        chosen = wanted[start : start + CHUNK_ROWS]
-        if chosen.any():
-            chunks.append(rows[start : start + CHUNK_ROWS][chosen])
-    return np.concatenate(chunks) if chunks else rows[:0]

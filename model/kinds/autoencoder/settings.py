@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from model.kinds.rules import Rules, check, is_count, is_number
 
 
 @dataclass(frozen=True)
@@ -20,31 +21,19 @@ class NetworkConfig:
     patience: int = 5  # epochs without a better validation loss before training stops
 
     def __post_init__(self) -> None:
-        for name, (right, wanted) in _RULES.items():
-            value = getattr(self, name)
-            if not right(value):
-                raise ValueError(f"{name} is {value!r}; use {wanted}")
-        object.__setattr__(self, "hidden", tuple(self.hidden))  # YAML knows lists only
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+        check(self, _RULES)
 
 
 def _is_layers(value: Any) -> bool:
-    return isinstance(value, list | tuple) and bool(value) and all(_is_count(units) for units in value)
+    return isinstance(value, list | tuple) and bool(value) and all(is_count(units) for units in value)
 
 
-_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+_RULES: Rules = {
     "hidden": (_is_layers, "a list of whole numbers above 0, such as [14, 7, 14]"),
-    "noise": (lambda x: _is_number(x) and x >= 0, "a number of at least 0"),
-    "l1": (lambda x: _is_number(x) and x >= 0, "a number of at least 0"),
-    "learning_rate": (lambda x: _is_number(x) and x > 0, "a number above 0"),
-    "epochs": (_is_count, "a whole number above 0"),
-    "patience": (_is_count, "a whole number above 0"),
-    "batch_size": (_is_count, "a whole number above 0"),
+    "noise": (lambda x: is_number(x) and x >= 0, "a number of at least 0"),
+    "l1": (lambda x: is_number(x) and x >= 0, "a number of at least 0"),
+    "learning_rate": (lambda x: is_number(x) and x > 0, "a number above 0"),
+    "epochs": (is_count, "a whole number above 0"),
+    "patience": (is_count, "a whole number above 0"),
+    "batch_size": (is_count, "a whole number above 0"),
 }

@@ -11,11 +11,10 @@ import pyarrow as pa
 import pytest
 
 from beam_jobs.errors import UserError
-from model.kinds.autoencoder import fit
-from model.kinds.autoencoder.fit import take_first
+from model import rows as model_rows
 from model.kinds.autoencoder.scaling import Scaling
 from model.outliers.sentinels import find
-from model.rows import Part, StoredRows, slices
+from model.rows import Part, StoredRows, slices, take_first
 from model.training import spool as module
 from model.training.spool import Examples, Parts, Spool, kth_largest
 
@@ -175,7 +174,7 @@ def test_slices_are_read_when_they_are_taken(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HELD_ROWS", 20_000)
     monkeypatch.setattr(module, "HELD_OUT_ROWS", 20_000)
-    monkeypatch.setattr(fit, "CHUNK_ROWS", 10_000)
+    monkeypatch.setattr(model_rows, "CHUNK_ROWS", 10_000)
     n, block = 400_000, 5000
     keys, kinds = pa.array([f"car-{i % 100}" for i in range(block)]), pa.array([""] * block)
     x = np.random.default_rng(0).random((block, 19), np.float32)
@@ -204,3 +203,23 @@ def test_the_kth_largest_of_many(spread: int) -> None:
 
     for k in (1, 2, 100, 2500, 5000):
         assert kth_largest(chunks, k, int(values.min()), int(values.max())) == ordered[k - 1]
+
+
+@pytest.mark.usefixtures("stored")
+def test_a_kind_that_learns_from_labels_gets_failures_in_every_part(tmp_path: Path) -> None:
+    plain, labelled = (
+        spooled(tmp_path / name).divide(0.2, labels=labels) for name, labels in (("a", False), ("b", True))
+    )
+    for part in (labelled.train, labelled.validation, labelled.test):
+        assert part.failed is not None
+        np.testing.assert_array_equal(part.failed, numbers(part) % 100 >= 90)
+        np.testing.assert_array_equal(part.sound, ~part.failed)
+    for without, part in ((plain.train, labelled.train), (plain.validation, labelled.validation)):
+        assert without.failed is None
+        assert without.sound.all()
+        sound = part.without_failures()
+        assert sorted(numbers(sound)) == sorted(numbers(without))
+        for start, stop in ((0, 10), (3, 3), (5, 200), (len(sound) - 2, len(sound) + 9)):
+            np.testing.assert_array_equal(sound.x[start:stop], sound.x[:][start:stop])
+        np.testing.assert_array_equal(sound.times, 1000 + numbers(sound))
+    np.testing.assert_array_equal(numbers(plain.test), numbers(labelled.test))
