@@ -155,8 +155,16 @@ def made_by(alert: Mapping[str, Any]) -> str:
             break
         unit = f" {feature['unit']}" if feature["unit"] else ""
         normal = "" if expected is None or not isfinite(expected) else f"expected {expected:.4g}, "
-        said.append(f"{feature['name']} {feature['observed']:.4g}{unit} ({normal}{share:.0%})")
+        rarity = feature.get("rarity")
+        rare = "" if not rarity else f"{one_in(rarity)}, "
+        said.append(f"{feature['name']} {feature['observed']:.4g}{unit} ({normal}{rare}{share:.0%})")
     return "; ".join(said)
+
+
+def one_in(share: float) -> str:
+    """A share as people say it, to two digits; of one row in a million millions there is nothing more to say."""
+    rows = 1 / max(share, 1e-12)
+    return f"1 in {rows:,.2g}" if rows < 10 else f"1 in {float(f'{rows:.2g}'):,.0f}"
 
 
 def _time(value: Any) -> str:

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from beam_jobs.errors import one_line
-from beam_jobs.watch import made_by
+from beam_jobs.watch import made_by, one_in
 from demo.referee import Verdict
 
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -91,7 +91,8 @@ def alert_of(alert: Mapping[str, Any], count: int, truth: str) -> Alert:
     for feature in alert["features"][:1]:
         unit = f" {feature['unit']}" if feature["unit"] else ""
         expected = f", not {feature['expected']:.4g}" if isfinite(feature["expected"]) else ""
-        short = f"{feature['observed']:.4g}{unit}{expected}: {feature['name']}"
+        rare = f", {one_in(feature['rarity'])}" if feature.get("rarity") else ""
+        short = f"{feature['observed']:.4g}{unit}{expected}{rare}: {feature['name']}"
     return Alert(time, alert["key"], count, score, made_by(alert), short, truth)
 
 

@@ -94,7 +94,8 @@ def alert_rows(
     The id is "topic-partition-offset" of the event's origin: the same on every replay, whatever model made the alert.
     """
     rows = np.flatnonzero(is_anomaly(scored))
-    needed = [key, event_time, *features, *attributes, *_SOURCE, *_SCORED]
+    also = {h.RARITY} & set(scored.schema.names)
+    needed = [key, event_time, *features, *attributes, *_SOURCE, *_SCORED, *also]
     anomalies = take(scored.select(list(dict.fromkeys(needed))), rows)
     source = origin(anomalies)
     own = {
@@ -137,10 +138,20 @@ def _features(anomalies: Block, features: Sequence[str], units: Mapping[str, str
         "expected": pa.array(values[1].reshape(-1)),
         "unit": pa.array([units.get(name) for name in features], pa.string()).take(chosen),
         "share": pa.array(values[2].reshape(-1)),
+        "rarity": _rarity(anomalies, order),
     }
     item = _schema("alert").field("features").type.value_type
     structs = pa.StructArray.from_arrays([_as(columns[f.name], f.type) for f in item], fields=list(item))
     return pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32) * top), structs)
+
+
+def _rarity(anomalies: Block, order: NDArray[np.int32]) -> pa.Array:
+    """How rare the chosen features are, [n * k], by their places, [n, k]; null where it can't be said."""
+    if h.RARITY not in anomalies.schema.names:
+        return pa.nulls(order.size, pa.float64())
+    rarity = anomalies.column(h.RARITY).flatten().to_numpy().reshape(len(order), -1)
+    chosen = np.take_along_axis(rarity, order, axis=1).reshape(-1)
+    return pa.array(chosen.astype(np.float64), mask=np.isnan(chosen))
 
 
 @compiled

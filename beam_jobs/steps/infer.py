@@ -28,7 +28,8 @@ MODEL = "model"  # dictionary<string>
 VERSION = "version"  # dictionary<string>
 EXPECTED = "expected"  # list<float32>[F], what the model expected, physical units; NaN where it can't say
 FEATURE_ERROR = "feature_error"  # list<float32>[F], each feature's part of the score
-# Both are null where the score is no anomaly, and where the model gives no reasons.
+RARITY = "rarity"  # list<float32>[F], share of normal rows that show as much; there only if the kind says so
+# They are null where the score is no anomaly, and where the model gives no reasons.
 
 
 class BlockModelHandler(ModelHandler[Block, Block, LoadedModel]):
@@ -130,6 +131,9 @@ def score_block(block: Block, model: LoadedModel, features: Sequence[str]) -> Bl
         EXPECTED: listed([_expected(part.result.why) for part in parts]),
         FEATURE_ERROR: listed([part.result.why.error for part in parts]),
     }
+    rarity = [part.result.why.rarity for part in parts]
+    if any(each is not None for each in rarity):
+        added[RARITY] = listed(rarity)
     return pa.RecordBatch.from_arrays([*block.columns, *added.values()], names=[*block.schema.names, *added])
 
 

@@ -28,10 +28,12 @@ class Reading:
     expected: float | None  # what a normal row with these other readings would have shown; None: the model can't say
     share: float  # of the row's deviation, 0..1
     unit: str | None = None  # of value and expected; None: it has none
+    rarity: float | None = None  # share of normal rows that show as much; None: the model can't say
 
     def __str__(self) -> str:
         expected = "" if self.expected is None else f", expected {self.expected:.4g}"
-        return f"{self.name} {self.value:.4g}{f' {self.unit}' if self.unit else ''}{expected}"
+        rare = f", 1 in {1 / max(self.rarity, 1e-12):,.0f}" if self.rarity else ""
+        return f"{self.name} {self.value:.4g}{f' {self.unit}' if self.unit else ''}{expected}{rare}"
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def _readings(
             expected=None if expected is None or np.isnan(expected[j]) else short(expected[j]),
             share=float(share[j]),
             unit=units.get(features[j]),
+            rarity=None if said.rarity is None or np.isnan(said.rarity[row, j]) else float(said.rarity[row, j]),
         )
         for j in columns
     )

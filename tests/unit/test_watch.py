@@ -14,7 +14,7 @@ import schemas
 from beam_jobs.errors import UserError
 from beam_jobs.sandbox.process import free_port
 from beam_jobs.steps.payload import ENCRYPTED, KEY_HEADER, Key
-from beam_jobs.watch import Record, as_json, as_record, as_row, main, show
+from beam_jobs.watch import Record, as_json, as_record, as_row, made_by, main, show
 from schemas.source import SHIPPED_IDS
 from schemas.writers import for_registry
 
@@ -33,7 +33,7 @@ LETTER = {
     "failed_at": 1_795_330_800_250,
     "job": "score",
 }
-FEATURE = {"name": "speed", "observed": 12.5, "expected": float("nan"), "unit": "m/s", "share": 0.75}
+FEATURE = {"name": "speed", "observed": 12.5, "expected": float("nan"), "unit": "m/s", "share": 0.75, "rarity": None}
 ALERT = {
     "id": "t-0-7",
     "key": "car-1",
@@ -178,3 +178,20 @@ def test_json_that_only_looks_like_a_job_s_is_shown_as_it_is(text: str) -> None:
 def test_json_that_nests_too_deep_is_left_out() -> None:
     with pytest.raises(UserError, match="not JSON"):
         as_record(b'{"a":' + b"[" * 100_000, None)
+
+
+@pytest.mark.parametrize(
+    ("feature", "said"),
+    [
+        ({"expected": 2.0, "share": 1.0}, "speed 12.5 m/s (expected 2, 100%)"),  # of the autoencoder
+        ({"expected": 2.0, "rarity": 0.000_083, "share": 0.6}, "speed 12.5 m/s (expected 2, 1 in 12,000, 60%)"),
+        ({"rarity": 0.3, "share": 0.6}, "speed 12.5 m/s (1 in 3.3, 60%)"),
+        ({"rarity": 0.0, "share": 0.6}, "speed 12.5 m/s (60%)"),
+        ({"rarity": 1e-300, "share": 0.6}, "speed 12.5 m/s (1 in 1,000,000,000,000, 60%)"),
+        ({"share": 0.6}, "speed 12.5 m/s (60%)"),  # of trees
+    ],
+)
+def test_what_made_an_alert_is_said_as_its_kind_of_model_knows_it(feature: dict[str, float], said: str) -> None:
+    assert made_by({"features": [FEATURE | feature]}) == said
+    old = {name: value for name, value in (FEATURE | feature).items() if name != "rarity"}
+    assert made_by({"features": [old]})

@@ -227,3 +227,15 @@ def test_a_row_without_any_error_has_no_shares() -> None:
     alerts.largest(zeros, zeros, zeros, order, *found)
     assert order.tolist() == [[0, 1]]
     assert found[2].tolist() == [[0.0, 0.0]]
+
+
+def test_alerts_say_how_rare_the_values_they_name_are() -> None:
+    block = scored([9.0, 1.0, 9.0])
+    rows = make(block)
+    names = [[feature["name"] for feature in row] for row in rows.column("features").to_pylist()]
+    assert {feature["rarity"] for row in rows.column("features").to_pylist() for feature in row} == {None}
+    rarity = [[(i + 1) / 1024 for i in range(len(FEATURES))], None, [float("nan")] * len(FEATURES)]
+    block = block.append_column("rarity", pa.array(rarity, pa.list_(pa.float32())))
+    found = [[feature["rarity"] for feature in row] for row in make(block).column("features").to_pylist()]
+    assert found[0] == [(FEATURES.index(name) + 1) / 1024 for name in names[0]]
+    assert set(found[1]) == {None}

@@ -101,3 +101,13 @@ def test_a_model_that_is_broken_makes_no_dead_letters(error: Exception) -> None:
     with pytest.raises(MemoryError if isinstance(error, MemoryError) else RetryError):
         score(scorer, block(*[(1, 2)] * 8192))
     assert scorer.calls <= 2
+
+
+def test_how_rare_each_value_is_comes_along_where_the_kind_says_it() -> None:
+    class Rare(Sum):
+        def explain(self, x: Floats) -> Scores:
+            return replace(super().explain(x), rarity=np.where(x > 50, 0.001, np.nan).astype(np.float32))
+
+    scored = score(Rare(error=True), block((1, 2), (60, 3)))
+    assert str(scored.column(h.RARITY).to_pylist()) == f"[None, [{float(np.float32(0.001))}, nan]]"
+    assert h.RARITY not in score(Sum(error=True), block((1, 2), (60, 3))).schema.names
