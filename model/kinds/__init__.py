@@ -16,7 +16,10 @@ KINDS = Plugins[ModelKind[Any]](
     "highbeam.model_kinds",
     {
         "autoencoder": "model.kinds.autoencoder.kind:KIND",
+        "boosting": "model.kinds.boosting.kind:KIND",
         "car_baseline": "model.kinds.car_baseline.kind:KIND",
+        "isolation_forest": "model.kinds.isolation_forest.kind:KIND",
+        "tail_probability": "model.kinds.tail_probability.kind:KIND",
     },
 )
 """All there are; those of other distributions are entry points (``beam_jobs.plugins``)."""

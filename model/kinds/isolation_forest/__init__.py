@@ -1,0 +1,1 @@
+"""How few random cuts part a row from the others."""
