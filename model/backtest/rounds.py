@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from model.kinds.protocol import FittedModel, ModelKind, Training
+from model.kinds.protocol import FittedModel, ModelKind, Training, learns_from_labels
 from model.rows import Floats, Longs, Part
 from model.training.evaluate import Bools, average_precision, roc_auc
 from model.training.spool import Examples
@@ -194,5 +194,8 @@ def fit(
 
 
 def _part(rows: Labelled, settings: Any, labels: bool) -> Part:
-    kept = ~rows.failed if labels else np.ones(len(rows.x), np.bool_)
-    return Part(rows.x[kept], rows.keys[kept].astype(np.uint64), rows.times[kept])
+    keys = rows.keys.astype(np.uint64)
+    if not labels:
+        return Part(rows.x, keys, rows.times)
+    part = Part(rows.x, keys, rows.times, rows.failed)
+    return part if learns_from_labels(settings) else part.without_failures()
