@@ -16,9 +16,11 @@ KINDS = Plugins[ModelKind[Any]](
     "highbeam.model_kinds",
     {
         "autoencoder": "model.kinds.autoencoder.kind:KIND",
+        "average": "model.kinds.average.kind:KIND",
         "boosting": "model.kinds.boosting.kind:KIND",
         "car_baseline": "model.kinds.car_baseline.kind:KIND",
         "isolation_forest": "model.kinds.isolation_forest.kind:KIND",
+        "robust_distance": "model.kinds.robust_distance.kind:KIND",
         "tail_probability": "model.kinds.tail_probability.kind:KIND",
     },
 )

@@ -14,7 +14,7 @@ import numpy as np
 
 from model.kinds.protocol import FittedModel, Judged, Scorer, Training
 from model.outliers.cut import find_cut
-from model.rows import CHUNK_ROWS, Bools, Floats, Matrix, slices, take_first
+from model.rows import CHUNK_ROWS, Bools, Floats, Matrix, Part, slices, take_first
 
 ROUNDS = 2  # of leaving out
 SAMPLE_ROWS = 1 << 18  # learnt from at most: of rows in random order more change little
@@ -36,7 +36,7 @@ def fit_kept(
       learn: rows, [n, F], ``rows`` of them at most, to a model.
       save: writes a model into a folder.
     """
-    train, validation = training.train, training.validation
+    train = training.train
     kept, never = train.sound, apply_normal(training.normal, train.x)
     for round_ in range(ROUNDS + 1):
         training.progress("fitting", round_, ROUNDS + 1, "")
@@ -46,18 +46,23 @@ def fit_kept(
         if (kept == before).all():
             break
     training.progress("fitting", ROUNDS + 1, ROUNDS + 1, "")
-    of_validation = scores_of(scorer, validation.x)
-    cut = find_cut(np.concatenate([scores[train.sound], of_validation[validation.sound]]))
-
-    def judged(scores: Floats, never: Bools) -> Judged:
-        return Judged(scores, (scores > cut.score) & ~never, np.zeros(len(scores), np.bool_), cut)
-
-    return FittedModel(
-        scorer=scorer,
-        save=lambda folder: save(scorer, folder),
-        train=judged(scores, never),
-        validation=judged(of_validation, apply_normal(training.normal, validation.x)),
+    return judged(
+        training, scorer, lambda folder: save(scorer, folder), scores, scores_of(scorer, training.validation.x)
     )
+
+
+def judged(
+    training: Training[Any], scorer: Scorer, save: Callable[[Path], None], of_train: Floats, of_validation: Floats
+) -> FittedModel:
+    """A model, and which rows it calls outliers: those beyond the cut in its scores of all rows, [n] and [m]."""
+    train, validation = training.train, training.validation
+    cut = find_cut(np.concatenate([of_train[train.sound], of_validation[validation.sound]]))
+
+    def of(scores: Floats, part: Part) -> Judged:
+        left_out = (scores > cut.score) & part.sound & ~apply_normal(training.normal, part.x)
+        return Judged(scores, left_out, np.zeros(len(scores), np.bool_), cut)
+
+    return FittedModel(scorer, save, of(of_train, train), of(of_validation, validation))
 
 
 def apply_normal(normal: Callable[[Floats], Bools] | None, rows: Matrix) -> Bools:

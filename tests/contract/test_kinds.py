@@ -24,16 +24,28 @@ from model.rows import Floats, Part
 FEATURES = ("amount", "age", "events", "trials", *RANGES)
 SETTINGS: dict[str, dict[str, Any]] = {
     "autoencoder": {"hidden": [8, 4, 8], "epochs": 1},
+    "average": {"of": [{"kind": "tail_probability", "only_more": ["amount"]}, {"kind": "boosting", "trees": 30}]},
     "boosting": {"trees": 30},
     "car_baseline": {},
     "isolation_forest": {"trees": 40, "rows": 128},
+    "robust_distance": {},
     "tail_probability": {"only_more": ["amount"], "rates": [["events", "trials"]]},
 }
 WRONG: dict[str, list[dict[str, Any]]] = {
     "autoencoder": [{"hidden": []}, {"noise": "much"}, {"epochs": 0}],
+    "average": [
+        {"of": "boosting"},
+        {"of": [{"kind": "boosting"}]},
+        {"of": [{"kind": "boosting"}, {"trees": 3}]},
+        {"of": [{"kind": "boosting"}, {"kind": "none"}]},
+        {"of": [{"kind": "boosting"}, {"kind": "average"}]},
+        {"of": [{"kind": "boosting"}, {"kind": "isolation_forest", "trees": 0}]},
+        {"of": [{"kind": "boosting"}, {"kind": "isolation_forest", "wood": 1}]},
+    ],
     "boosting": [{"trees": 0}, {"leaves": 1}, {"learning_rate": 2}, {"least_rows": 1.5}],
     "car_baseline": [],
     "isolation_forest": [{"trees": True}, {"rows": 1}],
+    "robust_distance": [{"trim": 0.6}, {"trim": "some"}, {"ridge": 0}],
     "tail_probability": [
         {"inputs": "amount"},
         {"only_more": ["amount", "amount"]},

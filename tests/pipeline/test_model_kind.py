@@ -163,4 +163,4 @@ def test_without_its_package_a_version_is_refused_by_name(distribution: str, set
     code = f"from pathlib import Path; from model.loaded import LoadedModel; LoadedModel.load(Path({str(made.path)!r}))"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    assert "no model kind 'distance'; there are autoencoder, boosting, car_baseline" in run.stderr
+    assert "no model kind 'distance'; there are autoencoder, average, boosting, car_baseline" in run.stderr

@@ -31,8 +31,10 @@ SCHEMA = {
     ],
 }
 MODELS: dict[str, dict[str, Any]] = {
+    "average": {"of": [{"kind": "tail_probability", "only_more": ["amount"]}, {"kind": "boosting", "trees": 20}]},
     "boosting": {"trees": 20},
     "isolation_forest": {"trees": 30},
+    "robust_distance": {},
     "tail_probability": {"only_more": ["amount"], "rates": [["frauds", "payments"]]},
 }
 Write = Callable[..., Settings]

@@ -1,0 +1,1 @@
+"""Several kinds together: the mean of how rare each calls a row."""

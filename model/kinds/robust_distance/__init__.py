@@ -1,0 +1,1 @@
+"""How far a row lies from the middle, as features vary together."""
