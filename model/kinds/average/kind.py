@@ -32,7 +32,7 @@ class AverageScorer(Scorer):
         return self._mean(self.tails.heights_of([member.score(x) for member in self.members]))
 
     def explain(self, x: Floats) -> Scores:
-        """Shares are the mean of the members', by their parts of the score; what is expected, the first that says it."""
+        """Shares are the members', by their parts of the score; what is expected is the first's that says it."""
         said = [member.explain(x) for member in self.members]
         heights = self.tails.heights_of([each.score for each in said])
         error = None
