@@ -135,6 +135,12 @@ MARKS = Metric(
     row={"score": "marks and repetitions among them", "archive": "marks and repetitions among them"},
     optional=True,
 )
+LABELS = Metric(
+    "labels", "labels that windows took in", outcome="labels", report="labels", row="labels for windows", optional=True
+)
+LATE_LABELS = Metric(
+    "labels_late", "labels later than label_delay", report="labels_late", row="labels that came late", optional=True
+)
 TOMBSTONES = Metric(
     "tombstones",
     "records without a value, which say that their key is deleted; no event",
@@ -197,9 +203,7 @@ RECORDS_COMMITTED = Metric(
     "records_committed", "finished records whose offsets are committed; on Pub/Sub, acknowledged ones"
 )
 OFFSETS_COMMITTED = Metric("offset_commits", "successful offset commits; on Pub/Sub, bundles acknowledged", "commits")
-COMMIT_FAILURES = Metric(
-    "offset_commit_failures", "offset commits refused or timed out (retried with the next bundle)", "commits"
-)
+COMMIT_FAILURES = Metric("offset_commit_failures", "offset commits refused or timed out, and retried", "commits")
 REDELIVERED = Metric(
     "redelivered", "Pub/Sub messages that came again and were dropped; not among the records read", "messages"
 )
@@ -242,9 +246,7 @@ FUTURE = Metric(
     row={"score": "from the future, for windows", "archive": "from the future, for windows"},
     optional=True,
 )
-READERS_FINISHED = Metric(
-    "readers_finished", "readers that have come to their end, and all they read as well", "readers"
-)
+READERS_FINISHED = Metric("readers_finished", "readers at their end, and all they read as well", "readers")
 READERS_CREATED = Metric("readers_created", "consumers opened by a source", "readers", progress="readers")
 LATENCY_MS = Metric(
     "latency_ms",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
@@ -37,15 +37,16 @@ from beam_jobs.preprocessing.windows.frames import DEFAULT_LATENESS, Lateness
 from beam_jobs.storage import files
 from model.settings import ModelSettings
 
-_KEY_ROWS = "window_key_rows"
+_KEY_ROWS, _LABEL = "window_key_rows", "label_delay"
 LATENESS = {
     "window_lateness": "late_ms",
     "window_delay": "delay_ms",
     "window_clock_skew": "clock_skew_ms",
     _KEY_ROWS: "key_rows",
+    _LABEL: "label_ms",
 }
 """Settings and options, and what Lateness calls them."""
-SETTINGS = ("name", "schema", "sql", "key", "event_time", "csv", "pii", "normal", *LATENESS, "model")
+SETTINGS = ("name", "schema", "sql", "key", "event_time", "csv", "pii", "normal", *LATENESS, "label_schema", "model")
 """Keys of use_case.yaml:
 name: what jobs and models are called; default: the folder's name.
 schema: a shipped schema (car_sensor) or an .avsc file in the folder, or beside it: ../other/payment.avsc.
@@ -61,6 +62,9 @@ normal: conditions over the features, such as [speed = 0 AND current_draw < 1]; 
 window_lateness, window_delay, window_clock_skew: how late rows may be that windows of the SQL see (docs/windows.md);
   each an interval such as 10 minutes.
 window_key_rows: the most rows of a key that windows hold, such as 100000.
+label_delay: how long after its event a label may come, such as 7 days; windows that read the label end so long before
+  now, or earlier (docs/windows.md).
+label_schema: an .avsc file in the folder, of labels that come on a topic of their own; default: the events' schema.
 model: the fields of ModelSettings, and settings of its kind: by default those of the autoencoder, NetworkConfig.
 """
 
@@ -80,6 +84,7 @@ class UseCase:
     normal: tuple[str, ...] = ()  # conditions over the features: rows that meet one are learnt, however rare
     csv: Dialect = field(default_factory=Dialect)  # how its CSV files are written
     lateness: Lateness = DEFAULT_LATENESS  # which late rows the windows of the SQL see
+    label_schema: dict[str, Any] | None = None  # of labels on a topic of their own; None: that of the events
     source: str = "SQL"  # what errors call the SQL
 
     def with_lateness(self, given: Mapping[str, Any]) -> UseCase:
@@ -90,6 +95,23 @@ class UseCase:
         """
         texts = {name: given[name] for name in LATENESS if given.get(name) is not None}
         return replace(self, lateness=_lateness(texts, self.lateness, "--")) if texts else self
+
+    def schema_of_labels(self, needed: Collection[str]) -> dict[str, Any]:
+        """How records of labels are read: fields that are ``needed`` as those of events are, the others need not be.
+
+        Raises:
+          UserError: ``label_schema`` lacks one.
+        """
+        of_events = {field["name"]: field for field in self.schema["fields"]}
+        schema = self.label_schema or self.schema
+        lacking = sorted(set(needed) - {field["name"] for field in schema["fields"]})
+        if lacking:
+            raise UserError(
+                f"{self.source}: windows that read the label need {', '.join(lacking)} of its event, and label_schema "
+                f"({schema['name']}) has no such field; add it, or leave it out of them"
+            )
+        fields = [of_events[f["name"]] if f["name"] in needed else _optional(f) for f in schema["fields"]]
+        return {**schema, "fields": fields}
 
     def preprocessor(self) -> Preprocessor:
         """The compiled SQL, the same object on each call; UserError if it can't be compiled."""
@@ -170,6 +192,7 @@ def _load(folder: Traversable, name_or_folder: str) -> UseCase:
         normal=_normal(settings.get("normal"), where),
         csv=_csv(settings.get("csv"), where),
         lateness=_lateness(settings, DEFAULT_LATENESS, f"{where}: "),
+        label_schema=_avsc(folder, settings["label_schema"], where) if "label_schema" in settings else None,
         source=f"{name_or_folder}/{sql}",
     )
 
@@ -194,7 +217,7 @@ def _settings(text: str, where: str) -> dict[str, Any]:
     for name in ("schema", "key", "event_time"):
         if name not in settings:
             raise UserError(f"{where}: {name} is missing; it needs schema, key and event_time")
-    for name in ("name", "schema", "sql", "key", "event_time"):
+    for name in ("name", "schema", "sql", "key", "event_time", "label_schema"):
         if name in settings and not (isinstance(settings[name], str) and settings[name]):
             raise UserError(f"{where}: {name} is {settings[name]!r}; use a text")
     return settings
@@ -216,6 +239,10 @@ def _schema(folder: Traversable, settings: Mapping[str, Any], where: str) -> dic
             return schemas.load(name)
         except UserError as error:
             raise UserError(f"{where}: {error}, or name an .avsc file in the folder") from error
+    return _avsc(folder, name, where)
+
+
+def _avsc(folder: Traversable, name: str, where: str) -> dict[str, Any]:
     try:
         schema: dict[str, Any] = json.loads(_read(folder, name, f"{where}: schema"))
     except (ValueError, RecursionError) as error:
@@ -225,6 +252,12 @@ def _schema(folder: Traversable, settings: Mapping[str, Any], where: str) -> dic
     except UserError as error:
         raise UserError(f"{where}: {name}: {error}") from error
     return schema
+
+
+def _optional(field: dict[str, Any]) -> dict[str, Any]:
+    """A field of a schema that may be null, or missing."""
+    branches = field["type"] if isinstance(field["type"], list) else [field["type"]]
+    return {**field, "type": ["null", *(branch for branch in branches if branch != "null")], "default": None}
 
 
 def _csv(section: Any, where: str) -> Dialect:
@@ -252,15 +285,14 @@ def _lateness(given: Mapping[str, Any], default: Lateness, where: str) -> Latene
             found[LATENESS[name]] = given[name]
             continue
         micros = from_text(given[name]) if isinstance(given[name], str) else None
-        if micros is None or micros % 1000 or not 0 <= micros <= _LATEST_US:
-            raise UserError(
-                f"{where}{name} is {given[name]!r}; use an interval such as 10 minutes or 1 hour, at most 31 days"
-            )
+        most, usual = (400, "7 days") if name == _LABEL else (31, "10 minutes or 1 hour")
+        if micros is None or micros % 1000 or not 0 <= micros <= most * _DAY_US:
+            raise UserError(f"{where}{name} is {given[name]!r}; use an interval such as {usual}, at most {most} days")
         found[LATENESS[name]] = micros // 1000
     return replace(default, **found)
 
 
-_LATEST_US = 31 * 86_400_000_000
+_DAY_US = 86_400_000_000
 _MOST_KEY_ROWS = 100_000_000
 
 

@@ -19,7 +19,7 @@ from beam_jobs.running import launch
 from beam_jobs.running.workers import Workers
 from beam_jobs.steps.decode import DecodeEvents
 from beam_jobs.steps.preprocess import Preprocess
-from beam_jobs.steps.repartition import ToSecondKey
+from beam_jobs.steps.repartition import LabelsToSecondKey, ToSecondKey
 from beam_jobs.steps.second_key import BySecondKey
 from beam_jobs.steps.windows import PreprocessWindows
 from beam_jobs.steps.write_dead_letters import WriteDeadLetters
@@ -54,7 +54,8 @@ def read_features(
     if second is not None:
         topic, log = second.first.address.topic, second.source.log()
         assert log is not None
-        fn = BySecondKey(preprocessor, job.name, topic, second.sources, log, job.windows, _carried(job, carry))
+        carried, labels = _carried(job, carry), second.label_partitions
+        fn = BySecondKey(preprocessor, job.name, topic, second.sources, log, job.windows, carried, labels)
         rows, refused = step("BySecondKey", fn, pipeline | "Read" >> second.source.read())
         return rows, {"BySecondKey": refused}
     blocks, bad = read_events(pipeline, job, columns)
@@ -71,22 +72,30 @@ def bring_to_second_key(
     assert second is not None
     log = second.first.log()
     assert log is not None
-    fn = ToSecondKey(
-        preprocessor, job.name, _decoder(job, columns), log, job.windows, second.partitions, _carried(job, carry)
-    )
+    carried, apart = _carried(job, carry), second.labels is not None
+    again = _decoder(job, columns)
+    fn = ToSecondKey(preprocessor, job.name, again, log, job.windows, second.partitions, carried, apart)
     rows, refused = step("ToSecondKey", fn, pipeline | "ReadEvents" >> second.first.read())
     rows | "WriteRows" >> second.sink.write()
-    write_dead_letters({"ToSecondKey": refused}, job)
+    bad = {"ToSecondKey": refused}
+    if second.labels is not None:
+        of_labels = preprocessor.legs(apart=True).of_labels
+        decode = _decoder(job, sorted(of_labels), job.use_case.schema_of_labels(of_labels))
+        to = LabelsToSecondKey(preprocessor, job.name, decode, second.sources, second.partitions, carried)
+        rows, bad["LabelsToSecondKey"] = step("LabelsToSecondKey", to, pipeline | "ReadLabels" >> second.labels.read())
+        rows | "WriteLabels" >> second.sink.write()
+    write_dead_letters(bad, job)
 
 
 def _carried(job: ScoreJob | ArchiveJob, carry: Sequence[str]) -> dict[str, Any]:
     return {field["name"]: field["type"] for field in job.use_case.schema["fields"] if field["name"] in carry}
 
 
-def _decoder(job: ScoreJob | ArchiveJob, columns: Sequence[str]) -> DecodeEvents:
+def _decoder(job: ScoreJob | ArchiveJob, columns: Sequence[str], schema: dict[str, Any] | None = None) -> DecodeEvents:
+    """What makes events of records; ``schema``: where it is not the use case's."""
     writers, guids = job.writers, job.writers.guid_schema if job.writers.url else None
-    revisions = job.source.revision_schema
-    return DecodeEvents(job.use_case.schema, columns, writers.writer_schema, job.name, revisions, job.events, guids)
+    schema, revisions = schema or job.use_case.schema, job.source.revision_schema
+    return DecodeEvents(schema, columns, writers.writer_schema, job.name, revisions, job.events, guids)
 
 
 def preprocess(

@@ -152,7 +152,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     if content == "features" and source.gives != "features":
         windows = window_settings(parsed, preprocessor, source)
         source = source.keyed() if preprocessor.windows else source
-        second = second_topic(preflight, preprocessor, source, f"{preprocessor.fingerprint} {carried(use_case)}")
+        second = second_topic(preflight, use_case, source, f"{preprocessor.fingerprint} {carried(use_case)}")
     dead = sink(parsed, bad.dead_letters)
     prepare_outputs(preflight, [dead], source)
     writers = schema_source(preflight, use_case.schema, settings, source)

@@ -97,7 +97,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     if source.gives != "features":
         windows = window_settings(parsed, preprocessor, source)
         source = source.keyed() if preprocessor.windows else source
-        second = second_topic(preflight, preprocessor, source, preprocessor.fingerprint)
+        second = second_topic(preflight, use_case, source, preprocessor.fingerprint)
     prepare_outputs(preflight, outputs.values(), source)
     writers = schema_source(preflight, use_case.schema, settings, source)
     say(writers.describe())

@@ -15,14 +15,14 @@ from beam_jobs.io.kafka.sink import WriteBlocks
 from beam_jobs.io.kafka.start import patiently
 from beam_jobs.io.kafka.topic import KafkaTopic
 from beam_jobs.io.kafka.transforms import KafkaInput, KafkaOutput
-from beam_jobs.io.position import EARLIEST, LATEST
+from beam_jobs.io.position import EARLIEST, LATEST, OffsetKind
 from beam_jobs.io.source import Source
 from beam_jobs.preflight.reach import Preflight
-from beam_jobs.preprocessing.preprocessor import Preprocessor
 from beam_jobs.steps.repartition import begun
 from beam_jobs.target import runner_of
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import say
+from beam_jobs.use_case import UseCase
 
 _HERE = ("DirectRunner", "FnApiRunner", "PrismRunner")
 _BEAT_S = 0.2  # how soon a partition with nothing to read is no longer waited for
@@ -44,10 +44,17 @@ class SecondTopic:
     sink: KafkaOutput
     sources: int  # partitions of the events
     partitions: int  # of the rows
+    labels: KafkaInput | None = None  # the labels, where they come apart
+    label_partitions: int = 0
 
     def share(self, number: int, count: int) -> SecondTopic:
-        """What process ``number`` of ``count`` reads of both topics."""
-        return replace(self, first=self.first.share(number, count), source=self.source.share(number, count))
+        """What process ``number`` of ``count`` reads of all topics."""
+        return replace(
+            self,
+            first=self.first.share(number, count),
+            source=self.source.share(number, count),
+            labels=None if self.labels is None else self.labels.share(number, count),
+        )
 
     def begin(self) -> None:
         """Says that the events are read from now on: each partition is waited for."""
@@ -62,16 +69,16 @@ class SecondTopic:
         write.setup()
         try:
             write.start_bundle()
-            write.process(begun(self.sources, self.partitions, idle))
+            write.process(begun(self.sources + self.label_partitions, self.partitions, idle))
             write.finish_bundle()
         finally:
             write.teardown()
 
 
-def second_topic(
-    preflight: Preflight, preprocessor: Preprocessor, source: Source, fingerprint: str
-) -> SecondTopic | None:
-    """The topic of the second key, created where it is missing; None: the SQL has windows by one key at most.
+def second_topic(preflight: Preflight, use_case: UseCase, source: Source, fingerprint: str) -> SecondTopic | None:
+    """The topic of the second key, created where it is missing; None: nothing goes through one.
+
+    Rows do where the SQL has windows by two keys, and where labels come on a topic of their own.
 
     Args:
       fingerprint: of all that decides what its records are.
@@ -79,11 +86,22 @@ def second_topic(
     Raises:
       UserError: it can't be had, or the job can't run there.
     """
-    second = preprocessor.second_key
-    if second is None:
+    parsed, preprocessor = preflight.parsed, use_case.preprocessor()
+    wanted = parsed.view_as(options.WindowOptions)
+    apart = wanted.label_topic is not None
+    if preprocessor.second_key is None and not apart:
         return None
-    parsed = preflight.parsed
+    if apart and not preprocessor.lateness.label_ms:
+        raise UserError(
+            f"--label_topic {wanted.label_topic}: say how long labels take in use_case.yaml, label_delay: 7 days"
+        )
+    legs = preprocessor.legs(apart=apart)
+    if apart:
+        use_case.schema_of_labels(legs.of_labels)  # which refuses one that lacks them
+    second = legs.second
     what = f"the SQL has windows by {preprocessor.key} and by {second}"
+    if preprocessor.second_key is None:
+        what = f"--label_topic {wanted.label_topic}: the SQL has windows that labels join"
     if runner_of(parsed) not in _HERE:
         raise UserError(f"{what}, which run on {', '.join(_HERE)}; leave out --runner, or the windows by {second}")
     assert isinstance(source, KafkaInput)  # it has a log
@@ -92,22 +110,26 @@ def second_topic(
             f"{what}: rows go through a topic of their own, so a run goes on where the one before it stopped; name a "
             "--group_id (another one reads everything again)"
         )
-    topic = KafkaTopic.find(source.address, source.config)
-    name = _name(source.group_id, second, f"{topic.positions()} {fingerprint}")
+    quick = replace(source.blocks, gather_s=0.0, max_bundle_s=1.0, max_blocks_per_bundle=None)
+    first = replace(source, blocks=quick, beat_s=_BEAT_S)
+    labels = _labels(wanted.label_topic, first, preflight) if apart else None
+    read = [KafkaTopic.find(each.address, each.config).positions() for each in (first, labels) if each is not None]
+    name = _name(source.group_id, second, f"{' '.join(read)} {fingerprint}")
     address = replace(source.address, topic=name)
-    given = parsed.view_as(options.WindowOptions).repartition_topic
+    given = wanted.repartition_topic
     if given:
         address = KafkaAddress.parse(given)
-    if address == source.address:
-        raise UserError(f"--repartition_topic {given}: is the input; name another one")
+    for whose, other in (("the input", first), ("--label_topic", labels)):
+        if other is not None and address == other.address:
+            raise UserError(f"--repartition_topic {given}: is {whose}; name another one")
     sources = _partitions(source.address, source.config)
     ensure_topic(address, source.config, sources, _SETTINGS)
     check_topic(address, source.config, write=True, timeout_s=preflight.timeout_s)
-    history = preprocessor.behind(preprocessor.legs()).history()
+    history = preprocessor.behind(legs).history()
     assert history is not None
     check_kept(address, topic_settings(address, source.config), history.reach_us // 1000)
     partitions = _partitions(address, source.config)
-    say(f"rows come to {second} through {address} ({partitions} partitions)")
+    say(f"rows{' and labels' if apart else ''} come to {second} through {address} ({partitions} partitions)")
     rows = replace(
         source,
         address=address,
@@ -116,10 +138,28 @@ def second_topic(
         until=None if source.live else LATEST,
         on_lost="fail",
     )
-    quick = replace(source.blocks, gather_s=0.0, max_bundle_s=1.0, max_blocks_per_bundle=None)
     gapless = {**dict(source.config.settings), "enable.gapless.guarantee": "true"}
     sink = KafkaOutput(address, KafkaConfig(tuple(sorted(gapless.items()))))
-    return SecondTopic(replace(source, blocks=quick, beat_s=_BEAT_S), rows, sink, sources, partitions)
+    count = 0 if labels is None else _partitions(labels.address, labels.config)
+    return SecondTopic(first, rows, sink, sources, partitions, labels, count)
+
+
+def _labels(given: str, events: KafkaInput, preflight: Preflight) -> KafkaInput:
+    """The topic on which labels come: read as that of the events is, but from its beginning.
+
+    Raises:
+      UserError: it is not there, or is that of the events.
+    """
+    address = KafkaAddress.parse(given)
+    if address == events.address:
+        raise UserError(f"--label_topic {given}: is the input; leave it out where events have their labels")
+    if address.place != events.address.place:
+        raise UserError(
+            f"--label_topic {given}: is on other brokers than the input; bring it there with highbeam replicate"
+        )
+    check_topic(address, events.config, write=False, timeout_s=preflight.timeout_s)
+    until = events.until if events.until is None or events.until.kind is OffsetKind.TIMESTAMP else LATEST
+    return replace(events, address=address, group_id=f"{events.group_id}.labels", start=EARLIEST, until=until)
 
 
 def check_kept(address: KafkaAddress, settings: Mapping[str, str], reach_ms: int) -> None:

@@ -1,9 +1,10 @@
 """A query with windows by two keys, cut where its rows go from the partitions of one key to those of the other.
 
 Before the cut stand the check of the rows, the innermost WHERE and the windows by the use case's key; behind it the
-windows by the second key and the result. What of a row is needed behind it is a record of its own (``Legs.schema``):
-the results that are known already, and what the rest is computed from. Personal data is only in it as what may leave: a
-result, a pseudonym.
+windows by the second key and the result. Labels that come apart join the rows behind the cut, so windows that are made
+of labels are there as well: by the second key, or by the only one there is. What of a row is needed behind the cut is a
+record of its own (``Legs.schema``): the results that are known already, and what the rest is computed from. Personal
+data is only in it as what may leave: a result, a pseudonym.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError
 from beam_jobs.preprocessing.fields import Field
-from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, with_steps
+from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, roots, with_steps
 from beam_jobs.preprocessing.query.types import BOOLEAN, FLOAT, TEXT
 from beam_jobs.preprocessing.stages import KEY, Inputs, QueryHistory, Stage, plain, texts
 from beam_jobs.preprocessing.windows.order import OFFSET, ORDER, PARTITION, RECORD_TIME
@@ -59,12 +61,6 @@ def second_key_last(compiler: Compiler, stages: Sequence[Stage]) -> list[Stage]:
     return [*before, *behind]
 
 
-def roots(value: Compiled) -> set[str]:
-    """Columns of the frame that an expression needs: fields, what stands for them, windows."""
-    made = {step.column for step in value.steps}
-    return {name for expr in (value.expr, *(s.expr for s in value.steps)) for name in expr.meta.root_names()} - made
-
-
 @dataclass(frozen=True)
 class Result:
     """A column of the result, or the last WHERE."""
@@ -91,6 +87,7 @@ class Legs:
       results: by name, the last WHERE as "".
       fields: of the events that the query reads.
       carry: Avro types of fields that go along as they are, columns ``carry:NAME``.
+      apart: labels come apart from the events, and join the rows behind the cut.
 
     Attributes:
       second: the field that is the second key.
@@ -99,9 +96,11 @@ class Legs:
       fields: of the events that go along.
       schema: Avro record schema of what goes along.
       schema_id: tells records of this query from those of others, by its schema.
+      of_labels: names of the fields that labels come with, where they come apart.
+      label_wheres: what chooses among them, as among their events.
 
     Raises:
-      UserError: what is computed behind the cut reads personal data.
+      UserError: what is computed behind the cut reads personal data, or labels can't join there.
     """
 
     def __init__(
@@ -112,14 +111,19 @@ class Legs:
         inputs: Inputs,
         source: str,
         carry: Mapping[str, Any],
+        apart: bool = False,
     ) -> None:
         self._inputs = inputs
-        self._before = tuple(stage for stage in stages if stage.by is None)
+        self.second = by = next((stage.by for stage in stages if stage.by is not None), inputs.key)
+        is_behind = [stage.by is not None or (apart and stage.labels) for stage in stages]
+        self._before = tuple(stage for stage, behind in zip(stages, is_behind, strict=True) if not behind)
         self.windows = tuple(window.column for stage in self._before for window in stage.windows)
-        self.behind = tuple(stage for stage in stages if stage.by is not None)
-        (by,) = {stage.by for stage in self.behind}
-        assert by is not None
-        self.second = by
+        self.behind = tuple(replace(stage, by=by) for stage, behind in zip(stages, is_behind, strict=True) if behind)
+        self.label_wheres = _wheres(stages, is_behind, inputs, by, source) if apart else ()
+        self.of_labels = frozenset[str]()
+        if apart:
+            values = [*self.label_wheres, *(value for stage in stages if stage.labels for value in stage.reads)]
+            self.of_labels = _joining(values, inputs, source) | {by, inputs.key, inputs.event_time}
         late = {window.column for stage in self.behind for window in stage.windows}
         self.known = frozenset(name for name, result in results.items() if not roots(result.value) & late)
         rest = [(name or "the WHERE", result.value) for name, result in results.items() if name not in self.known]
@@ -143,7 +147,7 @@ class Legs:
             needed |= wanted
         self.fields = tuple(field for field in fields if field.name in needed)
         self.protected = tuple(each for each in inputs.protected if each.column in needed)
-        shipped = [Shipped(field.name, _avro(field)) for field in self.fields]
+        shipped = [Shipped(field.name, _avro(field, apart)) for field in self.fields]
         shipped += [Shipped(each.column, ["null", "string"]) for each in self.protected]
         shipped += [Shipped(name, ["null", "double"]) for name in sorted(needed) if name.startswith("window:")]
         avro = {pa.float32(): "float", pa.string(): "string", pa.bool_(): "boolean"}
@@ -152,7 +156,7 @@ class Legs:
             for name, result in results.items()
             if name in self.known
         ]
-        shipped += [Shipped(f"carry:{name}", type_) for name, type_ in carry.items()]
+        shipped += [Shipped(f"carry:{name}", _nullable(type_) if apart else type_) for name, type_ in carry.items()]
         self._shipped = shipped
         self.schema: dict[str, Any] = {
             "type": "record",
@@ -197,6 +201,20 @@ class Legs:
         names = [field["name"] for field in self.schema["fields"]]
         return self._inputs.keys(rows, self.second), pa.RecordBatch.from_arrays(columns, names=names)
 
+    def ship_labels(self, rows: pa.RecordBatch) -> tuple[pa.Array, pa.RecordBatch]:
+        """As ``ship``, of labels: what they do not come with is null.
+
+        Args:
+          rows: of ``Preprocessor.labelled(...).prepare``, with their places in their topic.
+        """
+        types = arrow_schema(self.schema).types[len(_PLACE) :]
+        columns = [_plain_times(rows.column(name)) for name in _PLACE]
+        for each, type_ in zip(self._shipped, types, strict=True):
+            known = each.column in rows.schema.names
+            columns.append(texts(rows.column(each.column)) if known else pa.nulls(rows.num_rows, type_))
+        names = [field["name"] for field in self.schema["fields"]]
+        return self._inputs.keys(rows, self.second), pa.RecordBatch.from_arrays(columns, names=names)
+
     def received(self, keys: pa.Array, rows: pa.RecordBatch) -> pa.RecordBatch:
         """The rows behind the cut, of what ``ship`` gave."""
         names = [*_PLACE, *(each.column for each in self._shipped), KEY]
@@ -211,11 +229,62 @@ class Legs:
         return Compiled(pl.col(f"result:{name}"), type_, f"(known {name})")
 
 
-def _avro(field: Field) -> Any:
+def _wheres(
+    stages: Sequence[Stage], is_behind: Sequence[bool], inputs: Inputs, by: str, source: str
+) -> tuple[Compiled, ...]:
+    """What chooses the rows that windows of labels are made of.
+
+    Raises:
+      UserError: labels can't join these stages behind the cut.
+    """
+    numbers = [number for number, stage in enumerate(stages) if stage.labels]
+    if not numbers:
+        raise UserError(f"{source}: no window reads the label, so labels are of no use to it; leave out --label_topic")
+    if any(stages[number].by is None for number in numbers) and by != inputs.key:
+        raise UserError(
+            f"{source}: --label_topic: labels come to one key, and windows by {inputs.key} and by {by} need a topic "
+            f"for {by} alone; have the windows that read the label PARTITION BY {by}"
+        )
+    late, chosen = set[str](), False
+    for stage, behind in zip(stages, is_behind, strict=True):
+        if behind:
+            late |= {window.column for window in stage.windows}
+            chosen = chosen or stage.where is not None
+            continue
+        needs = chosen or stage.where is not None or any(late & roots(value) for value in stage.reads)
+        if is_behind[0] or (late and needs):
+            raise UserError(f"{source}: --label_topic: put the windows that read the label into the outermost SELECT")
+    return tuple(stage.where for stage in stages[: numbers[-1] + 1] if stage.where is not None)
+
+
+def _joining(values: Sequence[Compiled], inputs: Inputs, source: str) -> frozenset[str]:
+    """The fields that a label must come with to be a row of the windows that are made of labels.
+
+    Args:
+      values: what these compute, and what chooses rows for them.
+
+    Raises:
+      UserError: they need more.
+    """
+    wanted = set[str]().union(*(roots(value) for value in values))
+    if any(name.startswith("window:") for name in wanted):
+        raise UserError(
+            f"{source}: --label_topic: a label comes with fields of its event alone, and a window that reads it needs "
+            "what other windows computed or chose; leave that out of its argument, and of the WHERE before it"
+        )
+    stand_for = {each.column: each.field for each in inputs.protected}
+    return frozenset(stand_for.get(name, name) for name in wanted)
+
+
+def _avro(field: Field, nullable: bool) -> Any:
     """Avro type of a field behind the cut: texts of any kind are texts."""
-    if field.kind != "string":
-        return field.type
-    return ["null", "string"] if field.nullable else "string"
+    type_ = field.type if field.kind != "string" else ["null", "string"] if field.nullable else "string"
+    return _nullable(type_) if nullable else type_
+
+
+def _nullable(type_: Any) -> Any:
+    branches = type_ if isinstance(type_, list) else [type_]
+    return branches if "null" in branches else ["null", *branches]
 
 
 def _plain_times(array: pa.Array) -> pa.Array:

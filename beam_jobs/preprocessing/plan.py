@@ -15,6 +15,7 @@ from beam_jobs.preprocessing.fields import Field
 from beam_jobs.preprocessing.preprocessor import Output, Preprocessor
 from beam_jobs.preprocessing.query.compiler import Compiled, WindowFeature
 from beam_jobs.preprocessing.query.intervals import to_text
+from beam_jobs.preprocessing.stages import reach_of
 from beam_jobs.preprocessing.windows.frames import QUANTILES, Frame
 
 _LONGEST = 20_000  # characters of an entry
@@ -111,12 +112,13 @@ def _stage(p: Preprocessor, number: int, names: Mapping[str, str]) -> Step:
     history = stage.history(p.lateness)
     key = stage.by or p.key
     alike = [before for before in p.stages[: number + 1] if before.by == stage.by]
-    reach_us = sum(before.history(p.lateness).reach_us for before in alike)  # they add up
+    reach_us = reach_of((before, before.history(p.lateness).reach_us) for before in alike)
     by_row = [window.frame.reach_us for window in stage.windows if not window.tiled]
     tiled = len(by_row) < len(stage.windows)
     which = "longest window that holds every row" if tiled else "longest window"
     longest = f"as long as the {which}, {to_text(max(by_row))}, and " if by_row else ""
-    late = to_text(p.lateness.late_ms * 1000)
+    lateness = p.lateness.of_labels() if stage.labels else p.lateness
+    late = to_text(lateness.late_ms * 1000)
     facts = [
         f"rows are kept by {key}, {longest}{late} for late ones, at most {p.lateness.key_rows:,} of one {key}",
         f"a row takes {history.row_bytes:g} bytes, a key {history.key_bytes:,} more; all windows here share the rows",
@@ -125,6 +127,8 @@ def _stage(p: Preprocessor, number: int, names: Mapping[str, str]) -> Step:
     if tiled:
         hops = f"older ones are known by hops to windows in hop form: {history.tile_bytes} bytes a {key} and hop"
         facts.insert(1, hops)
+    if stage.labels:
+        facts.insert(0, "windows that read the label are made of the rows whose label is known, and of no others")
     entries = [] if stage.where is None else [_where(stage.where, names)]
     entries += [_window(window, names) for window in stage.windows]
     return Step(f"windows{f', stage {number + 1}' if len(p.stages) > 1 else ''}", _KERNEL, facts, entries)
@@ -153,8 +157,6 @@ def _window(window: WindowFeature, names: Mapping[str, str]) -> Entry:
     share = f", {float(window.share):g}" if window.function in QUANTILES else ""
     text = f"{window.function}({of}{share}) {frame_text(window.frame)}"
     notes = [] if window.argument is None else _computed(window.argument)
-    if window.frame.end_us:
-        notes = [*notes, "the frame ends before now, so it may read the label"]
     return Entry(window.column, "double", text, notes)
 
 

@@ -19,9 +19,9 @@ from beam_jobs.preprocessing import checks
 from beam_jobs.preprocessing.fields import Field
 from beam_jobs.preprocessing.legs import Legs, Result
 from beam_jobs.preprocessing.pii import PiiPolicy, Protected
-from beam_jobs.preprocessing.query.compiler import Compiled, with_steps
+from beam_jobs.preprocessing.query.compiler import Compiled, join, with_steps
 from beam_jobs.preprocessing.query.personal import unit_of
-from beam_jobs.preprocessing.query.types import DOUBLE, TIMESTAMP, converted
+from beam_jobs.preprocessing.query.types import BOOLEAN, DOUBLE, TIMESTAMP, converted
 from beam_jobs.preprocessing.stages import Inputs, Part, QueryHistory, Stage, plain
 from beam_jobs.preprocessing.windows.frames import Lateness
 
@@ -174,11 +174,12 @@ class Preprocessor:
         """What the windows know of the rows of one partition, at the start: of none. None: the query has no windows."""
         return QueryHistory(self.stages, self._inputs, self._part) if self.stages else None
 
-    def legs(self, carry: Mapping[str, Any] = MappingProxyType({})) -> Legs:
+    def legs(self, carry: Mapping[str, Any] = MappingProxyType({}), apart: bool = False) -> Legs:
         """The parts before and behind the second key, of a query that has one.
 
         Args:
           carry: Avro types of fields of the events that go along beside, by name.
+          apart: labels come apart from the events, and join the rows behind the cut.
 
         Raises:
           UserError: what is computed behind it reads personal data.
@@ -191,7 +192,26 @@ class Preprocessor:
                 results[o.name] = Result(o.value, expr, field, pa.float32() if o.is_feature else pa.string())
         if self.where is not None:
             results[""] = Result(self.where, self.where.expr, None, pa.bool_())
-        return Legs(results, self.stages, self.inputs, self._inputs, self._source, carry)
+        return Legs(results, self.stages, self.inputs, self._inputs, self._source, carry, apart)
+
+    def labelled(self, legs: Legs) -> Preprocessor:
+        """What labels that come apart pass through on their way to ``legs``: its ``prepare``."""
+        where: Compiled | None = None
+        for other in legs.label_wheres:
+            where = other if where is None else join("and", BOOLEAN, where.expr & other.expr, where, other)
+        return Preprocessor(
+            outputs=[output for output in self.outputs if output.name == self.event_time],
+            where=None,
+            stages=[Stage(where, ())],
+            inputs=[field for field in self.inputs if field.name in legs.of_labels],
+            protected=frozenset(each for each in self.protected if each.field in legs.of_labels),
+            policy=self._policy,
+            key=self.key,
+            event_time=self.event_time,
+            lateness=self.lateness,
+            fingerprint=self.fingerprint,
+            recipe=self._recipe,
+        )
 
     def behind(self, legs: Legs) -> Preprocessor:
         """What takes the rows of the part before the second key on: its ``history`` and ``finish``."""

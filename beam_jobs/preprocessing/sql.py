@@ -112,7 +112,7 @@ def compile_sql(
         )
     if fields[key].kind not in ("string", "number") or fields[key].floating:
         raise UserError(f"key is {key} of type {json.dumps(fields[key].type)}; use a string, int or long field")
-    query = parse_query(sql, fields, key, event_time, source)
+    query = parse_query(sql, fields, key, event_time, source, lateness.label_ms * 1000)
     for each in sorted(query.protected, key=lambda each: each.text):
         _check_key(each, policy, source)
     read = frozenset({stage.by for stage in query.stages}).union(*(value.columns for value in query.values))
@@ -178,9 +178,15 @@ def _compile_condition(compiler: Compiler) -> Compiled:
     return compiled
 
 
-def parse_query(sql: str, fields: Mapping[str, Field], key: str, event_time: str, source: str) -> Query:
-    """The checked query; UserError as in compile_sql."""
-    return with_room(lambda: _parse_query(Compiler(HANDLERS, fields, sql, source, key, event_time)), source)
+def parse_query(
+    sql: str, fields: Mapping[str, Field], key: str, event_time: str, source: str, label_us: int = 0
+) -> Query:
+    """The checked query; UserError as in compile_sql.
+
+    Args:
+      label_us: how long labels may take, in microseconds; 0: it is not said.
+    """
+    return with_room(lambda: _parse_query(Compiler(HANDLERS, fields, sql, source, key, event_time, label_us)), source)
 
 
 def _parse_query(compiler: Compiler) -> Query:
@@ -241,11 +247,12 @@ def _leave(compiler: Compiler, select: exp.Select, stages: list[Stage], pending:
         return where
     windows = list(compiler.windows.values())
     for by in (None, *compiler.second_keys):
-        of = tuple(window for window in windows if window.by == by)
-        if of:
-            stages.append(Stage(where, of, by))
-            where = None
-    compiler.stage, compiler.windows = len(stages), {}
+        for labels in (False, True):
+            of = tuple(window for window in windows if (window.by, window.labels) == (by, labels))
+            if of:
+                stages.append(Stage(where, of, by, labels))
+                where = None
+    compiler.stage, compiler.windows = compiler.stage + len({window.by for window in windows}), {}
     return None
 
 
@@ -384,5 +391,7 @@ def _fingerprint(
     }
     if query.stages:
         content["windows"] = [lateness.late_ms, lateness.delay_ms, lateness.clock_skew_ms]
+        if any(stage.labels for stage in query.stages):
+            content["labels"] = lateness.label_ms
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()

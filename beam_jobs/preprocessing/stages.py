@@ -6,7 +6,7 @@ one may read. What a stage makes of rows is a function of these alone; only :cla
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -20,16 +20,18 @@ from numpy.typing import NDArray
 from beam_jobs.errors import UserError
 from beam_jobs.preprocessing.fields import Field
 from beam_jobs.preprocessing.pii import PiiPolicy, Protected, stands_for
-from beam_jobs.preprocessing.query.compiler import Compiled, WindowFeature, with_steps
+from beam_jobs.preprocessing.query.compiler import Compiled, WindowFeature, roots, with_steps
 from beam_jobs.preprocessing.query.intervals import to_text
 from beam_jobs.preprocessing.windows.frames import EVENT_TIME, EVERY_ROW, Lateness, Window
-from beam_jobs.preprocessing.windows.history import History, TooManyRowsError
+from beam_jobs.preprocessing.windows.history import ALL, NO_CLOCK, History, TooManyRowsError
 from beam_jobs.preprocessing.windows.order import OFFSET, ORDER, PARTITION, RECORD_TIME
 
 FARTHEST_MS = 1 << 51  # 71,000 years: in microseconds, sums of some of them are still 64 bits
 
 KEY = "key:"  # the second key as a text, of rows that were brought to it
+LABEL = "label:"  # true of rows that are no events, but labels of such: windows of labels are made of these alone
 _CLOCK = "clock:"
+_KNOWN = "known:"  # whether the label of a row is
 _WHERE = "where:"  # beside columns of the query; their names have no colon
 
 
@@ -53,6 +55,11 @@ class Inputs:
     key: str  # field that the rows of a window have in common; what stands for it where that is read
     event_time: str
     lateness: Lateness
+
+    @property
+    def label(self) -> str:
+        """The field that windows over labels read."""
+        return next(field.name for field in self.fields if field.label)
 
     def frame(self, rows: pa.RecordBatch) -> pl.DataFrame:
         """The fields, what stands for them, and the columns of stages before."""
@@ -87,6 +94,7 @@ class Stage:
     where: Compiled | None
     windows: Sequence[WindowFeature]  # at least one
     by: str | None = None  # the field whose rows they are about; None: the key
+    labels: bool = False  # they are made of rows whose label is known; the others only see
 
     @cached_property
     def _arguments(self) -> Mapping[str, Compiled]:
@@ -103,13 +111,16 @@ class Stage:
         places = {text: place for place, text in enumerate(self._arguments)}
         of = [EVENT_TIME if w.argument is None else places[w.argument.text] for w in self.windows]
         windows = [Window(w.function, place, w.frame, w.share) for w, place in zip(self.windows, of, strict=True)]
-        return History(windows, lateness)
+        return History(windows, lateness.of_labels() if self.labels else lateness)
 
     def ready(self, rows: pa.RecordBatch, inputs: Inputs) -> Chosen:
         """The rows that the WHERE lets through, with what ``advance`` needs beside them."""
         exprs = [a.expr.cast(pl.Float64).alias(_argument(i)) for i, a in enumerate(self._arguments.values())]
         if self.where is not None:
             exprs.append(self.where.expr.fill_null(False).alias(_WHERE))
+        if self.labels:
+            known_label = pl.col(inputs.label).is_not_null()
+            exprs.append((known_label & pl.col(LABEL) if LABEL in rows.schema.names else known_label).alias(_KNOWN))
         known = with_steps(inputs.frame(rows), self.reads).with_columns(exprs)
         kept = np.arange(rows.num_rows, dtype=np.int64)
         if self.where is not None and not (through := known.get_column(_WHERE)).all():
@@ -117,6 +128,7 @@ class Stage:
             known, rows = known.filter(through), rows.take(pa.array(kept))
         names = [_argument(place) for place in range(len(self._arguments))]
         names += [each.column for each in inputs.protected]
+        names += [_KNOWN] if self.labels else []
         columns = {name: known.get_column(name).rechunk().to_arrow() for name in names}
         return Chosen(_with(rows, columns), kept)
 
@@ -134,12 +146,24 @@ class Stage:
                 _stacked([argument.fill_null(0.0).to_numpy() for argument in arguments], rows.num_rows),
                 _stacked([argument.is_valid().to_numpy(zero_copy_only=False) for argument in arguments], rows.num_rows),
                 emit,
+                rows.column(_KNOWN).to_numpy(zero_copy_only=False) if self.labels else ALL,
             )
         except TooManyRowsError as error:
             raise UserError(self._too_many(error, rows, inputs)) from error
         if not emit:
             return rows
         return _with(rows, {window.column: values for window, values in zip(self.windows, found, strict=True)})
+
+    def advance_events(self, rows: pa.RecordBatch, inputs: Inputs, history: History, emit: bool) -> pa.RecordBatch:
+        """As ``advance``, of rows with labels among them, which pass by."""
+        events = np.flatnonzero(~rows.column(LABEL).to_numpy(zero_copy_only=False))
+        seen = self.advance(rows.take(pa.array(events)), inputs, history, emit)
+        if not emit:
+            return rows
+        places = np.full(rows.num_rows, -1)
+        places[events] = np.arange(len(events))
+        at = pa.array(places, mask=places < 0)
+        return _with(rows, {window.column: seen.column(window.column).take(at) for window in self.windows})
 
     def _too_many(self, error: TooManyRowsError, rows: pa.RecordBatch, inputs: Inputs) -> str:
         """What to do about it. A key may be personal data, so a record that has it stands for it."""
@@ -189,39 +213,39 @@ class QueryHistory:
         self._inputs = inputs
         self._part = part
         self._histories = [stage.history(inputs.lateness) for stage in stages]
-
-    @property
-    def clock(self) -> int:
-        """The newest record time so far, in microseconds."""
-        return self._histories[0].clock
+        self._clock = NO_CLOCK  # the newest record time so far, in microseconds
+        # What windows of labels see ends so long ago that it is no matter how late a row is.
+        self._of_rows = [history for stage, history in zip(stages, self._histories, strict=True) if not stage.labels]
 
     @property
     def reach_us(self) -> int:
         """How far before the clock a record's timestamp may lie and its row still matter.
 
-        A row that a later stage still sees has windows of its own, so the stages' reaches add up.
+        A row that a later stage still sees has windows of its own, so the reaches of stages add up that need others.
         """
-        return sum(history.reach_us for history in self._histories)
+        return reach_of(
+            [(stage, history.reach_us) for stage, history in zip(self._stages, self._histories, strict=True)]
+        )
 
     @property
     def late(self) -> int:
         """Rows so far that came after younger ones of their key, and saw what was before them."""
-        return max(history.late for history in self._histories)
+        return max((history.late for history in self._of_rows), default=0)
 
     @property
     def alone(self) -> int:
         """Rows so far that came too late to see others, or to be seen."""
-        return max(history.alone for history in self._histories)
+        return max((history.alone for history in self._of_rows), default=0)
 
     @property
     def future(self) -> int:
         """Rows so far whose time was too far ahead of their record's to see others, or to be seen."""
-        return max(history.future for history in self._histories)
+        return max((history.future for history in self._of_rows), default=0)
 
     @property
     def keys(self) -> int:
         """Keys of which rows are kept."""
-        return max(history.keys for history in self._histories)
+        return max((history.keys for history in self._histories), default=0)
 
     @property
     def rows(self) -> int:
@@ -246,13 +270,18 @@ class QueryHistory:
         """
         kept = np.arange(rows.num_rows, dtype=np.int64)
         last = len(self._stages) - 1
+        labels = LABEL in rows.schema.names
         if last or self._part != "whole":
             rows = _with(rows, self._clocks(rows))
         for number, (stage, history) in enumerate(zip(self._stages, self._histories, strict=True)):
             if number or self._part == "behind":
                 chosen = stage.ready(rows, self._inputs)
                 rows, kept = chosen.rows, kept[chosen.kept]
-            rows = stage.advance(rows, self._inputs, history, emit or number < last)
+            advance = stage.advance_events if labels and not stage.labels else stage.advance
+            rows = advance(rows, self._inputs, history, emit or number < last)
+        if labels:
+            events = pc.invert(rows.column(LABEL))
+            rows, kept = rows.filter(events), kept[events.to_numpy(zero_copy_only=False)]
         return Chosen(rows, kept) if emit else Chosen(rows.slice(0, 0), kept[:0])
 
     def _clocks(self, rows: pa.RecordBatch) -> dict[str, pa.Array]:
@@ -265,9 +294,21 @@ class QueryHistory:
         if self._part == "behind":
             clocks = rows.column(ORDER).to_numpy()
         else:
-            clocks = np.maximum(np.maximum.accumulate(record_times), self.clock) if len(times) else record_times
+            clocks = np.maximum(np.maximum.accumulate(record_times), self._clock) if len(times) else record_times
+        self._clock = int(clocks[-1]) if len(clocks) else self._clock
         ahead = times > record_times + self._inputs.lateness.clock_skew_ms * 1000
         return {ORDER: pa.array(clocks), _CLOCK: pa.array(np.where(ahead, record_times, clocks))}
+
+
+def reach_of(stages: Iterable[tuple[Stage, int]]) -> int:
+    """How far back rows matter to stages, one behind the other, each with its own reach."""
+    reach, chosen = 0, False
+    for stage, own in stages:
+        windows = (any(name.startswith("window:") for name in roots(value)) for value in stage.reads)
+        needs = list(windows)
+        reach = reach + own if chosen or any(needs) else max(reach, own)
+        chosen = chosen or (stage.where is not None and needs[-1])
+    return reach
 
 
 @dataclass

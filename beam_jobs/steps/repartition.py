@@ -4,6 +4,8 @@ Records of that topic are rows, or marks: how far each partition of the first to
 block come the marks of its partitions, in every partition of the second topic, from one producer that leaves no gap. So
 a partition of it that has a row has before it all rows of the same source that go there and came before: each start of
 the job writes from a committed offset on, before which all is acknowledged, and writes them in their order.
+
+Labels that come on a topic of their own are rows, too. There its partitions are numbered on behind those of the events.
 """
 
 from __future__ import annotations
@@ -16,15 +18,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from beam_jobs import metrics
-from beam_jobs.block import Block, Stretch, source_of, stretch_of, take
+from beam_jobs import dead_letters, metrics
+from beam_jobs.block import Block, Stretch, millis_of, source_of, stretch_of, take
 from beam_jobs.codec.avro.encoder import AvroEncoder
+from beam_jobs.errors import RowErrors
 from beam_jobs.io.source import Log
+from beam_jobs.isolate import Isolate
 from beam_jobs.origin import origin, origin_headers
-from beam_jobs.preprocessing.preprocessor import Preprocessor
-from beam_jobs.preprocessing.stages import QueryHistory
+from beam_jobs.preprocessing.preprocessor import Prepared, Preprocessor
+from beam_jobs.preprocessing.stages import FARTHEST_MS, QueryHistory
+from beam_jobs.preprocessing.threads import one_thread
 from beam_jobs.preprocessing.windows.merge import MOST_RECORDS, NEVER, Mark
-from beam_jobs.preprocessing.windows.order import ORDER, PARTITION
+from beam_jobs.preprocessing.windows.order import OFFSET, ORDER, PARTITION, RECORD_TIME
 from beam_jobs.steps.decode import DecodeEvents
 from beam_jobs.steps.windows import PreprocessWindows, WindowSettings
 
@@ -46,6 +51,7 @@ class ToSecondKey(PreprocessWindows):
     Args:
       partitions: of the second topic.
       carry: Avro types of fields that go along as they are, by name.
+      apart: labels come on a topic of their own.
       others: as PreprocessWindows.
     """
 
@@ -58,13 +64,15 @@ class ToSecondKey(PreprocessWindows):
         settings: WindowSettings,
         partitions: int,
         carry: Mapping[str, Any],
+        apart: bool = False,
     ) -> None:
         super().__init__(preprocessor, job, decode, log, settings)
         self._partitions = partitions
+        self._apart = apart
         self._carried = dict(carry)
 
     def setup(self) -> None:
-        self._legs = self._preprocessor.legs(self._carried)
+        self._legs = self._preprocessor.legs(self._carried, self._apart)
         super().setup()
         self._windows = [*self._legs.windows, ORDER]  # columns that histories add
         self._encoder = AvroEncoder(self._legs.schema, self._legs.schema_id)
@@ -94,15 +102,86 @@ class ToSecondKey(PreprocessWindows):
             names = [*rows.schema.names, *(f"carry:{name}" for name in self._carried)]
             rows = pa.RecordBatch.from_arrays([*rows.columns, *more.columns], names=names)
         keys, shipped = self._legs.ship(rows)
-        times = _time(rows.column(ORDER).to_numpy())
-        partitions = pa.array(np.full(rows.num_rows, _BY_KEY, np.int32))
-        records = pa.RecordBatch.from_arrays(
-            [keys.cast(pa.binary()), self._encoder.encode(shipped), times, partitions], schema=_SCHEMA
-        )
+        records = _records(keys, self._encoder.encode(shipped), rows)
         source = source_of(events)
         if source.column("headers").null_count == source.num_rows:
             return records
         return records.append_column("headers", origin_headers(origin(take(events, places))))
+
+
+class LabelsToSecondKey(beam.DoFn):
+    """Raw blocks of the labels' topic to records of the second key's topic.
+
+    Args:
+      decode: of the fields that labels come with.
+      events: partitions of the events' topic.
+      partitions, carry: as ToSecondKey.
+    """
+
+    def __init__(
+        self,
+        preprocessor: Preprocessor,
+        job: str,
+        decode: DecodeEvents,
+        events: int,
+        partitions: int,
+        carry: Mapping[str, Any],
+    ) -> None:
+        self._preprocessor = preprocessor
+        self._job = job
+        self._decode = decode
+        self._events = events
+        self._partitions = partitions
+        self._carried = dict(carry)
+
+    def setup(self) -> None:
+        one_thread()
+        self._preprocessor.check_secrets()
+        self._preprocessor.warm_up()
+        self._decode.setup()
+        self._legs = self._preprocessor.legs(self._carried, apart=True)
+        labelled = self._preprocessor.labelled(self._legs)
+        self._label = next(field.name for field in labelled.inputs if field.label)
+        columns, prepare = [*labelled.input_columns, PARTITION, OFFSET, RECORD_TIME], labelled.prepare
+        self._prepare: Isolate[Prepared] = Isolate(
+            lambda events: prepare(events.select(columns)), personal=labelled.personal
+        )
+        self._encoder = AvroEncoder(self._legs.schema, self._legs.schema_id)
+
+    def process(self, raw: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
+        stretch, clocks = stretch_of(raw), dict[int, int]()
+        for decoded in self._decode.process(raw) if raw.num_rows else ():
+            if isinstance(decoded, beam.pvalue.TaggedOutput):
+                yield decoded
+                continue
+            parts, bad = self._prepare(decoded)
+            for errors, at in [(bad, None), *((part.result.errors, part.rows) for part in parts)]:
+                if len(errors):
+                    letters = errors if at is None else RowErrors(at[errors.rows], errors.reasons, errors.errors)
+                    yield dead_letters.refused(source_of(decoded), letters, "preprocess", self._job)
+            metrics.inc(metrics.RECORDS_FILTERED, sum(part.result.filtered for part in parts))
+            for part in parts:
+                rows = self._placed(part.result.rows)
+                metrics.inc(metrics.RECORDS_FILTERED, part.result.rows.num_rows - rows.num_rows)
+                if rows.num_rows:
+                    clocks |= {p: max(clock, clocks.get(p, clock)) for p, clock in _newest(rows).items()}
+                    keys, shipped = self._legs.ship_labels(rows)
+                    yield _records(keys, self._encoder.encode(shipped), rows)
+                    metrics.inc(metrics.REPARTITIONED, rows.num_rows)
+        if stretch is not None:
+            spans = {p + self._events: span for p, span in stretch.partitions.items()}
+            idle = frozenset(p + self._events for p in stretch.idle)
+            yield marks(Stretch(spans, stretch.topic_id, idle), clocks, self._partitions)
+
+    def _placed(self, rows: Block) -> Block:
+        """The rows that have a label, with their places among all rows: before the events of their millisecond."""
+        rows = rows.filter(rows.column(self._label).is_valid())
+        recorded = np.clip(millis_of(rows.column(RECORD_TIME)), -FARTHEST_MS, FARTHEST_MS)
+        age = recorded - millis_of(rows.column(self._preprocessor.event_time))
+        metrics.inc(metrics.LATE_LABELS, int((age > self._preprocessor.lateness.label_ms).sum()))
+        partitions = rows.column(PARTITION).to_numpy() + np.int32(self._events)
+        rows = rows.set_column(rows.schema.get_field_index(PARTITION), PARTITION, pa.array(partitions))
+        return rows.append_column(ORDER, pa.array(recorded * 1000 - 1))
 
 
 def marks(stretch: Stretch, clocks: Mapping[int, int], partitions: int) -> Block:
@@ -129,6 +208,13 @@ def _marks(said: NDArray[np.int64], partitions: int) -> Block:
         [pa.nulls(n, pa.binary()), pa.array([said.tobytes()] * n, pa.binary()), times, pa.array(range(n), pa.int32())],
         schema=_SCHEMA,
     )
+
+
+def _records(keys: pa.Array, values: pa.Array, rows: Block) -> Block:
+    """Records that have their row's clock as their time."""
+    times = _time(rows.column(ORDER).to_numpy())
+    partitions = pa.array(np.full(rows.num_rows, _BY_KEY, np.int32))
+    return pa.RecordBatch.from_arrays([keys.cast(pa.binary()), values, times, partitions], schema=_SCHEMA)
 
 
 def read_marks(offsets: NDArray[np.int64], values: Sequence[bytes], sources: int) -> list[Mark]:

@@ -21,6 +21,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.transforms.window import TimestampedValue
 from numpy.typing import NDArray
 
@@ -34,7 +35,7 @@ from beam_jobs.io.source import Log
 from beam_jobs.isolate import Isolate
 from beam_jobs.preprocessing.checks import merge
 from beam_jobs.preprocessing.preprocessor import Preprocessed, Preprocessor
-from beam_jobs.preprocessing.stages import QueryHistory
+from beam_jobs.preprocessing.stages import LABEL, QueryHistory
 from beam_jobs.preprocessing.threads import one_thread
 from beam_jobs.preprocessing.windows.history import warm_up
 from beam_jobs.preprocessing.windows.merge import NEVER, Merge
@@ -89,6 +90,7 @@ class BySecondKey(beam.DoFn):
     Args:
       topic: that the rows came from in the first place.
       sources: its partitions.
+      labels: partitions of the topic on which labels come; 0: they do not come apart.
       log: where records of the second topic are read again.
       carry: as ToSecondKey.
     """
@@ -102,11 +104,14 @@ class BySecondKey(beam.DoFn):
         log: Log,
         settings: WindowSettings,
         carry: Mapping[str, Any],
+        labels: int = 0,
     ) -> None:
         self._preprocessor = preprocessor
         self._job = job
         self._topic = topic
-        self._sources = sources
+        self._events = sources
+        self._labels = labels
+        self._sources = sources + labels
         self._log = log
         self._settings = settings
         self._carried = dict(carry)
@@ -116,7 +121,7 @@ class BySecondKey(beam.DoFn):
         one_thread()
         self._preprocessor.warm_up()
         warm_up()
-        self._legs = self._preprocessor.legs(self._carried)
+        self._legs = self._preprocessor.legs(self._carried, apart=self._labels > 0)
         self._behind = self._preprocessor.behind(self._legs)
         self._decoder = AvroDecoder(self._legs.schema, self._legs.writer_schema)
         self._finish: Isolate[Preprocessed] = Isolate(self._behind.finish, personal=self._preprocessor.personal)
@@ -138,7 +143,9 @@ class BySecondKey(beam.DoFn):
                     letters = errors if at is None else RowErrors(at[errors.rows], errors.reasons, errors.errors)
                     stage = "decode" if at is None else "preprocess"
                     yield dead_letters.refused(block, letters, stage, self._job)
-            metrics.inc(metrics.RECORDS_FILTERED, rows.num_rows - found.rows.num_rows + done.filtered)
+            labels = pc.sum(rows.column(LABEL)).as_py() or 0 if self._labels else 0
+            metrics.inc(metrics.LABELS, labels)
+            metrics.inc(metrics.RECORDS_FILTERED, rows.num_rows - labels - found.rows.num_rows + done.filtered)
             metrics.inc(metrics.MARKS, records.column("key").null_count + known.merge.repeated - before)
             known.next = end
             self._forget(known)
@@ -172,6 +179,8 @@ class BySecondKey(beam.DoFn):
             )
             received, good = received.filter(pa.array(ours)), good[ours]
             decoded = Decoded(decoded.rows, merge(decoded.errors, wrong))
+        if self._labels:
+            received = received.append_column(LABEL, pc.greater_equal(received.column(PARTITION), self._events))
         told = read_marks(marks.column("offset").to_numpy(), marks.column("value").to_pylist(), self._sources)
         at = rows.column("offset").to_numpy()[good]
         errors = decoded.errors

@@ -40,6 +40,7 @@ EXAMPLES = {  # a value for each option that takes one of its own; choices and s
     "alerts": "kafka://localhost:9092/alerts",
     "scores": "kafka://localhost:9092/scores",
     "repartition_topic": "kafka://localhost:9092/by-merchant",
+    "label_topic": "kafka://localhost:9092/labels",
     "enrich": "gs://bucket/cars.csv",
     "enrich_on": "car_id",
     "enrich_every": "300",

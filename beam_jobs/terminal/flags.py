@@ -336,6 +336,13 @@ class Windows:
             "after the group, the key and the SQL, on the brokers of the input); created where it is missing, with as "
             "many partitions as the input",
         )
+        parser.add_argument(
+            "--label_topic",
+            metavar="URI",
+            help="topic on which labels come days after their events, on the brokers of the input: records with the "
+            "label, the event's time and keys, and whatever else a window that reads the label needs (default: the "
+            "events have their labels)",
+        )
         lateness(parser)
 
 

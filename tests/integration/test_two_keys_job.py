@@ -8,12 +8,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 
+from beam_jobs.block import millis_of
 from tests.integration.archives import live, positions, report, rows, stop, wait
 from tests.integration.test_windows_job import archive, features, said_by_duckdb, send, with_features
-from tests.integration.topics import Topics, run
+from tests.integration.topics import Topics, framed, run
 from tests.services.job import DEVNULL, PIPE, Job
 
 pytestmark = pytest.mark.integration
@@ -28,12 +32,48 @@ FEATURES = {
     "speed_alike": f"avg(speed) {TIRE.format(60)}",
     "against_alike": f"speed - max(speed) {TIRE.format(5)} + sum(speed) {CAR.format(10)}",
 }
+AGO = TIRE.format(60).replace("CURRENT ROW", "INTERVAL '10' SECOND PRECEDING")
+WITH_LABELS = {
+    **FEATURES,
+    "judged_alike": f"count(failure_occurred) {AGO}",
+    "failed_alike": f"count(CASE WHEN failure_occurred = 'true' AND speed > 10 THEN 1 END) {AGO}",
+}
+DELAY_MS = 10_000
 
 
 @pytest.fixture
 def use_case(tmp_path: Path) -> str:
     """car_sensors with windows by the car, and by the pressure of a tire."""
     return with_features(tmp_path / "car_alike", FEATURES)
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> str:
+    """The same with windows of labels, that take up to 10 seconds."""
+    folder = with_features(tmp_path / "car_labels", WITH_LABELS)
+    with (Path(folder) / "use_case.yaml").open("a") as settings:
+        settings.write(f"\nlabel_delay: {DELAY_MS} ms\n")
+    return folder
+
+
+def send_labels(topics: Topics, events: pa.RecordBatch) -> pa.RecordBatch:
+    """Labels of most events, some time after each, on their topic; the events as they are with these."""
+    chance, n = np.random.default_rng(5), events.num_rows
+    at, known = events.schema.get_field_index("failure_occurred"), chance.random(n) < 0.9
+    labels = pa.array(np.where(chance.random(n) < 0.3, "true", "false"), mask=~known)
+    events = events.set_column(at, events.schema.field(at), labels)
+    told = millis_of(events.column("event_time")) + chance.integers(0, DELAY_MS + 1, n)
+    order = np.argsort(told, kind="stable")
+    order = order[known[order]]
+    name = topics.name("labels")
+    admin = AdminClient({"bootstrap.servers": topics.servers})
+    admin.create_topics([NewTopic(name, 2, 1)])[name].result(30)
+    producer = Producer({"bootstrap.servers": topics.servers, "linger.ms": 50})
+    for value, time_ms in zip(framed(events.take(pa.array(order))), told[order].tolist(), strict=True):
+        producer.produce(name, value, timestamp=time_ms)
+        producer.poll(0)
+    assert producer.flush(30) == 0
+    return events
 
 
 def job(topics: Topics, use_case: str, tmp_path: Path, *more: str) -> list[str]:
@@ -72,19 +112,19 @@ def killed(command: list[str], count: Callable[[], int], times: int, step: int) 
 
 @pytest.mark.parametrize(("count", "kills"), [(30_000, 1), pytest.param(150_000, 6, marks=pytest.mark.nightly)])
 def test_killed_in_both_stages_the_features_are_duckdbs(
-    topics: Topics, use_case: str, tmp_path: Path, count: int, kills: int
+    topics: Topics, labelled: str, tmp_path: Path, count: int, kills: int
 ) -> None:
-    events = send(topics, count)
-    rows_there, two = Seen(topics, "second"), "--direct_num_workers=2"
+    events = send_labels(topics, send(topics, count))
+    rows_there, two, labels = Seen(topics, "second"), "--direct_num_workers=2", ("--label_topic", topics.uri("labels"))
 
     def files() -> int:
         return len(list((tmp_path / "archive").rglob("*.avro")))
 
-    in_first = killed(job(topics, use_case, tmp_path, two), rows_there, kills, count // 3)
-    in_first += killed(job(topics, use_case, tmp_path), rows_there, kills // 2, count // 3)
-    in_second = killed(job(topics, use_case, tmp_path), files, kills, 5)
-    in_second += killed(job(topics, use_case, tmp_path, two), files, kills // 2, 5)
-    run(job(topics, use_case, tmp_path))
+    in_first = killed(job(topics, labelled, tmp_path, two, *labels), rows_there, kills, count // 2)
+    in_first += killed(job(topics, labelled, tmp_path, *labels), rows_there, kills // 2, count // 2)
+    in_second = killed(job(topics, labelled, tmp_path, *labels), files, kills, 5)
+    in_second += killed(job(topics, labelled, tmp_path, two, *labels), files, kills // 2, 5)
+    run(job(topics, labelled, tmp_path, *labels))
     counted = report(tmp_path)
     assert in_first
     assert in_second
@@ -92,7 +132,7 @@ def test_killed_in_both_stages_the_features_are_duckdbs(
     assert counted["unaccounted"] == 0
     found = rows(tmp_path)
     assert max(positions(found).values()) == 1
-    assert features(found, FEATURES) == said_by_duckdb(events, FEATURES)
+    assert features(found, WITH_LABELS) == said_by_duckdb(events, WITH_LABELS)
 
 
 def test_live_the_last_rows_do_not_wait_for_more(topics: Topics, use_case: str, tmp_path: Path) -> None:

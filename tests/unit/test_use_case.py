@@ -185,6 +185,12 @@ def test_how_many_rows_of_a_key_windows_may_hold(tmp_path: Path) -> None:
             load_use_case(str(folder(tmp_path, window_key_rows=value)))
 
 
+def test_how_long_labels_take(tmp_path: Path) -> None:
+    assert load_use_case(str(folder(tmp_path, label_delay="90 days"))).lateness == Lateness(label_ms=90 * 86_400_000)
+    with pytest.raises(UserError, match=r"label_delay is '2 years'; use an interval such as 7 days, at most 400 days"):
+        load_use_case(str(folder(tmp_path, label_delay="2 years")))
+
+
 @pytest.mark.parametrize("value", [90, "90", "soon", "-1 minute", "1 month", "90 days", "7 us"])
 def test_what_is_no_lateness(tmp_path: Path, value: Any) -> None:
     with pytest.raises(UserError, match=r"use_case.yaml: window_delay is .*; use an interval such as 10 minutes"):

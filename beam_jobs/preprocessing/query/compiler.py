@@ -16,6 +16,7 @@ from sqlglot import exp
 from beam_jobs.errors import UserError
 from beam_jobs.preprocessing.fields import Field, Kind
 from beam_jobs.preprocessing.pii import Protected
+from beam_jobs.preprocessing.query.intervals import to_text
 from beam_jobs.preprocessing.query.types import BOOLEAN, DOUBLE, INTEGER, NULL, TEXT, Type, common, constant, converted
 from beam_jobs.preprocessing.windows.frames import Frame, is_tiled
 
@@ -66,6 +67,7 @@ class WindowFeature:
     column: str  # of the frame that holds its values; no Avro name has a colon
     text: str  # canonical form, as in Compiled
     by: str | None = None  # field whose rows it is about; None: the key
+    labels: bool = False  # it reads the label, and is about rows whose label is known
     share: Fraction = Fraction(0)  # of a quantile: which one
 
     @property
@@ -73,11 +75,24 @@ class WindowFeature:
         return is_tiled(self.function, self.frame)
 
 
+def roots(value: Compiled) -> set[str]:
+    """Columns of the frame that an expression needs: fields, what stands for them, windows."""
+    made = {step.column for step in value.steps}
+    return {name for expr in (value.expr, *(s.expr for s in value.steps)) for name in expr.meta.root_names()} - made
+
+
 class Compiler:
     """Compiles the expressions of one query; collects the windows and the protected fields it meets."""
 
     def __init__(
-        self, handlers: Handlers, fields: Mapping[str, Field], sql: str, source: str, key: str, event_time: str
+        self,
+        handlers: Handlers,
+        fields: Mapping[str, Field],
+        sql: str,
+        source: str,
+        key: str,
+        event_time: str,
+        label_us: int = 0,
     ) -> None:
         self.handlers = handlers
         self.fields = fields
@@ -86,6 +101,7 @@ class Compiler:
         self.source = source
         self.key = key
         self.event_time = event_time
+        self.label_us = label_us  # how long a label may take; 0: it is not said
         self.tables = {"events"}
         self.stage = 0  # SELECTs with windows, further in
         self.windows: dict[str, WindowFeature] = {}  # of this SELECT, by canonical text: each is computed once
@@ -93,6 +109,7 @@ class Compiler:
         self.protected: set[Protected] = set()  # what it reads of fields under a key
         self.second_keys: set[str] = set()  # fields other than the key that windows are by
         self._labels = False
+        self._unseen = ""  # why not
         self._steps = 0
 
     def compile(self, node: Any) -> Compiled:
@@ -202,22 +219,24 @@ class Compiler:
         if found is None:
             self.fail(node, f"unknown column {node.name}{did_you_mean(node.name, self.names)}")
         if isinstance(found, Field) and found.label and not self._labels:
+            ends = f"at least {to_text(self.label_us)} before now" if self.label_us else "as long ago as labels take"
             self.fail(
                 node,
-                f"{found.name} is the label: unknown when an event is scored; remove it from the SQL, or read it in a "
-                "window that ends as long ago as labels take (BETWEEN INTERVAL '37' DAY PRECEDING AND INTERVAL '7' DAY "
+                f"{found.name} is the label: unknown when an event is scored{self._unseen}; remove it from the SQL, or "
+                f"read it in a window that ends {ends} (BETWEEN INTERVAL '37' DAY PRECEDING AND INTERVAL '7' DAY "
                 "PRECEDING)",
             )
         return name, found
 
     @contextmanager
-    def seeing_labels(self, seen: bool) -> Iterator[None]:
+    def seeing_labels(self, seen: bool, why_not: str = "") -> Iterator[None]:
         """While it is open the label may be read, if ``seen``: of rows so old that theirs are known."""
-        before, self._labels = self._labels, seen
+        before = self._labels, self._unseen
+        self._labels, self._unseen = seen, why_not
         try:
             yield
         finally:
-            self._labels = before
+            self._labels, self._unseen = before
 
     def refuse(self, node: Any) -> NoReturn:
         name = _name(node)

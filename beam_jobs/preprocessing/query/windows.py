@@ -14,7 +14,8 @@ from sqlglot import exp
 
 from beam_jobs.preprocessing.fields import Field
 from beam_jobs.preprocessing.pii import Protected
-from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, WindowFeature, join, sql_of
+from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, WindowFeature, join, roots, sql_of
+from beam_jobs.preprocessing.query.intervals import to_text
 from beam_jobs.preprocessing.query.times import microseconds
 from beam_jobs.preprocessing.query.types import (
     BIGINT,
@@ -89,7 +90,9 @@ def window(c: Compiler, node: exp.Window) -> Compiled:
             f"{sql_of(node)}: a window of a window is written around a sub-select, as sum(x) OVER (...) of one with "
             "avg(y) OVER (...) AS x",
         )
-    with c.seeing_labels(frame.end_us > 0):
+    ends = f"{to_text(frame.end_us)} before now" if frame.end_us else "now"
+    late = f", and takes {to_text(c.label_us)} (label_delay)" if c.label_us else ""
+    with c.seeing_labels(frame.end_us >= max(c.label_us, 1), f"{late}, but {sql_of(node)} ends {ends}"):
         if share is None:
             argument, type_ = _argument(c, called, function, of)
         else:
@@ -119,7 +122,8 @@ def _feature(
         known += f":{share}"
     text = f"(over:{c.stage}:{known} {of})" if by is None else f'(over:{c.stage}:{known} by "{by}" {of})'
     column = f"window:{c.stage}:{len(c.windows)}"
-    feature = c.windows.setdefault(text, WindowFeature(function, argument, frame, column, text, by, share))
+    labels = argument is not None and any(c.fields[name].label for name in roots(argument) & c.fields.keys())
+    feature = c.windows.setdefault(text, WindowFeature(function, argument, frame, column, text, by, labels, share))
     columns = frozenset({c.event_time} if by is None else {c.event_time, by})
     columns |= argument.columns if argument is not None else frozenset()
     values = pl.col(feature.column)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 QUANTILES = ("quantile_disc", "quantile_cont", "quantile_line")
@@ -29,12 +29,18 @@ class Lateness:
       delay_ms: how long a device may have been silent before its rows come: how far behind the newest record.
       clock_skew_ms: how far ahead of its record's timestamp a row's event time may be.
       key_rows: most rows of a key that are held. More end the job, so this is no part of the meaning.
+      label_ms: how long after its event a label may come and still be seen in time; 0: it is not said.
     """
 
     late_ms: int = 600_000
     delay_ms: int = 3_600_000
     clock_skew_ms: int = 300_000
     key_rows: int = 100_000
+    label_ms: int = 0
+
+    def of_labels(self) -> Lateness:
+        """That of windows which are made of labels."""
+        return replace(self, late_ms=self.late_ms + self.label_ms)
 
 
 DEFAULT_LATENESS = Lateness()

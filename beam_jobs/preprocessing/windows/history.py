@@ -51,9 +51,10 @@ from beam_jobs.preprocessing.windows.layout import planned, tiling
 from beam_jobs.preprocessing.windows.store import Store
 from beam_jobs.preprocessing.windows.tiles import Tiles
 
-_NO_CLOCK = -(1 << 62)
+NO_CLOCK = -(1 << 62)
 _FIRST_KEYS, _FIRST_ODDS = 1 << 10, 1 << 4  # rooms at the start; they grow as needed
 _SWEPT = 4  # rows of a block to one slot that is looked at for having gone idle
+ALL = np.zeros(0, np.bool_)
 _APART = (
     24  # between columns of results: a power of two of bytes would put a row's all in the same few places of a cache
 )
@@ -96,7 +97,7 @@ class History:
         self._swept = 0  # the slot to look at next
         self._since = 0  # rows taken since the last compaction
         counts = np.zeros(store.COUNTS, np.int64)
-        counts[store.CLOCK] = _NO_CLOCK
+        counts[store.CLOCK] = NO_CLOCK
         self._table = np.zeros(2 * _FIRST_KEYS, np.int32)
         self._store = self._allocated(_FIRST_KEYS, store.FIRST_ROWS, counts)
         odds = np.zeros((_FIRST_ODDS + len(parts), tiles.ODD_WORDS), np.int64)
@@ -175,6 +176,7 @@ class History:
         arguments: NDArray[np.float64],
         valid: NDArray[np.bool_],
         emit: bool = True,
+        kept: NDArray[np.bool_] = ALL,
     ) -> list[pa.Array]:
         """Takes n rows, in the order they stand in the log, and says what the windows of each one hold.
 
@@ -185,6 +187,7 @@ class History:
           arguments: [A, n]; what stands at nulls does not matter.
           valid: [A, n], which arguments are not null.
           emit: False: nothing is wanted back; the list is empty.
+          kept: [n], which rows others will see; the others only see. Windows must end before now then. Empty: all.
 
         Returns:
           float64 [n] a window; null where the window holds no value, or less than two for stddev_samp and var_samp.
@@ -200,7 +203,7 @@ class History:
         known = self._slots
         self._slots = find_slots(first, second, self._table, self._store, self._slots, slots)
         whole = np.ascontiguousarray
-        block = kernel.Block(slots, whole(times), whole(record_times), whole(arguments), whole(valid))
+        block = kernel.Block(slots, whole(times), whole(record_times), whole(arguments), whole(valid), kept)
         outputs = np.empty((self._windows, n + _APART if emit else 0))
         done = 0
         while (

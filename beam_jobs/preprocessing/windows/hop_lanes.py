@@ -69,10 +69,10 @@ def _pass(store: Store, tiles: Tiles, lane: Ints, slot: Any, tile: Any, leaves: 
 
 
 @compiled_borrowing
-def show_hops(store: Store, ring: Ring, tiles: Tiles, lane: Ints, slot: Any, position: Any) -> None:
-    """Moves a lane to the frame of a key's row."""
+def show_hops(store: Store, ring: Ring, tiles: Tiles, lane: Ints, slot: Any, time: Any, end: Any) -> None:
+    """Moves a lane to the frame of a row of a time; ``end`` as for ``show``."""
     rows, at = store.rows, 2 * lane[AT]
-    time, size = rows[place(ring, position), 0], np.int64(store.halves[slot, SIZE])
+    size = np.int64(store.halves[slot, SIZE])
     from_, to = np.int64(store.halves[slot, at + LOW]), np.int64(store.halves[slot, at + HIGH])
     begin = np.int64(store.halves[slot, 2 * lane[SUFFIX]])
     first, low, high, suffix = oldest(lane, time), from_, to, begin
@@ -81,7 +81,7 @@ def show_hops(store: Store, ring: Ring, tiles: Tiles, lane: Ints, slot: Any, pos
     while low > 0 and rows[place(ring, low - 1), 0] >= first:
         low -= 1
     if lane[END] == 0:
-        high = position + 1 - lane[EXCLUDE]
+        high = end - lane[EXCLUDE]
     else:
         last = time - lane[END]
         while high < size and rows[place(ring, high), 0] <= last:
@@ -99,21 +99,21 @@ def show_hops(store: Store, ring: Ring, tiles: Tiles, lane: Ints, slot: Any, pos
     store.halves[slot, 2 * lane[SUFFIX]] = suffix
     if not lane[RUNNING]:
         return
-    # Rows that stay are those from ``stay`` to ``end``; others enter and leave.
-    stay, end = max(low, from_), min(high, to)
-    if stay >= end:
-        stay, end = low, low
-    moved = to - from_ + high - low - 2 * (end - stay) + abs(suffix - begin)
+    # Rows that stay are those from ``stay`` to ``left``; others enter and leave.
+    stay, left = max(low, from_), min(high, to)
+    if stay >= left:
+        stay, left = low, low
+    moved = to - from_ + high - low - 2 * (left - stay) + abs(suffix - begin)
     if moved > high - low + count - suffix or (from_ == to and begin == count):
         clear(store, lane, slot)
         from_, to, begin = low, low, count
-        stay, end = low, low
+        stay, left = low, low
     for i in range(min(suffix, begin), max(suffix, begin)):
         _pass(store, tiles, lane, slot, place(tile_ring, i), begin < suffix)
-    enter, leave = high - low - (end - stay), to - from_ - (end - stay)
+    enter, leave = high - low - (left - stay), to - from_ - (left - stay)
     for step in range(enter + leave):
         row: Any = low + step if step < enter else from_ + step - enter
-        cross(store, lane, slot, place(ring, row if row < stay else row + end - stay), step >= enter)
+        cross(store, lane, slot, place(ring, row if row < stay else row + left - stay), step >= enter)
 
 
 @compiled_borrowing

@@ -94,6 +94,7 @@ class Block(NamedTuple):
     record_times: Ints  # [n]
     arguments: Floats  # [A, n]
     valid: Flags  # [A, n]
+    kept: Flags  # [n], which rows others will see; [0]: all
 
 
 @compiled_inline
@@ -166,6 +167,35 @@ def _alone(lanes: Lanes, block: Block, i: Any, outputs: Floats) -> None:
 
 
 @compiled_borrowing
+def _seeing(
+    store: Store,
+    lanes: Lanes,
+    tiles: Tiles,
+    block: Block,
+    outputs: Floats,
+    i: Any,
+    ring: Ring,
+    size: Any,
+    bound: Any,
+) -> bool:
+    """Writes what a row sees that is not kept; False: too many rows for a quantile."""
+    slot, time, end = block.slots[i], block.times[i], size
+    while end > 0 and store.rows[place(ring, end - 1), 0] > time:
+        end -= 1
+    for number in range(len(lanes.plan)):
+        lane = lanes.plan[number]
+        if lane[TILE]:
+            show_hops(store, ring, tiles, lane, slot, time, end)
+        else:
+            show(store, ring, lane, slot, time, end, True, bound)
+        if lane[SORTED] and rows_shown(store, lane, slot) > len(lanes.values):
+            store.counts[REFUSED] = TOO_MANY_SORTED
+            return False
+        write(store, ring, lanes, tiles, lane, slot, time, -1, outputs, i)
+    return True
+
+
+@compiled_borrowing
 def advance(
     store: Store, lanes: Lanes, tiles: Tiles, limits: Limits, block: Block, outputs: Floats, emit: Any, begin: Any
 ) -> int:
@@ -178,6 +208,7 @@ def advance(
     """
     halves, counts, rows, plan = store.halves, store.counts, store.rows, lanes.plan
     equals, first_next = lanes.equals, rows.shape[1] - len(store.distinct)
+    all_kept = len(block.kept) == 0
     for i in range(begin, len(block.slots)):
         _ask_for(store, lanes, tiles, block, i)
         slot, time, recorded = block.slots[i], block.times[i], block.record_times[i]
@@ -187,11 +218,16 @@ def advance(
         size = np.int64(halves[slot, SIZE])
         ring = ring_of(store, slot) if size else Ring(np.int64(0), np.int64(0), np.int64(0))
         newest = rows[place(ring, size - 1), 0] if size else time
-        bound = max(counts[CLOCK] - limits.keep, max(newest, time) - limits.keep_of_key)
+        keeps = all_kept or block.kept[i]
+        bound = max(counts[CLOCK] - limits.keep, (max(newest, time) if keeps else newest) - limits.keep_of_key)
         if time > recorded + limits.skew or time < bound:
             counts[FUTURE if time > recorded + limits.skew else ALONE] += 1
             if emit:
                 _alone(lanes, block, i, outputs)
+            continue
+        if not keeps:
+            if emit and not _seeing(store, lanes, tiles, block, outputs, i, ring, size, bound):
+                return i
             continue
         gone = 0
         # Of many rows the oldest lies elsewhere in memory, so not each time.
@@ -230,14 +266,14 @@ def advance(
             make_way(store, ring, lane, slot, position)
             if emit:
                 if lane[TILE]:
-                    show_hops(store, ring, tiles, lane, slot, position)
+                    show_hops(store, ring, tiles, lane, slot, time, position + 1)
                 else:
-                    show(store, ring, lane, slot, position, bound)
+                    show(store, ring, lane, slot, time, position + 1, position < size or not all_kept, bound)
                 if lane[SORTED] and rows_shown(store, lane, slot) > len(lanes.values):
                     counts[REFUSED] = TOO_MANY_SORTED
                     return i
                 equal = equals[lane[NEXT] - first_next] if lane[NEXT] else -1
-                write(store, ring, lanes, tiles, lane, slot, position, equal, outputs, i)
+                write(store, ring, lanes, tiles, lane, slot, time, equal, outputs, i)
     return len(block.slots)
 
 

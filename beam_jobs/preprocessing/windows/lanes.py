@@ -193,19 +193,23 @@ def oldest(lane: Ints, time: Any) -> int:
 
 
 @compiled_inline
-def show(store: Store, ring: Ring, lane: Ints, slot: Any, position: Any, bound: Any) -> None:
-    """Moves the stretch of a lane to the frame of a key's row; rows before the time ``bound`` are not seen."""
+def show(store: Store, ring: Ring, lane: Ints, slot: Any, time: Any, end: Any, late: Any, bound: Any) -> None:
+    """Moves the stretch of a lane to the frame of a row of a time; rows before the time ``bound`` are not seen.
+
+    Args:
+      end: how many of the key's rows are not later than it, itself included.
+      late: rows before it may have been later, so that its frame begins earlier than theirs.
+    """
     rows, at = store.rows, 2 * place_of(lane, AT)
-    time = rows[place(ring, position), 0]
     size = np.int64(store.halves[slot, SIZE])
     low, first = np.int64(store.halves[slot, at + LOW]), max(oldest(lane, time), bound)
     while low < size and rows[place(ring, low), 0] < first:
         low += 1
-    if position < size - 1:  # only a late row's frame begins earlier
+    if late:
         while low > 0 and rows[place(ring, low - 1), 0] >= first:
             low -= 1
     if lane[END] == 0:
-        high = position + 1 - lane[EXCLUDE]
+        high = end - lane[EXCLUDE]
     else:
         high, last = np.int64(store.halves[slot, at + HIGH]), time - lane[END]
         while high < size and rows[place(ring, high), 0] <= last:
@@ -230,7 +234,7 @@ def write(
     tiles: Tiles,
     lane: Ints,
     slot: Any,
-    position: Any,
+    time: Any,
     equal: Any,
     outputs: Floats,
     i: Any,
@@ -238,6 +242,7 @@ def write(
     """Writes what the functions of a lane say of its stretch, for a row of the key.
 
     Args:
+      time: of the row.
       equal: position of the last row before with the same value, or -1; for count_distinct.
       outputs: [W, n], NULL where there is no value.
       i: the row's column of ``outputs``.
@@ -259,7 +264,7 @@ def write(
         if function <= VAR_SAMP:
             outputs[w, i] = lanes.found[function]
         elif function == COUNT_DISTINCT:
-            outputs[w, i] = _different(store, ring, lane, slot, low, high, position, equal)
+            outputs[w, i] = _different(store, ring, lane, low, high, time, equal)
         elif function in (QUANTILE_DISC, QUANTILE_CONT, QUANTILE_LINE):
             values = collect(store, ring, low, high, lane[COLUMN], lanes.values)
             if values == 0:
@@ -328,12 +333,10 @@ def _compute(
 
 
 @compiled_borrowing
-def _different(
-    store: Store, ring: Ring, lane: Ints, slot: Any, low: Any, high: Any, position: Any, equal: Any
-) -> float:
+def _different(store: Store, ring: Ring, lane: Ints, low: Any, high: Any, time: Any, equal: Any) -> float:
     """How many different values there are: those whose next equal one lies behind the frame."""
     rows, column = store.rows, lane[COLUMN]
-    last = rows[place(ring, position), 0] - lane[END]
+    last = time - lane[END]
     count = 1.0 if lane[EXCLUDE] and low <= equal < high else 0.0  # its next equal one is the row that is left out
     for at in range(low, high):
         row = place(ring, at)

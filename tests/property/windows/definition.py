@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
 from typing import NamedTuple
@@ -66,6 +66,7 @@ class Stream:
     record_times: NDArray[np.int64]
     arguments: NDArray[np.float64]  # [2, n]
     valid: NDArray[np.bool_]  # [2, n]
+    kept: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))  # [n], or [0]: all
 
     def __len__(self) -> int:
         return len(self.times)
@@ -82,11 +83,13 @@ class Stream:
                 self.arguments[:, part],
                 self.valid[:, part],
                 emit,
+                self.kept[part],
             )
             parts.append(np.array([[NULL if v is None else v for v in column.to_pylist()] for column in columns]))
         return np.concatenate(parts, axis=1) if emit and parts else np.zeros((0, 0))
 
 
+NEVER = -(1 << 62)
 NULL = -4.2e-311  # stands for it; no value
 
 
@@ -127,7 +130,7 @@ def defined(stream: Stream, lateness: Lateness = LATENESS, windows: Sequence[Win
     longest = max((window.frame.reach_us for window in windows if not window.tiled), default=0)
     late, delay, skew = (1000 * ms for ms in (lateness.late_ms, lateness.delay_ms, lateness.clock_skew_ms))
     kept: dict[str, list[_Row]] = {}
-    clock = -(1 << 62)
+    clock = NEVER
     found = np.empty((len(windows), len(stream)))
     for i, key in enumerate(stream.keys.to_pylist()):
         time, recorded = int(stream.times[i]), int(stream.record_times[i])
@@ -137,10 +140,14 @@ def defined(stream: Stream, lateness: Lateness = LATENESS, windows: Sequence[Win
         ]
         row = _Row(time, i, [*values, float(time)])
         rows = kept.setdefault(key, [])
-        newest = max([time, *(other.time for other in rows[-1:])])
+        kept_itself = not len(stream.kept) or bool(stream.kept[i])
+        newest = max([time] if kept_itself or not rows else [], default=NEVER)
+        newest = max(newest, *(other.time for other in rows[-1:]), NEVER)
         bound = max(clock - longest - late - delay, newest - longest - late)
         if time > recorded + skew or time < bound:
-            seen, bound = [row], -(1 << 62)
+            seen, bound = [row], NEVER
+        elif not kept_itself:
+            seen = rows
         else:
             rows.insert(bisect_right(rows, time, key=lambda other: other.time), row)
             seen = rows

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -55,6 +56,18 @@ def test_tame_values_are_the_definition_to_the_last_bit(windows: Sequence[Window
     stream = hostile(400, seed, wild=False)
     found = stream.feed(History(windows, LATENESS), cuts(len(stream), seed, 60))
     np.testing.assert_array_equal(found, defined(stream, windows=windows))
+
+
+@pytest.mark.parametrize("tiled", [False, True], ids=["rows and tiles", "tiles"])
+def test_a_row_that_is_not_kept_sees_and_is_not_seen(tiled: bool) -> None:
+    windows = [window for window in (TILED if tiled else WINDOWS) if window.frame.end_us]
+    stream = hostile(500, 4)
+    stream = replace(stream, kept=np.random.default_rng(4).random(len(stream)) < 0.4)
+    expected = defined(stream, windows=windows)
+    for seed in range(2):
+        assert_equal(stream.feed(History(windows, LATENESS), cuts(len(stream), seed, 60)), expected, windows)
+    others = defined(replace(stream, kept=np.zeros(0, np.bool_)), windows=windows)
+    assert (others != expected).mean() > 0.2
 
 
 @QUERIES

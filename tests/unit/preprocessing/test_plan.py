@@ -61,13 +61,15 @@ def test_a_query_without_windows_has_two_steps() -> None:
 
 def test_windows_say_what_they_keep_and_how_far_back_the_log_matters() -> None:
     query = compiled(MEMORY)
-    _, first, second, result = planned(MEMORY).steps
+    _, first, second, labels, result = planned(MEMORY).steps
     history = query.history()
     assert history is not None
-    assert f"reads the log from {to_text(history.reach_us)} before" in " ".join(second.facts)
+    assert f"reads the log from {to_text(history.reach_us)} before" in " ".join(labels.facts)
     assert "the longest window, 30 d, and 10 min" in first.facts[0]
     assert [entry.text for entry in first.entries] == ['(gt "amount" 0.0)', 'avg("amount") of the last 30 d']
-    where, often, past = second.entries
+    where, often = second.entries
+    (past,) = labels.entries
+    assert "made of the rows whose label is known" in labels.facts[0]
     assert where.text == "(gt [window:0:0] 1.0)"
     assert "[window:0:0]" in often.text
     assert often.text.endswith("of the last 14 d")

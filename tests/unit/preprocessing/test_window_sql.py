@@ -320,6 +320,20 @@ def test_the_label_is_refused_where_it_is_not_known_yet(column: str) -> None:
         labelled(column)
 
 
+def test_the_label_is_refused_before_it_may_have_come() -> None:
+    sql = (
+        "SELECT id, at, count_if(fraud) OVER (PARTITION BY id ORDER BY at RANGE BETWEEN {} PRECEDING) AS x FROM events"
+    )
+    frame, late = "INTERVAL '37' DAY PRECEDING AND INTERVAL '7' DAY", Lateness(label_ms=8 * 86_400_000)
+    with pytest.raises(
+        UserError, match=r"takes 8 d \(label_delay\), but COUNT_IF\(fraud\) OVER .* ends 7 d before now;"
+    ):
+        compile_sql(sql.format(frame), LABELLED, key="id", event_time="at", lateness=late)
+    later = sql.format(frame.replace("'7'", "'8'"))
+    delayed, said = (compile_sql(later, LABELLED, key="id", event_time="at", lateness=of) for of in (late, Lateness()))
+    assert delayed.fingerprint != said.fingerprint  # it says which labels came too late to be seen
+
+
 @pytest.mark.parametrize(
     "rest",
     [

@@ -94,6 +94,8 @@ def test_a_scoring_job(tmp_path: Path, capsys: Capture) -> None:
         "dead_letters": 100,
         "repartitioned": 0,
         "repartition_marks": 0,
+        "labels": 0,
+        "labels_late": 0,
         "tombstones": 0,
         "without_payload": 0,
         "archived": 0,
