@@ -1,8 +1,9 @@
-"""Windows on Apache Flink: a TaskManager is killed, its job goes on from a checkpoint, and ends by itself."""
+"""Windows on Apache Flink: TaskManagers are killed, their job goes on from checkpoints, and ends by itself."""
 
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def on(flink: Flink) -> list[str]:
 
 def until_files(job: Job, tmp_path: Path, count: int) -> None:
     while job.poll() is None and len(list((tmp_path / "archive").rglob("*.avro"))) < count:
-        pass
+        time.sleep(0.05)  # the job wants the processor
     assert job.poll() is None
 
 
@@ -41,20 +42,21 @@ def committed(topics: Topics) -> int:
     return found
 
 
-def test_a_killed_task_manager_is_replaced_and_the_features_are_duckdbs(
+def test_killed_task_managers_are_replaced_and_the_features_are_duckdbs(
     topics: Topics, use_case: str, tmp_path: Path, flink: Flink
 ) -> None:
     events = send(topics, 40_000)
     job = Job([*archive(topics, use_case, tmp_path), *on(flink)], stderr=PIPE)
-    until_files(job, tmp_path, 25)
-    flink.kill_task_manager()
-    before = len(rows(tmp_path))
-    flink.start_task_manager()
+    for kill in (1, 2, 3):
+        until_files(job, tmp_path, 15 * kill)
+        flink.kill_task_manager()
+        before = len(rows(tmp_path))
+        flink.start_task_manager()
     _, told = job.communicate(600)
     assert job.wait() == 0, told
     assert 0 < before < events.num_rows
     [run] = flink.jobs()
-    assert flink.checkpoints(run["jid"])["restored"] >= 1
+    assert flink.checkpoints(run["jid"])["restored"] >= 3
     flink.wait_for_end(run["jid"])
     counted = report(tmp_path)
     assert counted["unaccounted"] == 0

@@ -28,7 +28,16 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 COMMAND = re.compile(r"python -m ((?:beam_jobs|model|schemas|demo|bench|chaos|templates)[\w.]*)((?:[^\n`]|\\\n)*)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 NO_HELP = {"bench", "bench.decode", "bench.preprocess", "bench.model_choices"}  # they take no options
-BEAM = {"--runner", "--job_endpoint", "--flink_master", "--prism_location", "--project", "--region", "--temp_location"}
+BEAM = {
+    "--runner",
+    "--job_endpoint",
+    "--flink_master",
+    "--environment_type",
+    "--prism_location",
+    "--project",
+    "--region",
+    "--temp_location",
+}
 
 
 @cache
