@@ -10,7 +10,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicP
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from chaos.events import Event
-from chaos.feed import Feed, KafkaSender, PubSubSender
+from chaos.feed import RATE, Feed, KafkaSender, PubSubSender
 from chaos.job import Job
 from chaos.outputs import Entries, KafkaOutputs, Place, PubSubOutputs, of_kafka, of_pubsub
 from chaos.proxy import Proxy
@@ -27,13 +27,15 @@ _ANSWER_S = 60.0
 class KafkaStage(Stage):
     """Jobs that read a topic of three partitions on three brokers."""
 
+    rate: float = RATE
+
     def _open(self) -> Feed:
         cluster = self.world.cluster
         self.topic = f"events-{self.run}"
         self.admin = AdminClient({"bootstrap.servers": cluster.bootstrap_servers, "log_level": 0})
         self._read: dict[str, tuple[Entries, str]] = {}
         cluster.create(self.topic, PARTITIONS)
-        return Feed(self._sender(), self.events(), self.taken)
+        return Feed(self._sender(), self.events(), self.taken, self.rate)
 
     def _sender(self) -> KafkaSender:
         return KafkaSender(self.world.cluster.bootstrap_servers, self.topic, PARTITIONS)
@@ -121,7 +123,9 @@ def _insist(ask: Callable[[], Answer]) -> Answer:
 
 
 class WindowsStage(KafkaStage):
-    """Jobs whose SQL has windows, and that write features."""
+    """Jobs whose SQL has windows, and that write features; events last longer than the faults."""
+
+    rate = 50
 
     def _sender(self) -> KafkaSender:
         return KafkaSender(self.world.cluster.bootstrap_servers, self.topic, PARTITIONS, by_key=True)

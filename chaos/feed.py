@@ -91,10 +91,12 @@ class Feed:
 
     Args:
       taken: as in :meth:`Sender.send`.
+      rate: events a second.
     """
 
-    def __init__(self, sender: Sender, events: Iterator[Event], taken: Taken) -> None:
+    def __init__(self, sender: Sender, events: Iterator[Event], taken: Taken, rate: float = RATE) -> None:
         self.sender = sender
+        self._slice = int(rate * _SLICE_S)
         self.exhausted = False  # no event is left
         self._events, self._taken = events, taken
         self._lock = threading.Lock()
@@ -132,5 +134,5 @@ class Feed:
             self._on.wait()
             with self._lock:
                 if self._on.is_set() and not self._ended.is_set():
-                    self.sender.send(self._take(int(RATE * _SLICE_S)), self._taken)
+                    self.sender.send(self._take(self._slice), self._taken)
             time.sleep(_SLICE_S)

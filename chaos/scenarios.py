@@ -92,7 +92,7 @@ SCENARIOS = [
         "windows",
         (ARCHIVE,),
         [
-            *(3 * [faults.kill_one, faults.archive_away]),
+            *(5 * [faults.kill_one, faults.archive_away]),
             *(faults.other_workers, faults.restart_broker, faults.kill_leader, faults.rolling_restart),
         ],
         stage=WindowsStage,

@@ -62,7 +62,7 @@ def ratios(
 
 def live(servers: str, folder: Path, seconds: float = LIVE_SECONDS) -> dict[str, Any]:
     """Latency at 10,000 events a second of 10,000 cars, of which an hour is known."""
-    use_cases = made(folder / "live", _as_live(LIVE_TRAINING_CARS, seconds), epochs=20)
+    use_cases = made(folder / "live", _as_live(LIVE_TRAINING_CARS, seconds), epochs=20, names=["windows"])
     source = topic(servers, "live", 4)
     begin = time.time_ns() // 1_000_000 - round(PER_HOUR * INTERVAL_S * 1000)
     send(source, events(LIVE_CARS * PER_HOUR, LIVE_CARS, begin))

@@ -40,6 +40,7 @@ WINDOWS = ",\n       ".join(
     f"RANGE BETWEEN INTERVAL '{minutes}' MINUTE PRECEDING AND CURRENT ROW)"
     for name, minutes in MINUTES.items()
 )
+NAMES = ("plain", "windows")
 _CHUNK = 20_000  # events that are encoded at once
 
 
@@ -79,9 +80,9 @@ class UseCases:
     models: Path  # the registry
 
 
-def made(folder: Path, past: Iterable[pa.RecordBatch], epochs: int = 2) -> UseCases:
-    """Writes the use cases and trains on events; after two epochs a score means little, which is enough for a rate."""
-    found = {name: folder / name for name in ("plain", "windows")}
+def made(folder: Path, past: Iterable[pa.RecordBatch], epochs: int = 2, names: Sequence[str] = NAMES) -> UseCases:
+    """Writes the use cases and trains those of ``names``; after two epochs a score means little: enough for a rate."""
+    found = {name: folder / name for name in NAMES}
     for path in found.values():
         shutil.copytree(Path(use_cases.__file__).parent / "car_sensors", path)
     sql = found["windows"] / "preprocess.sql"
@@ -89,7 +90,7 @@ def made(folder: Path, past: Iterable[pa.RecordBatch], epochs: int = 2) -> UseCa
     sql.write_text(sql.read_text().replace("\nFROM events", f",{more}\nFROM events").rstrip() + f"\nWINDOW {WINDOWS}\n")
     data, registry = folder / "history.parquet", folder / "models"
     pq.write_table(pa.Table.from_batches(past), data)
-    for path in found.values():
+    for path in (found[name] for name in names):
         command = [sys.executable, "-m", "model.train", "--use_case", str(path), "--data", str(data)]
         command += ["--registry", str(registry), "--no-baseline", "--epochs", str(epochs)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
