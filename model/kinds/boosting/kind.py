@@ -55,6 +55,11 @@ class Boosting:
                 "num_leaves": own.leaves,
                 "learning_rate": own.learning_rate,
                 "min_data_in_leaf": own.least_rows,
+                # With few failures a leaf of 20 rows has next to no hessian, and one failure in it would decide it all.
+                "min_sum_hessian_in_leaf": 1.0,
+                "bagging_fraction": own.row_share,
+                "bagging_freq": int(own.row_share < 1),
+                "feature_fraction": own.feature_share,
                 "seed": training.seed % (1 << 31),
                 "deterministic": True,
                 "force_row_wise": True,
