@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from beam_jobs.block import millis_of
+from model.detector import load
+from model.training.plan import Settings
+from model.training.train import train
 from tests.integration.archives import live, positions, report, rows, stop, wait
+from tests.integration.test_score_job import RUNNERS, where
 from tests.integration.test_windows_job import archive, features, said_by_duckdb, send, with_features
 from tests.integration.topics import Topics, framed, run
 from tests.services.job import DEVNULL, PIPE, Job
@@ -143,3 +149,33 @@ def test_live_the_last_rows_do_not_wait_for_more(topics: Topics, use_case: str, 
         stop(running)
     assert report(tmp_path)["unaccounted"] == 0
     assert features(rows(tmp_path), FEATURES) == said_by_duckdb(events, FEATURES)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_killed_and_resumed_the_scores_are_those_of_all_events_with_their_labels(
+    topics: Topics, labelled: str, tmp_path: Path, runner: str, request: pytest.FixtureRequest
+) -> None:
+    events = send_labels(topics, send(topics, 8000))
+    data, models = tmp_path / "events.parquet", str(tmp_path / "models")
+    parquet.write_table(pa.Table.from_batches([events]), data)
+    train(Settings(labelled, str(data), models, epochs=2, baseline=False, peers=False))
+    command = [
+        *(sys.executable, "-m", "beam_jobs.score", "--use_case", labelled, "--model", models),
+        *("--input", topics.uri("events"), "--from", "earliest", "--until", "latest", "--block_rows", "500"),
+        *("--group_id", topics.name("group"), "--report", str(tmp_path / "report.json")),
+        *("--repartition_topic", topics.uri("second"), "--label_topic", topics.uri("labels")),
+        *("--alerts", topics.uri("alerts"), "--scores", topics.uri("scores"), "--dead_letters", topics.uri("dead")),
+        *where(runner, request),
+    ]
+    assert killed(command, Seen(topics, "second"), 1, 8000) + killed(command, Seen(topics, "scores"), 1, 4000)
+    run(command)
+    counted = report(tmp_path)
+    assert (counted["unaccounted"], counted["dead_letters"], counted["labels_late"]) == (0, 0, 0)
+    right = load(models, labelled).score(pa.Table.from_batches([events]))
+    at = zip(events["car_id"].to_pylist(), millis_of(events["event_time"]).tolist(), strict=True)
+    expected = {place: score for place, score in zip(at, right["score"].to_pylist(), strict=True) if score is not None}
+    found = topics.read("scores", "score")
+    scores = {(row["key"], round(row["event_time"].timestamp() * 1000)): row["score"] for row in found}
+    assert scores == pytest.approx(expected, rel=1e-4)
