@@ -52,7 +52,7 @@ def _compiled(function: F, **options: Any) -> F:
     except RuntimeError:  # numba: "no locator available"
         return numba.njit(nogil=True, **options)(function)
     # What is cached goes by the function's own file, not by those of the functions that became part of it.
-    dispatcher._cache._cache_file._source_stamp = _stamp(Path(function.__code__.co_filename).parent)
+    dispatcher._cache._cache_file._source_stamp = stamp(Path(function.__code__.co_filename).parent)
     dispatcher.compile = _by_one_process(dispatcher.compile, Path(dispatcher._cache.cache_path))
     return dispatcher
 
@@ -92,7 +92,7 @@ def _locked(folder: Path) -> IO[bytes] | None:
 
 
 @cache
-def _stamp(folder: Path) -> bytes:
+def stamp(folder: Path) -> bytes:
     """Another one whenever a module beside a function changes, or this one."""
     files = [Path(__file__), *sorted(folder.glob("*.py"))]
     return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).digest()

@@ -25,7 +25,7 @@ from beam_jobs.preflight.workers import check_path, check_settings, warn_if_clea
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from beam_jobs.steps.decode import EventSettings
 from beam_jobs.steps.windows import WindowSettings
-from beam_jobs.storage.files import check_access, is_local, root_of
+from beam_jobs.storage.files import check_access, is_local, make_folder, root_of, writing
 from beam_jobs.terminal import options
 from beam_jobs.use_case import UseCase
 from schemas.source import Registration, SchemaId, SchemaSource
@@ -234,4 +234,18 @@ def window_settings(parsed: PipelineOptions, preprocessor: Preprocessor, source:
             f"the SQL has window features ({window.function} OVER ...), which are rebuilt from a log after a restart, "
             f"and {what} has none that can be read again by partition; {remedy}"
         )
-    return WindowSettings(given.short_history, given.window_memory_mb)
+    snapshots = _snapshot_folder(parsed, given) if given.window_snapshots and preprocessor.windows else ""
+    return WindowSettings(given.short_history, given.window_memory_mb, snapshots, given.window_snapshot_seconds)
+
+
+def _snapshot_folder(parsed: PipelineOptions, given: options.WindowOptions) -> str:
+    flag, folder = "--window_snapshots", given.window_snapshots
+    if given.window_snapshot_seconds <= 0:
+        raise UserError(f"--window_snapshot_seconds {given.window_snapshot_seconds:g}: expected more than 0")
+    root = root_of(folder)
+    check_path(parsed, flag, root)
+    with writing(f"{flag} {folder}"):
+        check_access(root)
+        if is_local(root):
+            make_folder(root)
+    return root

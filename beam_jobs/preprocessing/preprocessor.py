@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -15,7 +18,9 @@ from numpy.typing import NDArray
 
 from beam_jobs.codec.columns import rounded_down
 from beam_jobs.errors import RowErrors
+from beam_jobs.jit import stamp
 from beam_jobs.preprocessing import checks
+from beam_jobs.preprocessing import windows as loops
 from beam_jobs.preprocessing.fields import Field
 from beam_jobs.preprocessing.legs import Legs, Result
 from beam_jobs.preprocessing.pii import PiiPolicy, Protected
@@ -164,6 +169,12 @@ class Preprocessor:
     def _key_ids(self) -> Sequence[str]:
         used = {self._policy.current if each.key_id is None else each.key_id for each in self.protected}
         return sorted(used)
+
+    def state_key(self) -> str:
+        """Names what windows know, a function of the log and of this: the query, the code, the keys it uses."""
+        parts = [self.fingerprint.encode(), stamp(Path(loops.__file__).parent)]
+        parts += [hmac.digest(self._policy.secret(key_id), b"windows", "sha256") for key_id in self._key_ids()]
+        return hashlib.sha256(b" ".join(parts)).hexdigest()[:16]
 
     @staticmethod
     def warm_up() -> None:

@@ -25,6 +25,7 @@ from beam_jobs.preprocessing.query.intervals import to_text
 from beam_jobs.preprocessing.windows.frames import EVENT_TIME, EVERY_ROW, Lateness, Window
 from beam_jobs.preprocessing.windows.history import ALL, NO_CLOCK, History, TooManyRowsError
 from beam_jobs.preprocessing.windows.order import OFFSET, ORDER, PARTITION, RECORD_TIME
+from beam_jobs.preprocessing.windows.packed import Arrays
 
 FARTHEST_MS = 1 << 51  # 71,000 years: in microseconds, sums of some of them are still 64 bits
 
@@ -283,6 +284,23 @@ class QueryHistory:
             events = pc.invert(rows.column(LABEL))
             rows, kept = rows.filter(events), kept[events.to_numpy(zero_copy_only=False)]
         return Chosen(rows, kept) if emit else Chosen(rows.slice(0, 0), kept[:0])
+
+    def held(self) -> Arrays:
+        """All that is known, by name, in arrays of its own: ``restore`` takes them, in whatever process."""
+        of_stages = (history.held() for history in self._histories)
+        return {f"{stage}/{name}": array for stage, held in enumerate(of_stages) for name, array in held.items()}
+
+    def restore(self, arrays: Arrays) -> None:
+        """Takes what one of the same query has ``held``, instead of what is known.
+
+        Raises:
+          ValueError: it is something else; this one can't be used any more.
+        """
+        if {name.partition("/")[0] for name in arrays} != {str(stage) for stage in range(len(self._histories))}:
+            raise ValueError("not the windows of this query")
+        for stage, history in enumerate(self._histories):
+            own = f"{stage}/"
+            history.restore({name.removeprefix(own): a for name, a in arrays.items() if name.startswith(own)})
 
     def _clocks(self, rows: pa.RecordBatch) -> dict[str, pa.Array]:
         """The partition's clock as it was at each row, and what the stages take for the record times of rows.

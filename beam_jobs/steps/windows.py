@@ -4,7 +4,8 @@ The step holds in its process, for each partition of the topic, what the windows
 block whose part of the log begins there is taken in. Before any other one (the job was killed, its bundle failed, the
 partition has moved here) the records that come before it are read from the log again, as far back as windows reach, and
 nothing comes of them but that they are known. So wherever a row is computed, and however often, its features are the
-same bits. Nothing is stored, and outputs come before commits as without windows.
+same bits. Nothing has to be stored, and outputs come before commits as without windows; snapshots only shorten what is
+read (storage/snapshots.py).
 
 How far back: with T = (time of the first record that is taken in) - (reach of the windows), from the first record at or
 after T on. All that rows from there on may see has a time of at least the newest time so far less the reach, which is
@@ -14,10 +15,11 @@ at least T; and a record before it, older than T, is not what made the newest ti
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import apache_beam as beam
@@ -27,7 +29,7 @@ from numpy.typing import NDArray
 
 from beam_jobs import dead_letters, metrics
 from beam_jobs.block import SOURCE_PREFIX, Block, Stretch, concat, millis_of, source_of, stretch_of, take
-from beam_jobs.errors import RowErrors, UserError
+from beam_jobs.errors import RowErrors, UserError, one_line
 from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.source import Log
 from beam_jobs.isolate import Isolate
@@ -40,6 +42,7 @@ from beam_jobs.steps.decode import DecodeEvents
 from beam_jobs.steps.partition_keys import PartitionKeys
 from beam_jobs.steps.preprocess import traced
 from beam_jobs.steps.rebuild import Telling, ahead
+from beam_jobs.storage.snapshots import Place, Record, Snapshots, writer
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -57,6 +60,8 @@ class WindowSettings:
 
     on_short: OnShort = "refuse"  # where the log does not go back as far as they do
     memory_mb: float = 2048.0  # of a process at most
+    snapshots: str = ""  # folder, local or ``gs://``; "": none are written
+    snapshot_s: float = 300.0  # between two of a partition
 
 
 @dataclass
@@ -68,6 +73,13 @@ class _Known:
     history: QueryHistory
     topic_id: str  # of the topic it is about
     next: int  # offset of the next record
+    last: Record | None = None  # the newest one that was taken in
+    since: float = field(default_factory=time.monotonic)  # the last snapshot, or the beginning
+
+    def took(self, rows: Block) -> None:
+        """These, of this partition, were taken in last."""
+        if rows.num_rows:
+            self.last = Record(rows.column(_OFFSET)[-1].as_py(), int(_times(rows.slice(rows.num_rows - 1))[0]))
 
     def park(self) -> None:
         """Waits for the next block."""
@@ -183,6 +195,8 @@ class PreprocessWindows(beam.DoFn):
         self._preprocessor.warm_up()
         warm_up()  # the first block must not wait for the compiler
         partition_keys.warm_up()
+        folder = self._settings.snapshots
+        self._snapshots = Snapshots(folder, self._preprocessor.state_key()) if folder else None
         self._decode.setup()
         self._reach_ms = -(-self._new_history().reach_us // 1000)
         columns = [*self._preprocessor.input_columns, _PARTITION, _OFFSET, _TIME]
@@ -242,10 +256,12 @@ class PreprocessWindows(beam.DoFn):
         chosen = []
         for p, at in by_partition.items():
             found = advance(known[p].history, _rows(seen, at))
+            known[p].took(_rows(rows, at))
             chosen.append((found.rows.select(self._windows), at[found.kept]))
         for p, one in known.items():
             one.next = stretch.partitions[p][1]
             one.check_memory(self._settings.memory_mb)
+            self._keep(one)
             one.park()
         if not chosen:
             return rows, places
@@ -287,7 +303,10 @@ class PreprocessWindows(beam.DoFn):
         spans = {}
         for p, (row, after) in lacking.items():
             begin, end = beginnings[p], int(offsets[row])
-            if after < begin.offset:  # what is known, if anything, ends before what matters
+            restored = self._restored(p, topic_id, max(after, begin.offset), end)
+            if restored is not None:
+                known[p] = restored
+            elif after < begin.offset:  # what is known, if anything, ends before what matters
                 known[p] = _Known(self._name, p, self._new_history(), topic_id, begin.offset)
                 if begin.short:
                     self._short(p, begin.offset)
@@ -299,8 +318,43 @@ class PreprocessWindows(beam.DoFn):
                     self._check_keys(again, topic_id)
                     for p, at in _by_partition(again).items():
                         known[p].history.advance(_rows(again, at), emit=False)
+                        known[p].took(_rows(again, at))
                         known[p].check_memory(self._settings.memory_mb)
                 told.read(sum(end - start for start, end in stretch.partitions.values()), records)
+
+    def _restored(self, partition: int, topic_id: str, first: int, end: int) -> _Known | None:
+        """What is known of a partition up to an offset behind ``first``, at most ``end``, by a snapshot."""
+        if self._snapshots is None or not topic_id:
+            return None
+        for place, arrays in self._snapshots.read(topic_id, partition, first, end):
+            last, history = place.last, self._new_history()
+            if last.offset < first:
+                continue
+            there = [
+                _millis(raw.column("timestamp")) for raw in self._log.read({partition: (last.offset, last.offset + 1)})
+            ]
+            if [int(millis) for found in there for millis in found] != [last.millis]:
+                _LOGGER.warning("partition %d has another record at offset %d than a snapshot", partition, last.offset)
+                continue
+            try:
+                history.restore(arrays)
+            except ValueError as error:
+                _LOGGER.warning(
+                    "a snapshot of partition %d at offset %d is passed over: %s", partition, place.next, one_line(error)
+                )
+                continue
+            return _Known(self._name, partition, history, topic_id, place.next, last)
+        return None
+
+    def _keep(self, one: _Known) -> None:
+        """Has a snapshot written when it is time, and no other one is being written."""
+        if self._snapshots is None or one.last is None or not one.topic_id:  # some brokers give topics no ids
+            return
+        now = time.monotonic()
+        if now - one.since >= self._settings.snapshot_s and writer().free():
+            one.since = now
+            place = Place(one.topic_id, one.partition, one.next, one.last)
+            writer().write(self._snapshots, place, one.history.held())
 
     def _read(self, log: Iterator[Block]) -> Generator[tuple[Stretch, int, list[Block]]]:
         """Records of the log, block by block: which they are, how many, and what histories take of them."""
@@ -354,7 +408,11 @@ class PreprocessWindows(beam.DoFn):
 
 def _times(rows: Block) -> NDArray[np.int64]:
     """Of the records, in milliseconds, as histories take them."""
-    return np.clip(millis_of(rows.column(_TIME)), -FARTHEST_MS, FARTHEST_MS)
+    return _millis(rows.column(_TIME))
+
+
+def _millis(times: pa.Array) -> NDArray[np.int64]:
+    return np.clip(millis_of(times), -FARTHEST_MS, FARTHEST_MS)
 
 
 def _by_partition(rows: Block) -> dict[int, NDArray[np.int64]]:

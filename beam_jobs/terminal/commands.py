@@ -81,6 +81,8 @@ EXAMPLES = {  # a value for each option that takes one of its own; choices and s
     "delimiter": "';'",
     "time_format": "'%d.%m.%Y %H:%M'",
     "window_memory_mb": "4096",
+    "window_snapshots": "gs://my-bucket/snapshots",
+    "window_snapshot_seconds": "600",
     "window_lateness": "30m",
     "window_delay": "6h",
     "window_clock_skew": "1m",

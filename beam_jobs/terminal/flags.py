@@ -330,6 +330,21 @@ class Windows:
             help="most that windows of the SQL may hold in the memory of a process (default 2048)",
         )
         parser.add_argument(
+            "--window_snapshots",
+            default="",
+            metavar="FOLDER",
+            help="folder, local or gs://, for what windows of the SQL hold, by partition: a rebuild then reads the log "
+            "from the newest snapshot on, not from where the windows begin. As private as an archive (default: none "
+            "are written)",
+        )
+        parser.add_argument(
+            "--window_snapshot_seconds",
+            type=float,
+            default=300.0,
+            metavar="S",
+            help="seconds between two snapshots of a partition (default 300)",
+        )
+        parser.add_argument(
             "--repartition_topic",
             metavar="URI",
             help="topic through which rows come to the second key of an SQL with windows by two (default: one named "

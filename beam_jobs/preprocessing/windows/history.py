@@ -33,12 +33,13 @@ order give the same bits, however they were cut into blocks: sums are exact and 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from beam_jobs.preprocessing.windows import kernel, quantiles, store, tiles
+from beam_jobs.preprocessing.windows import kernel, packed, quantiles, store, tiles
 from beam_jobs.preprocessing.windows.frames import (
     DEFAULT_LATENESS,
     Frame,
@@ -46,12 +47,14 @@ from beam_jobs.preprocessing.windows.frames import (
     Window,
     longest_us,
 )
-from beam_jobs.preprocessing.windows.keys import enter_all, find_slots, hashed
+from beam_jobs.preprocessing.windows.keys import SEEDS, enter_all, find_slots, hashed
 from beam_jobs.preprocessing.windows.layout import planned, tiling
+from beam_jobs.preprocessing.windows.packed import Arrays
 from beam_jobs.preprocessing.windows.store import Store
 from beam_jobs.preprocessing.windows.tiles import Tiles
 
 NO_CLOCK = -(1 << 62)
+_TILES = "tiles_"  # names of packed arrays
 _FIRST_KEYS, _FIRST_ODDS = 1 << 10, 1 << 4  # rooms at the start; they grow as needed
 _SWEPT = 4  # rows of a block to one slot that is looked at for having gone idle
 ALL = np.zeros(0, np.bool_)
@@ -93,6 +96,7 @@ class History:
         hops, parts, self._tile_words = tiling(tiled)
         self._lanes, self._head_words, self._indexed, self._distinct = planned(windows, hops, parts)
         self._columns = 1 + max([0, *(window.argument + 1 for window in windows)]) + len(self._distinct)
+        self._seeds = SEEDS
         self._slots = 0  # in use
         self._swept = 0  # the slot to look at next
         self._since = 0  # rows taken since the last compaction
@@ -197,7 +201,7 @@ class History:
             can't be used any more.
         """
         n = len(keys)
-        first, second = hashed(keys)
+        first, second = hashed(keys, self._seeds)
         self._grow_slots(n)
         slots = np.empty(n, np.uint32)
         known = self._slots
@@ -216,6 +220,46 @@ class History:
             self._grow_rows(int(slots[done]))
         self._tidy(n, self._slots - known)
         return [_column(values[:n]) for values in outputs] if emit else []
+
+    def held(self) -> Arrays:
+        """All that is known, by name, in arrays of its own: ``restore`` takes them, in whatever process."""
+        arrays = {"seeds": self._seeds, **packed.packed(self._store, self._slots)}
+        if hops := len(self._tiles.hops):
+            of_tiles = packed.packed(self._tiles.store, self._slots * hops)
+            arrays |= {f"{_TILES}{name}": array for name, array in of_tiles.items()}
+            arrays["odds"] = self._tiles.odds[: self._tiles.spare[tiles.NEXT_ODD]].copy()
+        return arrays
+
+    def restore(self, arrays: Arrays) -> None:
+        """Takes what a history of the same windows has ``held``, instead of what is known.
+
+        Raises:
+          ValueError: it is something else; the history can't be used any more.
+        """
+        if _shapes(arrays) != _shapes(self.held()):
+            raise ValueError("not the arrays of these windows")
+        of_tiles = {name.removeprefix(_TILES): array for name, array in arrays.items() if name.startswith(_TILES)}
+        slots, hops = len(arrays["heads"]), len(self._tiles.hops)
+        fits = [packed.rows_fit(part) for part in (arrays, of_tiles) if part]
+        fits += [len(of_tiles["heads"]) == slots * hops and len(arrays["odds"]) > 0] if of_tiles else []
+        if not all(fits):
+            raise ValueError("arrays that do not belong together")
+        self._seeds, self._slots, self._swept, self._since = arrays["seeds"], slots, 0, 0
+        rows = packed.room_of(arrays["heads"]) + store.FIRST_ROWS
+        self._store = self._allocated(slots + _FIRST_KEYS, rows, np.zeros(store.COUNTS, np.int64))
+        packed.unpack(arrays, self._store)
+        fits = [packed.lanes_fit(self._store, self._lanes)]
+        if of_tiles:
+            rows = packed.room_of(of_tiles["heads"]) + store.FIRST_ROWS
+            of_store = store.tile_store((slots + _FIRST_KEYS) * hops, rows, self._tile_words)
+            packed.unpack(of_tiles, of_store)
+            spare = np.array([len(arrays["odds"]), 0], np.int64)
+            self._tiles = self._tiles._replace(store=of_store, odds=arrays["odds"], spare=spare)
+            fits.append(packed.tiles_fit(self._store, self._lanes, self._tiles, of_tiles["rows"]))
+        if not all(fits):
+            raise ValueError("arrays that point where nothing is")
+        self._table = np.zeros(1 << (len(self._store.heads) * 4 // 3).bit_length(), np.int32)
+        enter_all(self._table, self._store.heads, slots)
 
     def _allocated(self, slots: int, rows: int, counts: NDArray[np.int64]) -> Store:
         return store.empty(slots, self._head_words, rows, self._columns, self._indexed, self._distinct, counts)
@@ -295,6 +339,12 @@ def warm_up() -> None:
     history.advance(pa.array(["a"]), one, one, np.zeros((1, 1)), np.ones((1, 1), np.bool_))
     history._grow_rows(0)
     history._compact()
+
+
+def _shapes(arrays: Arrays) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Of each array all but how many rows it has; of what is counted, and of seeds, that too."""
+    fixed = ("seeds", "counts", f"{_TILES}counts")
+    return {name: (a.dtype, a.shape if name in fixed else a.shape[1:]) for name, a in arrays.items()}
 
 
 def _column(values: NDArray[np.float64]) -> pa.Array:

@@ -20,11 +20,11 @@ from beam_jobs.preprocessing.windows.wide import prefetch, product
 
 Words = NDArray[np.uint64]
 
-_SEEDS = np.array([secrets.randbits(64) | 1 for _ in range(4)], np.uint64)
+SEEDS = np.array([secrets.randbits(64) | 1 for _ in range(4)], np.uint64)
 
 
-def hashed(keys: pa.Array) -> tuple[Words, Words]:
-    """Two hashes of each key, uint64 [n]. ``keys``: string [n], no nulls."""
+def hashed(keys: pa.Array, seeds: Words = SEEDS) -> tuple[Words, Words]:
+    """Two hashes of each key, uint64 [n]. ``keys``: string [n], no nulls; ``seeds``: [4], odd."""
     n = len(keys)
     _, offsets, data = keys.buffers()
     ends = np.frombuffer(offsets, np.int32)[keys.offset : keys.offset + n + 1]
@@ -35,7 +35,7 @@ def hashed(keys: pa.Array) -> tuple[Words, Words]:
     else:
         words = np.frombuffer(data, np.uint64)
     first, second = np.empty(n, np.uint64), np.empty(n, np.uint64)
-    _hash(ends, words, _SEEDS, first, second)
+    _hash(ends, words, seeds, first, second)
     return first, second
 
 

@@ -95,7 +95,7 @@ def empty(
 ) -> Store:
     """Empty arrays."""
     heads = zeros(slots, head_words)
-    arena = np.empty((rows, columns), np.int64)
+    arena = np.zeros((rows, columns), np.int64)  # not what was in that memory: snapshots hold rows as they are
     return Store(
         heads,
         heads.view(np.uint32),
@@ -125,7 +125,7 @@ def with_room(old: Store, needed: int) -> Store:
     used = int(old.counts[USED])
     if used + needed <= len(old.rows):
         return old
-    arena = np.empty((max(len(old.rows) * 3 // 2, used + needed + BLOCK), old.rows.shape[1]), np.int64)
+    arena = np.zeros((max(len(old.rows) * 3 // 2, used + needed + BLOCK), old.rows.shape[1]), np.int64)
     arena[:used] = old.rows[:used]
     blocks = np.empty((len(arena) // BLOCK + 1, old.blocks.shape[1]), np.int64)
     blocks[: len(old.blocks)] = old.blocks

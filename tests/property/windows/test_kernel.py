@@ -78,6 +78,48 @@ def test_any_cut_gives_the_same_bits(windows: Sequence[Window]) -> None:
         np.testing.assert_array_equal(stream.feed(History(windows, LATENESS), places), whole)
 
 
+@QUERIES
+@pytest.mark.parametrize("seed", range(2))
+def test_another_history_goes_on_with_what_one_has_held(windows: Sequence[Window], seed: int) -> None:
+    stream, history = hostile(2000, seed, keys=30), History(windows, LATENESS)
+    whole = stream.feed(History(windows, LATENESS), [0, len(stream)])
+    for at in (0, 1, 700, 1300):
+        stream.feed(history := History(windows, LATENESS), [0, at] if at else [0])
+        held = history.held()
+        other = History(windows, LATENESS)
+        stream.feed(other, [0, 50])  # what it knew is gone
+        other.restore({name: array.copy() for name, array in held.items()})
+        assert (other.rows, other.keys, other.clock) == (history.rows, history.keys, history.clock)
+        np.testing.assert_array_equal(stream.feed(other, [at, *range(at + 9, 2000, 90), 2000]), whole[:, at:])
+        with pytest.raises(ValueError, match="not the arrays of these windows"):
+            History(windows[:-3], LATENESS).restore(held)
+
+
+@QUERIES
+def test_arrays_that_point_elsewhere_are_refused_or_do_no_harm(windows: Sequence[Window]) -> None:
+    """Whatever stands in a file: the loops stay in their arrays. Values may be wrong, a CRC tells of those."""
+    stream, chance = hostile(600, 5, keys=8), np.random.default_rng(3)
+    stream.feed(history := History(windows, LATENESS), [0, 500])
+    held, refused = history.held(), 0
+    for name, array in [(name, array) for name, array in held.items() if array.size]:
+        for _ in range(40):
+            wrong = {name: array.copy() for name, array in held.items()}
+            if array.ndim == 2 and chance.random() < 0.2:
+                wrong[name] = wrong[name][: int(chance.integers(len(array)))]
+            else:
+                flat = wrong[name].reshape(-1).view(np.uint32)
+                flat[chance.integers(len(flat))] = chance.choice([0, 1, 5, 1000, 1 << 31, (1 << 32) - 1])
+            other = History(windows, LATENESS)
+            try:
+                other.restore(wrong)
+            except ValueError:
+                refused += 1
+                continue
+            if name not in ("counts", "tiles_counts"):
+                stream.feed(other, [500, 600])
+    assert refused > 20
+
+
 def read_again_from(stream: Stream, at: int, reach_us: int) -> int:
     """The first row with a record time at most that much before that of row ``at``, as a broker finds it."""
     return int(np.argmax(stream.record_times >= stream.record_times[at] - reach_us))

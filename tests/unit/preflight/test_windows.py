@@ -84,6 +84,27 @@ def test_memory_is_more_than_none(windowed: str) -> None:
         )
 
 
+def test_snapshots_need_a_folder_that_can_be_written(windowed: str, tmp_path: Path) -> None:
+    def settings(*more: str) -> WindowSettings:
+        parsed = given(windowed, "score", "--window_snapshots", *more)
+        return window_settings(parsed, load_use_case(windowed).preprocessor(), KafkaInput(TOPIC))
+
+    folder = tmp_path / "snapshots"
+    assert settings(str(folder), "--window_snapshot_seconds", "60") == WindowSettings(
+        snapshots=str(folder), snapshot_s=60.0
+    )
+    assert folder.is_dir()
+    with pytest.raises(UserError, match="--window_snapshot_seconds 0: expected more than 0"):
+        settings(str(folder), "--window_snapshot_seconds", "0")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--window_snapshots .*file: can't be written"):
+        settings(str(tmp_path / "file"))
+    with pytest.raises(UserError, match="workers of Dataflow do not see the files of this machine"):
+        settings(
+            str(folder), "--runner", "DataflowRunner", "--project", "p", "--region", "r", "--temp_location", "gs://b/t"
+        )
+
+
 def test_an_archive_of_features_takes_windows(windowed: str) -> None:
     with pytest.raises(UserError, match=r"127\.0\.0\.1:1"):  # the broker that is not there
         archive_job(given(windowed, "archive", "--output", "archive"))

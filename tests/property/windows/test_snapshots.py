@@ -1,0 +1,142 @@
+"""Snapshots of windows shorten a rebuild, and change no bit; one in doubt is passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from beam_jobs import metrics
+from beam_jobs.block import Block, Stretch
+from beam_jobs.io.kafka.topic import KafkaLog
+from beam_jobs.steps.windows import HISTORIES
+from beam_jobs.storage.snapshots import writer
+from tests.property.test_windows_rebuilt import PARTITIONS, Features, Process, by_the_log, features, topic_of
+from tests.services.fake_kafka import FakeCluster
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_open() -> Iterator[None]:
+    yield
+    HISTORIES.close_all()
+
+
+def read(cluster: FakeCluster, topic: str, partition: int, start: int, end: int) -> Block:
+    """Records as the reader gives them, which knows the topic's id."""
+    (raw,) = KafkaLog(cluster.transport(topic)).read({partition: (start, end)})
+    return Stretch({partition: (start, end)}, cluster.ids[topic]).on(raw)
+
+
+@pytest.fixture
+def half_read(tmp_path: Path) -> tuple[FakeCluster, str, dict[str, Any], Features]:
+    """A topic, settings with snapshots, and what is right; a process has read half of it and written some."""
+    cluster = FakeCluster()
+    topic = topic_of(cluster, Random(3), 900, wild=False)
+    settings = {"snapshots": str(tmp_path / "snapshots"), "snapshot_s": 0.0}
+    process = Process(cluster, topic, **settings)
+    for p in range(PARTITIONS):
+        for start in range(0, 100, 20):
+            process.run(read(cluster, topic, p, start, start + 20))
+            writer().wait()
+    HISTORIES.close_all()
+    return cluster, topic, settings, by_the_log(cluster, topic)
+
+
+def behind(cluster: FakeCluster, topic: str, start: int, settings: dict[str, Any]) -> tuple[Features, int]:
+    """What a new process makes of each partition from an offset on, and how many records it has read again."""
+    before = metrics.STATE.snapshot()[metrics.REREAD]
+    process = Process(cluster, topic, **settings)
+    found: Features = {}
+    for p in range(PARTITIONS):
+        raw = read(cluster, topic, p, start, cluster.topics[topic][p].high)
+        found |= dict(features(process.run(raw)))
+    writer().wait()
+    HISTORIES.close_all()
+    return found, metrics.STATE.snapshot()[metrics.REREAD] - before
+
+
+HalfRead = tuple[FakeCluster, str, dict[str, Any], Features]
+
+
+@pytest.mark.parametrize("start", [100, 70, 5])
+def test_a_snapshot_shortens_a_rebuild_and_changes_no_bit(half_read: HalfRead, start: int) -> None:
+    """At 70 it has to be an older one, at 5 there is none left that old."""
+    cluster, topic, settings, right = half_read
+    without, all_again = behind(cluster, topic, start, {})
+    found, again = behind(cluster, topic, start, settings)
+    assert found == without == {place: row for place, row in right.items() if place[1] >= start}
+    assert again < all_again or start == 5
+    assert len(list(Path(settings["snapshots"]).glob("*/*/*/*.npz"))) == 3 * PARTITIONS
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def no_file(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def of_another_offset(path: Path) -> None:
+    path.rename(path.with_name(f"{int(path.stem) - 1:020d}.npz"))
+
+
+def pickled(path: Path) -> None:
+    np.savez(path, about=np.array([{"topic_id": "x"}], object))
+
+
+def of_other_windows(path: Path) -> None:
+    with np.load(path) as found:
+        arrays = {name: found[name] for name in found.files if "heads" not in name}
+    np.savez(path, **arrays)
+
+
+@pytest.mark.parametrize("harm", [cut, flipped, no_file, of_another_offset, pickled, of_other_windows])
+def test_a_snapshot_in_doubt_is_passed_over(half_read: HalfRead, harm: Callable[[Path], None]) -> None:
+    cluster, topic, settings, right = half_read
+    _, all_again = behind(cluster, topic, 100, {})
+    for path in Path(settings["snapshots"]).glob("*/*/*/*.npz"):
+        harm(path)
+    found, again = behind(cluster, topic, 100, settings)
+    assert found == {place: row for place, row in right.items() if place[1] >= 100}
+    assert again == all_again
+
+
+def test_a_log_that_was_cut_and_written_anew_has_no_snapshot(half_read: HalfRead) -> None:
+    """As after an election of a leader that lacked records: the offsets are there again, with other records."""
+    cluster, topic, settings, _ = half_read
+    for log in cluster.topics[topic]:
+        log.rows[:100] = [
+            (offset, replace(record, timestamp_ms=record.timestamp_ms + 1)) for offset, record in log.rows[:100]
+        ]
+    found, again = behind(cluster, topic, 100, settings)
+    without, all_again = behind(cluster, topic, 100, {})
+    assert (found, again) == (without, all_again)
+
+
+def test_a_topic_without_an_id_has_no_snapshots(tmp_path: Path) -> None:
+    cluster = FakeCluster()
+    topic = topic_of(cluster, Random(3), 200, wild=False)
+    cluster.ids[topic] = ""
+    behind(cluster, topic, 20, {"snapshots": str(tmp_path / "snapshots"), "snapshot_s": 0.0})
+    assert not (tmp_path / "snapshots").exists()
+
+
+def test_snapshots_that_cant_be_written_or_listed_stop_nothing(tmp_path: Path) -> None:
+    cluster = FakeCluster()
+    topic = topic_of(cluster, Random(3), 200, wild=False)
+    (tmp_path / "file").write_text("")
+    found, _ = behind(cluster, topic, 20, {"snapshots": str(tmp_path / "file/below"), "snapshot_s": 0.0})
+    assert found == {place: row for place, row in by_the_log(cluster, topic).items() if place[1] >= 20}
