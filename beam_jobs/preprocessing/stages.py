@@ -287,8 +287,10 @@ class QueryHistory:
 
     def held(self) -> Arrays:
         """All that is known, by name, in arrays of its own: ``restore`` takes them, in whatever process."""
-        of_stages = (history.held() for history in self._histories)
-        return {f"{stage}/{name}": array for stage, held in enumerate(of_stages) for name, array in held.items()}
+        arrays: dict[str, NDArray[Any]] = {"clock": np.array([self._clock])}
+        for stage, history in enumerate(self._histories):
+            arrays |= {f"{stage}/{name}": array for name, array in history.held().items()}
+        return arrays
 
     def restore(self, arrays: Arrays) -> None:
         """Takes what one of the same query has ``held``, instead of what is known.
@@ -296,8 +298,10 @@ class QueryHistory:
         Raises:
           ValueError: it is something else; this one can't be used any more.
         """
-        if {name.partition("/")[0] for name in arrays} != {str(stage) for stage in range(len(self._histories))}:
+        expected = {"clock", *(str(stage) for stage in range(len(self._histories)))}
+        if {name.partition("/")[0] for name in arrays} != expected or arrays["clock"].shape != (1,):
             raise ValueError("not the windows of this query")
+        self._clock = int(arrays["clock"][0])
         for stage, history in enumerate(self._histories):
             own = f"{stage}/"
             history.restore({name.removeprefix(own): a for name, a in arrays.items() if name.startswith(own)})
