@@ -80,7 +80,8 @@ def cut(path: Path) -> None:
 
 def flipped(path: Path) -> None:
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 4
+    for place in range(0, len(data), 97):  # one alone may be of no consequence
+        data[place] ^= 4
     path.write_bytes(data)
 
 
