@@ -24,7 +24,7 @@ from model.rows import Floats, Part
 
 FEATURES = ("amount", "age", "events", "trials", *RANGES)
 SETTINGS: dict[str, dict[str, Any]] = {
-    "autoencoder": {"hidden": [8, 4, 8], "epochs": 1},
+    "autoencoder": {"hidden": [8, 4, 8], "epochs": 1, "only_more": ["amount", "events"]},
     "average": {"of": [{"kind": "tail_probability", "only_more": ["amount"]}, {"kind": "boosting", "trees": 30}]},
     "boosting": {"trees": 30, "row_share": 0.8, "feature_share": 0.7},
     "car_baseline": {},
@@ -33,7 +33,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "tail_probability": {"only_more": ["amount"], "rates": [["events", "trials"]]},
 }
 WRONG: dict[str, list[dict[str, Any]]] = {
-    "autoencoder": [{"hidden": []}, {"noise": "much"}, {"epochs": 0}],
+    "autoencoder": [{"hidden": []}, {"noise": "much"}, {"epochs": 0}, {"only_more": "amount"}, {"error": "worst"}],
     "average": [
         {"of": "boosting"},
         {"of": [{"kind": "boosting"}]},

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.kinds.autoencoder import keras_network as autoencoder
 from model.kinds.autoencoder.keras_network import CHUNK_ROWS, RESIDUAL_ROWS, ResidualModel
@@ -57,6 +59,7 @@ def fit(
     seed: int,
     callbacks: Callbacks = lambda name, epochs: (),
     normal: Callable[[Floats], Bools] | None = None,
+    only_more: Bools | None = None,
 ) -> Fitted:
     """Fits a detector; results repeat for a seed on one machine and library version.
 
@@ -66,15 +69,19 @@ def fit(
       seed: of the order of the rows (``keras.utils.set_random_seed`` is of the weights).
       callbacks: name and epochs of a training to Keras callbacks.
       normal: rows, float32 [n, F], to those that a person calls normal: they are never left out.
+      only_more: [F], features of which only more than expected is suspicious; None: none.
     """
     never = apply_normal(normal, train.x)
     kept, put_back = np.ones(len(train), np.bool_), np.zeros(len(train) + len(validation), np.bool_)
     first = replace(config, epochs=max(1, config.epochs // 2))
-    detector = _Detector.fit(train.x, validation.x, kept, Scaling.robust, first, callbacks, FIRST_NETWORK, seed, TRIM)
+    rule = partial(ResidualModel.fit, only_more=only_more, variance=config.error == "variance")
+    detector = _Detector.fit(
+        train.x, validation.x, kept, Scaling.robust, first, callbacks, FIRST_NETWORK, seed, rule, TRIM
+    )
     found = detector.cut_and_refit(train, never, FIRST_KEYS, rounds=2)
     kept = ~found.left_out
     put_back[: len(train)] = found.put_back
-    detector = _Detector.fit(train.x, validation.x, kept, Scaling.fit, config, callbacks, LAST_NETWORK, seed)
+    detector = _Detector.fit(train.x, validation.x, kept, Scaling.fit, config, callbacks, LAST_NETWORK, seed, rule)
     put_back[: len(train)] |= detector.cut_and_refit(train, never, LAST_KEYS, rounds=3).put_back
     both = [train, validation]
     never = np.concatenate([never, apply_normal(normal, validation.x)])
@@ -100,6 +107,7 @@ class _Detector:
     scaling: Scaling
     trained: autoencoder.TrainedCore
     sample: Floats  # [m, F], residuals of the first m rows
+    rule: Callable[[NDArray[np.float64]], ResidualModel]
     residuals: ResidualModel
     compiled: Network
 
@@ -114,6 +122,7 @@ class _Detector:
         callbacks: Callbacks,
         name: str,
         seed: int,
+        rule: Callable[[NDArray[np.float64]], ResidualModel],
         trim: float = 0.0,
     ) -> _Detector:
         """Learns from the rows kept; the residuals are those of the rows of the last epoch."""
@@ -125,12 +134,19 @@ class _Detector:
             autoencoder.residuals(trained.core, scaling, chunk)
             for chunk in slices(rows[: 2 * RESIDUAL_ROWS], CHUNK_ROWS)
         ]
-        return cls._of(scaling, trained, np.concatenate(sample), trained.learnt)
+        return cls._of(scaling, trained, np.concatenate(sample), rule, trained.learnt)
 
     @classmethod
-    def _of(cls, scaling: Scaling, trained: autoencoder.TrainedCore, sample: Floats, kept: Bools) -> _Detector:
-        residuals = ResidualModel.fit(sample[kept[: len(sample)]][:RESIDUAL_ROWS].astype(np.float64))
-        return cls(scaling, trained, sample, residuals, autoencoder.compiled(trained.core, scaling, residuals))
+    def _of(
+        cls,
+        scaling: Scaling,
+        trained: autoencoder.TrainedCore,
+        sample: Floats,
+        rule: Callable[[NDArray[np.float64]], ResidualModel],
+        kept: Bools,
+    ) -> _Detector:
+        residuals = rule(sample[kept[: len(sample)]][:RESIDUAL_ROWS].astype(np.float64))
+        return cls(scaling, trained, sample, rule, residuals, autoencoder.compiled(trained.core, scaling, residuals))
 
     def cut_and_refit(self, rows: Part, never: Bools, limits: Limits, rounds: int) -> Judged:
         """Learns the residuals' spread anew from the rows that are not left out, and again.
@@ -141,7 +157,7 @@ class _Detector:
         for _ in range(rounds):
             found = self.left_out([rows], self.scores([rows]), never, limits)
             put_back |= found.put_back
-            again = self._of(self.scaling, self.trained, self.sample, ~found.left_out)
+            again = self._of(self.scaling, self.trained, self.sample, self.rule, ~found.left_out)
             self.residuals, self.compiled = again.residuals, again.compiled
         return replace(found, put_back=put_back & ~found.left_out)
 

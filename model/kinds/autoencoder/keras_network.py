@@ -185,13 +185,26 @@ class ResidualModel:
     spread: NDArray[np.float64]  # [F], root mean square, standard deviations of the feature
     cross: NDArray[np.float64]  # [F, F], column j predicts minus residual j from the other (clipped) residuals
     deviation_spread: NDArray[np.float64]  # [F], of residual j less what the others predict; residual spreads
+    least: NDArray[np.float64]  # [F], deviations below it count as it: 0 where only more than expected is suspicious
+    plain: bool = False  # the score is the root mean square of the deviations, not of their squares
 
     @classmethod
-    def fit(cls, residuals: NDArray[np.float64]) -> ResidualModel:
-        """Learns from residuals in (compressed) standard deviations, [n, F]; single ones may be wild."""
+    def fit(
+        cls, residuals: NDArray[np.float64], only_more: NDArray[np.bool_] | None = None, variance: bool = False
+    ) -> ResidualModel:
+        """Learns from residuals in (compressed) standard deviations, [n, F]; single ones may be wild.
+
+        Args:
+          only_more: [F], features of which only more than expected is suspicious; None: none.
+          variance: each deviation counts by its own variance alone.
+        """
+        features = residuals.shape[1]
+        least = np.where(np.zeros(features, np.bool_) if only_more is None else only_more, 0.0, -ERROR_LIMIT)
         usual = np.maximum(np.quantile(np.abs(residuals), WILD, axis=0) / WILD_SPREADS, RESIDUAL_FLOOR)
         residuals = np.clip(residuals, -WILD_LIMIT * usual, WILD_LIMIT * usual)
         spread = np.maximum(np.sqrt(np.mean(residuals**2, axis=0)), RESIDUAL_FLOOR)
+        if variance:
+            return cls(spread, np.zeros((features, features)), np.ones(features), least, plain=True)
         scaled = np.clip(residuals / spread, -CLIP, CLIP)
         correlation = scaled.T @ scaled / len(scaled)
         # A tenth of a spread is taken as each sensor's own noise: nothing is trusted to be a copy of another.
@@ -200,7 +213,7 @@ class ResidualModel:
         deviations = np.abs(residuals / spread + scaled @ cross)
         rms = np.sqrt(np.mean(deviations**2, axis=0))
         tail = np.quantile(deviations, TAIL, axis=0) / TAIL_SPREADS
-        return cls(spread, cross, np.maximum(np.maximum(rms, tail), RESIDUAL_FLOOR))
+        return cls(spread, cross, np.maximum(np.maximum(rms, tail), RESIDUAL_FLOOR), least)
 
 
 def _core(features: int, config: NetworkConfig) -> Any:
@@ -254,8 +267,8 @@ def assemble(core: Any, scaling: Scaling, residuals: ResidualModel) -> Any:
     stretched = ops.multiply(ops.sinh(ops.multiply(normal, 1 / scaling.bend)), scaling.bend)
     expected = layers.Rescaling(spread, mean, name="physical_units")(stretched)
     deviation = divide(residuals.deviation_spread, "deviation")(ops.add(residual, correction))
-    error = ops.square(ops.clip(deviation, -ERROR_LIMIT, ERROR_LIMIT))
-    score = ops.sqrt(ops.mean(ops.square(error), axis=-1))
+    error = ops.square(ops.maximum(ops.clip(deviation, -ERROR_LIMIT, ERROR_LIMIT), residuals.least.astype(np.float32)))
+    score = ops.sqrt(ops.mean(error if residuals.plain else ops.square(error), axis=-1))
     return keras.Model(x, {"score": score, "expected": expected, "error": error}, name="highbeam")
 
 
@@ -279,6 +292,8 @@ def compiled(core: Any, scaling: Scaling, residuals: ResidualModel) -> Network:
         clip=CLIP,
         limit=ERROR_LIMIT,
         bend=scaling.bend,
+        least=array(residuals.least),
+        plain=residuals.plain,
     )
 
 

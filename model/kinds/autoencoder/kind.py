@@ -33,7 +33,8 @@ class Autoencoder:
         keras.utils.set_random_seed(training.seed)
         tf.tensorflow().config.experimental.enable_op_determinism()
         callbacks = partial(_callbacks, training)
-        found = fit(training.train, training.validation, config, training.seed, callbacks, training.normal)
+        only_more = np.isin(training.features, config.only_more)
+        found = fit(training.train, training.validation, config, training.seed, callbacks, training.normal, only_more)
         check_scores(found.validation.scores, config.learning_rate)
         return FittedModel(
             scorer=KerasScorer(found.network),

@@ -47,6 +47,8 @@ class Network:
     clip: float
     limit: float
     bend: float = 0.0  # of ``scaling.compress``; 0: values are not compressed (earlier models)
+    least: Floats | None = None  # [F], deviations below it count as it; None: there is none (earlier models)
+    plain: bool = False  # the root mean square of the deviations, not of their squares
 
     def score(self, x: Floats) -> Floats:
         """Scores rows, float32 [n, F] in physical units, to float32 [n]; quickest for Fortran order (columns).
@@ -64,7 +66,17 @@ class Network:
         score = np.empty(n, np.float32)
         expected, error = np.empty((2, features, n if explain else 0), np.float32)
         run: Any = kernel.score  # compiled: takes the prepared arrays
-        run(np.ascontiguousarray(x.T), *self._prepared, self.clip, self.limit, self.bend, score, expected, error)
+        run(
+            np.ascontiguousarray(x.T),
+            *self._prepared,
+            self.clip,
+            self.limit,
+            self.bend,
+            self.plain,
+            score,
+            expected,
+            error,
+        )
         return Scores(score, np.ascontiguousarray(expected.T), np.ascontiguousarray(error.T))
 
     @cached_property
@@ -87,7 +99,8 @@ class Network:
         width = int(plan[:, [kernel.INPUTS, kernel.OUTPUTS]].max())
         ones = np.float32(1)
         scales = (self.mean, ones / self.spread, gain, ones / self.deviation_spread)
-        return (*scales, np.concatenate(weights), plan, width, self.spread, ones / gain, self.deviation_spread)
+        least = np.full_like(gain, -self.limit) if self.least is None else self.least
+        return (*scales, np.concatenate(weights), plan, width, self.spread, ones / gain, self.deviation_spread, least)
 
     def save(self, path: Path) -> None:
         """Writes ``network.npz``."""
@@ -95,6 +108,8 @@ class Network:
         for i, layer in enumerate(self.layers):
             arrays |= {f"kernel_{i}": layer.kernel, f"bias_{i}": layer.bias}
         arrays |= {"elu": [layer.elu for layer in self.layers], "limits": [self.clip, self.limit, self.bend]}
+        if self.least is not None:
+            arrays |= {"least": self.least, "plain": self.plain}
         np.savez(path, **arrays)
 
     @classmethod
@@ -110,7 +125,8 @@ class Network:
             raise UserError(f"{path} can't be read ({error}); train again") from error
         if len(limits) not in (2, 3):
             raise UserError(f"{path}: {len(limits)} limits where 3 are expected; train again")
-        network = cls(mean, spread, layers, residual_spread, cross, deviation_spread, *limits)
+        least, plain = file.get("least"), bool(file.get("plain", np.False_).any())
+        network = cls(mean, spread, layers, residual_spread, cross, deviation_spread, *limits, least=least, plain=plain)
         network._check(path)
         return network
 
@@ -121,6 +137,7 @@ class Network:
             all(getattr(self, name).shape == (sizes[0],) for name in _ARRAYS if name != "cross")
             and self.cross.shape == (sizes[0], sizes[0])
             and sizes[-1] == sizes[0]
+            and (self.least is None or (self.least.shape, self.least.dtype) == ((sizes[0],), np.dtype(np.float32)))
             and all(
                 layer.kernel.shape == (inputs, outputs) and layer.bias.shape == (outputs,)
                 for layer, inputs, outputs in zip(self.layers, sizes, sizes[1:], strict=False)

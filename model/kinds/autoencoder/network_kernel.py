@@ -114,9 +114,11 @@ def score(
     spread: Floats,
     per_gain: Floats,
     deviation_spread: Floats,
+    least: Floats,
     clip: float,
     limit: float,
     bend: float,
+    plain: bool,
     out: Floats,
     expected: Floats,
     errors: Floats,
@@ -134,7 +136,9 @@ def score(
       spread, per_gain, deviation_spread: [F], of the feature, physical units; of the residuals, standard deviations;
         of the deviations, residual spreads.
       clip, limit: bounds of standardised values and residuals, and of deviations.
+      least: [F], deviations below it count as it.
       bend: where standardised values are compressed; 0: they are not.
+      plain: the score is the root mean square of the deviations, not of their squares.
       out: [n], the scores.
       expected, errors: [F, n], what was expected, physical units, and squared deviations; or [F, 0]: not wanted.
     """
@@ -189,11 +193,12 @@ def score(
         for j in range(TILE):
             total[j] = 0
         for f in range(features):
-            residual, others, factor = z[f], there[f], inverse_deviation[f]
+            residual, others, factor, low = z[f], there[f], inverse_deviation[f], least[f]
             for j in range(TILE):
                 deviation = _clip(residual[j] * factor + others[j], limit_)
+                deviation = low if deviation < low else deviation
                 error = deviation * deviation
-                total[j] += error * error
+                total[j] += error if plain else error * error
         for j in range(rows):
             out[start + j] = np.sqrt(total[j] * share)
         if explain:
@@ -205,4 +210,5 @@ def score(
                         normal = bend_ * np.sinh(normal * per_bend)
                     expected[f, start + j] = mean[f] + spread[f] * normal
                     deviation = _clip(z[f, j] * inverse_deviation[f] + there[f, j], limit_)
+                    deviation = least[f] if deviation < least[f] else deviation
                     errors[f, start + j] = deviation * deviation

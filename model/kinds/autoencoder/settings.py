@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from model.kinds.rules import Rules, check, is_count, is_number
+from model.kinds.rules import Rules, check, is_count, is_names, is_number
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,16 @@ class NetworkConfig:
     batch_size: int = 512  # rows a step
     learning_rate: float = 3e-3  # of Adam at the start; falls to nothing over the epochs, as a cosine
     patience: int = 5  # epochs without a better validation loss before training stops
+    only_more: tuple[str, ...] = ()  # features that count only where they are more than expected
+    error: str = "tail"  # a deviation's unit and how they add up: as docs/model.md has it, or by each one's "variance"
 
     def __post_init__(self) -> None:
         check(self, _RULES)
+
+    @property
+    def named(self) -> Sequence[tuple[str, str]]:
+        """Fields, and features they name."""
+        return [("only_more", name) for name in self.only_more]
 
 
 def _is_layers(value: Any) -> bool:
@@ -35,5 +43,7 @@ _RULES: Rules = {
     "learning_rate": (lambda x: is_number(x) and x > 0, "a number above 0"),
     "epochs": (is_count, "a whole number above 0"),
     "patience": (is_count, "a whole number above 0"),
+    "only_more": (is_names, "a list of features, each once, such as [amount]"),
+    "error": (lambda x: x in ("tail", "variance"), "tail or variance"),
     "batch_size": (is_count, "a whole number above 0"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,10 +25,11 @@ def rows() -> np.ndarray:
     return 3 + random.normal(size=(2000, 2)) @ random.normal(size=(2, 7)) + 0.3 * random.normal(size=(2000, 7))
 
 
-def test_the_unit_of_a_feature_does_not_matter(rows: np.ndarray, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rule", [{}, {"only_more": np.arange(7) % 2 == 0, "variance": True}])
+def test_the_unit_of_a_feature_does_not_matter(rows: np.ndarray, tmp_path: Path, rule: dict[str, Any]) -> None:
     tf.keras().utils.set_random_seed(1)
     core = _core(7, NetworkConfig(hidden=(4, 2, 4)))
-    residuals = ResidualModel.fit(np.random.default_rng(1).normal(size=(500, 7)))
+    residuals = ResidualModel.fit(np.random.default_rng(1).normal(size=(500, 7)), **rule)
     x = (rows * UNITS).astype(np.float32)
     plain = compiled(core, Scaling.fit(rows.astype(np.float32)), residuals).explain(rows.astype(np.float32))
     scaling = Scaling.fit(x)

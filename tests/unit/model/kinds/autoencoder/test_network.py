@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,8 +52,9 @@ def by_formula(model: Network, x: Floats) -> Scores:
             normal = model.bend * np.sinh(normal / model.bend)
         expected = normal * model.spread + model.mean
         deviation = (residual + correction) / model.deviation_spread
-        error = np.square(np.clip(deviation, -model.limit, model.limit))
-        score = np.sqrt(np.mean(np.square(error), axis=1))
+        deviation = np.clip(deviation, -model.limit, model.limit)
+        error = np.square(deviation if model.least is None else np.maximum(deviation, model.least))
+        score = np.sqrt(np.mean(error if model.plain else np.square(error), axis=1))
     return Scores(*(values.astype(np.float32) for values in (score, expected, error)))
 
 
@@ -90,3 +92,31 @@ def test_a_nan_stays_in_its_row() -> None:
     x[1, 2] = np.nan
     score = model.explain(x).score
     assert np.isnan(score).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_less_than_expected_counts_nothing_where_only_more_is_suspicious(plain: bool, tmp_path: Path) -> None:
+    model = network()
+    least = np.where(np.arange(7) < 3, 0, -model.limit).astype(np.float32)
+    sided = replace(model, least=least, plain=plain)
+    x = (np.random.default_rng(4).normal(0, 1, (600, 7)) * 60).astype(np.float32)
+    found, wanted, both = sided.explain(x), by_formula(sided, x), model.explain(x)
+    np.testing.assert_allclose(found.score, wanted.score, rtol=2e-4)
+    np.testing.assert_allclose(found.error, wanted.error, rtol=5e-4, atol=5e-4)
+    less = (both.error > 1e-3) & (x < both.expected)
+    assert less[:, :3].any()
+    assert (found.error[:, :3][less[:, :3]] == 0).all()
+    np.testing.assert_array_equal(found.error[:, 3:], both.error[:, 3:])
+    np.testing.assert_allclose(found.error[:, :3][~less[:, :3]], both.error[:, :3][~less[:, :3]], atol=1e-3)
+    sided.save(tmp_path / "network.npz")
+    assert Network.load(tmp_path / "network.npz").score(x).tobytes() == found.score.tobytes()
+
+
+def test_a_file_made_before_there_were_sides_scores_as_it_did(tmp_path: Path) -> None:
+    model = network()
+    model.save(tmp_path / "network.npz")
+    with np.load(tmp_path / "network.npz") as file:
+        assert "least" not in file
+    x = (np.random.default_rng(5).normal(0, 1, (300, 7)) * 60).astype(np.float32)
+    loaded = Network.load(tmp_path / "network.npz").score(x)
+    assert loaded.tobytes() == replace(model, least=np.full(7, -model.limit, np.float32)).score(x).tobytes()
