@@ -126,7 +126,10 @@ class Network:
         if len(limits) not in (2, 3):
             raise UserError(f"{path}: {len(limits)} limits where 3 are expected; train again")
         least, plain = file.get("least"), bool(file.get("plain", np.False_).any())
-        network = cls(mean, spread, layers, residual_spread, cross, deviation_spread, *limits, least=least, plain=plain)
+        clip, limit, bend = (*limits, 0.0)[:3]
+        network = cls(
+            mean, spread, layers, residual_spread, cross, deviation_spread, clip, limit, bend, least=least, plain=plain
+        )
         network._check(path)
         return network
 
