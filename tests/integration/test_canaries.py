@@ -78,7 +78,7 @@ def use_case(folder: Path, protected: bool) -> str:
 def event(i: int) -> dict[str, Any]:
     return {
         **{name: f"80-{name}-{MARK}-{i}" for name in TEXTS},
-        "at": START + i * HOUR,
+        "at": START + i % 12 * HOUR,  # a dozen folders
         "latitude": LATITUDE + i * 1e-9,
         "longitude": LONGITUDE + i * 1e-9,
         "owner": {"phone": f"00-{MARK}-{i}"},
