@@ -18,6 +18,7 @@ from typing import Any
 import fastavro
 import pyarrow.parquet as pq
 
+from bench.processes import tree
 from tests.services.job import DEVNULL, PIPE, Job
 
 TIMEOUT_S = 90
@@ -78,8 +79,10 @@ SMALL = ["--max_file_age", "0.05", "--block_rows", "500", "--max_file_mb", "0.3"
 """Bundles so short that a job of some thousand records has many."""
 
 
-def kill_at_random(command: list[str], tmp_path: Path, times: int, timeout_s: float = 30) -> int:
-    """Starts an archive job and kills it with -9 once it has finished some files, ``times`` times.
+def kill_at_random(
+    command: list[str], tmp_path: Path, times: int, timeout_s: float = 30, how: Callable[[Job], None] = Job.kill
+) -> int:
+    """Starts an archive job and ends it once it has finished some files, ``times`` times: kill -9, or as told.
 
     Returns how many were still running by then.
     """
@@ -97,10 +100,33 @@ def kill_at_random(command: list[str], tmp_path: Path, times: int, timeout_s: fl
             if len(list((tmp_path / "archive").rglob("*.avro"))) > before + chance.randint(1, 5):
                 break
             time.sleep(0.01)
-        killed += job.poll() is None
+        if job.poll() is None:
+            killed += 1
+            how(job)
         job.send_signal(signal.SIGKILL)
         job.communicate()
     return killed
+
+
+def kill_child(job: Job) -> None:
+    """kill -9 of a process of the job, which notices, and ends."""
+    workers = [p for p in tree(job.pid)[1:] if "spawn_main" in Path(f"/proc/{p}/cmdline").read_text()]
+    os.kill(workers[-1], signal.SIGKILL)
+    _, told = job.communicate(timeout=TIMEOUT_S)
+    assert job.returncode, told
+
+
+def fail_bundle(folder: Path, job: Job) -> None:
+    """Takes the archive away, as a mount that is lost, until the job has ended because of that."""
+    aside = folder.with_name("aside")
+    folder.rename(aside)
+    folder.touch()
+    try:
+        _, told = job.communicate(timeout=TIMEOUT_S)
+    finally:
+        folder.unlink()
+        aside.rename(folder)
+    assert job.returncode == 2, told
 
 
 class Reader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from confluent_kafka import Producer
 import use_cases
 from beam_jobs.sandbox.fleet import Fleet
 from demo.history import write_history
-from tests.integration.archives import SMALL, kill_at_random, positions, report, rows
+from tests.integration.archives import SMALL, fail_bundle, kill_at_random, kill_child, positions, report, rows
 from tests.integration.topics import Topics, framed, run
 from tests.services.job import DEVNULL, Job
 
@@ -97,16 +98,33 @@ def archive(topics: Topics, use_case: str, tmp_path: Path, *more: str) -> list[s
     ]
 
 
-@pytest.mark.parametrize(("count", "kills"), [(12_000, 1), pytest.param(150_000, 13, marks=pytest.mark.nightly)])
 def test_killed_and_resumed_by_more_processes_the_features_are_duckdbs(
-    topics: Topics, use_case: str, tmp_path: Path, count: int, kills: int
+    topics: Topics, use_case: str, tmp_path: Path
 ) -> None:
-    events = send(topics, count)
-    killed = kill_at_random(archive(topics, use_case, tmp_path), tmp_path, kills)
-    killed += kill_at_random(archive(topics, use_case, tmp_path, "--direct_num_workers=2"), tmp_path, kills // 2 + 1)
-    run(archive(topics, use_case, tmp_path))
+    events = send(topics, 12_000)
+    one = archive(topics, use_case, tmp_path)
+    assert kill_at_random(one, tmp_path, 1) + kill_at_random([*one, "--direct_num_workers=2"], tmp_path, 1)
+    finishes_as_duckdb_says(one, events, tmp_path)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+def test_20_kills_and_20_failed_bundles_leave_duckdbs_features(topics: Topics, use_case: str, tmp_path: Path) -> None:
+    events = send(topics, 300_000)
+    one = archive(topics, use_case, tmp_path)
+    two, away = [*one, "--direct_num_workers=2"], partial(fail_bundle, tmp_path / "archive")
+    assert kill_at_random(one, tmp_path, 7) == 7
+    assert kill_at_random(two, tmp_path, 10, how=away) == 10
+    assert kill_at_random(two, tmp_path, 7, how=kill_child) == 7
+    assert kill_at_random(one, tmp_path, 10, how=away) == 10
+    assert kill_at_random(two, tmp_path, 6) == 6
+    finishes_as_duckdb_says(one, events, tmp_path)
+
+
+def finishes_as_duckdb_says(command: list[str], events: pa.RecordBatch, tmp_path: Path) -> None:
+    """What is left to do is done; then each row is there once, with its features."""
+    run(command)
     counted = report(tmp_path)
-    assert killed
     assert counted["reread"] > 0
     assert counted["unaccounted"] == 0
     found = rows(tmp_path)
