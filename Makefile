@@ -14,7 +14,7 @@ $(foreach name,$(VERBATIM),$(eval override $(name) := $$(value $(name))))
 export $(VERBATIM)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train test test-integration test-nightly bench bench-quick bench-latency bench-windows accuracy chaos lint type docs docs-site schemas-check template launch clean
+.PHONY: help setup demo train test test-integration test-nightly bench bench-quick bench-latency bench-windows accuracy fraud chaos lint type docs docs-site schemas-check template launch clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench-latency: setup ## 30 minutes at 10,000 events/s on each local runner (Java
 
 accuracy: setup ## what the detector finds in unlabelled data, against its goals: docs/accuracy.md (about 25 minutes)
 	$(BIN)/python -m bench.accuracy
+
+fraud: setup ## what is found on the public fraud benchmark: docs/fraud.md (about 15 minutes)
+	$(BIN)/python -m bench.accuracy --only fraud
 
 chaos: setup ## whole jobs under faults, 10 minutes: is anything lost? (Java, Go for all of it; CHAOS_ARGS='--seed 7 --list')
 	$(BIN)/python -m chaos $(CHAOS_ARGS)

@@ -79,7 +79,7 @@ def read(path: Path) -> tuple[Figures, dict[str, str], dict[str, Any]]:
 
 
 def _short(value: float) -> float:
-    return float(f"{value:.6g}")
+    return value if value.is_integer() else float(f"{value:.6g}")
 
 
 def _put(data: dict[str, Any], path: list[str], value: Any) -> None:

@@ -24,9 +24,9 @@ class Goal:
 
 
 def goals(figures: Figures) -> list[Goal]:
-    """Those whose figures were measured."""
+    """Those whose figures were measured; those of fraud are the last."""
     found: list[Goal] = []
-    for section, lines in (("six", _six), ("shuttle", _shuttle), ("cars", _cars)):
+    for section, lines in (("six", _six), ("shuttle", _shuttle), ("cars", _cars), ("fraud", _fraud)):
         if any(path.startswith(f"{section}.") for path in figures):
             found += lines(figures)
     return found
@@ -92,6 +92,37 @@ def _cars(figures: Figures) -> Iterator[Goal]:
         both = figures.get(f"cars.0.{name}", []) + figures.get(f"cars.again.{name}", [])
         yield _means(f"cars: alerts on {what} over the budget, mean of {len(both)} trainings", [both], low, high)
     yield _means("cars: the injected sensor has the largest share", [figures.get("cars.0.top_1", [])], 0.95)
+
+
+def _fraud(figures: Figures) -> Iterator[Goal]:
+    def of(path: str) -> list[list[float]]:
+        return [figures.get(f"fraud.{path}", [])]
+
+    for what, count in PUBLISHED_COUNTS.items():
+        found = of(f"data.{what}")[0]
+        shown = f"{found[0]:,.0f}" if found else "not measured"
+        yield Goal(f"benchmark: {what.replace('_', ' ')}", f"{count:,}", shown, set(found) == {count})
+    for figure, value in zip(FIGURES, PUBLISHED_REGRESSION, strict=True):
+        path = f"logistic_regression.test.{figure}"
+        yield _each(f"logistic regression, test: {figure}", of(path), value - 0.002, value + 0.002)
+    for way, week, least in FRAUD_GOALS:
+        for figure, value in zip(FIGURES, least, strict=True):
+            if value:
+                yield _means(f"{way.replace('_', ' ')}, {week}: {figure}", of(f"{way}.{week}.{figure}"), value)
+    for figure, value in (("average_precision", 0.94), ("key_precision", 0.98)):
+        found, most = of(f"boosting_history.weeks.{figure}")[0], of(f"ceiling.weeks.{figure}")[0]
+        shares = [each / mean(most) for each in found] if most else []
+        yield _means(f"boosting history, mean of five weeks: share of the ceiling's {figure}", [shares], value)
+
+
+FIGURES = ("roc_auc", "average_precision", "key_precision")
+PUBLISHED_COUNTS = {"payments": 1_754_155, "scenario_1": 978, "scenario_2": 9_099, "scenario_3": 4_604}
+PUBLISHED_REGRESSION = (0.871, 0.606, 0.291)
+FRAUD_GOALS = (
+    ("tail_probability", "validation", (0.872, 0.4, 0.27)),
+    ("boosting_arithmetic", "test", (0, 0.705, 0.294)),
+    ("boosting_history", "test", (0, 0.755, 0.303)),
+)
 
 
 def _means(what: str, cases: Sequence[list[float]], low: float, high: float = float("inf")) -> Goal:

@@ -1,4 +1,4 @@
-"""The tables of docs/accuracy.md, made from docs/accuracy.json."""
+"""The tables of docs/accuracy.md and docs/fraud.md, made from docs/accuracy.json."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from beam_jobs.sandbox.fleet import FAILURE_KINDS
-from bench.accuracy import history
+from bench.accuracy import fraud, history
 from bench.accuracy.cars import SHARES
 from bench.accuracy.figures import Figures, mean, read
 from bench.accuracy.goals import goals
 from bench.accuracy.world import CASES
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
-JSON, PAGE = DOCS / "accuracy.json", DOCS / "accuracy.md"
+JSON, PAGE, FRAUD_PAGE = DOCS / "accuracy.json", DOCS / "accuracy.md", DOCS / "fraud.md"
 BEGIN, END = "<!-- {} -->", "<!-- end of {} -->"  # around each table
 
 
 def update() -> None:
-    """Puts the tables into the page."""
-    PAGE.write_text(rendered(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    """Puts the tables into the pages."""
+    for page in (PAGE, FRAUD_PAGE):
+        page.write_text(rendered(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def rendered(page: str) -> str:
@@ -37,9 +38,14 @@ def rendered(page: str) -> str:
         "history": _history(figures),
         "history rates": _history_rates(figures),
         "said": _said(said),
+        "fraud": _fraud(figures),
+        "fraud recall": _fraud_recall(figures),
+        "fraud goals": _goals(figures, of_fraud=True),
     }
     for name, lines in tables.items():
         begin, end = BEGIN.format(name), END.format(name)
+        if begin not in page:
+            continue
         before, _, rest = page.partition(begin)
         _, _, after = rest.partition(end)
         page = before + "\n".join([begin, *lines, end]) + after
@@ -65,8 +71,9 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
 
 
-def _goals(figures: Figures) -> list[str]:
-    rows = [(g.what, g.reach, g.found, "yes" if g.met else "**no**") for g in goals(figures)]
+def _goals(figures: Figures, of_fraud: bool = False) -> list[str]:
+    chosen = {path: values for path, values in figures.items() if path.startswith("fraud.") == of_fraud}
+    rows = [(g.what, g.reach, g.found, "yes" if g.met else "**no**") for g in goals(chosen)]
     return _table(("goal", "reach", "found", "met"), rows)
 
 
@@ -147,6 +154,52 @@ def _history_rates(figures: Figures) -> list[str]:
         "says it cannot tell",
     )
     rows = [[f"`{name}`", *(_cell(figures, f"history.{name}.{figure}") for figure in names)] for name in history.TASKS]
+    return _table(header, rows)
+
+
+_FRAUD = {
+    "logistic_regression": "logistic regression, 15 inputs, labels",
+    **{name: way.about + (", labels" if way.labels else "") for name, way in fraud.WAYS.items()},
+    "ceiling": "ceiling: all frauds that anything known could tell",
+}
+_OF_FRAUD = ("roc_auc", "average_precision", "key_precision")
+
+
+def _fraud(figures: Figures) -> list[str]:
+    header = (
+        "way",
+        "validation: ROC AUC / AP / CP@100",
+        "test",
+        "five weeks",
+        "of the ceiling's AP, CP@100: five weeks",
+    )
+    rows = []
+    for name, about in _FRAUD.items():
+        cells = [
+            " / ".join(_cell(figures, f"fraud.{name}.{week}.{figure}") for figure in _OF_FRAUD)
+            for week in ("validation", "test", "weeks")
+        ]
+        shares = []
+        for figure in _OF_FRAUD[1:]:
+            found, most = (figures.get(f"fraud.{who}.weeks.{figure}") for who in (name, "ceiling"))
+            shares.append(f"{100 * mean(found) / mean(most):.1f} %" if found and most else "-")
+        rows.append([about, *cells, ", ".join(shares)])
+    return _table(header, rows)
+
+
+def _fraud_recall(figures: Figures) -> list[str]:
+    rows = [
+        [
+            about,
+            *(
+                _cell(figures, f"fraud.{name}.{week}.recall_{kind}")
+                for week in ("validation", "test")
+                for kind in "123"
+            ),
+        ]
+        for name, about in _FRAUD.items()
+    ]
+    header = ["way", *(f"{week}, scenario {kind}" for week in ("validation", "test") for kind in "123")]
     return _table(header, rows)
 
 
