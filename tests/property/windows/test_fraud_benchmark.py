@@ -1,8 +1,6 @@
-"""The fraud benchmark's inputs in training and jobs: what DuckDB says of all rows, and no label before its time."""
+"""The fraud benchmark's inputs in training and jobs are what DuckDB says of all rows."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import duckdb
 import numpy as np
@@ -13,7 +11,7 @@ from beam_jobs.preprocessing.stages import Unordered
 from beam_jobs.preprocessing.whole import over_all
 from beam_jobs.preprocessing.windows.order import by_log
 from beam_jobs.sandbox.payments import benchmark
-from beam_jobs.use_case import UseCase, load_use_case
+from beam_jobs.use_case import load_use_case
 
 
 @pytest.fixture(scope="module")
@@ -46,48 +44,3 @@ def test_the_inputs_are_duckdbs_bit_for_bit(payments: pa.Table, name: str) -> No
         wrong = np.flatnonzero(computed.view(np.int32) != expected.view(np.int32))
         assert not len(wrong), (feature, computed[wrong[:3]], expected[wrong[:3]])
         assert len(np.unique(computed)) > 1, feature
-
-
-DAY = 40  # whose labels are turned round
-
-
-def days_changed(use_case: UseCase, payments: pa.Table) -> set[int]:
-    """Days after DAY on which a payment's features are others once all labels of DAY are turned round."""
-    day = np.asarray(payments["event_time"].cast(pa.int64())) // 86_400_000
-    day -= day[0]
-    scenario = payments["scenario"].to_numpy()
-    turned = pa.array(np.where(day == DAY, (scenario == 0).astype(np.int32), scenario))
-    column = payments.schema.get_field_index("scenario")
-    found = []
-    for table in (payments, payments.set_column(column, "scenario", turned)):
-        logs = by_log(table.to_batches(), use_case.event_time)
-        parts = list(over_all(use_case.preprocessor(), logs, Unordered()))
-        ids = np.concatenate([events["payment_id"].to_numpy()[result.kept] for events, result in parts])
-        rows = pa.Table.from_batches([result.rows for _, result in parts]).take(pa.array(np.argsort(ids)))
-        found.append(np.stack([rows[name].to_numpy() for name in use_case.preprocessor().features], axis=1))
-    return {int(each) - DAY for each in day[(found[0] != found[1]).any(axis=1)]}
-
-
-@pytest.mark.parametrize("name", ["fraud_benchmark", "fraud_benchmark_history"])
-def test_a_label_reaches_no_payment_of_the_next_seven_days(payments: pa.Table, name: str) -> None:
-    changed = days_changed(load_use_case(name), payments)
-    assert min(changed) == 7
-    assert len(changed) > 7
-
-
-def test_a_planted_leak_is_seen(payments: pa.Table) -> None:
-    """Were the label an ordinary field, its own row could read it."""
-    use_case = load_use_case("fraud_benchmark")
-    fields = [{k: v for k, v in field.items() if k != "label"} for field in use_case.schema["fields"]]
-    sql = use_case.sql.replace(
-        "INTERVAL '8' DAY PRECEDING AND INTERVAL '7' DAY PRECEDING", "INTERVAL '1' DAY PRECEDING AND CURRENT ROW"
-    )
-    assert sql != use_case.sql
-    leaking = replace(
-        use_case,
-        schema={**use_case.schema, "fields": fields},
-        label=None,
-        lateness=replace(use_case.lateness, label_ms=0),
-        sql=sql,
-    )
-    assert min(days_changed(leaking, payments)) == 0
