@@ -18,6 +18,8 @@ from numba.extending import intrinsic
 Int = Any  # an int64 inside compiled code, an int outside
 F = TypeVar("F", bound=Callable[..., object])
 
+_INSIDE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
 
 def compiled(function: F) -> F:
     """``numba.njit`` that releases the GIL and caches on disk.
@@ -41,9 +43,17 @@ def compiled_borrowing(function: F) -> F:
     return _compiled(function, _nrt=False)
 
 
+def compiled_inside(function: F) -> F:
+    """``compiled_borrowing``, for functions that compiled code alone calls: to call one from Python ends the process.
+
+    What unpacks tuples of arrays for a call from Python takes as long to compile as the function.
+    """
+    return _compiled(function, _nrt=False, **_INSIDE)
+
+
 def compiled_inline(function: F) -> F:
-    """``compiled_borrowing``, and put into each caller: a tuple of arrays is a hundred arguments for a call."""
-    return _compiled(function, _nrt=False, forceinline=True)
+    """``compiled_inside``, and put into each caller: a tuple of arrays is a hundred arguments for a call."""
+    return _compiled(function, _nrt=False, forceinline=True, **_INSIDE)
 
 
 def _compiled(function: F, **options: Any) -> F:

@@ -18,7 +18,6 @@ from pathlib import Path
 from threading import Timer
 
 from beam_jobs.errors import UserError, one_line
-from beam_jobs.preprocessing.windows.history import warm_up
 from beam_jobs.samples.preview import Preview, look
 from beam_jobs.samples.records import Records, records_of
 from beam_jobs.storage.files import is_local, local_path
@@ -86,7 +85,7 @@ def _use_case(given: Namespace) -> UseCase:
         told = Timer(_SLOW_S, say, ["compiling the loops of windows, once on this machine: half a minute or more"])
         told.start()
         try:
-            warm_up()
+            use_case.preprocessor().warm_up()
         finally:
             told.cancel()
     return use_case

@@ -176,10 +176,12 @@ class Preprocessor:
         parts += [hmac.digest(self._policy.secret(key_id), b"windows", "sha256") for key_id in self._key_ids()]
         return hashlib.sha256(b" ".join(parts)).hexdigest()[:16]
 
-    @staticmethod
-    def warm_up() -> None:
-        """Starts Polars' engine, so that the first block does not wait for it: 5 ms."""
+    def warm_up(self) -> None:
+        """Starts Polars' engine, 5 ms, and compiles the loops of windows, so that the first block waits for neither."""
         pl.DataFrame({"a": [0.0]}).select(pl.col("a") + 1.0)
+        history = self.history()
+        if history is not None:
+            history.warm_up()
 
     def history(self) -> QueryHistory | None:
         """What the windows know of the rows of one partition, at the start: of none. None: the query has no windows."""

@@ -23,7 +23,7 @@ from beam_jobs.preprocessing.pii import PiiPolicy, Protected, stands_for
 from beam_jobs.preprocessing.query.compiler import Compiled, WindowFeature, roots, with_steps
 from beam_jobs.preprocessing.query.intervals import to_text
 from beam_jobs.preprocessing.windows.frames import EVENT_TIME, EVERY_ROW, Lateness, Window
-from beam_jobs.preprocessing.windows.history import ALL, NO_CLOCK, History, TooManyRowsError
+from beam_jobs.preprocessing.windows.history import NO_CLOCK, History, TooManyRowsError, warm_up
 from beam_jobs.preprocessing.windows.order import OFFSET, ORDER, PARTITION, RECORD_TIME
 from beam_jobs.preprocessing.windows.packed import Arrays
 
@@ -147,7 +147,7 @@ class Stage:
                 _stacked([argument.fill_null(0.0).to_numpy() for argument in arguments], rows.num_rows),
                 _stacked([argument.is_valid().to_numpy(zero_copy_only=False) for argument in arguments], rows.num_rows),
                 emit,
-                rows.column(_KNOWN).to_numpy(zero_copy_only=False) if self.labels else ALL,
+                rows.column(_KNOWN).to_numpy(zero_copy_only=False) if self.labels else None,
             )
         except TooManyRowsError as error:
             raise UserError(self._too_many(error, rows, inputs)) from error
@@ -217,6 +217,11 @@ class QueryHistory:
         self._clock = NO_CLOCK  # the newest record time so far, in microseconds
         # What windows of labels see ends so long ago that it is no matter how late a row is.
         self._of_rows = [history for stage, history in zip(stages, self._histories, strict=True) if not stage.labels]
+
+    def warm_up(self) -> None:
+        """See ``history.warm_up``."""
+        for tiled, labels in {(h.tiled, s.labels) for s, h in zip(self._stages, self._histories, strict=True)}:
+            warm_up(tiled, labels)
 
     @property
     def reach_us(self) -> int:

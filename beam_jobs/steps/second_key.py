@@ -37,7 +37,6 @@ from beam_jobs.preprocessing.checks import merge
 from beam_jobs.preprocessing.preprocessor import Preprocessed, Preprocessor
 from beam_jobs.preprocessing.stages import LABEL, QueryHistory
 from beam_jobs.preprocessing.threads import one_thread
-from beam_jobs.preprocessing.windows.history import warm_up
 from beam_jobs.preprocessing.windows.merge import NEVER, Merge
 from beam_jobs.preprocessing.windows.order import OFFSET, PARTITION, RECORD_TIME
 from beam_jobs.steps.repartition import placed, read_marks
@@ -119,10 +118,9 @@ class BySecondKey(beam.DoFn):
 
     def setup(self) -> None:
         one_thread()
-        self._preprocessor.warm_up()
-        warm_up()
         self._legs = self._preprocessor.legs(self._carried, apart=self._labels > 0)
         self._behind = self._preprocessor.behind(self._legs)
+        self._behind.warm_up()
         self._decoder = AvroDecoder(self._legs.schema, self._legs.writer_schema)
         self._finish: Isolate[Preprocessed] = Isolate(self._behind.finish, personal=self._preprocessor.personal)
 

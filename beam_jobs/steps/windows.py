@@ -36,7 +36,6 @@ from beam_jobs.isolate import Isolate
 from beam_jobs.preprocessing.preprocessor import Prepared, Preprocessed, Preprocessor
 from beam_jobs.preprocessing.stages import FARTHEST_MS, Chosen, QueryHistory, texts
 from beam_jobs.preprocessing.threads import one_thread
-from beam_jobs.preprocessing.windows.history import warm_up
 from beam_jobs.steps import partition_keys
 from beam_jobs.steps.decode import DecodeEvents
 from beam_jobs.steps.partition_keys import PartitionKeys
@@ -193,7 +192,6 @@ class PreprocessWindows(beam.DoFn):
         one_thread()
         self._preprocessor.check_secrets()
         self._preprocessor.warm_up()
-        warm_up()  # the first block must not wait for the compiler
         partition_keys.warm_up()
         folder = self._settings.snapshots
         self._snapshots = Snapshots(folder, self._preprocessor.state_key()) if folder else None

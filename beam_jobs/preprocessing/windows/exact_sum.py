@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_jobs.jit import compiled
+from beam_jobs.jit import compiled_inside
 
 Ints = NDArray[np.int64]
 
@@ -26,7 +26,7 @@ _SQUARABLE = 2.0**510  # the largest value whose square is exact in two doubles
 _NAN, _PLUS, _MINUS, _HUGE = range(4)  # what no limb holds is counted
 
 
-@compiled
+@compiled_inside
 def add(limbs: Ints, value: Any, sign: Any) -> None:
     """limbs += sign * value, exactly; ``value`` is finite."""
     bits = np.float64(value).view(np.int64)
@@ -44,7 +44,7 @@ def add(limbs: Ints, value: Any, sign: Any) -> None:
     limbs[np.uint64(k + 2)] += sign * (high >> 32)
 
 
-@compiled
+@compiled_inside
 def add_integer(limbs: Ints, table: Ints, row: Any, at: Any, words: Any, unit: Any) -> None:
     """limbs += an integer of several words of a row, the least one first, times 2**unit."""
     limb, shift = (unit + _BIAS) >> 5, (unit + _BIAS) & 31
@@ -57,7 +57,7 @@ def add_integer(limbs: Ints, table: Ints, row: Any, at: Any, words: Any, unit: A
         limbs[limb + 2 * i + 1] += high << shift
 
 
-@compiled
+@compiled_inside
 def rounded(limbs: Ints, digits: Ints) -> float:
     """The sum as the nearest double, halves to the even one; may be infinite. ``digits``: scratch, LIMBS + 1."""
     carry = np.int64(0)
@@ -103,7 +103,7 @@ def rounded(limbs: Ints, digits: Ints) -> float:
     return -value if negative else value
 
 
-@compiled
+@compiled_inside
 def pair(limbs: Ints, digits: Ints) -> tuple[float, float]:
     """The sum as two doubles, 106 bits."""
     high = rounded(limbs, digits)
@@ -115,7 +115,7 @@ def pair(limbs: Ints, digits: Ints) -> tuple[float, float]:
     return high, low
 
 
-@compiled
+@compiled_inside
 def product(a: Any, b: Any) -> tuple[float, float]:
     """a * b as the exact sum of two doubles (Dekker)."""
     scaled = 134217729.0 * a
@@ -128,7 +128,7 @@ def product(a: Any, b: Any) -> tuple[float, float]:
     return product, a_low * b_low - (((product - a_high * b_high) - a_low * b_high) - a_high * b_low)
 
 
-@compiled
+@compiled_inside
 def update(value: Any, sign: Any, squares: Any, sum_: Ints, sum_of_squares: Ints, special: Ints) -> None:
     """A value enters (sign 1) or leaves (-1) the sums."""
     size = abs(value)
@@ -147,7 +147,7 @@ def update(value: Any, sign: Any, squares: Any, sum_: Ints, sum_of_squares: Ints
         special[_PLUS if value > 0 else _MINUS] += sign
 
 
-@compiled
+@compiled_inside
 def read_sum(sum_: Ints, special: Ints, digits: Ints) -> float:
     if special[_NAN] or (special[_PLUS] and special[_MINUS]):
         return math.nan
@@ -156,7 +156,7 @@ def read_sum(sum_: Ints, special: Ints, digits: Ints) -> float:
     return rounded(sum_, digits)
 
 
-@compiled
+@compiled_inside
 def read_variance(n: Any, sum_: Ints, sum_of_squares: Ints, special: Ints, digits: Ints) -> float:
     """The variance of a sample of at least two values; NaN where one of them, or its square, is not finite."""
     if special[_NAN] or special[_PLUS] or special[_MINUS] or special[_HUGE]:

@@ -47,7 +47,7 @@ from beam_jobs.preprocessing.windows.frames import (
     Window,
     longest_us,
 )
-from beam_jobs.preprocessing.windows.keys import SEEDS, enter_all, find_slots, hashed
+from beam_jobs.preprocessing.windows.keys import SEEDS, Keys, enter_all, hashed
 from beam_jobs.preprocessing.windows.layout import planned, tiling
 from beam_jobs.preprocessing.windows.packed import Arrays
 from beam_jobs.preprocessing.windows.store import Store
@@ -57,7 +57,6 @@ NO_CLOCK = -(1 << 62)
 _TILES = "tiles_"  # names of packed arrays
 _FIRST_KEYS, _FIRST_ODDS = 1 << 10, 1 << 4  # rooms at the start; they grow as needed
 _SWEPT = 4  # rows of a block to one slot that is looked at for having gone idle
-ALL = np.zeros(0, np.bool_)
 _APART = (
     24  # between columns of results: a power of two of bytes would put a row's all in the same few places of a cache
 )
@@ -97,21 +96,22 @@ class History:
         self._lanes, self._head_words, self._indexed, self._distinct = planned(windows, hops, parts)
         self._columns = 1 + max([0, *(window.argument + 1 for window in windows)]) + len(self._distinct)
         self._seeds = SEEDS
-        self._slots = 0  # in use
         self._swept = 0  # the slot to look at next
         self._since = 0  # rows taken since the last compaction
         counts = np.zeros(store.COUNTS, np.int64)
         counts[store.CLOCK] = NO_CLOCK
         self._table = np.zeros(2 * _FIRST_KEYS, np.int32)
         self._store = self._allocated(_FIRST_KEYS, store.FIRST_ROWS, counts)
-        odds = np.zeros((_FIRST_ODDS + len(parts), tiles.ODD_WORDS), np.int64)
-        self._tiles = Tiles(
-            store.tile_store(_FIRST_KEYS * len(hops), store.FIRST_ROWS * (len(hops) > 0), self._tile_words),
-            hops,
-            parts,
-            odds,
-            np.array([1, 0], np.int64),
-        )
+        self._tiles: Tiles | None = None  # of a query without: the loops are compiled for that alone, in half the time
+        if tiled:
+            held = store.tile_store(_FIRST_KEYS * len(hops), store.FIRST_ROWS, self._tile_words)
+            odds = np.zeros((_FIRST_ODDS + len(parts), tiles.ODD_WORDS), np.int64)
+            self._tiles = Tiles(held, hops, parts, odds, np.array([1, 0], np.int64))
+
+    @property
+    def tiled(self) -> bool:
+        """Whether old rows are known by hops, for some of the windows."""
+        return self._tiles is not None
 
     @property
     def clock(self) -> int:
@@ -161,15 +161,16 @@ class History:
     @property
     def key_bytes(self) -> int:
         """What a key takes beside its rows and tiles."""
-        return 8 * (self._head_words + len(self._tiles.hops) * store.HEAD_WORDS)
+        return 8 * (self._head_words + (len(self._tiles.hops) * store.HEAD_WORDS if self._tiles is not None else 0))
 
     @property
     def memory_bytes(self) -> int:
         """What all that takes; not the room for more, which is taken when it is needed."""
         heads, rows = self._slots * self.key_bytes, int(self._store.counts[store.USED])
-        held = int(self._tiles.store.counts[store.USED]) * self.tile_bytes
-        held += int(self._tiles.spare[tiles.NEXT_ODD]) * tiles.ODD_WORDS * 8
-        held += rows * self._columns * 8 + rows // store.BLOCK * len(self._indexed) * 16
+        held = rows * self._columns * 8 + rows // store.BLOCK * len(self._indexed) * 16
+        if self._tiles is not None:
+            held += int(self._tiles.store.counts[store.USED]) * self.tile_bytes
+            held += int(self._tiles.spare[tiles.NEXT_ODD]) * tiles.ODD_WORDS * 8
         return heads + self._table.nbytes + held
 
     def advance(
@@ -180,7 +181,7 @@ class History:
         arguments: NDArray[np.float64],
         valid: NDArray[np.bool_],
         emit: bool = True,
-        kept: NDArray[np.bool_] = ALL,
+        kept: NDArray[np.bool_] | None = None,
     ) -> list[pa.Array]:
         """Takes n rows, in the order they stand in the log, and says what the windows of each one hold.
 
@@ -191,7 +192,7 @@ class History:
           arguments: [A, n]; what stands at nulls does not matter.
           valid: [A, n], which arguments are not null.
           emit: False: nothing is wanted back; the list is empty.
-          kept: [n], which rows others will see; the others only see. Windows must end before now then. Empty: all.
+          kept: [n], which rows others will see; the others only see. Windows must end before now then. None: all.
 
         Returns:
           float64 [n] a window; null where the window holds no value, or less than two for stddev_samp and var_samp.
@@ -203,29 +204,30 @@ class History:
         n = len(keys)
         first, second = hashed(keys, self._seeds)
         self._grow_slots(n)
-        slots = np.empty(n, np.uint32)
-        known = self._slots
-        self._slots = find_slots(first, second, self._table, self._store, self._slots, slots)
+        new_keys = Keys(first, second, self._table, np.empty(n, np.uint32))
+        before = self._slots
         whole = np.ascontiguousarray
-        block = kernel.Block(slots, whole(times), whole(record_times), whole(arguments), whole(valid), kept)
+        block = kernel.Block(whole(times), whole(record_times), whole(arguments), whole(valid))
         outputs = np.empty((self._windows, n + _APART if emit else 0))
         done = 0
         while (
-            done := kernel.advance(self._store, self._lanes, self._tiles, self._limits, block, outputs, emit, done)
+            done := kernel.advance(
+                self._store, new_keys, self._lanes, self._tiles, self._limits, block, kept, outputs, emit, done
+            )
         ) < n:
             refused = self._store.counts[store.REFUSED]
             if refused:
                 sorted_ = bool(refused == store.TOO_MANY_SORTED)
                 raise TooManyRowsError(done, quantiles.MOST_ROWS if sorted_ else self._limits.rows, sorted_)
-            self._grow_rows(int(slots[done]))
-        self._tidy(n, self._slots - known)
+            self._grow_rows(int(new_keys.slots[done]))
+        self._tidy(n, self._slots - before)
         return [_column(values[:n]) for values in outputs] if emit else []
 
     def held(self) -> Arrays:
         """All that is known, by name, in arrays of its own: ``restore`` takes them, in whatever process."""
         arrays = {"seeds": self._seeds, **packed.packed(self._store, self._slots)}
-        if hops := len(self._tiles.hops):
-            of_tiles = packed.packed(self._tiles.store, self._slots * hops)
+        if self._tiles is not None:
+            of_tiles = packed.packed(self._tiles.store, self._slots * len(self._tiles.hops))
             arrays |= {f"{_TILES}{name}": array for name, array in of_tiles.items()}
             arrays["odds"] = self._tiles.odds[: self._tiles.spare[tiles.NEXT_ODD]].copy()
         return arrays
@@ -239,17 +241,18 @@ class History:
         if _shapes(arrays) != _shapes(self.held()):
             raise ValueError("not the arrays of these windows")
         of_tiles = {name.removeprefix(_TILES): array for name, array in arrays.items() if name.startswith(_TILES)}
-        slots, hops = len(arrays["heads"]), len(self._tiles.hops)
+        slots, hops = len(arrays["heads"]), 0 if self._tiles is None else len(self._tiles.hops)
         fits = [packed.rows_fit(part) for part in (arrays, of_tiles) if part]
         fits += [len(of_tiles["heads"]) == slots * hops and len(arrays["odds"]) > 0] if of_tiles else []
         if not all(fits):
             raise ValueError("arrays that do not belong together")
-        self._seeds, self._slots, self._swept, self._since = arrays["seeds"], slots, 0, 0
+        self._seeds, self._swept, self._since = arrays["seeds"], 0, 0
         rows = packed.room_of(arrays["heads"]) + store.FIRST_ROWS
         self._store = self._allocated(slots + _FIRST_KEYS, rows, np.zeros(store.COUNTS, np.int64))
         packed.unpack(arrays, self._store)
+        self._store.counts[store.SLOTS] = slots
         fits = [packed.lanes_fit(self._store, self._lanes)]
-        if of_tiles:
+        if self._tiles is not None:
             rows = packed.room_of(of_tiles["heads"]) + store.FIRST_ROWS
             of_store = store.tile_store((slots + _FIRST_KEYS) * hops, rows, self._tile_words)
             packed.unpack(of_tiles, of_store)
@@ -261,6 +264,11 @@ class History:
         self._table = np.zeros(1 << (len(self._store.heads) * 4 // 3).bit_length(), np.int32)
         enter_all(self._table, self._store.heads, slots)
 
+    @property
+    def _slots(self) -> int:
+        """In use."""
+        return int(self._store.counts[store.SLOTS])
+
     def _allocated(self, slots: int, rows: int, counts: NDArray[np.int64]) -> Store:
         return store.empty(slots, self._head_words, rows, self._columns, self._indexed, self._distinct, counts)
 
@@ -271,10 +279,11 @@ class History:
             larger = store.zeros(max(len(heads) * 2, needed), self._head_words)
             larger[: self._slots] = heads[: self._slots]
             self._store = store.with_heads(self._store, larger)
-            larger = store.zeros(len(larger) * len(self._tiles.hops), store.HEAD_WORDS)
-            used = self._slots * len(self._tiles.hops)
-            larger[:used] = self._tiles.store.heads[:used]
-            self._tiles = self._tiles._replace(store=store.with_heads(self._tiles.store, larger))
+            if self._tiles is not None:
+                larger = store.zeros(len(larger) * len(self._tiles.hops), store.HEAD_WORDS)
+                used = self._slots * len(self._tiles.hops)
+                larger[:used] = self._tiles.store.heads[:used]
+                self._tiles = self._tiles._replace(store=store.with_heads(self._tiles.store, larger))
         if needed * 4 > len(self._table) * 3:
             self._table = np.zeros(1 << (needed * 4 // 3).bit_length(), np.int32)
             enter_all(self._table, self._store.heads, self._slots)
@@ -283,7 +292,7 @@ class History:
         """Sees to it that a row of a key finds room."""
         needed = 2 * int(store.RING_SIZES[self._store.halves[slot, store.RING]])
         self._store = store.with_room(self._store, needed)
-        if len(self._tiles.hops):
+        if self._tiles is not None:
             needed = tiles.tile_room(self._tiles, slot)
             odds, next_odd = self._tiles.odds, int(self._tiles.spare[tiles.NEXT_ODD])
             if next_odd + len(self._tiles.parts) > len(odds):
@@ -303,20 +312,18 @@ class History:
         bound = self.clock - self._limits.keep - self._limits.reach
         kernel.sweep(self._store, self._tiles, self._swept, end, bound)
         self._swept = end if end < self._slots else 0
-        spare = (
-            store.has_spare(self._store)
-            or store.has_spare(self._tiles.store)
-            or (self._slots - self.keys) * 4 > self._slots + 4 * _FIRST_KEYS
-        )
-        if spare and self._since * 4 > self.rows + self._tiles.store.counts[store.ROWS]:
+        stores = [self._store, *([self._tiles.store] if self._tiles is not None else [])]
+        idle = (self._slots - self.keys) * 4 > self._slots + 4 * _FIRST_KEYS
+        if (idle or any(map(store.has_spare, stores))) and self._since * 4 > sum(s.counts[store.ROWS] for s in stores):
             self._compact()
 
     def _compact(self) -> None:
         keys, rows = self.keys, kernel.room_needed(self._store, self._slots)
         counts = self._store.counts.copy()
         counts[store.USED] = counts[store.GRANTED] = 0
+        counts[store.SLOTS] = keys
         new = self._allocated(keys + _FIRST_KEYS, rows * 9 // 8 + store.FIRST_ROWS, counts)
-        if len(self._tiles.hops):
+        if self._tiles is not None:
             needed = tiles.tiles_needed(self._store, self._slots, self._tiles)
             room = (keys + _FIRST_KEYS) * len(self._tiles.hops)
             moved = store.tile_store(room, needed * 9 // 8 + store.FIRST_ROWS, self._tile_words)
@@ -324,19 +331,27 @@ class History:
             tiles.move_all_tiles(self._store, self._slots, self._tiles, moved)
             self._tiles = self._tiles._replace(store=moved)
         kernel.move_all(self._store, self._slots, new)
-        self._store, self._slots, self._swept, self._since = new, keys, 0, 0
+        self._store, self._swept, self._since = new, 0, 0
         self._table = np.zeros(1 << ((keys + _FIRST_KEYS) * 4 // 3).bit_length(), np.int32)
         enter_all(self._table, new.heads, keys)
 
 
-def warm_up() -> None:
+def warm_up(tiled: bool = False, kept: bool = False) -> None:
     """Compiles the loops, or loads what was compiled before: the first time on a machine half a minute, then a second.
 
-    One history does it for all: their loops take the same types.
+    One history does it for all that are ``tiled`` or not, and are told or not which rows are ``kept``: their loops take
+    the same types.
     """
     one = np.zeros(1, np.int64)
-    history = History([Window("avg", 0, Frame(1_000_000, hop_us=1000))])
-    history.advance(pa.array(["a"]), one, one, np.zeros((1, 1)), np.ones((1, 1), np.bool_))
+    history = History([Window("avg", 0, Frame(1_000_000, hop_us=1000 if tiled else 0))])
+    history.advance(
+        pa.array(["a"]),
+        one,
+        one,
+        np.zeros((1, 1)),
+        np.ones((1, 1), np.bool_),
+        kept=np.ones(1, np.bool_) if kept else None,
+    )
     history._grow_rows(0)
     history._compact()
 

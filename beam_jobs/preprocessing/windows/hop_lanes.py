@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from beam_jobs.jit import compiled_borrowing, compiled_inline
+from beam_jobs.jit import compiled_inline, compiled_inside
 from beam_jobs.preprocessing.windows import tiles as t
 from beam_jobs.preprocessing.windows import wide
 from beam_jobs.preprocessing.windows.lanes import (
@@ -68,7 +68,7 @@ def _pass(store: Store, tiles: Tiles, lane: Ints, slot: Any, tile: Any, leaves: 
         t.add_words(heads, slot, lane[SQUARES_AT], rows, tile, part[t.SQUARES_AT], wide.SQUARE_WORDS, leaves)
 
 
-@compiled_borrowing
+@compiled_inside
 def show_hops(store: Store, ring: Ring, tiles: Tiles, lane: Ints, slot: Any, time: Any, end: Any) -> None:
     """Moves a lane to the frame of a row of a time; ``end`` as for ``show``."""
     rows, at = store.rows, 2 * lane[AT]
@@ -116,7 +116,7 @@ def show_hops(store: Store, ring: Ring, tiles: Tiles, lane: Ints, slot: Any, tim
         cross(store, lane, slot, place(ring, row if row < stay else row + left - stay), step >= enter)
 
 
-@compiled_borrowing
+@compiled_inside
 def take_out(store: Store, ring: Ring, lanes: Lanes, tiles: Tiles, slot: Any, gone: Any) -> int:
     """The first rows of a key go into tiles; how many did, fewer than ``gone`` where there is no room for more."""
     hops, halves, done = len(tiles.hops), store.halves, gone
@@ -146,7 +146,7 @@ def take_out(store: Store, ring: Ring, lanes: Lanes, tiles: Tiles, slot: Any, go
     return done
 
 
-@compiled_borrowing
+@compiled_inside
 def forget_tiles(store: Store, lanes: Lanes, tiles: Tiles, slot: Any, bound: Any) -> None:
     """Drops the tiles of a key that no row from ``bound`` on sees."""
     hops = len(tiles.hops)

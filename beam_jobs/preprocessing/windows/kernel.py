@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_jobs.jit import compiled_borrowing, compiled_inline
+from beam_jobs.jit import compiled_borrowing, compiled_inline, compiled_inside
 from beam_jobs.preprocessing.windows.hop_lanes import forget_tiles, show_hops, take_out
+from beam_jobs.preprocessing.windows.keys import Keys, find_slots
 from beam_jobs.preprocessing.windows.lanes import (
     AT,
     COLUMN,
@@ -70,9 +71,11 @@ from beam_jobs.preprocessing.windows.tiles import Tiles, any_out_of_reach, give_
 from beam_jobs.preprocessing.windows.wide import prefetch
 
 Flags = NDArray[np.bool_]
+Slots = NDArray[np.uint32]
 
 _HEADS_AHEAD, _ROWS_AHEAD, _LINE = 24, 10, 64
 _FEW = 16  # rows of a key
+_LOOKED_UP = 256  # keys at once: their heads are still near when their rows come
 
 
 class Limits(NamedTuple):
@@ -89,27 +92,25 @@ class Limits(NamedTuple):
 class Block(NamedTuple):
     """New rows."""
 
-    slots: NDArray[np.uint32]  # [n], of their keys
     times: Ints  # [n]
     record_times: Ints  # [n]
     arguments: Floats  # [A, n]
     valid: Flags  # [A, n]
-    kept: Flags  # [n], which rows others will see; [0]: all
 
 
 @compiled_inline
-def _ask_for(store: Store, lanes: Lanes, tiles: Tiles, block: Block, i: Any) -> None:
+def _ask_for(store: Store, slots: Slots, lanes: Lanes, tiles: Tiles | None, i: Any) -> None:
     """Asks for the memory that rows some way on will need: the head of their key first, then its rows."""
     heads, halves, rows = store.heads, store.halves, store.rows
-    if i + _HEADS_AHEAD < len(block.slots):
+    if i + _HEADS_AHEAD < len(slots):
         width = heads.shape[1] * 8
-        start = heads.ctypes.data + block.slots[i + _HEADS_AHEAD] * width
+        start = heads.ctypes.data + slots[i + _HEADS_AHEAD] * width
         for offset in range(0, width, _LINE):
             prefetch(start + offset)
         if width % _LINE:
             prefetch(start + width - 8)
-    if i + _ROWS_AHEAD < len(block.slots):
-        slot, width = block.slots[i + _ROWS_AHEAD], rows.shape[1] * 8
+    if i + _ROWS_AHEAD < len(slots):
+        slot, width = slots[i + _ROWS_AHEAD], rows.shape[1] * 8
         ring = np.int64(halves[slot, RING]) - 1
         if ring >= 0:
             base, first = np.int64(halves[slot, BASE]), np.int64(halves[slot, FIRST])
@@ -122,17 +123,18 @@ def _ask_for(store: Store, lanes: Lanes, tiles: Tiles, block: Block, i: Any) -> 
             for lane in range(len(lanes.plan)):
                 low = first + halves[slot, 2 * lanes.plan[lane, AT] + STRETCH]
                 prefetch(start + (low - size if low >= size else low) * width)
-    for hop in range(len(tiles.hops)):
-        _ask_for_tiles(tiles, block, i, hop)
+    if tiles is not None:
+        for hop in range(len(tiles.hops)):
+            _ask_for_tiles(tiles, slots, i, hop)
 
 
 @compiled_inline
-def _ask_for_tiles(tiles: Tiles, block: Block, i: Any, hop: Any) -> None:
+def _ask_for_tiles(tiles: Tiles, slots: Slots, i: Any, hop: Any) -> None:
     store, hops = tiles.store, len(tiles.hops)
-    if i + _HEADS_AHEAD < len(block.slots):
-        prefetch(store.heads.ctypes.data + (block.slots[i + _HEADS_AHEAD] * hops + hop) * HEAD_WORDS * 8)
-    if i + _ROWS_AHEAD < len(block.slots):
-        size, ring = tiles_of(tiles, block.slots[i + _ROWS_AHEAD] * hops + hop)
+    if i + _HEADS_AHEAD < len(slots):
+        prefetch(store.heads.ctypes.data + (slots[i + _HEADS_AHEAD] * hops + hop) * HEAD_WORDS * 8)
+    if i + _ROWS_AHEAD < len(slots):
+        size, ring = tiles_of(tiles, slots[i + _ROWS_AHEAD] * hops + hop)
         if size:
             start, width = store.rows.ctypes.data, store.rows.shape[1] * 8
             prefetch(start + place(ring, 0) * width)
@@ -149,7 +151,7 @@ def _bits(block: Block, argument: Any, i: Any) -> int:
     return int(np.float64(value if value == value else np.nan).view(np.int64))
 
 
-@compiled_borrowing
+@compiled_inside
 def _alone(lanes: Lanes, block: Block, i: Any, outputs: Floats) -> None:
     """What a row says that sees itself alone."""
     bits = outputs.view(np.int64)
@@ -166,12 +168,13 @@ def _alone(lanes: Lanes, block: Block, i: Any, outputs: Floats) -> None:
                 bits[w, i] = NULL if function in (STDDEV_SAMP, VAR_SAMP) else own
 
 
-@compiled_borrowing
+@compiled_inside
 def _seeing(
     store: Store,
     lanes: Lanes,
-    tiles: Tiles,
-    block: Block,
+    tiles: Tiles | None,
+    slot: Any,
+    time: Any,
     outputs: Floats,
     i: Any,
     ring: Ring,
@@ -179,12 +182,12 @@ def _seeing(
     bound: Any,
 ) -> bool:
     """Writes what a row sees that is not kept; False: too many rows for a quantile."""
-    slot, time, end = block.slots[i], block.times[i], size
+    end = size
     while end > 0 and store.rows[place(ring, end - 1), 0] > time:
         end -= 1
     for number in range(len(lanes.plan)):
         lane = lanes.plan[number]
-        if lane[TILE]:
+        if tiles is not None and lane[TILE]:
             show_hops(store, ring, tiles, lane, slot, time, end)
         else:
             show(store, ring, lane, slot, time, end, True, bound)
@@ -197,36 +200,53 @@ def _seeing(
 
 @compiled_borrowing
 def advance(
-    store: Store, lanes: Lanes, tiles: Tiles, limits: Limits, block: Block, outputs: Floats, emit: Any, begin: Any
+    store: Store,
+    keys: Keys,
+    lanes: Lanes,
+    tiles: Tiles | None,
+    limits: Limits,
+    block: Block,
+    kept: Flags | None,
+    outputs: Floats,
+    emit: Any,
+    begin: Any,
 ) -> int:
     """Takes in the rows from ``begin`` on; the first one that was not, or n.
 
     That is for want of room in the arenas, unless ``counts`` have REFUSED.
 
     Args:
+      kept: [n], which rows others will see; None: all.
       outputs: [W, n], filled if ``emit``; NULL where there is no value.
     """
     halves, counts, rows, plan = store.halves, store.counts, store.rows, lanes.plan
     equals, first_next = lanes.equals, rows.shape[1] - len(store.distinct)
-    all_kept = len(block.kept) == 0
-    for i in range(begin, len(block.slots)):
-        _ask_for(store, lanes, tiles, block, i)
-        slot, time, recorded = block.slots[i], block.times[i], block.record_times[i]
-        if not has_room(store, slot) or not tiles_have_room(tiles, slot):
+    slots, known = keys.slots, begin
+    for i in range(begin, len(slots)):
+        if known < min(i + _HEADS_AHEAD + 1, len(slots)):
+            find_slots(keys, store, known, min(known + _LOOKED_UP, len(slots)))
+            known = min(known + _LOOKED_UP, len(slots))
+        _ask_for(store, slots, lanes, tiles, i)
+        slot, time, recorded = slots[i], block.times[i], block.record_times[i]
+        if not has_room(store, slot):
+            return i
+        if tiles is not None and not tiles_have_room(tiles, slot):
             return i
         counts[CLOCK] = max(counts[CLOCK], recorded)
         size = np.int64(halves[slot, SIZE])
         ring = ring_of(store, slot) if size else Ring(np.int64(0), np.int64(0), np.int64(0))
         newest = rows[place(ring, size - 1), 0] if size else time
-        keeps = all_kept or block.kept[i]
+        keeps = True
+        if kept is not None:
+            keeps = kept[i]
         bound = max(counts[CLOCK] - limits.keep, (max(newest, time) if keeps else newest) - limits.keep_of_key)
         if time > recorded + limits.skew or time < bound:
             counts[FUTURE if time > recorded + limits.skew else ALONE] += 1
             if emit:
                 _alone(lanes, block, i, outputs)
             continue
-        if not keeps:
-            if emit and not _seeing(store, lanes, tiles, block, outputs, i, ring, size, bound):
+        if kept is not None and not keeps:
+            if emit and not _seeing(store, lanes, tiles, slot, time, outputs, i, ring, size, bound):
                 return i
             continue
         gone = 0
@@ -235,7 +255,7 @@ def advance(
             while gone < size and rows[place(ring, gone), 0] < bound - limits.ends:
                 gone += 1
         if gone:
-            taken = take_out(store, ring, lanes, tiles, slot, gone) if len(tiles.hops) else gone
+            taken = take_out(store, ring, lanes, tiles, slot, gone) if tiles is not None else gone
             for number in range(len(plan)):
                 if not plan[number, TILE]:
                     forget(store, ring, plan[number], slot, taken)
@@ -244,12 +264,14 @@ def advance(
                 return i
             size -= gone
             ring = ring_of(store, slot)
-        if any_out_of_reach(tiles, slot, bound):
+        if tiles is not None and any_out_of_reach(tiles, slot, bound):
             forget_tiles(store, lanes, tiles, slot, bound)
         if size >= limits.rows:
             counts[REFUSED] = TOO_MANY
             return i
-        position = size
+        position, earlier = size, time < newest
+        if kept is not None:
+            earlier = True
         if time < newest:
             counts[LATE] += 1
             while position > 0 and rows[place(ring, position - 1), 0] > time:
@@ -265,20 +287,20 @@ def advance(
             lane = plan[number]
             make_way(store, ring, lane, slot, position)
             if emit:
-                if lane[TILE]:
+                if tiles is not None and lane[TILE]:
                     show_hops(store, ring, tiles, lane, slot, time, position + 1)
                 else:
-                    show(store, ring, lane, slot, time, position + 1, position < size or not all_kept, bound)
+                    show(store, ring, lane, slot, time, position + 1, earlier, bound)
                 if lane[SORTED] and rows_shown(store, lane, slot) > len(lanes.values):
                     counts[REFUSED] = TOO_MANY_SORTED
                     return i
                 equal = equals[lane[NEXT] - first_next] if lane[NEXT] else -1
                 write(store, ring, lanes, tiles, lane, slot, time, equal, outputs, i)
-    return len(block.slots)
+    return len(slots)
 
 
 @compiled_borrowing
-def sweep(store: Store, tiles: Tiles, start: Any, end: Any, bound: Any) -> None:
+def sweep(store: Store, tiles: Tiles | None, start: Any, end: Any, bound: Any) -> None:
     """Gives back the rows of those keys, of the slots start to end - 1, whose newest row no later row can see."""
     halves = store.halves
     width = store.rows.shape[1] * 8
@@ -290,7 +312,8 @@ def sweep(store: Store, tiles: Tiles, start: Any, end: Any, bound: Any) -> None:
         size = np.int64(halves[slot, SIZE])
         if halves[slot, RING] and (size == 0 or store.rows[place(ring_of(store, slot), size - 1), 0] < bound):
             release(store, slot)
-            give_tiles_back(tiles, slot)
+            if tiles is not None:
+                give_tiles_back(tiles, slot)
             store.counts[ROWS] -= size
             store.counts[KEYS] -= 1
             for word in range(HEAD_WORDS - 2, store.heads.shape[1]):

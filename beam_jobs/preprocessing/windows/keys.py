@@ -8,17 +8,18 @@ pairs.
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from beam_jobs.jit import compiled_borrowing, compiled_inline
-from beam_jobs.preprocessing.windows.store import FIRST_HASH, SECOND_HASH, Ints, Store
+from beam_jobs.jit import compiled_borrowing, compiled_inline, compiled_inside
+from beam_jobs.preprocessing.windows.store import FIRST_HASH, SECOND_HASH, SLOTS, Ints, Store
 from beam_jobs.preprocessing.windows.wide import prefetch, product
 
 Words = NDArray[np.uint64]
+Table = NDArray[np.int32]  # a power of two of places: slot + 1 where a key's first hash leads, or in the next free one
 
 SEEDS = np.array([secrets.randbits(64) | 1 for _ in range(4)], np.uint64)
 
@@ -70,18 +71,23 @@ def _hash(ends: NDArray[np.int32], words: Words, seeds: Words, first: Words, sec
         first[row], second[row] = _folded(a ^ s1, s3), _folded(b ^ s0, s2)
 
 
-@compiled_borrowing
-def find_slots(
-    first: Words, second: Words, table: NDArray[np.int32], store: Store, used: Any, slots: NDArray[np.uint32]
-) -> int:
-    """Fills in each key's slot, new ones for new keys, and returns how many slots are in use now.
+class Keys(NamedTuple):
+    """The keys of n rows."""
 
-    ``table``, a power of two of places, holds slot + 1 where a key's first hash leads, or in the next free place.
-    """
-    heads, n = store.heads, len(first)
+    first: Words  # [n], hashes
+    second: Words
+    table: Table
+    slots: NDArray[np.uint32]  # [n], filled in by ``find_slots``
+
+
+@compiled_inside
+def find_slots(keys: Keys, store: Store, begin: Any, end: Any) -> None:
+    """Fills in the slots of the rows begin to end - 1, new ones for new keys; there is room for these."""
+    first, second, table, slots = keys
+    heads, n, used = store.heads, len(first), store.counts[SLOTS]
     mask = np.uint64(len(table) - 1)
     places, start, width = table.ctypes.data, heads.ctypes.data, heads.shape[1] * 8
-    for row in range(n):
+    for row in range(begin, end):
         if row + 24 < n:
             prefetch(places + 4 * np.int64(first[row + 24] & mask))
         if row + 8 < n:
@@ -93,16 +99,16 @@ def find_slots(
             place = (place + np.uint64(1)) & mask
             slot = np.int64(table[place]) - 1
         if slot < 0:
-            slot = np.int64(used)
+            slot = used
             used += 1
             table[place] = used
             heads[slot, FIRST_HASH], heads[slot, SECOND_HASH] = a, b
         slots[row] = slot
-    return used
+    store.counts[SLOTS] = used
 
 
 @compiled_borrowing
-def enter_all(table: NDArray[np.int32], heads: Ints, used: Any) -> None:
+def enter_all(table: Table, heads: Ints, used: Any) -> None:
     """Fills an empty table with the slots in use."""
     mask = np.uint64(len(table) - 1)
     for slot in range(used):

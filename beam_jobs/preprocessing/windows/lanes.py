@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_jobs.jit import compiled_borrowing, compiled_inline
+from beam_jobs.jit import compiled_inline, compiled_inside
 from beam_jobs.preprocessing.windows import exact_sum, wide
 from beam_jobs.preprocessing.windows.frames import FUNCTIONS
 from beam_jobs.preprocessing.windows.quantiles import collect, continuous, discrete
@@ -155,7 +155,7 @@ def move_to(store: Store, ring: Ring, lane: Ints, slot: Any, low: Any, high: Any
         cross(store, lane, slot, place(ring, position), leaves)
 
 
-@compiled_borrowing
+@compiled_inside
 def _leave_behind(store: Store, ring: Ring, lane: Ints, slot: Any, gone: Any) -> None:
     """The first rows of a key leave the stretch of a lane."""
     high = np.int64(store.halves[slot, 2 * place_of(lane, AT) + HIGH])
@@ -231,7 +231,7 @@ def write(
     store: Store,
     ring: Ring,
     lanes: Lanes,
-    tiles: Tiles,
+    tiles: Tiles | None,
     lane: Ints,
     slot: Any,
     time: Any,
@@ -254,7 +254,7 @@ def write(
     )
     bits = outputs.view(np.int64)
     key, first_tile = np.int64(0), np.int64(-1)  # tiles that belong to the stretch; of a frame without them none
-    if lane[TILE]:
+    if tiles is not None and lane[TILE]:
         key = slot * len(tiles.hops) + tiles.parts[lane[TILE] - 1, HOP_NUMBER]
         first_tile = np.int64(halves[slot, 2 * place_of(lane, SUFFIX)])
     if lane[RUNNING]:
@@ -278,7 +278,8 @@ def write(
                 )
         else:
             row = place(ring, low if function == FIRST_VALUE else high - 1) if high > low else -1
-            if lane[TILE] and (function == FIRST_VALUE or row < 0) and has_tiles(tiles, key, first_tile):
+            of_tile = function == FIRST_VALUE or row < 0
+            if tiles is not None and lane[TILE] and of_tile and has_tiles(tiles, key, first_tile):
                 bits[w, i] = tile_end(tiles, key, lane[TILE] - 1, first_tile, function == LAST_VALUE)
             elif row < 0 or is_null(store, row, lane[COLUMN]):
                 bits[w, i] = NULL
@@ -291,7 +292,7 @@ def _compute(
     store: Store,
     ring: Ring,
     lanes: Lanes,
-    tiles: Tiles,
+    tiles: Tiles | None,
     lane: Ints,
     slot: Any,
     low: Any,
@@ -326,13 +327,13 @@ def _compute(
             least, most = np.nan, -np.inf
             if high > low:
                 least, most = extremes(store, ring, low, high, lane[COLUMN], lane[INDEX])
-            if lane[TILE]:
+            if tiles is not None and lane[TILE]:
                 least, most = tile_extremes(tiles, key, tiles.parts[lane[TILE] - 1], first_tile, least, most)
             store.extremes[slot, at], store.extremes[slot, at + 1] = least, most
         found[MIN], found[MAX] = store.extremes[slot, at], store.extremes[slot, at + 1]
 
 
-@compiled_borrowing
+@compiled_inside
 def _different(store: Store, ring: Ring, lane: Ints, low: Any, high: Any, time: Any, equal: Any) -> float:
     """How many different values there are: those whose next equal one lies behind the frame."""
     rows, column = store.rows, lane[COLUMN]
@@ -345,11 +346,11 @@ def _different(store: Store, ring: Ring, lane: Ints, low: Any, high: Any, time: 
     return count
 
 
-@compiled_borrowing
+@compiled_inside
 def _slow(
     store: Store,
     ring: Ring,
-    tiles: Tiles,
+    tiles: Tiles | None,
     lane: Ints,
     low: Any,
     high: Any,
@@ -365,13 +366,13 @@ def _slow(
         row = place(ring, position)
         if not is_null(store, row, lane[COLUMN]):
             exact_sum.update(value_at(store, row, lane[COLUMN]), 1, True, total, squares, special)
-    if lane[TILE]:
+    if tiles is not None and lane[TILE]:
         add_tiles(tiles, key, tiles.parts[lane[TILE] - 1], first_tile, total, squares, special)
     spread = exact_sum.read_variance(np.float64(count), total, squares, special, digits) if count > 1 else 0.0
     return exact_sum.read_sum(total, special, digits), spread
 
 
-@compiled_borrowing
+@compiled_inside
 def note_equal(store: Store, ring: Ring, slot: Any, position: Any, which: Any) -> int:
     """Links a new row to its equals; returns the position of the last one before it, or -1."""
     rows, column = store.rows, store.distinct[which]

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_jobs.jit import compiled_borrowing, compiled_inline
+from beam_jobs.jit import compiled_inline, compiled_inside
 from beam_jobs.preprocessing.windows.store import Floats, Ring, Store, below, is_null, place, value_at
 from beam_jobs.preprocessing.windows.wide import fused
 
 MOST_ROWS = 10_000  # of a window: each row looks through all of them
 
 
-@compiled_borrowing
+@compiled_inside
 def collect(store: Store, ring: Ring, low: Any, high: Any, column: Any, values: Floats) -> int:
     """Copies the values of a key's rows, position low to high - 1, that are not null; how many."""
     count = np.int64(0)
@@ -49,7 +49,7 @@ def continuous(values: Floats, count: Any, above: Any, below_: Any, line: Any, c
     return fused(high - low, share, low) if line else fused(low, 1.0 - share, high * share)
 
 
-@compiled_borrowing
+@compiled_inside
 def ranked(values: Floats, count: Any, rank: Any, chance: NDArray[np.uint64]) -> float:
     """The value that stands at ``rank`` in order; puts it there, none larger before it and none smaller behind it.
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_jobs.jit import compiled_borrowing, compiled_inline
+from beam_jobs.jit import compiled_inline, compiled_inside
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -34,7 +34,8 @@ USED, GRANTED, ROWS = 0, 1, 2  # rows of the arena: ever used, in rings, that ho
 KEYS, CLOCK = 3, 4  # that have a ring; highest record time
 LATE, ALONE, FUTURE = 5, 6, 7  # rows so far
 REFUSED = 8  # 0, or why no more rows are taken
-COUNTS = 9
+SLOTS = 9  # in use
+COUNTS = 10
 TOO_MANY, TOO_MANY_SORTED = 1, 2  # rows of a key; rows in a window that looks for a quantile
 
 FIRST_ROWS = 1 << 12  # of an arena at the start
@@ -95,7 +96,7 @@ def empty(
 ) -> Store:
     """Empty arrays."""
     heads = zeros(slots, head_words)
-    arena = np.zeros((rows, columns), np.int64)  # not what was in that memory: snapshots hold rows as they are
+    arena = zeros(rows, columns)  # not what was in that memory: snapshots hold rows as they are
     return Store(
         heads,
         heads.view(np.uint32),
@@ -125,7 +126,7 @@ def with_room(old: Store, needed: int) -> Store:
     used = int(old.counts[USED])
     if used + needed <= len(old.rows):
         return old
-    arena = np.zeros((max(len(old.rows) * 3 // 2, used + needed + BLOCK), old.rows.shape[1]), np.int64)
+    arena = zeros(max(len(old.rows) * 3 // 2, used + needed + BLOCK), old.rows.shape[1])
     arena[:used] = old.rows[:used]
     blocks = np.empty((len(arena) // BLOCK + 1, old.blocks.shape[1]), np.int64)
     blocks[: len(old.blocks)] = old.blocks
@@ -202,7 +203,7 @@ def _with_row(store: Store, row: Any, column: Any, least: Any, most: Any) -> tup
     return min(least, value), max(most, value)
 
 
-@compiled_borrowing
+@compiled_inside
 def index(store: Store, ring: Ring, first: Any, end: Any) -> None:
     """Rows first to end - 1 of a ring are new: the extremes of their blocks, of the rows up to ``end``."""
     if ring.size < INDEXED_FROM:
@@ -254,7 +255,7 @@ def extremes(store: Store, ring: Ring, low: Any, high: Any, column: Any, k: Any)
     return _value(least), _value(most)
 
 
-@compiled_borrowing
+@compiled_inside
 def ring_for(sizes: Ints, rows: Any) -> int:
     """Which size of ring holds so many rows and some more."""
     ring = 0
@@ -271,7 +272,7 @@ def has_room(store: Store, slot: Any) -> bool:
     return store.counts[USED] + 2 * store.sizes[ring] <= len(store.rows)
 
 
-@compiled_borrowing
+@compiled_inside
 def move(store: Store, slot: Any, ring: Any) -> None:
     """Moves the rows of a key, if it has some, to a ring of another size; ``has_room`` has been asked."""
     halves, sizes, free, counts, rows = store.halves, store.sizes, store.free, store.counts, store.rows
@@ -297,7 +298,7 @@ def move(store: Store, slot: Any, ring: Any) -> None:
         index(store, Ring(base, np.int64(0), sizes[ring]), base, base + size)
 
 
-@compiled_borrowing
+@compiled_inside
 def release(store: Store, slot: Any) -> None:
     """Gives a key's ring back."""
     halves, free, counts = store.halves, store.free, store.counts

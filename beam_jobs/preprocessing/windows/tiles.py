@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from beam_jobs.jit import compiled_borrowing, compiled_inline
+from beam_jobs.jit import compiled_borrowing, compiled_inline, compiled_inside
 from beam_jobs.preprocessing.windows import exact_sum, wide
 from beam_jobs.preprocessing.windows.frames import HOP_ORIGIN_US
 from beam_jobs.preprocessing.windows.store import (
@@ -83,7 +83,7 @@ def tiles_of(tiles: Tiles, key: Any) -> tuple[Any, Ring]:
     return size, (ring_of(tiles.store, key) if size else Ring(nowhere, nowhere, nowhere))
 
 
-@compiled_inline
+@compiled_borrowing
 def tile_room(tiles: Tiles, slot: Any) -> int:
     """How many tiles the arena must have room for, that a row more of a key is sure to find some."""
     hops, sizes = len(tiles.hops), tiles.store.sizes
@@ -208,7 +208,7 @@ def _give_odds_back(tiles: Tiles, hop: Any, tile: Any) -> None:
                 tiles.spare[FREE_ODD] = odd + 1
 
 
-@compiled_borrowing
+@compiled_inside
 def give_tiles_back(tiles: Tiles, slot: Any) -> None:
     """A key has gone idle."""
     store, hops = tiles.store, len(tiles.hops)
@@ -254,7 +254,7 @@ def tile_end(tiles: Tiles, key: Any, part: Any, first: Any, last: Any) -> int:
     return int(tiles.store.rows[tile, tiles.parts[part, ENDS] + (1 if last else 0)])
 
 
-@compiled_borrowing
+@compiled_inside
 def tile_extremes(tiles: Tiles, key: Any, part: Ints, first: Any, least: Any, most: Any) -> tuple[float, float]:
     """The smallest and the largest value of tiles and of two more values; NaN and -inf stand for none."""
     size, ring = tiles_of(tiles, key)
@@ -269,7 +269,7 @@ def tile_extremes(tiles: Tiles, key: Any, part: Ints, first: Any, least: Any, mo
     return least, most
 
 
-@compiled_borrowing
+@compiled_inside
 def add_tiles(tiles: Tiles, key: Any, part: Ints, first: Any, total: Ints, squares: Ints, special: Ints) -> None:
     """Adds the sums of tiles to those of exact_sum."""
     size, ring = tiles_of(tiles, key)
