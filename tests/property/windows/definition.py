@@ -83,7 +83,7 @@ class Stream:
                 self.arguments[:, part],
                 self.valid[:, part],
                 emit,
-                self.kept[part],
+                self.kept[part] if len(self.kept) else None,
             )
             parts.append(np.array([[NULL if v is None else v for v in column.to_pylist()] for column in columns]))
         return np.concatenate(parts, axis=1) if emit and parts else np.zeros((0, 0))
