@@ -90,7 +90,8 @@ RANKED = [
     "quantile(i, 0.3)",
 ]
 BY_ROW = sorted(name for name, frame in FRAMES.items() if "time_bucket" not in frame and "trunc" not in frame)
-LABELLED = ("count_if(fraud)", "avg(CASE WHEN fraud THEN 1 ELSE 0 END)", "count(fraud)", "max(fraud)")
+# Their windows are made of the rows whose label is known, so these say nothing of others.
+LABELLED = ("count_if(fraud)", "avg(CASE WHEN fraud THEN 1 WHEN NOT fraud THEN 0 END)", "count(fraud)", "max(fraud)")
 
 
 def as_number(call: str) -> str:
