@@ -31,8 +31,8 @@ SCHEMA = {
     ],
 }
 MODELS: dict[str, dict[str, Any]] = {
-    "average": {"of": [{"kind": "tail_probability", "only_more": ["amount"]}, {"kind": "boosting", "trees": 20}]},
-    "boosting": {"trees": 20},
+    "average": {"of": [{"kind": "tail_probability", "only_more": ["amount"]}, {"kind": "boosting", "trees": 60}]},
+    "boosting": {"trees": 60},
     "isolation_forest": {"trees": 30},
     "robust_distance": {},
     "tail_probability": {"only_more": ["amount"], "rates": [["frauds", "payments"]]},
