@@ -36,8 +36,8 @@ train: setup ## train the car_sensors model on a simulated history into ./runs/m
 	$(BIN)/python -m demo.history --rows 120000 --output runs/history.parquet
 	$(BIN)/python -m model.train --use_case car_sensors --data runs/history.parquet --registry runs/models
 
-# Three processes keep two cores busy: tests of whole jobs also wait, for brokers and for leases that run out. Four are no faster.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
+# Four processes keep two cores busy: tests of whole jobs also wait, for brokers and for leases that run out.
+PYTEST := $(BIN)/python -m pytest -n 4 --dist worksteal
 
 test: setup ## the tests, 12 minutes at most on two idle cores; what needs Java or Go is skipped with the reason where they are missing
 	$(PYTEST) -m "not nightly" $(PYTEST_ARGS)

@@ -1,5 +1,6 @@
 """Fixtures of every test: brokers and runners are started on first use only."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -32,6 +33,9 @@ __all__ = [
     "tokens",
     "trained_model",
 ]
+
+# A thread that outlives its test logs into what was captured of it: not to be told in the next test's output.
+logging.raiseExceptions = False
 
 # Tests share two cores with brokers and runners: how long an example takes says nothing.
 settings.register_profile("highbeam", deadline=None, suppress_health_check=[HealthCheck.too_slow])
