@@ -220,7 +220,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str]) -> int:
     args = SCHEMAS["schemas registry"].parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(asctime)s %(message)s")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT is ignored in what a script starts in the background
+        signal.signal(number, signal.default_int_handler)
     try:
         with RegistryServer(args.dir, args.host, args.port) as server:
             print(f"Schema Registry on {server.url}, schemas in {args.dir} (Ctrl-C stops it)", flush=True)
