@@ -75,10 +75,9 @@ class _Known:
     last: Record | None = None  # the newest one that was taken in
     since: float = field(default_factory=time.monotonic)  # the last snapshot, or the beginning
 
-    def took(self, rows: Block) -> None:
-        """These, of this partition, were taken in last."""
-        if rows.num_rows:
-            self.last = Record(rows.column(_OFFSET)[-1].as_py(), int(_times(rows.slice(rows.num_rows - 1))[0]))
+    def took(self, rows: Block, row: int) -> None:
+        """This one of the rows was the last of this partition that was taken in."""
+        self.last = Record(rows.column(_OFFSET)[row].as_py(), int(_times(rows.slice(row, 1))[0]))
 
     def park(self) -> None:
         """Waits for the next block."""
@@ -254,7 +253,7 @@ class PreprocessWindows(beam.DoFn):
         chosen = []
         for p, at in by_partition.items():
             found = advance(known[p].history, _rows(seen, at))
-            known[p].took(_rows(rows, at))
+            known[p].took(rows, int(at[-1]))
             chosen.append((found.rows.select(self._windows), at[found.kept]))
         for p, one in known.items():
             one.next = stretch.partitions[p][1]
@@ -316,7 +315,7 @@ class PreprocessWindows(beam.DoFn):
                     self._check_keys(again, topic_id)
                     for p, at in _by_partition(again).items():
                         known[p].history.advance(_rows(again, at), emit=False)
-                        known[p].took(_rows(again, at))
+                        known[p].took(again, int(at[-1]))
                         known[p].check_memory(self._settings.memory_mb)
                 told.read(sum(end - start for start, end in stretch.partitions.values()), records)
 
