@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from pathlib import Path
+
+from beam_jobs.errors import UserError
 
 STYLE = """
 :root{color-scheme:light dark}
@@ -43,6 +46,18 @@ def page(title: str, body: str) -> str:
         f"<!doctype html><html lang='en'><head>{head}<style>{STYLE}</style></head>"
         f"<body><h1>{html.escape(title)}</h1>{body}</body></html>\n"
     )
+
+
+def write_page(file: str, text: str) -> None:
+    """Writes what ``--html FILE`` asks for.
+
+    Raises:
+      UserError: it can't be written.
+    """
+    try:
+        Path(file).write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise UserError(f"--html {file}: {error.strerror}; name a file you may write") from error
 
 
 def paragraph(text: str, style: str = "") -> str:

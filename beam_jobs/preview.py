@@ -18,6 +18,7 @@ from pathlib import Path
 from threading import Timer
 
 from beam_jobs.errors import UserError, one_line
+from beam_jobs.page import write_page
 from beam_jobs.samples.preview import Preview, look
 from beam_jobs.samples.records import Records, records_of
 from beam_jobs.storage.files import is_local, local_path
@@ -39,10 +40,7 @@ def show(preview: Preview, given: Namespace) -> None:
         for line in preview.plan.lines(width):
             print(line)
     if given.html:
-        try:
-            Path(given.html).write_text(preview.html(), encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise UserError(f"--html {given.html}: {error.strerror}; name a file you may write") from error
+        write_page(given.html, preview.html())
         print(f"page        {one_line(given.html)}")
     sys.stdout.flush()
 

@@ -290,10 +290,7 @@ def main(argv: Sequence[str]) -> int:
     for line in report.lines():
         print(line)
     if given.html:
-        try:
-            Path(given.html).write_text(report.html(), encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise UserError(f"--html {given.html}: {error.strerror}; name a file you may write") from error
+        page.write_page(given.html, report.html())
         print(f"page: {one_line(given.html)}")
     return 0 if report.found.k >= given.k or not report.rows else EXIT_FAILED
 

@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -33,22 +32,10 @@ from beam_jobs.steps.repartition import LabelsToSecondKey, ToSecondKey, begun
 from beam_jobs.steps.second_key import HELD, BySecondKey
 from beam_jobs.steps.windows import HISTORIES, WindowSettings
 from beam_jobs.use_case import UseCase
-from tests.property.windows.test_two_keys import PARTITIONS, SOURCES, run, written
+from tests.property.windows.test_two_keys import PARTITIONS, SCHEMA, SOURCES, T0, run, written
 from tests.services.fake_kafka import FakeCluster
 from tests.services.kafka_cluster import Record
 
-T0 = 1_700_000_000_000
-SCHEMA: dict[str, Any] = {
-    "type": "record",
-    "name": "Payment",
-    "fields": [
-        {"name": "card", "type": "string"},
-        {"name": "merchant", "type": ["null", "string"]},
-        {"name": "ts", "type": {"type": "long", "logicalType": "timestamp-millis"}},
-        {"name": "amount", "type": "double"},
-        {"name": "fraud", "type": ["null", "boolean"], "label": True},
-    ],
-}
 HOPS = "(ts - time_bucket(INTERVAL '1 minute', ts - INTERVAL '2 hour')) PRECEDING"
 SQL = f"""
 SELECT card, ts, amount, amount / mean AS against_usual,
