@@ -104,7 +104,7 @@ def test_killed_and_resumed_by_more_processes_the_features_are_duckdbs(
     events = send(topics, 12_000)
     one = archive(topics, use_case, tmp_path)
     assert kill_at_random(one, tmp_path, 1) + kill_at_random([*one, "--direct_num_workers=2"], tmp_path, 1)
-    finishes_as_duckdb_says(one, events, tmp_path)
+    assert finishes_as_duckdb_says(one, events, tmp_path) > 0
 
 
 @pytest.mark.nightly
@@ -118,18 +118,29 @@ def test_20_kills_and_20_failed_bundles_leave_duckdbs_features(topics: Topics, u
     assert kill_at_random(two, tmp_path, 7, how=kill_child) == 7
     assert kill_at_random(one, tmp_path, 10, how=away) == 10
     assert kill_at_random(two, tmp_path, 6) == 6
+    assert finishes_as_duckdb_says(one, events, tmp_path) > 0
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(600)
+def test_with_snapshots_too_the_features_are_duckdbs(topics: Topics, use_case: str, tmp_path: Path) -> None:
+    events, folder = send(topics, 60_000), tmp_path / "snapshots"
+    one = archive(topics, use_case, tmp_path, f"--window_snapshots={folder}", "--window_snapshot_seconds=0.01")
+    assert kill_at_random(one, tmp_path, 3) == 3
+    assert list(folder.glob("*/*/*/*.npz"))
+    assert kill_at_random([*one, "--direct_num_workers=2"], tmp_path, 3) == 3
     finishes_as_duckdb_says(one, events, tmp_path)
 
 
-def finishes_as_duckdb_says(command: list[str], events: pa.RecordBatch, tmp_path: Path) -> None:
-    """What is left to do is done; then each row is there once, with its features."""
+def finishes_as_duckdb_says(command: list[str], events: pa.RecordBatch, tmp_path: Path) -> int:
+    """What is left to do is done; then each row is there once, with its features. Returns the records read again."""
     run(command)
     counted = report(tmp_path)
-    assert counted["reread"] > 0
     assert counted["unaccounted"] == 0
     found = rows(tmp_path)
     assert max(positions(found).values()) == 1
     assert features(found) == said_by_duckdb(events)
+    return int(counted["reread"])
 
 
 def test_on_prism(topics: Topics, use_case: str, tmp_path: Path, prism_binary: Path) -> None:
