@@ -15,6 +15,7 @@ CORE = [
     "google-cloud-storage>=3,<4",  # storage/gcs.py
     "argcomplete>=3.5,<4",  # of the command highbeam
     "cryptography>=43,<51",  # model/signature.py
+    "datasketches>=5.2,<6",  # steps/alerting: the scores of late
     "fastavro>=1.11,<2",
     "google-crc32c>=1.7,<2",  # CRC32C in hardware; google-cloud-storage brings it along
     "isal>=1.7,<2",

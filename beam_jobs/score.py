@@ -25,8 +25,8 @@ def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
     use_case, preprocessor = job.use_case, job.preprocessor
 
     blocks, bad = read_features(pipeline, job, preprocessor.input_columns)
-    infer = RunInference(BlockModelHandler(job.model, preprocessor.features)).with_output_types(Block)
-    inferred = blocks | "RunInference" >> infer
+    handler = BlockModelHandler(job.model, preprocessor.features, job.budget, use_case.key)
+    inferred = blocks | "RunInference" >> RunInference(handler).with_output_types(Block)
     scored, bad["CheckScores"] = step(
         "CheckScores", CheckScores(job.name, use_case.key, preprocessor.attributes), inferred
     )

@@ -141,9 +141,15 @@ def _row(record: Record) -> str:
         return f"{_time(fields['failed_at'])}  {place:28}  {fields['reason']:18}  {fields['error']}"
     if record.kind == "other":
         return as_json(record)
-    last = f"{fields['threshold']:.4g}" if record.kind == "score" else made_by(fields)
+    last = f"{fields['threshold']:.4g}" if record.kind == "score" else severe(fields) + made_by(fields)
     carried = [f"  {name}={value}" for name, value in (fields.get("attributes") or {}).items() if value is not None]
     return f"{_time(fields['event_time'])}  {fields['key']:20}  {fields['score']:9.4g}  {last}{''.join(carried)}"
+
+
+def severe(alert: Mapping[str, Any]) -> str:
+    """How severe an alert is, where that is more than most are."""
+    severity = alert.get("severity")
+    return "" if severity in (None, "low") else f"{severity}: "
 
 
 def made_by(alert: Mapping[str, Any]) -> str:

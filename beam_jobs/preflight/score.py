@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from apache_beam.options.pipeline_options import PipelineOptions
 
 import schemas
+from beam_jobs.errors import UserError
 from beam_jobs.io.sink import Sink
 from beam_jobs.io.source import Source
 from beam_jobs.preflight.addresses import (
@@ -31,9 +32,11 @@ from beam_jobs.preflight.workers import (
     warn_if_cleaned,
 )
 from beam_jobs.preprocessing.preprocessor import Preprocessor
+from beam_jobs.steps.alerting.budget import AlertBudget
 from beam_jobs.steps.decode import EventSettings
 from beam_jobs.steps.payload import Payload
 from beam_jobs.steps.windows import WindowSettings
+from beam_jobs.target import target_of
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import require, say
 from beam_jobs.terminal.commands import JOBS
@@ -61,7 +64,26 @@ class ScoreJob:
     schema_ids: dict[str, SchemaId]  # of the outputs in Avro, by the schema's file name
     events: EventSettings = field(default_factory=EventSettings)
     windows: WindowSettings = field(default_factory=WindowSettings)
+    budget: AlertBudget | None = None  # of alerts, of one process; None: the model's threshold decides
     second: SecondTopic | None = None  # where the SQL has windows by two keys
+
+
+def alert_budget(parsed: PipelineOptions) -> AlertBudget | None:
+    """What one process of the job may spend of --alert_budget; None: there is none.
+
+    Raises:
+      UserError: it is no budget, or nobody knows how many processes will share it.
+    """
+    text = parsed.view_as(options.ScoreOptions).alert_budget
+    if not text:
+        return None
+    budget, target = AlertBudget.parse(text), target_of(parsed).describe()
+    if budget.per == "time" and not target.here:
+        raise UserError(
+            f"--alert_budget {text}: workers come and go there, and each keeps a budget of its own; give one that "
+            "adds up, such as 1/1000 or 5/1000keys"
+        )
+    return budget.share(target.processes)
 
 
 def score_job(parsed: PipelineOptions) -> ScoreJob:
@@ -77,7 +99,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     use_case = load_use_case(parsed.view_as(options.UseCaseOptions).use_case)
     use_case = use_case.with_lateness(parsed.view_as(options.WindowOptions).get_all_options())
     preprocessor = use_case.preprocessor()
-    preflight = Preflight(parsed)
+    preflight, budget = Preflight(parsed), alert_budget(parsed)
     check_pii_key(preflight, preprocessor)
     payload = dead_letter_payload(preflight, writes=True)
     check_path(parsed, "--model", wanted.model, in_image=True)
@@ -104,7 +126,8 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     say(source.describe())
     if described.few_rows:
         say(f"warning: {described.few_rows}")
-    say(f"model {described.name} {described.version}, alerts above a score of {described.threshold:.4g}")
+    above = f"above a score of {described.threshold:.4g}" if budget is None else f"{wanted.alert_budget} at most"
+    say(f"model {described.name} {described.version}, alerts {above}")
     return ScoreJob(
         name=name,
         use_case=use_case,
@@ -118,6 +141,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
         max_dead_letter_rate=max_dead_letter_rate,
         events=event_settings(parsed),
         windows=windows,
+        budget=budget,
         second=second,
         payload=payload,
         schema_ids={

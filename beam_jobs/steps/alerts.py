@@ -29,7 +29,17 @@ MAX_FEATURES = 5  # an alert names the features that made it, at most this many,
 
 _TINY = np.finfo(np.float32).tiny
 _SOURCE = tuple(SOURCE_PREFIX + name for name in ("topic", "partition", "offset", "headers"))
-_SCORED = (h.SCORE, h.THRESHOLD, h.PERCENTILE, h.MODEL, h.VERSION, h.EXPECTED, h.FEATURE_ERROR)
+_SCORED = (
+    h.SCORE,
+    h.THRESHOLD,
+    h.PERCENTILE,
+    h.RECENT_PERCENTILE,
+    h.SEVERITY,
+    h.MODEL,
+    h.VERSION,
+    h.EXPECTED,
+    h.FEATURE_ERROR,
+)
 
 
 def unwritable(scored: Block, key: str, attributes: Sequence[str] = ()) -> RowErrors:
@@ -70,9 +80,9 @@ def _bytes(scored: Block, column: str) -> NDArray[np.int64]:
 
 
 def is_anomaly(scored: Block) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """bool [n]: the score is above its version's threshold."""
-    score = scored.column(h.SCORE).to_numpy(zero_copy_only=False)
-    return score > scored.column(h.THRESHOLD).to_numpy(zero_copy_only=False)
+    """bool [n]: the score is above its threshold, and within the budget where there is one."""
+    found: np.ndarray[tuple[int], np.dtype[np.bool_]] = scored.column(h.ALERT).to_numpy(zero_copy_only=False)
+    return found
 
 
 def score_rows(scored: Block, key: str, event_time: str, attributes: Sequence[str] = ()) -> Block:

@@ -13,44 +13,85 @@ import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler
 from numpy.typing import NDArray
 
-from beam_jobs.block import Block
+from beam_jobs import metrics
+from beam_jobs.block import SOURCE_PREFIX, Block, take
 from beam_jobs.isolate import Isolate
+from beam_jobs.steps.alerting.budget import AlertBudget
+from beam_jobs.steps.alerting.judge import ByBudget, ByThreshold, Judge
 from model.kinds.protocol import Scores
 from model.loaded import LoadedModel
 from model.registry import ModelVersion
 
 _LOGGER = logging.getLogger(__name__)
 
+OVER_BUDGET = metrics.Metric(
+    "alerts_over_budget",
+    "scored records above the threshold for which the alert budget had nothing left; no alerts",
+    report="alerts_over_budget",
+    row={"score": "above the threshold, over the alert budget"},
+    optional=True,
+)
+
 SCORE = "score"  # float32
-THRESHOLD = "threshold"  # float32, of the version that made the score
-PERCENTILE = "percentile"  # float32, per cent of normal scores below; NaN where the score is no anomaly
+THRESHOLD = "threshold"  # float32, of the version that made the score, or the budget's
+ALERT = "alert"  # bool, the score is above the threshold, and the budget has an alert left for it
+SEVERITY = "severity"  # string, one of judge.SEVERITIES; null where it is no alert
+RECENT_PERCENTILE = "recent_percentile"  # float64, per cent of the scores of late below; null where nobody knows
+PERCENTILE = "percentile"  # float32, per cent of normal scores below; NaN where the score is no alert
 MODEL = "model"  # dictionary<string>
 VERSION = "version"  # dictionary<string>
 EXPECTED = "expected"  # list<float32>[F], what the model expected, physical units; NaN where it can't say
 FEATURE_ERROR = "feature_error"  # list<float32>[F], each feature's part of the score
 RARITY = "rarity"  # list<float32>[F], share of normal rows that show as much; there only if the kind says so
-# They are null where the score is no anomaly, and where the model gives no reasons.
+# The last three are null where the score is no alert, and where the model gives no reasons.
 
 
-class BlockModelHandler(ModelHandler[Block, Block, LoadedModel]):
+@dataclass(frozen=True)
+class Judging:
+    """A model, and what decides which of its scores are alerts."""
+
+    model: LoadedModel
+    judge: Judge
+    key: str  # column of the events' key
+
+
+def judge_of(model: LoadedModel, budget: AlertBudget | None) -> Judge:
+    """What decides about a version's scores: its threshold, or a budget."""
+    described = model.manifest
+    if budget is None:
+        return ByThreshold(described.threshold, described.score_quantiles)
+    return ByBudget(budget, described.threshold, described.score_quantiles)
+
+
+class BlockModelHandler(ModelHandler[Block, Block, Judging]):
     """Scores features blocks with a version of a registered model.
 
     The batch that RunInference passes on is the block itself; the result is the same block with the columns named
-    above. The version's name travels with the loaded object, so that no score can carry the name of another one.
+    above. The version's name travels with the loaded object, so that no score can carry the name of another one, and
+    so does what decides about alerts: there is one in a process.
+
+    Args:
+      budget: of alerts; None: the version's threshold decides.
+      key: column of the events' key, for a budget by keys.
     """
 
-    def __init__(self, version: ModelVersion, features: Sequence[str]) -> None:
+    def __init__(
+        self, version: ModelVersion, features: Sequence[str], budget: AlertBudget | None = None, key: str = ""
+    ) -> None:
         super().__init__()
         self._version = version
         self._features = tuple(features)
+        self._budget = budget
+        self._key = key
 
-    def load_model(self) -> LoadedModel:
-        return LoadedModel.load(self._version.path, self._version.digest)
+    def load_model(self) -> Judging:
+        model = LoadedModel.load(self._version.path, self._version.digest)
+        return Judging(model, judge_of(model, self._budget), self._key)
 
     def run_inference(
-        self, batch: Block, model: LoadedModel, inference_args: dict[str, Any] | None = None
+        self, batch: Block, model: Judging, inference_args: dict[str, Any] | None = None
     ) -> Iterable[Block]:
-        return [score_block(batch, model, self._features)]
+        return [score_block(batch, model.model, self._features, model.judge, model.key)]
 
     def get_num_bytes(self, batch: Block) -> int:
         return int(batch.nbytes)  # Beam's default pickles the batch to measure it
@@ -85,56 +126,74 @@ def feature_matrix(block: Block, features: Sequence[str]) -> NDArray[np.float32]
     return matrix.T
 
 
-@dataclass(frozen=True)
-class _Part:
-    """What the model says of some rows: a score of each, and why of those above the threshold."""
-
-    score: NDArray[np.float32]  # [n]
-    anomalies: NDArray[np.int64]  # rows
-    why: Scores  # of the anomalies
-
-
-def _score(block: Block, model: LoadedModel, features: Sequence[str]) -> _Part:
-    x = feature_matrix(block, features)
-    score = model.score(x)
-    anomalies = np.flatnonzero(score > model.manifest.threshold)
-    return _Part(score, anomalies, model.explain(x[anomalies]))
-
-
-def score_block(block: Block, model: LoadedModel, features: Sequence[str]) -> Block:
-    """Adds score, threshold, percentile, model, version, expected and feature_error to a features block.
+def score_block(
+    block: Block, model: LoadedModel, features: Sequence[str], judge: Judge | None = None, key: str = ""
+) -> Block:
+    """Adds what is named above to a features block.
 
     Rows that make the model raise come back with NaN scores, which the next step turns into dead letters.
+
+    Args:
+      judge: what decides which scores are alerts; None: the version's threshold.
+      key: column of the events' key, for a judge that asks for it.
 
     Raises:
       RetryError, MemoryError, OSError: what befell the model has nothing to do with the rows.
     """
-    n = block.num_rows
-    parts, failed = Isolate(lambda part: _score(part, model, features), _zeros(tuple(features)))(block)
-    if len(failed):
-        _LOGGER.error("model %s failed on %d of %d rows: %s", model.manifest.version, len(failed), n, failed.errors[0])
-    score, percentiles = np.full((2, n), np.nan, np.float32)
-    anomaly = np.zeros(n, np.bool_)
+    described, zeros, n = model.manifest, _zeros(tuple(features)), block.num_rows
+    parts, failed = Isolate(lambda part: model.score(feature_matrix(part, features)), zeros)(block)
+    score = np.full(n, np.nan, np.float32)
     for part in parts:
-        score[part.rows] = part.result.score
-        anomaly[part.rows[part.result.anomalies]] = True
+        score[part.rows] = part.result
+    judged = (judge or judge_of(model, None))(score, _times_ms(block), partial(block.column, key))
+    if judged.over:
+        metrics.inc(OVER_BUDGET, judged.over)
+
     # Few: only alerts name their percentile and their reasons.
-    percentiles[anomaly] = model.manifest.percentile(score[anomaly])
-    first = pa.array(np.zeros(n, np.int32))
-    listed = partial(_lists, anomaly=anomaly, width=len(features))
+    rows = np.flatnonzero(judged.alert)
+    explained = Isolate(lambda part: model.explain(feature_matrix(part, features)), zeros)
+    why, unexplained = explained(take(block.select(list(features)), rows))
+    alert = judged.alert.copy()
+    alert[rows[unexplained.rows]] = False
+    score[rows[unexplained.rows]] = np.nan
+    for errors in (failed, unexplained):
+        if len(errors):
+            _LOGGER.error("model %s failed on %d of %d rows: %s", described.version, len(errors), n, errors.errors[0])
+
+    percentiles = np.full(n, np.nan, np.float32)
+    percentiles[alert] = described.percentile(score[alert])
+    first, among = pa.array(np.zeros(n, np.int32)), alert[rows]
+    listed = partial(_lists, anomaly=alert, width=len(features))
     added = {
         SCORE: pa.array(score),
-        THRESHOLD: pa.array(np.full(n, model.manifest.threshold, np.float32)),
+        THRESHOLD: pa.array(judged.threshold),
+        ALERT: pa.array(alert),
+        SEVERITY: _at(alert, judged.severity.filter(pa.array(among))),
+        RECENT_PERCENTILE: _at(alert, pa.array(judged.recent[among], from_pandas=True)),
         PERCENTILE: pa.array(percentiles),
-        MODEL: pa.DictionaryArray.from_arrays(first, pa.array([model.manifest.name])),
-        VERSION: pa.DictionaryArray.from_arrays(first, pa.array([model.manifest.version])),
-        EXPECTED: listed([_expected(part.result.why) for part in parts]),
-        FEATURE_ERROR: listed([part.result.why.error for part in parts]),
+        MODEL: pa.DictionaryArray.from_arrays(first, pa.array([described.name])),
+        VERSION: pa.DictionaryArray.from_arrays(first, pa.array([described.version])),
+        EXPECTED: listed([_expected(part.result) for part in why]),
+        FEATURE_ERROR: listed([part.result.error for part in why]),
     }
-    rarity = [part.result.why.rarity for part in parts]
+    rarity = [part.result.rarity for part in why]
     if any(each is not None for each in rarity):
         added[RARITY] = listed(rarity)
     return pa.RecordBatch.from_arrays([*block.columns, *added.values()], names=[*block.schema.names, *added])
+
+
+def _times_ms(block: Block) -> NDArray[np.int64]:
+    """Of the records, epoch milliseconds [n]; 0 where rows come from no record."""
+    name = f"{SOURCE_PREFIX}timestamp"
+    if name not in block.schema.names:
+        return np.zeros(block.num_rows, np.int64)
+    return np.asarray(block.column(name).view(pa.int64()).to_numpy(zero_copy_only=False))
+
+
+def _at(alert: NDArray[np.bool_], values: pa.Array) -> pa.Array:
+    """``values`` at the places that are true, [n], null elsewhere."""
+    place = np.cumsum(alert) - 1
+    return values.take(pa.array(place, pa.int64(), mask=~alert))
 
 
 def _expected(why: Scores) -> NDArray[np.float32] | None:

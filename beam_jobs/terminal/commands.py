@@ -219,6 +219,7 @@ JOBS = {
                 flags.Report,
             ),
             ("use_case", "input", "model", "alerts", "dead_letters"),
+            examples={"alert_budget": "1/1000"},
         ),
         Command(
             "archive",

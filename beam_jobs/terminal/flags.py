@@ -203,6 +203,12 @@ class Score:
             help="of alerts: avro, with the id of alert.avsc in front, or json, an object with its fields for webhooks "
             "and people: times in epoch milliseconds, null for what is not a number (default avro)",
         )
+        parser.add_argument(
+            "--alert_budget",
+            metavar="N/WHAT",
+            help="at most so many alerts, whatever the scores do: 1/1000 of the scored records, 100/day, or 5/1000keys "
+            "a day; the threshold then follows the scores of late (docs/alerts.md). Default: the model's threshold",
+        )
 
 
 class Archive:

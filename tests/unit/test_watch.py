@@ -195,3 +195,9 @@ def test_what_made_an_alert_is_said_as_its_kind_of_model_knows_it(feature: dict[
     assert made_by({"features": [FEATURE | feature]}) == said
     old = {name: value for name, value in (FEATURE | feature).items() if name != "rarity"}
     assert made_by({"features": [old]})
+
+
+@pytest.mark.parametrize(("severity", "said"), [("critical", "critical: speed"), ("low", " speed"), (None, " speed")])
+def test_an_alert_says_that_it_is_more_severe_than_most(severity: str | None, said: str) -> None:
+    assert said in as_row(Record("alert", {**ALERT, "severity": severity}))
+    assert " speed" in as_row(Record("alert", ALERT))  # of a release that did not say it

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from beam_jobs.errors import UserError
-from beam_jobs.preflight.score import check_fingerprint, score_job
+from beam_jobs.preflight.score import alert_budget, check_fingerprint, score_job
+from beam_jobs.steps.alerting.budget import DAY_MS, AlertBudget
 from beam_jobs.terminal import options
 from beam_jobs.terminal.commands import JOBS
 from beam_jobs.use_case import load_use_case
@@ -80,3 +81,22 @@ def test_what_dead_letters_hold_and_their_key_go_together(monkeypatch: pytest.Mo
     assert "not 64 hexadecimal digits a line" in refused(dead_letter_payload="encrypt", dead_letter_key="env:K")
     remote = {"runner": "DataflowRunner", "dead_letter_payload": "encrypt", "dead_letter_key": "env:K"}
     assert "--dead_letter_key env:K: workers of Beam's image do not have it" in refused(**remote)
+
+
+def test_an_alert_budget_is_one_that_can_be_kept() -> None:
+    assert "--alert_budget 1/week: expected N/RECORDS" in refused(alert_budget="1/week")
+    assert "1 in 10 records at most" in refused(alert_budget="1/2")
+
+
+def budget_of(*words: str) -> AlertBudget | None:
+    return alert_budget(options.parse(JOBS["score"].parser(), list(words)))
+
+
+def test_processes_share_a_budget_by_time() -> None:
+    assert budget_of() is None
+    assert budget_of("--alert_budget=100/day", "--direct_num_workers=4") == AlertBudget("time", 100, 4 * DAY_MS)
+    assert budget_of("--alert_budget=1/1000", "--direct_num_workers=4") == AlertBudget.parse("1/1000")
+    workers = ("--runner=DataflowRunner", "--project=my-project", "--region=europe-west3", "--temp_location=gs://b/t")
+    assert budget_of("--alert_budget=1/1000", *workers) == AlertBudget.parse("1/1000")
+    with pytest.raises(UserError, match=r"--alert_budget 100/day: workers come and go there"):
+        budget_of("--alert_budget=100/day", *workers)

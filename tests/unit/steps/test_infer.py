@@ -9,9 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from beam_jobs import metrics
 from beam_jobs.block import Block
 from beam_jobs.errors import BadRowsError, RetryError
 from beam_jobs.steps import infer as h
+from beam_jobs.steps.alerting.budget import AlertBudget
+from beam_jobs.steps.alerting.judge import SEVERITIES
 from model.kinds.protocol import Scorer, Scores
 from model.loaded import LoadedModel
 from model.rows import Floats
@@ -111,3 +114,51 @@ def test_how_rare_each_value_is_comes_along_where_the_kind_says_it() -> None:
     scored = score(Rare(error=True), block((1, 2), (60, 3)))
     assert str(scored.column(h.RARITY).to_pylist()) == f"[None, [{float(np.float32(0.001))}, nan]]"
     assert h.RARITY not in score(Sum(error=True), block((1, 2), (60, 3))).schema.names
+
+
+class Reported(Sum):
+    """Scores what is above 100, and can't say why."""
+
+    def score(self, x: Floats) -> Floats:
+        return x.sum(axis=1, dtype=np.float32)
+
+    def explain(self, x: Floats) -> Scores:
+        if (x > 100).any():
+            raise ValueError("above 100")
+        return Scores(self.score(x), None, x)
+
+
+def test_a_row_whose_alert_can_not_be_explained_has_no_score_and_its_neighbours_do() -> None:
+    scored = score(Reported(), block((1, 2), (101, 3), (60, 3)))
+    assert str(scored.column(h.SCORE).to_pylist()) == "[3.0, nan, 63.0]"
+    assert scored.column(h.ALERT).to_pylist() == [False, False, True]
+    assert scored.column(h.FEATURE_ERROR).to_pylist() == [None, None, [60, 3]]
+
+
+def test_a_threshold_makes_alerts_that_say_how_severe_they_are() -> None:
+    scored = score(Sum(), block((1, 2), (60, 3), (5, 5)))
+    assert scored.column(h.ALERT).to_pylist() == [False, True, False]
+    assert [severity in SEVERITIES for severity in scored.column(h.SEVERITY).to_pylist()] == [False, True, False]
+    assert scored.column(h.RECENT_PERCENTILE).to_pylist() == [None] * 3
+
+
+def test_a_budget_decides_in_place_of_the_threshold() -> None:
+    described = replace(MANIFEST, features=FEATURES, threshold=130.0)
+    described = replace(described, score_quantiles=((0.0, 0.0), (0.5, 33.0), (0.99, 130.0), (0.9999, 180.0)))
+    model = LoadedModel(Path(), described, Sum(expected=True, error=True))
+    judge, rng = h.judge_of(model, AlertBudget.parse("1/100")), np.random.default_rng(1)
+    before = metrics.STATE.snapshot()[h.OVER_BUDGET]
+    found = []
+    for _ in range(10):
+        rows = block(*rng.exponential(20, (1000, 2)).clip(0, 90).tolist())
+        found.append(h.score_block(rows, model, FEATURES, judge))
+    alert = np.concatenate([scored.column(h.ALERT).to_numpy(zero_copy_only=False) for scored in found])
+    assert alert.sum() == pytest.approx(100, abs=10)
+    h.score_block(block(*[(90.0, 91.0)] * 500), model, FEATURES, judge)
+    assert metrics.STATE.snapshot()[h.OVER_BUDGET] > before
+    last = found[-1].to_pylist()
+    for row in (row for row in last if row[h.ALERT]):
+        assert row[h.SCORE] > row[h.THRESHOLD] > 30
+        assert row[h.RECENT_PERCENTILE] > 95
+        assert row[h.FEATURE_ERROR] == [row["a"], row["b"]]
+    assert all(row[h.FEATURE_ERROR] is row[h.SEVERITY] is None for row in last if not row[h.ALERT])
