@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from beam_jobs.jit import compiled_borrowing
 from beam_jobs.preprocessing.windows.keys import hashed
+from beam_jobs.preprocessing.windows.wide import prefetch
 
 _WATCHED = 1 << 16  # keys: 0.8 MB, so that they stay in the processor's cache
+_AHEAD = 8  # rows: their places are asked for so early, since a block's other work has thrown them out of the cache
 _WAYS = 8  # places a key may have: of as many numbers the processor fetches at once
 
 Hashes = NDArray[np.uint64]
@@ -62,13 +64,15 @@ def _look(hashes: Hashes, partitions: Partitions, known: Hashes, held: Partition
     for row in range(len(hashes)):
         key = hashes[row] | np.uint64(1)
         bucket = (key >> np.uint64(8)) & mask
-        way: Any = 0
-        free = -1
-        while way < known.shape[1] and known[bucket, way] != key:
-            if free < 0 and known[bucket, way] == 0:
-                free = way
-            way += 1
-        if way < known.shape[1]:
+        if row + _AHEAD < len(hashes):
+            ahead = (hashes[row + _AHEAD] >> np.uint64(8)) & mask
+            prefetch(known.ctypes.data + ahead * (_WAYS * 8))
+            prefetch(held.ctypes.data + ahead * (_WAYS * 4))
+        way, free = -1, -1
+        for each in range(_WAYS):  # all of them, without a jump: a third of the time
+            way = each if known[bucket, each] == key else way
+            free = each if known[bucket, each] == 0 else free
+        if way >= 0:
             before, now = np.int64(held[bucket, way]), np.int64(partitions[row])
             if before != now:
                 return int((min(before, now) << 32) | max(before, now))

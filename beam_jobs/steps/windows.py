@@ -72,7 +72,7 @@ class _Known:
     history: QueryHistory
     topic_id: str  # of the topic it is about
     next: int  # offset of the next record
-    last: Record | None = None  # the newest one that was taken in
+    last: Record | None = None  # the newest one that was taken in, for snapshots
     since: float = field(default_factory=time.monotonic)  # the last snapshot, or the beginning
 
     def took(self, rows: Block, row: int) -> None:
@@ -315,7 +315,8 @@ class PreprocessWindows(beam.DoFn):
                     self._check_keys(again, topic_id)
                     for p, at in _by_partition(again).items():
                         known[p].history.advance(_rows(again, at), emit=False)
-                        known[p].took(again, int(at[-1]))
+                        if self._snapshots is not None:
+                            known[p].took(again, int(at[-1]))
                         known[p].check_memory(self._settings.memory_mb)
                 told.read(sum(end - start for start, end in stretch.partitions.values()), records)
 
@@ -413,10 +414,11 @@ def _millis(times: pa.Array) -> NDArray[np.int64]:
 
 
 def _by_partition(rows: Block) -> dict[int, NDArray[np.int64]]:
-    """Partition -> which rows are of it, ascending."""
+    """Partition -> which rows are of it, ascending; partitions in the order in which they begin."""
     partitions = rows.column(_PARTITION).to_numpy()
     present = np.flatnonzero(np.bincount(partitions))  # np.unique would sort them
-    return {int(p): np.flatnonzero(partitions == p) for p in present}
+    found = [(int(p), np.flatnonzero(partitions == p)) for p in present]
+    return dict(sorted(found, key=lambda item: int(item[1][0])))
 
 
 def _rows(block: Block, at: NDArray[np.int64]) -> Block:

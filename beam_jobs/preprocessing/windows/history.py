@@ -276,7 +276,7 @@ class History:
         """Sees to it that n new keys find a slot."""
         needed, heads = self._slots + n, self._store.heads
         if needed > len(heads):
-            larger = store.zeros(max(len(heads) * 2, needed), self._head_words)
+            larger = store.zeros(store.larger(len(heads), self._head_words, needed), self._head_words)
             larger[: self._slots] = heads[: self._slots]
             self._store = store.with_heads(self._store, larger)
             if self._tiles is not None:

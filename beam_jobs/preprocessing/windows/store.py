@@ -8,6 +8,8 @@ left over at last, keys without rows too, goes when all is moved to new arrays (
 
 from __future__ import annotations
 
+import mmap
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +41,7 @@ COUNTS = 10
 TOO_MANY, TOO_MANY_SORTED = 1, 2  # rows of a key; rows in a window that looks for a quantile
 
 FIRST_ROWS = 1 << 12  # of an arena at the start
+_MAPPED, _LARGE = 1 << 20, 1 << 28  # bytes
 _SPARE = 16  # moving all pays from a sixteenth of the arena on
 BLOCK = 16  # rows of the arena whose extremes are known
 INDEXED_FROM = 64  # rows of a ring; to look through a smaller one costs less than to keep its extremes
@@ -79,10 +82,25 @@ class Store(NamedTuple):
 
 
 def zeros(rows: int, words: int) -> Ints:
-    """[rows, words], from the beginning of a line of memory (64 bytes) on, so that rows are in as few as can be."""
-    memory = np.zeros(rows * words + 8, np.int64)
-    start = -memory.ctypes.data % 64 // 8
-    return memory[start : start + rows * words].reshape(rows, words)
+    """[rows, words], from the beginning of a line of memory (64 bytes) on, so that rows are in as few as can be.
+
+    What has not been written to yet takes no memory.
+    """
+    n = rows * words
+    if n * 8 < _MAPPED:
+        memory = np.zeros(n + 8, np.int64)
+        start = -memory.ctypes.data % 64 // 8
+        return memory[start : start + n].reshape(rows, words)
+    pages = mmap.mmap(-1, n * 8, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0))
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, np.int64, n).reshape(rows, words)
+
+
+def larger(length: int, words: int, needed: int) -> int:
+    """How long an array is to be that is too short: to be filled is what costs, not to be long."""
+    return max(length * (4 if length * words * 8 < _LARGE else 2), needed)
 
 
 def empty(
@@ -126,7 +144,8 @@ def with_room(old: Store, needed: int) -> Store:
     used = int(old.counts[USED])
     if used + needed <= len(old.rows):
         return old
-    arena = zeros(max(len(old.rows) * 3 // 2, used + needed + BLOCK), old.rows.shape[1])
+    columns = old.rows.shape[1]
+    arena = zeros(larger(len(old.rows), columns, used + needed + BLOCK), columns)
     arena[:used] = old.rows[:used]
     blocks = np.empty((len(arena) // BLOCK + 1, old.blocks.shape[1]), np.int64)
     blocks[: len(old.blocks)] = old.blocks
