@@ -68,7 +68,8 @@ def _look(hashes: Hashes, partitions: Partitions, known: Hashes, held: Partition
             ahead = (hashes[row + _AHEAD] >> np.uint64(8)) & mask
             prefetch(known.ctypes.data + ahead * (_WAYS * 8))
             prefetch(held.ctypes.data + ahead * (_WAYS * 4))
-        way, free = -1, -1
+        way: Any = -1
+        free: Any = -1
         for each in range(_WAYS):  # all of them, without a jump: a third of the time
             way = each if known[bucket, each] == key else way
             free = each if known[bucket, each] == 0 else free
