@@ -25,10 +25,14 @@ import schemas
 from beam_jobs.archives.rows import archive_schema
 from beam_jobs.archives.sink import ArchiveSettings, WriteFiles
 from beam_jobs.block import raw_block, with_source
+from beam_jobs.codec import events as codec
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.dead_letters import dead_letter_block
 from beam_jobs.errors import RowErrors
+from beam_jobs.io.kafka.wire import records
+from beam_jobs.preprocessing.windows import history
 from beam_jobs.sandbox.process import Tansu
+from beam_jobs.steps import alerts, partition_keys
 from beam_jobs.storage import files
 from beam_jobs.use_case import load_use_case
 from demo.broker import locked
@@ -262,13 +266,12 @@ def environment(staged: Path, folder: Path) -> Path:
 
 
 def take_compiled(site: Path) -> None:
-    """Compiled loops of the checkout for the same source in ``site``: numba knows it by size and time."""
+    """Compiled loops of the checkout for the same source in ``site``, where they would be compiled again."""
+    for warm_up in (codec.warm_up, records.warm_up, partition_keys.warm_up, alerts.warm_up, history.warm_up):
+        warm_up()
     for package in ("beam_jobs", "model"):
         for cached in (ROOT / package).rglob("*.nb[ci]"):
             shutil.copy2(cached, site / cached.relative_to(ROOT))
-        for source in (ROOT / package).rglob("*.py"):
-            if (site / source.relative_to(ROOT)).exists():
-                shutil.copystat(source, site / source.relative_to(ROOT))
 
 
 def run_worker(python: Path, folder: Path) -> str:
