@@ -148,18 +148,18 @@ def _features(anomalies: Block, features: Sequence[str], units: Mapping[str, str
         "expected": pa.array(values[1].reshape(-1)),
         "unit": pa.array([units.get(name) for name in features], pa.string()).take(chosen),
         "share": pa.array(values[2].reshape(-1)),
-        "rarity": _rarity(anomalies, order),
+        "rarity": _rarity(anomalies, order, width),
     }
     item = _schema("alert").field("features").type.value_type
     structs = pa.StructArray.from_arrays([_as(columns[f.name], f.type) for f in item], fields=list(item))
     return pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32) * top), structs)
 
 
-def _rarity(anomalies: Block, order: NDArray[np.int32]) -> pa.Array:
+def _rarity(anomalies: Block, order: NDArray[np.int32], width: int) -> pa.Array:
     """How rare the chosen features are, [n * k], by their places, [n, k]; null where it can't be said."""
     if h.RARITY not in anomalies.schema.names:
         return pa.nulls(order.size, pa.float64())
-    rarity = anomalies.column(h.RARITY).flatten().to_numpy().reshape(len(order), -1)
+    rarity = anomalies.column(h.RARITY).flatten().to_numpy().reshape(len(order), width)
     chosen = np.take_along_axis(rarity, order, axis=1).reshape(-1)
     return pa.array(chosen.astype(np.float64), mask=np.isnan(chosen))
 

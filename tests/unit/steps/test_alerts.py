@@ -146,6 +146,11 @@ def test_an_alert_as_json_is_what_its_avro_says_with_null_for_what_is_not_a_numb
     assert records.column("key").to_pylist() == [b"car-0", b"car-1"]
 
 
+def test_no_anomaly_of_a_kind_that_says_how_rare_values_are_is_no_row() -> None:
+    rarity = pa.array([[0.5] * len(FEATURES)], pa.list_(pa.float32()))
+    assert make(scored([1.0]).append_column("rarity", rarity)).num_rows == 0
+
+
 def test_no_anomaly_is_no_row() -> None:
     assert make(scored([1.0])).num_rows == 0
 
