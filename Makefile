@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BROKER ?= embedded
+USE_CASE ?= car_sensors
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 CHAOS_ARGS ?=
@@ -18,7 +19,7 @@ export $(VERBATIM)
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  Variables: BROKER=apache or a kafka:// address (demo), DEMO_ARGS, PYTEST_ARGS, CHAOS_ARGS, PYTHON"
+	@echo "  Variables: BROKER=apache or a kafka:// address, USE_CASE=payment_fraud (demo), DEMO_ARGS, PYTEST_ARGS, CHAOS_ARGS, PYTHON"
 
 setup: $(VENV)/.installed ## make .venv with everything the other targets need (Python 3.11 to 3.13, nothing else)
 
@@ -29,8 +30,8 @@ $(VENV)/.installed: setup.py
 	$(BIN)/python -m pip install --quiet --editable '.[train,broker,dev]'
 	@touch $@
 
-demo: setup ## a simulated fleet, a broker: events archived, a model trained on the archive, live anomalies (Ctrl-C ends it)
-	$(BIN)/python -m demo --broker $(BROKER) $(DEMO_ARGS)
+demo: setup ## a simulated fleet, a broker: events archived, a model trained on the archive, live anomalies (Ctrl-C ends it); USE_CASE=payment_fraud: its owners' payments
+	$(BIN)/python -m demo --use_case $(USE_CASE) --broker $(BROKER) $(DEMO_ARGS)
 
 train: setup ## train the car_sensors model on a simulated history into ./runs/models
 	$(BIN)/python -m demo.history --rows 120000 --output runs/history.parquet

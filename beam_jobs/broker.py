@@ -92,7 +92,7 @@ def _drive(given: Namespace, address: KafkaAddress, registry_url: str, stop: thr
         interval=_CARS / given.rate,
         span=_SPAN_S,
     )
-    producer = EventProducer(sender, fleet)
+    producer = EventProducer(sender, fleet.step)
     producer.start()
     return producer
 

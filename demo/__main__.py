@@ -1,7 +1,8 @@
-"""A simulated fleet, a broker: events archived, a model trained on the archive, live anomalies.
+"""A simulated fleet, or its owners' payments, a broker: events archived, a model trained on that, live anomalies.
 
 python -m demo                                   # a live view in the terminal; Ctrl-C ends it
 python -m demo --cars 200 --seconds 60 --headless --report report.json
+python -m demo --use_case payment_fraud
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from beam_jobs.errors import UserError
 from beam_jobs.terminal.cli import run
 from beam_jobs.terminal.commands import DEMO
 from beam_jobs.terminal.report import check_writable
+from demo.arguments import with_defaults
 from demo.keep import prepare
-from demo.world import Settings, run_demo
+from demo.scenario import Settings
+from demo.world import run_demo
 
 
 def main(argv: Sequence[str]) -> int:
     """Parses the command line and runs the demo."""
-    args = DEMO["demo"].parser().parse_args(argv)
+    args = with_defaults(DEMO["demo"].parser().parse_args(argv))
     for name in ("cars", "rate", "training_rows"):
         if getattr(args, name) <= 0:
             raise UserError(f"--{name} {getattr(args, name)}: expected a number above 0")
@@ -33,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     if args.keep and args.model:
         raise UserError(f"--keep {args.keep}: with --model nothing is archived or trained; leave one of them out")
     if args.keep:
-        prepare(Path(args.keep))
+        prepare(Path(args.keep), args.use_case)
     return run_demo(Settings(**vars(args)))
 
 

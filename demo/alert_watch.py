@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
+from collections.abc import Mapping
 from types import TracebackType
 
 import pyarrow as pa
@@ -12,26 +14,28 @@ import schemas
 from beam_jobs.codec.avro.decoder import AvroDecoder
 from beam_jobs.io.kafka.address import KafkaAddress
 from demo.live import State
-from demo.referee import Referee
+from demo.scenario import Scenario
 from schemas.writers import for_registry
+
+_TICK_S = 0.02  # how long records are waited for: it adds to the latency that is found here
 
 
 class AlertWatch:
-    """Reads alerts and scores as any consumer would, for the view and the referee."""
+    """Reads alerts, scores and dead letters as any consumer would, for the view and the scenario."""
 
-    def __init__(
-        self, alerts: KafkaAddress, scores: KafkaAddress, registry_url: str, state: State, referee: Referee
-    ) -> None:
-        self._alerts = alerts.topic
+    def __init__(self, topics: Mapping[str, KafkaAddress], registry_url: str, state: State, scenario: Scenario) -> None:
+        self._topics = {address.topic: key for key, address in topics.items()}
         self._state = state
-        self._referee = referee
-        registry = for_registry(registry_url, schemas.load("alert"))
-        self._alert_decoder = AvroDecoder(schemas.load("alert"), registry.writer_schema)
-        self._score_decoder = AvroDecoder(schemas.load("score"), registry.writer_schema, ["score"])
-        self._consumer = Consumer(
-            {"bootstrap.servers": alerts.bootstrap_servers, "group.id": "highbeam-demo", "log_level": 4}
-        )
-        self._consumer.assign([TopicPartition(address.topic, 0, 0) for address in (alerts, scores)])
+        self._scenario = scenario
+        wanted = {"alerts": None, "scores": scenario.score_columns, "dead_letters": ["topic", "partition", "offset"]}
+        self._decoders = {}
+        for key, columns in wanted.items():
+            schema = schemas.load(key.removesuffix("s"))
+            registry = for_registry(registry_url, schema)
+            self._decoders[key] = AvroDecoder(schema, registry.writer_schema, columns)
+        servers = topics["alerts"].bootstrap_servers
+        self._consumer = Consumer({"bootstrap.servers": servers, "group.id": "highbeam-demo", "log_level": 4})
+        self._consumer.assign([TopicPartition(topics[key].topic, 0, 0) for key in wanted])
         self._seen = 0
         self._arrived = threading.Condition()
         self._stop = threading.Event()
@@ -55,21 +59,23 @@ class AlertWatch:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            messages = [m for m in self._consumer.consume(1000, 0.1) if m.error() is None]
-            alerts = [m.value() for m in messages if m.topic() == self._alerts]
-            scores = [m.value() for m in messages if m.topic() != self._alerts]
-            if scores:
-                decoded = self._score_decoder.decode(pa.array(scores, pa.binary())).rows
-                self._state.add_scores(decoded.column("score").to_numpy(zero_copy_only=False))
-            if alerts:
-                self._judge(self._alert_decoder.decode(pa.array(alerts, pa.binary())).rows)
+            values = defaultdict(list)
+            for message in self._consumer.consume(1000, _TICK_S):
+                if message.error() is None:
+                    values[self._topics[message.topic()]].append(message.value())
+            for key, found in values.items():
+                rows = self._decoders[key].decode(pa.array(found, pa.binary())).rows
+                if key == "alerts":
+                    self._judge(rows)
+                elif key == "scores":
+                    self._state.add_scores(rows.column("score").to_numpy(zero_copy_only=False))
+                    self._scenario.add_scores(rows)
+                else:
+                    self._scenario.add_dead_letters(rows)
 
     def _judge(self, alerts: pa.RecordBatch) -> None:
         for alert in alerts.to_pylist():
-            time_ms = int(alert["event_time"].timestamp() * 1000 + 0.5)
-            hit = self._referee.judge(alert["id"], alert["key"], time_ms)
-            truth = hit.kind.replace("_", " ") if hit else ""
-            self._state.add_alert(alert, truth)
+            self._state.add_alert(*self._scenario.judge(alert))
         with self._arrived:
             self._seen += alerts.num_rows
             self._arrived.notify_all()

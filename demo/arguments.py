@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+
+DEFAULTS: Mapping[str, Mapping[str, float]] = {
+    "car_sensors": {"cars": 200, "rate": 2000, "prevalence": 0.1, "training_rows": 100_000},
+    "payment_fraud": {"cars": 3000, "rate": 200, "prevalence": 0.01, "training_rows": 60_000},
+}
+
+
+def with_defaults(args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments, with those of the use case where nothing was said."""
+    for name, value in DEFAULTS[args.use_case].items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    return args
+
+
+def _help(what: str, name: str) -> str:
+    cars, payments = (f"{of[name]:g}" if of[name] < 1000 else f"{of[name]:,}" for of in DEFAULTS.values())
+    return f"{what} (default: {cars}; payments: {payments})"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Adds them to a parser."""
-    parser.add_argument("--cars", type=int, default=200, help="cars in the fleet")
-    parser.add_argument("--rate", type=float, default=2000, help="events per second, all cars together")
-    parser.add_argument("--prevalence", type=float, default=0.1, help="share of the cars that fail during the demo")
+    parser.add_argument(
+        "--use_case", default="car_sensors", choices=list(DEFAULTS), help="the fleet, or what its owners pay with cards"
+    )
+    parser.add_argument("--cars", type=int, help=_help("cars in the fleet; of payments, each owner has a card", "cars"))
+    parser.add_argument("--rate", type=float, help=_help("events per second, all cars together", "rate"))
+    parser.add_argument(
+        "--prevalence",
+        type=float,
+        help=_help("share of the cars that fail during the demo, of the payments that are frauds", "prevalence"),
+    )
     parser.add_argument("--bad_rate", type=float, default=0.001, help="share of records made unreadable on purpose")
     parser.add_argument("--seconds", type=float, default=None, help="stop after this time (default: until Ctrl-C)")
     parser.add_argument("--seed", type=int, default=1, help="of everything random")
-    parser.add_argument("--training_rows", type=int, default=100_000, help="past events to archive and train on")
+    parser.add_argument("--training_rows", type=int, help=_help("past events to train on", "training_rows"))
     parser.add_argument("--model", default=None, help="score with this registered model instead of training one")
     parser.add_argument(
         "--keep",

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from beam_jobs.errors import one_line
 from beam_jobs.watch import made_by, one_in
-from demo.referee import Verdict
+from demo.referee import Verdict, Words
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _BINS = 48
@@ -30,7 +30,9 @@ _EDGES = np.logspace(-2, 7, _BINS + 1)  # scores are spread over decades
 _WIDE = 100  # columns from which on the histogram has all its bins
 _LEAST_WIDE = 72  # columns below which there is no room for the histogram
 _ROWS = 7  # of the panels
+_LEAST_ALERTS = 6  # lines of them before there is room for a story
 _MANY = 20  # alerts from which on a share of them says something
+_WORDS = Words()
 
 
 @dataclass
@@ -49,6 +51,8 @@ class State:
     verdict: Verdict | None = None
     trouble: str = ""  # what the job or the demo complains of
     hint: str = ""  # what else one may do now
+    words: Words = _WORDS
+    story: Sequence[str] = ()  # of whom the newest alert is, a line each
 
     def add_scores(self, scores: NDArray[np.float32]) -> None:
         """Adds scores, float32 [n], to the histogram; what is outside goes to its ends."""
@@ -101,11 +105,18 @@ def render(state: State, width: int, height: int) -> RenderableType:
     flow = 38 if width < _LEAST_WIDE else width - _bins(width) - 4
     panels = Table.grid()
     panels.add_row(_flow(state, min(flow, width)), *([_scores(state, width)] if width >= _LEAST_WIDE else []))
-    above: list[RenderableType] = [_line(state.title, "bold"), panels, _line(standing(state.verdict), "bold")]
+    above: list[RenderableType] = [
+        _line(state.title, "bold"),
+        panels,
+        _line(standing(state.verdict, state.words), "bold"),
+    ]
     if state.trouble:
         above.append(_line(state.trouble, "bold red"))
     below = [_line("  ".join(filter(None, ["Ctrl-C ends the demo.", state.hint])), "dim")]
     room = height - (len(above) - 1) - (_ROWS + 2) - len(below)
+    told = [_line(line, "bold" if i == 0 else "") for i, line in enumerate(state.story)][: max(0, room - _LEAST_ALERTS)]
+    room -= len(told)
+    below = [*told, *below]
     return Group(*above, *([_alerts(state, width, room)] if room > 1 else []), *below)
 
 
@@ -115,20 +126,20 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(_BARS[min(len(_BARS) - 1, round(v / top * (len(_BARS) - 1)))] for v in values)
 
 
-def standing(verdict: Verdict | None) -> str:
+def standing(verdict: Verdict | None, words: Words = _WORDS) -> str:
     """How the alerts compare with what the simulator knows; shares only of what is enough to have some."""
-    if verdict is None or not (verdict.alerts or verdict.failed_cars):
-        return "no car has failed yet, and there is no alert: nothing to judge"
+    if verdict is None or not (verdict.alerts or verdict.of_all):
+        return f"{words.none_yet}, and there is no alert: nothing to judge"
     alerts = f"{verdict.alerts:,} alert{'s'[: verdict.alerts != 1]}"
-    if not verdict.failed_cars:
-        return f"{alerts}, and no car has failed yet"
-    cars = f"{verdict.failed_cars:,} failed car{'s'[: verdict.failed_cars != 1]}"
+    if not verdict.of_all:
+        return f"{alerts}, and {words.none_yet}"
+    sought = f"{verdict.of_all:,} {words.sought}{'s'[: verdict.of_all != 1]}"
     if not verdict.alerts:
-        return f"{cars}, and no alert yet"
-    right, found = round((verdict.precision or 0) * verdict.alerts), round((verdict.recall or 0) * verdict.failed_cars)
+        return f"{sought}, and no alert yet"
+    right, found = round((verdict.precision or 0) * verdict.alerts), round((verdict.recall or 0) * verdict.of_all)
     share = f" ({verdict.precision:.1%})" if verdict.alerts >= _MANY and verdict.precision is not None else ""
     missed = [kind.replace("_", " ") for kind, of_it in verdict.recall_by_kind.items() if of_it < 1]
-    text = f"{right:,} of {alerts} right{share}, {found:,} of {cars} found"
+    text = f"{right:,} of {alerts} right{share}, {found:,} of {sought} found"
     return text + (f"; missed so far: {', '.join(missed)}" if missed else "")
 
 
@@ -188,7 +199,7 @@ def _alerts(state: State, width: int, height: int) -> RenderableType:
     table = Table(box=None, padding=(0, 1, 0, 0), width=width, header_style="dim")
     add = partial(table.add_column, no_wrap=True, overflow="ellipsis")
     add("time", min_width=8)
-    add("car", min_width=6, max_width=16)
+    add(state.words.key, min_width=6, max_width=16)
     add("alerts", justify="right", min_width=6, max_width=7)
     add("score", justify="right", min_width=8)
     add("made by", ratio=1)

@@ -1,4 +1,4 @@
-"""From a fleet's past to a model: onto the topic, into an archive, and training on that.
+"""From a past to a model: onto the topic, into an archive, and training on that.
 
 Each step is a command as a user would type it; the demo prints it, and passes Ctrl-C on to it.
 """
@@ -11,8 +11,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ _PATIENCE_S = 30  # for a command to end after Ctrl-C
 
 
 class StoppedError(Exception):
-    """Ctrl-C came before the fleet drove off."""
+    """Ctrl-C came before anything was live."""
 
 
 def send(sender: EventSender, rows: int, seed: int, partitions: int, stop: threading.Event, console: Console) -> None:
@@ -43,51 +44,58 @@ def send(sender: EventSender, rows: int, seed: int, partitions: int, stop: threa
     sender.close()
 
 
+@dataclass(frozen=True)
+class Work:
+    """What steps are done for, and with what."""
+
+    use_case: str
+    archive: Path
+    verbose: bool
+    stop: threading.Event
+    console: Console
+
+
 def archive(
-    events: KafkaAddress,
-    output: Path,
-    dead_letters: KafkaAddress,
-    registry_url: str,
-    verbose: bool,
-    stop: threading.Event,
-    console: Console,
-) -> None:
-    """Archives what is on the topic as features.
+    work: Work, events: KafkaAddress, dead_letters: KafkaAddress, registry_url: str, more: Sequence[str] = ()
+) -> Mapping[str, Any]:
+    """Archives what is on the topic as features; returns the job's summary.
 
     Raises:
       StoppedError: on Ctrl-C.
       UserError: the job failed, or a record is missing.
     """
+    output = work.archive
     report = output.with_suffix(".json")
     command = [
-        *(sys.executable, "-m", "beam_jobs.archive", "--use_case", "car_sensors"),
+        *(sys.executable, "-m", "beam_jobs.archive", "--use_case", work.use_case),
         *("--input", str(events), "--until", "latest", "--output", str(output)),
         *("--dead_letters", str(dead_letters), "--schema_registry", registry_url),
-        *("--progress", "none", "--report", str(report)),
+        *("--progress", "none", "--report", str(report), *more),
     ]
-    _run(command, None if verbose else output.with_suffix(".log"), "archiving", stop, console)
+    _run(command, None if work.verbose else output.with_suffix(".log"), "archiving", work.stop, work.console)
     summary: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
     if summary["unaccounted"] or not summary["archived"]:
         raise UserError(f"the archive job read {summary['read']} records and archived {summary['archived']}")
     files = sorted(path.relative_to(output) for path in output.glob("highbeam_date=*/**/*.avro"))
-    console.print(
+    work.console.print(
         f"{summary['archived']:,} rows, {summary['dead_letters']:,} dead letters, "
-        f"{len(files)} {'file' if len(files) == 1 else 'files'}, such as {files[0]}",
+        f"{len(files):,} {'file' if len(files) == 1 else 'files'}, such as {files[0]}",
         highlight=False,
         soft_wrap=True,
     )
+    return summary
 
 
-def train(data: Path, registry: Path, stop: threading.Event, console: Console) -> None:
+def train(work: Work, registry: Path, more: Sequence[str]) -> None:
     """Trains a model on the archive.
 
     Raises:
       StoppedError: on Ctrl-C.
       UserError: training failed.
     """
-    command = [sys.executable, "-m", "model.train", "--use_case", "car_sensors"]
-    command += ["--data", str(data), "--registry", str(registry), "--no-baseline"]
-    _run(command, None, None, stop, console)
+    command = [sys.executable, "-m", "model.train", "--use_case", work.use_case]
+    command += ["--data", str(work.archive), "--registry", str(registry), *more]
+    _run(command, None, None, work.stop, work.console)
 
 
 def environment() -> dict[str, str]:

@@ -10,14 +10,23 @@ from beam_jobs.sandbox.fleet import Failure
 
 
 @dataclass(frozen=True)
+class Words:
+    """What the view calls those whose events they are, and what is to be found."""
+
+    key: str = "car"
+    sought: str = "failed car"
+    none_yet: str = "no car has failed yet"
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """The standing of the job against the truth."""
+    """The standing of the job against the truth; what is sought are failed cars, or frauds."""
 
     alerts: int  # distinct events that raised an alert
-    precision: float | None  # share of alerts on cars that had failed by then; None without alerts
-    recall: float | None  # share of failed cars that got an alert after their failure; None without failures
+    precision: float | None  # share of alerts that are right: on cars that had failed by then; None without alerts
+    recall: float | None  # share of what is sought that got an alert, after its failure; None where there is none yet
     recall_by_kind: dict[str, float]
-    failed_cars: int
+    of_all: int  # how many there are
 
 
 @dataclass
@@ -50,5 +59,5 @@ class Referee:
             precision=self._right / len(self._seen) if self._seen else None,
             recall=len(found) / len(shown) if shown else None,
             recall_by_kind={kind: found_of_kind[kind] / n for kind, n in sorted(of_kind.items())},
-            failed_cars=len(shown),
+            of_all=len(shown),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import schemas
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.io.kafka.address import KafkaAddress
-from beam_jobs.sandbox.fleet import Fleet, history
+from beam_jobs.sandbox.fleet import history
 from schemas.writers import for_registry
 
 _TICK_SECONDS = 0.02
@@ -105,20 +105,28 @@ def send_past(sender: EventSender, rows: int, seed: int, partitions: int) -> Ite
 
 
 class EventProducer:
-    """Sends the fleet's events as their time comes.
+    """Sends events as their time comes.
 
     Args:
       sender: nobody else uses it meanwhile.
-      fleet: starts now; an event is sent when the wall clock reaches its time.
+      step: the next events, such as ``Fleet.step``; None: there are no more.
+      clock: milliseconds of the time that events have; None: now. Otherwise records have the times of their events.
     """
 
-    def __init__(self, sender: EventSender, fleet: Fleet) -> None:
+    def __init__(
+        self,
+        sender: EventSender,
+        step: Callable[[], pa.RecordBatch | None],
+        clock: Callable[[], int] | None = None,
+    ) -> None:
         self._sender = sender
-        self._fleet = fleet
+        self._step = step
+        self._clock = clock
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cars", daemon=True)
         self.produced = 0
         self.now_ms = 0  # event time of the newest event sent
+        self.over = False
         self.error: Exception | None = None
 
     def start(self) -> None:
@@ -135,30 +143,33 @@ class EventProducer:
 
     def _run(self) -> None:
         try:
-            events, times, sent = self._next_step()
-            while not self._stop.wait(_TICK_SECONDS):
-                now = int(time.time() * 1000)
-                while True:
+            step = self._next_step()
+            while step and not self._stop.wait(_TICK_SECONDS):
+                now = self._clock() if self._clock else int(time.time() * 1000)
+                while step:
+                    events, times = step
                     due = int(np.searchsorted(times, now, side="right"))
-                    self._send(events.slice(sent, due - sent))
-                    sent = due
-                    if sent < len(times):
+                    self._send(events.slice(0, due), times[:due])
+                    if due < len(times):
+                        step = events.slice(due), times[due:]
                         break
-                    events, times, sent = self._next_step()
+                    step = self._next_step()
+            self.over = not step
         except Exception as error:  # shown by the thread that waits for this one
             self.error = error
 
-    def _next_step(self) -> tuple[pa.RecordBatch, NDArray[np.int64], int]:
-        """The next events in order of time, their times in milliseconds, and how many of them are sent."""
-        events = self._fleet.step()
+    def _next_step(self) -> tuple[pa.RecordBatch, NDArray[np.int64]] | None:
+        """The next events in order of time, and their times in milliseconds."""
+        events = self._step()
+        if events is None:
+            return None
         times = events.column("event_time").cast(pa.int64()).to_numpy()
         order = np.argsort(times, kind="stable")
-        return events.take(pa.array(order)), times[order], 0
+        return events.take(pa.array(order)), times[order]
 
-    def _send(self, events: pa.RecordBatch) -> None:
-        n = events.num_rows
-        if not n:
+    def _send(self, events: pa.RecordBatch, times_ms: NDArray[np.int64]) -> None:
+        if not events.num_rows:
             return
-        self._sender.send(events)
-        self.produced += n
-        self.now_ms = int(events.column("event_time")[n - 1].cast(pa.int64()).as_py())
+        self._sender.send(events, times_ms=times_ms if self._clock else None)
+        self.produced += events.num_rows
+        self.now_ms = int(times_ms[-1])
