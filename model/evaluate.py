@@ -156,7 +156,8 @@ def _check_round(one: Round, given: argparse.Namespace) -> None:
         if len(part.x) - failures < 1 or (name == "to judge by" and not failures):
             raise UserError(
                 f"--from {given.start}, --rounds {given.rounds}: a round has {len(part.x):,} rows {name}, {failures:,} "
-                "of them labelled as failures; --data holds too few days, or labels that say nothing of them"
+                "of them labelled as failures; --data holds too few days, labels that say nothing of them, or no key "
+                "without a known failure, for those with one are left out"
             )
 
 

@@ -22,7 +22,7 @@ import beam_jobs
 from beam_jobs.sandbox.process import free_port
 
 ROOT = Path(beam_jobs.__file__).resolve().parent.parent
-TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+TUTORIAL, _, SHUTTLE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8").partition("\n## 6. ")
 README = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Use it on your events")[2].partition("\n## ")[0]
 BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -97,6 +97,33 @@ def test_the_tutorial_leads_from_a_csv_file_to_alerts(tmp_path: Path) -> None:
     assert sum(alert["key"] == "room-07" for alert in alerts) > 25
     assert re.search(r"\bread +│ +30,000", summary)
     assert "every record is accounted for" in summary
+
+
+@pytest.mark.nightly
+def test_the_tutorial_makes_a_use_case_of_public_data_without_python(tmp_path: Path) -> None:
+    """By day test_pages.py trains and scores; only here are the data others'."""
+    (broker,) = (f"```bash\n{block}```\n" for block in BLOCK.findall(TUTORIAL) if "highbeam broker" in block)
+    assert "python" not in "".join(BLOCK.findall(SHUTTLE)).lower()
+    wheel = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "river==0.26.1"]
+    if subprocess.run([*wheel, "--dest", tmp_path], check=False).returncode:
+        pytest.skip("pip can't download river's wheel")
+    with following(broker + SHUTTLE, tmp_path, "--past 0 --rate 0") as followed:
+        begun, trained, moved = followed.said
+    assert begun.startswith(SHUTTLE[SHUTTLE.index("looked at") :].split("```")[0])
+    assert figure("ROC AUC", trained) > 0.998
+    assert figure("average precision", trained) > 0.95
+    assert re.search(r"written and acknowledged +│ +49,097", moved)
+    assert "every record is accounted for" in moved
+    alerts = [json.loads(line) for line in moved.splitlines() if line.startswith("{")]
+    assert len(alerts) == 500
+    assert {alert["key"] for alert in alerts} == {"shuttle"}
+
+
+def figure(name: str, said: str) -> float:
+    """The first figure of a row of a table."""
+    found = re.search(rf"│ {name} +│ ([0-9.]+)", said)
+    assert found is not None, said
+    return float(found[1])
 
 
 @pytest.mark.nightly
