@@ -25,13 +25,13 @@ def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
     use_case, preprocessor = job.use_case, job.preprocessor
 
     blocks, bad = read_features(pipeline, job, preprocessor.input_columns)
-    handler = BlockModelHandler(job.model, preprocessor.features, job.budget, use_case.key)
+    handler = BlockModelHandler(job.model, preprocessor.features, job.budget, use_case.key, job.cooldown)
     inferred = blocks | "RunInference" >> RunInference(handler).with_output_types(Block)
     scored, bad["CheckScores"] = step(
         "CheckScores", CheckScores(job.name, use_case.key, preprocessor.attributes), inferred
     )
 
-    alerts = to_alerts(use_case, preprocessor, job.schema_ids.get("alert"))
+    alerts = to_alerts(use_case, preprocessor, job.schema_ids.get("alert"), job.cooldown)
     (
         scored
         | "Alerts" >> beam.ParDo(alerts).with_output_types(Block)

@@ -33,6 +33,7 @@ from beam_jobs.preflight.workers import (
 )
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from beam_jobs.steps.alerting.budget import AlertBudget
+from beam_jobs.steps.alerting.cooldown import SharedCoolDown, from_option
 from beam_jobs.steps.decode import EventSettings
 from beam_jobs.steps.payload import Payload
 from beam_jobs.steps.windows import WindowSettings
@@ -65,6 +66,7 @@ class ScoreJob:
     events: EventSettings = field(default_factory=EventSettings)
     windows: WindowSettings = field(default_factory=WindowSettings)
     budget: AlertBudget | None = None  # of alerts, of one process; None: the model's threshold decides
+    cooldown: SharedCoolDown | None = None  # after an alert of a key; None: none is kept back
     second: SecondTopic | None = None  # where the SQL has windows by two keys
 
 
@@ -100,6 +102,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     use_case = use_case.with_lateness(parsed.view_as(options.WindowOptions).get_all_options())
     preprocessor = use_case.preprocessor()
     preflight, budget = Preflight(parsed), alert_budget(parsed)
+    cooldown = SharedCoolDown(from_option(wanted.alert_cooldown)) if wanted.alert_cooldown else None
     check_pii_key(preflight, preprocessor)
     payload = dead_letter_payload(preflight, writes=True)
     check_path(parsed, "--model", wanted.model, in_image=True)
@@ -142,6 +145,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
         events=event_settings(parsed),
         windows=windows,
         budget=budget,
+        cooldown=cooldown,
         second=second,
         payload=payload,
         schema_ids={

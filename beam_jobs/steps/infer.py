@@ -17,6 +17,7 @@ from beam_jobs import metrics
 from beam_jobs.block import SOURCE_PREFIX, Block, take
 from beam_jobs.isolate import Isolate
 from beam_jobs.steps.alerting.budget import AlertBudget
+from beam_jobs.steps.alerting.cooldown import SharedCoolDown
 from beam_jobs.steps.alerting.judge import ByBudget, ByThreshold, Judge
 from model.kinds.protocol import Scores
 from model.loaded import LoadedModel
@@ -55,12 +56,13 @@ class Judging:
     key: str  # column of the events' key
 
 
-def judge_of(model: LoadedModel, budget: AlertBudget | None) -> Judge:
+def judge_of(model: LoadedModel, budget: AlertBudget | None, cooldown: SharedCoolDown | None = None) -> Judge:
     """What decides about a version's scores: its threshold, or a budget."""
     described = model.manifest
     if budget is None:
         return ByThreshold(described.threshold, described.score_quantiles)
-    return ByBudget(budget, described.threshold, described.score_quantiles)
+    spared = int if cooldown is None else cooldown.here().spared
+    return ByBudget(budget, described.threshold, described.score_quantiles, spared=spared)
 
 
 class BlockModelHandler(ModelHandler[Block, Block, Judging]):
@@ -73,20 +75,27 @@ class BlockModelHandler(ModelHandler[Block, Block, Judging]):
     Args:
       budget: of alerts; None: the version's threshold decides.
       key: column of the events' key, for a budget by keys.
+      cooldown: of a later step, which keeps alerts back; the budget has those left.
     """
 
     def __init__(
-        self, version: ModelVersion, features: Sequence[str], budget: AlertBudget | None = None, key: str = ""
+        self,
+        version: ModelVersion,
+        features: Sequence[str],
+        budget: AlertBudget | None = None,
+        key: str = "",
+        cooldown: SharedCoolDown | None = None,
     ) -> None:
         super().__init__()
         self._version = version
         self._features = tuple(features)
         self._budget = budget
         self._key = key
+        self._cooldown = cooldown
 
     def load_model(self) -> Judging:
         model = LoadedModel.load(self._version.path, self._version.digest)
-        return Judging(model, judge_of(model, self._budget), self._key)
+        return Judging(model, judge_of(model, self._budget, self._cooldown), self._key)
 
     def run_inference(
         self, batch: Block, model: Judging, inference_args: dict[str, Any] | None = None

@@ -16,8 +16,17 @@ from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.codec.json.decoder import JsonEncoder
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from beam_jobs.steps import alerts
+from beam_jobs.steps.alerting.cooldown import SharedCoolDown
 from beam_jobs.use_case import UseCase
 from schemas.source import SchemaId, id_of
+
+SUPPRESSED = metrics.Metric(
+    "alerts_suppressed",
+    "alerts within the cool-down of their key, not written",
+    report="alerts_suppressed",
+    row={"score": "alerts not written: within the cool-down of their key"},
+    optional=True,
+)
 
 
 class CheckScores(beam.DoFn):
@@ -50,6 +59,7 @@ class ToRecords(beam.DoFn):
 
     Args:
       schema_id: in front of each Avro value; None: the values are JSON.
+      cooldown: of alerts; what it keeps back is counted.
     """
 
     def __init__(
@@ -58,26 +68,38 @@ class ToRecords(beam.DoFn):
         schema: dict[str, Any],
         schema_id: SchemaId | None,
         count_as: metrics.Metric | None = None,
+        cooldown: SharedCoolDown | None = None,
     ) -> None:
         self._rows = rows
         self._schema = schema
         self._schema_id = schema_id
         self._count_as = count_as
+        self._shared_cooldown = cooldown
 
     def setup(self) -> None:
         id_ = self._schema_id
         self._encoder = JsonEncoder(self._schema) if id_ is None else AvroEncoder(self._schema, id_of(id_))
         alerts.warm_up()
+        self._cooldown = None if self._shared_cooldown is None else self._shared_cooldown.here()
 
     def process(self, scored: Block) -> Iterator[Block]:
         rows = self._rows(scored)
+        if self._cooldown is not None:
+            passing = self._cooldown.passing(rows)
+            metrics.inc(SUPPRESSED, int(rows.num_rows - passing.sum()))
+            rows = rows.filter(pa.array(passing))
         if self._count_as:
             metrics.inc(self._count_as, rows.num_rows)
         key = rows.column("key").cast(pa.binary())
         yield pa.RecordBatch.from_arrays([key, self._encoder.encode(rows)], names=["key", "value"])
 
 
-def to_alerts(use_case: UseCase, preprocessor: Preprocessor, schema_id: SchemaId | None) -> ToRecords:
+def to_alerts(
+    use_case: UseCase,
+    preprocessor: Preprocessor,
+    schema_id: SchemaId | None,
+    cooldown: SharedCoolDown | None = None,
+) -> ToRecords:
     """The anomalies of scored blocks as records of ``alert.avsc``; without an id as JSON."""
     rows = partial(
         alerts.alert_rows,
@@ -87,7 +109,7 @@ def to_alerts(use_case: UseCase, preprocessor: Preprocessor, schema_id: SchemaId
         units=preprocessor.units,
         attributes=preprocessor.attributes,
     )
-    return ToRecords(rows, schemas.load("alert"), schema_id, metrics.ALERTS)
+    return ToRecords(rows, schemas.load("alert"), schema_id, metrics.ALERTS, cooldown)
 
 
 def to_scores(use_case: UseCase, schema_id: SchemaId) -> ToRecords:

@@ -48,6 +48,7 @@ EXAMPLES = {  # a value for each option that takes one of its own; choices and s
     "max_file_age": "600",
     "max_file_mb": "64",
     "speed": "10x",
+    "alert_cooldown": "10m",
     "dead_letters": "kafka://localhost:9092/dead-letters",
     "max_dead_letter_rate": "0.2",
     "dead_letter_key": "env:DEAD_LETTER_KEY",

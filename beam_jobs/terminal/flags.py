@@ -209,6 +209,12 @@ class Score:
             help="at most so many alerts, whatever the scores do: 1/1000 of the scored records, 100/day, or 5/1000keys "
             "a day; the threshold then follows the scores of late (docs/alerts.md). Default: the model's threshold",
         )
+        parser.add_argument(
+            "--alert_cooldown",
+            metavar="INTERVAL",
+            help="after an alert of a key, write no other one of it for so long in event time, unless it is more "
+            "severe; what is kept back is counted. Default: every alert is written",
+        )
 
 
 class Archive:

@@ -1,1 +1,1 @@
-"""Which rows become alerts: by the model's threshold or by a budget, how severe they are. No Beam here."""
+"""Which rows become alerts, by the model's threshold or a budget; how severe they are; which are told. No Beam."""

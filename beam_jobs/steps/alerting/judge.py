@@ -37,6 +37,7 @@ _OCTAVES = 3.0  # a full bucket asks for 2**3 times as many alerts as it earns, 
 _KEPT = 64  # times the share of alerts: so many of the highest scores are looked at
 _MOST_SHARE = 0.5  # of rows that a threshold may have above it
 _MEMORY = 5.0  # alerts: over how long the records a millisecond are averaged
+_LEAST_TOLD = 0.02  # of the alerts: what is asked for more of, where the cool-down keeps most of them back
 _TAIL_MEMORY = 50  # alerts: over how many the tail beyond the threshold is
 
 
@@ -92,14 +93,20 @@ class ByBudget:
     Args:
       threshold, quantiles: of the version; they count until enough scores have come.
       now: the time, seconds since the epoch; records from later count as from now.
+      spared: how many alerts since its last call were not told after all; they cost nothing.
     """
 
     def __init__(
-        self, budget: AlertBudget, threshold: float, quantiles: Quantiles, now: Callable[[], float] = time.time
+        self,
+        budget: AlertBudget,
+        threshold: float,
+        quantiles: Quantiles,
+        now: Callable[[], float] = time.time,
+        spared: Callable[[], int] = int,
     ) -> None:
         self._budget = budget
         self._quantiles = quantiles
-        self._now = now
+        self._now, self._spared = now, spared
         self._lock = threading.Lock()
         self._recent = RecentScores()
         self._keys = ActiveKeys()
@@ -115,6 +122,7 @@ class ByBudget:
         self._rows = self._passed_ms = self._earned = 0
         self._beyond: list[float] = []
         self._pane_earned = self._since_forgotten = 0
+        self._taken, self._told = 0, 1.0  # alerts since the last block; which share of late was told
         self._usual = 0.0  # median of the scores before the last look
         self._time, self._records = 0.0, 0.0  # milliseconds and records of late, the older the less
         # Of the records, that are to be alerts; 0: not known yet.
@@ -131,10 +139,12 @@ class ByBudget:
         hashed = hashes(keys()) if self._budget.per == "keys" and len(scores) else None
         times_ms = np.minimum(times_ms, int(self._now() * 1000))
         with self._lock:
+            self._take_back(self._spared())
             while at < len(scores):
                 part = slice(at, min(len(scores), at + self._size - self._rows))
                 rows, more = self._admit(scores[part], self._earn(times_ms[part]))
                 alert[part][rows] = True
+                self._taken += len(rows)
                 threshold[part] = self._threshold
                 over += more
                 found = scores[part][rows]
@@ -150,6 +160,12 @@ class ByBudget:
                     self._look()
                 at = part.stop
         return Judged(alert, threshold, over, np.concatenate(recent), np.concatenate(rarer))
+
+    def _take_back(self, spared: int) -> None:
+        self._saved = min(self._most, self._saved + spared * self._budget.costs)
+        if taken := max(self._taken, spared):
+            self._told += (1 - spared / taken - self._told) * min(1.0, taken / _TAIL_MEMORY)
+        self._taken = 0
 
     def _earn(self, times_ms: NDArray[np.int64]) -> NDArray[np.int64]:
         """Units that the rows have earned up to each of them, [n]."""
@@ -190,7 +206,7 @@ class ByBudget:
         scores = np.concatenate(self._scores)
         scores = scores[np.isfinite(scores)]
         if len(scores):
-            self._usual = self._recent.add(scores, min(1.0, _KEPT * self._share))
+            self._usual = self._recent.add(scores, min(1.0, _KEPT * self._share / max(self._told, _LEAST_TOLD)))
         for each in self._beyond:
             self._tail += (each - self._tail) / _TAIL_MEMORY
         self._tail = max(self._tail, 1e-6)
@@ -206,7 +222,7 @@ class ByBudget:
         self._scores, self._hashes, self._beyond = [], [], []
         self._rows = self._passed_ms = self._earned = 0
         self._size = self._next_size()
-        asked = self._share * 2 ** (_OCTAVES * (2 * self._saved / self._most - 1))
+        asked = self._share / max(self._told, _LEAST_TOLD) * 2 ** (_OCTAVES * (2 * self._saved / self._most - 1))
         asked = min(max(asked, 1e-12), _MOST_SHARE)
         if self._recent.rows * asked >= _ENOUGH:
             found = self._recent.with_above(asked)

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from beam_jobs.steps.alerting.budget import DAY_MS, AlertBudget
+from beam_jobs.steps.alerting.cooldown import CoolDown
 from beam_jobs.steps.alerting.judge import ByBudget
 
 Floats = NDArray[np.float64]
@@ -83,3 +85,28 @@ def test_where_blocks_are_cut_makes_no_difference(cuts: list[int], how: str, bud
     times = np.arange(len(scores)) * (DAY_MS // 5000)
     whole, cut = (alerts(budget, scores, times, np.array(sorted(each), np.int64)) for each in ([], cuts))
     assert np.array_equal(whole, cut)
+
+
+@pytest.mark.parametrize("how", DRIFTS)
+def test_a_budget_is_of_what_is_told_where_a_cool_down_keeps_alerts_back(how: str) -> None:
+    """One of 20 keys in turn shows nothing but high scores: most alerts are its own, and told once."""
+    scores = drifting(how, 1)
+    block = np.arange(N) // 2000
+    mine = np.arange(N) % 20 == 0
+    scores[mine] *= 5
+    keys = np.where(mine, block, block * 1000 + np.arange(N) % 1000 + 10**6)
+    cooldown = CoolDown(10**9)
+    judge = ByBudget(AlertBudget.parse("1/1000"), 22.0, QUANTILES, spared=cooldown.spared)
+    found, kept_back = np.zeros(N), 0
+    for at in range(0, N, 500):
+        judged = judge(scores[at : at + 500], np.zeros(500, np.int64), lambda: None)
+        rows = at + np.flatnonzero(judged.alert)
+        texts = {"id": rows.astype(str).tolist(), "key": keys[rows].astype(str).tolist()}
+        columns = {name: pa.array(values, pa.string()) for name, values in texts.items()}
+        columns["event_time"] = pa.array(np.zeros(len(rows), np.int64), pa.timestamp("ms", "UTC"))
+        passing = cooldown.passing(pa.record_batch(columns | {"severity": pa.array(["low"] * len(rows), pa.string())}))
+        found[rows[passing]] = 1
+        kept_back += int((~passing).sum())
+    assert kept_back > 50
+    assert in_each(150_000, found).min() >= 135
+    assert in_each(150_000, found).max() <= 165
