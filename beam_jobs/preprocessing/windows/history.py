@@ -56,6 +56,7 @@ from beam_jobs.preprocessing.windows.tiles import Tiles
 NO_CLOCK = -(1 << 62)
 _TILES = "tiles_"  # names of packed arrays
 _FIRST_KEYS, _FIRST_ODDS = 1 << 10, 1 << 4  # rooms at the start; they grow as needed
+_MOVED = 16  # a row that comes pays for so many that are moved; keys that grow together leave as much as they take
 _SWEPT = 4  # rows of a block to one slot that is looked at for having gone idle
 _APART = (
     24  # between columns of results: a power of two of bytes would put a row's all in the same few places of a cache
@@ -314,7 +315,9 @@ class History:
         self._swept = end if end < self._slots else 0
         stores = [self._store, *([self._tiles.store] if self._tiles is not None else [])]
         idle = (self._slots - self.keys) * 4 > self._slots + 4 * _FIRST_KEYS
-        if (idle or any(map(store.has_spare, stores))) and self._since * 4 > sum(s.counts[store.ROWS] for s in stores):
+        if (idle or any(map(store.has_spare, stores))) and self._since * _MOVED > sum(
+            s.counts[store.ROWS] for s in stores
+        ):
             self._compact()
 
     def _compact(self) -> None:

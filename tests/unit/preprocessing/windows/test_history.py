@@ -341,6 +341,16 @@ def test_rows_of_keys_that_shrink_are_given_back() -> None:
     assert history.memory_bytes < full / 2
 
 
+def test_keys_that_grow_together_leave_little_unused() -> None:
+    """As while a window fills, or is read again: the rings they leave are too small for any of them."""
+    history, names, most = past("sum", "min", frame=Frame(1000 * SECOND)), [f"{i:04}" for i in range(2000)], 0.0
+    for second in range(200):
+        take(history, [second] * len(names), [1] * len(names), names)
+        if second > 5:
+            most = max(most, history.memory_bytes / (260 * history.keys + 21 * history.rows))
+    assert most < 1.25
+
+
 def test_keys_of_any_length_and_place_in_their_buffer() -> None:
     """Empty, longer than a word, with one more byte, cut out of a longer array, in a buffer that ends within a word."""
     names = ["", "a", "ab", "abcdefgh", "abcdefgh" * 2, "abcdefghi", "\0", "\0\0", "a\0", "ä", "abcdefgh" * 2 + "x"]
