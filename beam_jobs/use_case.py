@@ -33,6 +33,7 @@ from beam_jobs.errors import UserError, one_line
 from beam_jobs.preprocessing import PiiPolicy, Preprocessor, compile_sql
 from beam_jobs.preprocessing.fields import fields_of
 from beam_jobs.preprocessing.query.intervals import from_text
+from beam_jobs.preprocessing.told import Told, told_of
 from beam_jobs.preprocessing.windows.frames import DEFAULT_LATENESS, Lateness
 from beam_jobs.storage import files
 from model.settings import ModelSettings
@@ -46,7 +47,20 @@ LATENESS = {
     _LABEL: "label_ms",
 }
 """Settings and options, and what Lateness calls them."""
-SETTINGS = ("name", "schema", "sql", "key", "event_time", "csv", "pii", "normal", *LATENESS, "label_schema", "model")
+SETTINGS = (
+    "name",
+    "schema",
+    "sql",
+    "key",
+    "event_time",
+    "csv",
+    "pii",
+    "normal",
+    "story",
+    *LATENESS,
+    "label_schema",
+    "model",
+)
 """Keys of use_case.yaml:
 name: what jobs and models are called; default: the folder's name.
 schema: a shipped schema (car_sensor) or an .avsc file in the folder, or beside it: ../other/payment.avsc.
@@ -59,6 +73,8 @@ pii: {keys: {ID: REFERENCE, ...}} or {key: REFERENCE}, needed by pseudonymize() 
   others, and key, which has no id, still count.
 normal: conditions over the features, such as [speed = 0 AND current_draw < 1]; training learns rows that meet one,
   however rare they are.
+story: how alerts tell of features, by feature: {says: "{} payments in 10 minutes", usual: count_30d / 4320, usual_says:
+  "this card's mean is {}"}; the number stands for {}, usual is SQL over the features (docs/alerts.md).
 window_lateness, window_delay, window_clock_skew: how late rows may be that windows of the SQL see (docs/windows.md);
   each an interval such as 10 minutes.
 window_key_rows: the most rows of a key that windows hold, such as 100000.
@@ -82,6 +98,7 @@ class UseCase:
     pii: PiiPolicy = field(default_factory=PiiPolicy)
     model: ModelSettings = field(default_factory=ModelSettings)
     normal: tuple[str, ...] = ()  # conditions over the features: rows that meet one are learnt, however rare
+    story: tuple[Told, ...] = ()  # how alerts tell of features
     csv: Dialect = field(default_factory=Dialect)  # how its CSV files are written
     lateness: Lateness = DEFAULT_LATENESS  # which late rows the windows of the SQL see
     label_schema: dict[str, Any] | None = None  # of labels on a topic of their own; None: that of the events
@@ -190,6 +207,7 @@ def _load(folder: Traversable, name_or_folder: str) -> UseCase:
         pii=_pii(settings.get("pii"), where),
         model=_model(settings.get("model"), where),
         normal=_normal(settings.get("normal"), where),
+        story=told_of(settings.get("story"), where),
         csv=_csv(settings.get("csv"), where),
         lateness=_lateness(settings, DEFAULT_LATENESS, f"{where}: "),
         label_schema=_avsc(folder, settings["label_schema"], where) if "label_schema" in settings else None,

@@ -153,7 +153,9 @@ def severe(alert: Mapping[str, Any]) -> str:
 
 
 def made_by(alert: Mapping[str, Any]) -> str:
-    """The features that made an alert's score, two at most."""
+    """What an alert tells in words, else the features that made its score, two at most."""
+    if alert.get("story"):
+        return str(alert["story"])
     said: list[str] = []
     for feature in alert["features"][:2]:
         share, expected = feature["share"], feature["expected"]

@@ -32,6 +32,7 @@ from beam_jobs.preflight.workers import (
     warn_if_cleaned,
 )
 from beam_jobs.preprocessing.preprocessor import Preprocessor
+from beam_jobs.preprocessing.told import check_told
 from beam_jobs.steps.alerting.budget import AlertBudget
 from beam_jobs.steps.alerting.cooldown import SharedCoolDown, from_option
 from beam_jobs.steps.decode import EventSettings
@@ -101,6 +102,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     use_case = load_use_case(parsed.view_as(options.UseCaseOptions).use_case)
     use_case = use_case.with_lateness(parsed.view_as(options.WindowOptions).get_all_options())
     preprocessor = use_case.preprocessor()
+    check_told(use_case.story, preprocessor.features, f"use case {use_case.name}")
     preflight, budget = Preflight(parsed), alert_budget(parsed)
     cooldown = SharedCoolDown(from_option(wanted.alert_cooldown)) if wanted.alert_cooldown else None
     check_pii_key(preflight, preprocessor)

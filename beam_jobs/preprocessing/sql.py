@@ -54,6 +54,7 @@ __all__ = ["compile_sql", "compile_condition", "parse_query", "Query", "Preproce
 
 _FORM = "the SQL is one SELECT ... FROM events [WHERE ...] [WINDOW ...]"
 _CONDITION_FORM = "it is what a WHERE may hold, such as speed = 0 AND current_draw < 1"
+_NUMBER_FORM = "it is a number over the features, such as count_30d / 4320"
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,27 @@ def compile_condition(sql: str, features: Sequence[str], source: str) -> Compile
     fields = {name: Field(name, "number", "float", True, False, None, None, None, None, False) for name in features}
     compiler = Compiler({**HANDLERS, exp.Literal: float32_literal}, fields, sql, source, key="", event_time="")
     return with_room(lambda: _compile_condition(compiler), source)
+
+
+def compile_number(sql: str, features: Sequence[str], source: str) -> Compiled:
+    """The same of a number over features.
+
+    Raises:
+      UserError: as above.
+    """
+    fields = {name: Field(name, "number", "float", True, False, None, None, None, None, False) for name in features}
+    compiler = Compiler(HANDLERS, fields, sql, source, key="", event_time="")
+    return with_room(lambda: _compile_number(compiler), source)
+
+
+def _compile_number(compiler: Compiler) -> Compiled:
+    number = parse(compiler.sql, compiler.source, _NUMBER_FORM, exp.Condition)
+    if number.find(exp.Window):
+        compiler.fail(number, "it is told by the row's own features, so no window is known here; remove it")
+    compiled = compiler.compile(number)
+    if compiled.kind != "number":
+        compiler.fail(number, f"it is a {compiled.kind}; it needs a number")
+    return compiled
 
 
 def _compile_condition(compiler: Compiler) -> Compiled:

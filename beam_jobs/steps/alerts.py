@@ -17,7 +17,9 @@ from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import Reason, RowErrors
 from beam_jobs.jit import compiled
 from beam_jobs.origin import Origin, origin
+from beam_jobs.preprocessing.told import Told, usual
 from beam_jobs.steps import infer as h
+from beam_jobs.steps.alerting.story import story
 
 Floats = NDArray[np.float32]
 
@@ -98,6 +100,7 @@ def alert_rows(
     features: Sequence[str],
     units: Mapping[str, str | None],
     attributes: Sequence[str] = (),
+    told: Sequence[Told] = (),
 ) -> Block:
     """The anomalies of a scored block as ``alert.avsc``; possibly no row.
 
@@ -108,9 +111,11 @@ def alert_rows(
     needed = [key, event_time, *features, *attributes, *_SOURCE, *_SCORED, *also]
     anomalies = take(scored.select(list(dict.fromkeys(needed))), rows)
     source = origin(anomalies)
+    why = _features(anomalies, features, units, told)
     own = {
         "id": source.ids(),
-        "features": _features(anomalies, features, units),
+        "features": why,
+        "story": _story(why, told),
         "attributes": _attributes(anomalies, attributes),
     }
     return _rows("alert", anomalies, source, key, event_time, own)
@@ -128,7 +133,28 @@ def _attributes(scored: Block, names: Sequence[str]) -> pa.Array:
     return pa.MapArray.from_arrays(offsets, keys, columns.take(pa.array(by_row)))
 
 
-def _features(anomalies: Block, features: Sequence[str], units: Mapping[str, str | None]) -> pa.Array:
+def _story(why: pa.Array, told: Sequence[Told]) -> pa.Array:
+    """What each alert says in words, string [n]; null where the use case does not say how."""
+    if not told:
+        return pa.nulls(len(why), pa.string())
+    words = {each.feature: each for each in told}
+    return pa.array([story(features, words) for features in why.to_pylist()], pa.string())
+
+
+def _usual(anomalies: Block, features: Sequence[str], told: Sequence[Told], order: NDArray[np.int32]) -> pa.Array:
+    """What is usual for the keys, of the chosen features, [n * k], by their places, [n, k]; null: nobody says."""
+    found = np.full((len(order), len(features)), np.nan)
+    if any(each.usual for each in told):
+        matrix = h.feature_matrix(anomalies, features)
+        for name, values in usual(told, dict(zip(features, matrix.T, strict=True))).items():
+            found[:, features.index(name)] = values
+    chosen = np.take_along_axis(found, order, axis=1).reshape(-1)
+    return pa.array(chosen, mask=~np.isfinite(chosen))
+
+
+def _features(
+    anomalies: Block, features: Sequence[str], units: Mapping[str, str | None], told: Sequence[Told]
+) -> pa.Array:
     """For each row the features with the largest share of the error, none if the model gives none: list<struct> [n]."""
     n, width = anomalies.num_rows, len(features)
     if anomalies.column(h.FEATURE_ERROR).null_count:  # all: one model has scored the block
@@ -149,6 +175,7 @@ def _features(anomalies: Block, features: Sequence[str], units: Mapping[str, str
         "unit": pa.array([units.get(name) for name in features], pa.string()).take(chosen),
         "share": pa.array(values[2].reshape(-1)),
         "rarity": _rarity(anomalies, order, width),
+        "usual": _usual(anomalies, features, told, order),
     }
     item = _schema("alert").field("features").type.value_type
     structs = pa.StructArray.from_arrays([_as(columns[f.name], f.type) for f in item], fields=list(item))

@@ -108,6 +108,7 @@ def to_alerts(
         features=preprocessor.features,
         units=preprocessor.units,
         attributes=preprocessor.attributes,
+        told=use_case.story,
     )
     return ToRecords(rows, schemas.load("alert"), schema_id, metrics.ALERTS, cooldown)
 

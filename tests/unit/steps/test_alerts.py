@@ -11,6 +11,7 @@ import schemas
 from beam_jobs.block import Block, raw_block, with_source
 from beam_jobs.codec.avro.decoder import AvroDecoder
 from beam_jobs.codec.avro.encoder import AvroEncoder
+from beam_jobs.preprocessing.told import Told
 from beam_jobs.steps import alerts
 from beam_jobs.steps.score_records import ToRecords
 
@@ -247,3 +248,38 @@ def test_alerts_say_how_rare_the_values_they_name_are() -> None:
     found = [[feature["rarity"] for feature in row] for row in make(block).column("features").to_pylist()]
     assert found[0] == [(FEATURES.index(name) + 1) / 1024 for name in names[0]]
     assert set(found[1]) == {None}
+
+
+def test_an_alert_tells_what_was_seen_and_what_is_usual_for_its_key() -> None:
+    temp = Told("temp", "{} degrees at the tap", "ratio * speed / 12", "this machine's mean is {}")
+    told = (temp, Told("ratio", "no load"))
+    row = alerts.alert_rows(scored([9.0]), "car_id", "event_time", FEATURES, UNITS, told=told)
+    assert decoded("alert", row) == row.to_pylist()
+    (alert,) = row.to_pylist()
+    assert [feature["usual"] for feature in alert["features"]] == [0.25, None, None]
+    assert alert["story"] == (
+        "2 degrees at the tap, expected 20; this machine's mean is 0.25. no load. speed 1 m/s, expected 10"
+    )
+
+
+def test_without_words_there_is_no_story() -> None:
+    (alert,) = make(scored([9.0])).to_pylist()
+    assert alert["story"] is None
+    assert {feature["usual"] for feature in alert["features"]} == {None}
+
+
+def test_small_parts_are_not_told_and_what_is_unknown_is_left_out() -> None:
+    expected = pa.array([[10.0, np.nan, 30.0]], pa.list_(pa.float32()))
+    error = pa.array([[0.1, 96.0, 4.0]], pa.list_(pa.float32()))
+    block = rewritten(scored([9.0]), expected=expected, feature_error=error)
+    told = (Told("temp", "{} degrees", "speed / NULLIF(speed - 1, 0)"),)
+    (alert,) = alerts.alert_rows(block, "car_id", "event_time", FEATURES, UNITS, told=told).to_pylist()
+    assert alert["story"] == "2 degrees"
+
+
+def test_a_model_without_reasons_has_no_story() -> None:
+    none = pa.nulls(1, pa.list_(pa.float32()))
+    block = rewritten(scored([9.0]), expected=none, feature_error=none)
+    told = (Told("temp", "{} degrees"),)
+    (alert,) = alerts.alert_rows(block, "car_id", "event_time", FEATURES, UNITS, told=told).to_pylist()
+    assert alert["story"] is None
