@@ -4,8 +4,9 @@
     python -m bench.windows peers --records 300000 --rounds 1
 
 Parts: ``kernel`` (windows alone), ``job`` (the whole job with windows over the same without), ``rebuild`` (from the
-topic), ``latency``, ``peers`` (Kafka Streams and Flink SQL), ``late`` and ``restarts`` (what each does with late rows,
-and after kill -9). All but the first need Java and Maven, and are left out with the reason where these are missing.
+topic), ``hour`` (of an hour at 10,000 events/s, from the topic and from snapshots), ``latency``, ``peers`` (Kafka
+Streams and Flink SQL), ``late`` and ``restarts`` (what each does with late rows, and after kill -9). All but the first
+need Java and Maven, and are left out with the reason where these are missing.
 Figures are merged into bench/results/windows.json, by part; ``python -m bench.windows.tables`` prints them as the
 tables of docs/windows.md.
 """
@@ -23,14 +24,15 @@ from beam_jobs.sandbox.fleet import history
 from bench.score import machine
 from bench.windows import job, kernel, late, peers, rebuild, restarts
 from bench.windows.contenders import Input
-from bench.windows.world import INTERVAL_S, events, made, send
+from bench.windows.world import INTERVAL_S, made, send, stream
 from bench.world import topic
 from demo.broker import ApacheKafka, java_missing
 
 RESULTS = Path(__file__).parent.parent / "results" / "windows.json"
 EVENTS_OF_A_CAR = 100  # 2.8 hours
 LONGER = 4  # the whole job reads so many times as many of each car, or its start would be a third of what is measured
-ON_KAFKA = ("job", "rebuild", "latency", "peers", "late", "restarts")
+ON_KAFKA = ("job", "rebuild", "hour", "latency", "peers", "late", "restarts")
+HOUR, HOUR_OF_A_CAR = 36_000_000, 360  # events at 10,000 a second, of 100,000 cars
 TRAINING_ROWS = 20_000
 
 
@@ -43,10 +45,10 @@ def on_kafka(parts: list[str], records: int, rounds: int, runners: list[str]) ->
         past = history(TRAINING_ROWS, seed=2, cars=TRAINING_ROWS // 50, interval=INTERVAL_S)
         use_cases = made(folder / "use_cases", past)
 
-        def sent(count: int, of_a_car: int) -> Input:
+        def sent(count: int, of_a_car: int, interval_s: float = INTERVAL_S) -> Input:
             tell(f"sending {count:,} events of {count // of_a_car:,} cars")
             source = topic(servers, "events", 4)
-            send(source, events(count, count // of_a_car))
+            send(source, stream(count, count // of_a_car, interval_s=interval_s))
             return Input(source, count, folder, use_cases)
 
         if "job" in parts:
@@ -57,6 +59,8 @@ def on_kafka(parts: list[str], records: int, rounds: int, runners: list[str]) ->
             inputs = [sent(count, EVENTS_OF_A_CAR) for count in (records, records // 5)]
         if "rebuild" in parts:
             found["rebuild"] = rebuild.measured(inputs[0], rounds, tell)
+        if "hour" in parts:
+            found["hour"] = rebuild.hour(sent(HOUR, HOUR_OF_A_CAR, 3600 / HOUR_OF_A_CAR), HOUR // 12, tell)
         if "latency" in parts:
             found["latency"] = job.live(servers, folder)
         if "peers" in parts:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,16 +42,24 @@ WINDOWS = ",\n       ".join(
 )
 NAMES = ("plain", "windows")
 _CHUNK = 20_000  # events that are encoded at once
+_QUEUED = 500_000  # messages of a client that waits for the broker
 
 
 def events(rows: int, cars: int, begin_ms: int = 1_700_000_000_000) -> list[pa.RecordBatch]:
     """Events of a fleet, in the order of their times."""
-    fleet = Fleet(cars, 11, 0.05, begin_ms, INTERVAL_S, span=rows / cars * INTERVAL_S)
-    blocks, left = [], rows
+    return list(stream(rows, cars, begin_ms))
+
+
+def stream(
+    rows: int, cars: int, begin_ms: int = 1_700_000_000_000, interval_s: float = INTERVAL_S
+) -> Iterator[pa.RecordBatch]:
+    """The same, block by block; ``interval_s``: between two events of a car."""
+    fleet = Fleet(cars, 11, 0.05, begin_ms, interval_s, span=rows / cars * interval_s)
+    left = rows
     while left > 0:
-        blocks.append(fleet.step(max(1, _CHUNK // cars)).slice(0, left))
-        left -= blocks[-1].num_rows
-    return blocks
+        block = fleet.step(max(1, _CHUNK // cars)).slice(0, left)
+        left -= block.num_rows
+        yield block
 
 
 def send(address: KafkaAddress, blocks: Iterable[pa.RecordBatch], arrived: Sequence[int] | None = None) -> None:
@@ -68,7 +76,8 @@ def send(address: KafkaAddress, blocks: Iterable[pa.RecordBatch], arrived: Seque
         keys, values = block.column("car_id").to_pylist(), encoder.encode(block).to_pylist()
         for key, value, time_ms in zip(keys, values, times, strict=True):
             producer.produce(address.topic, value, key, timestamp=time_ms)
-        producer.poll(0)
+        while len(producer) > _QUEUED:
+            producer.poll(0.1)
     producer.flush()
 
 
