@@ -27,11 +27,16 @@ SELECT
   new_device,
   new_merchants_1d,
   new_devices_1d,
+  again_larger_3h,
   -- The merchant, with all cards.
   count(*) OVER merchant_1h AS merchant_count_1h,
   count(DISTINCT pseudonymize(card)) OVER merchant_1h AS merchant_cards_1h,
   count(*) OVER merchant_1d / count(DISTINCT pseudonymize(card)) OVER merchant_1d AS merchant_repeats_1d,
   avg(new_merchant) OVER merchant_1d AS merchant_new_cards_1d,
+  -- A card that is charged again, and more, by whom it has just paid: how many others did he charge so?
+  sum(again_larger_3h) OVER merchant_2d AS merchant_again_larger_2d,
+  avg(again_larger_3h) OVER merchant_2d AS merchant_share_again_larger_2d,
+  CASE WHEN again_larger_3h = 1 THEN sum(again_larger_3h) OVER merchant_2d ELSE 0 END AS charged_again_2d,
   COALESCE(euros / NULLIF(avg(euros) OVER merchant_30d, 0), 1) AS against_merchant,
   COALESCE(avg(euros) OVER merchant_1d / NULLIF(avg(euros) OVER merchant_30d, 0), 1) AS merchant_level_1d,
   avg(least(against_usual, 20)) OVER merchant_1d AS merchant_against_usual_1d,
@@ -57,6 +62,8 @@ FROM (
     COALESCE((euros - avg(euros) OVER before_30d) / NULLIF(stddev_samp(euros) OVER before_30d, 0), 0) AS deviations,
     COALESCE(euros / NULLIF(min(euros) OVER before_3h, 0), 1) AS against_least_3h,
     count(*) OVER last_3h - count(DISTINCT merchant) OVER last_3h AS repeats_3h,
+    CASE WHEN count(DISTINCT merchant) OVER last_3h = count(DISTINCT merchant) OVER before_3h
+      AND euros >= 2 * min(euros) OVER before_3h THEN 1 ELSE 0 END AS again_larger_3h,
     COALESCE(epoch(event_time - last_value(event_time) OVER before_30d), 2592000) AS seconds_since,
     -- Along the surface of the earth, from where the card was used last.
     2 * 6371 * asin(sqrt(least(1, COALESCE(
@@ -102,6 +109,8 @@ WINDOW
                   RANGE BETWEEN INTERVAL '1' HOUR PRECEDING AND CURRENT ROW),
   merchant_1d AS (PARTITION BY merchant ORDER BY event_time
                   RANGE BETWEEN INTERVAL '1' DAY PRECEDING AND CURRENT ROW),
+  merchant_2d AS (PARTITION BY merchant ORDER BY event_time
+                  RANGE BETWEEN INTERVAL '2' DAY PRECEDING AND CURRENT ROW),
   merchant_30d AS (PARTITION BY merchant ORDER BY event_time
                    RANGE BETWEEN (event_time - time_bucket(INTERVAL '1 day', event_time - INTERVAL '30 day'))
                    PRECEDING AND CURRENT ROW EXCLUDE CURRENT ROW),
