@@ -83,6 +83,9 @@ class History:
     Args:
       windows: the features, in the order in which ``advance`` gives them; at least one.
       lateness: which rows are too late, or from the future.
+
+    Attributes:
+      arguments: how many there are, counted from 0 to the last one that a window is of.
     """
 
     def __init__(self, windows: Sequence[Window], lateness: Lateness = DEFAULT_LATENESS) -> None:
@@ -95,7 +98,8 @@ class History:
         self._windows = len(windows)
         hops, parts, self._tile_words = tiling(tiled)
         self._lanes, self._head_words, self._indexed, self._distinct = planned(windows, hops, parts)
-        self._columns = 1 + max([0, *(window.argument + 1 for window in windows)]) + len(self._distinct)
+        self.arguments = max([0, *(window.argument + 1 for window in windows)])
+        self._columns = 1 + self.arguments + len(self._distinct)
         self._seeds = SEEDS
         self._swept = 0  # the slot to look at next
         self._since = 0  # rows taken since the last compaction
@@ -199,10 +203,15 @@ class History:
           float64 [n] a window; null where the window holds no value, or less than two for stddev_samp and var_samp.
 
         Raises:
+          ValueError: there are more or fewer arguments than the windows have.
           TooManyRowsError: a key, or a window that looks for a quantile, holds more rows than it may; the history
             can't be used any more.
         """
         n = len(keys)
+        if len(arguments) != self.arguments or len(valid) != self.arguments:  # compiled loops look at no bounds
+            raise ValueError(
+                f"{len(arguments)} arguments, of which {len(valid)} say what is null, not {self.arguments}"
+            )
         first, second = hashed(keys, self._seeds)
         self._grow_slots(n)
         new_keys = Keys(first, second, self._table, np.empty(n, np.uint32))

@@ -80,8 +80,8 @@ class Stream:
                 self.keys[part],
                 self.times[part],
                 self.record_times[part],
-                self.arguments[:, part],
-                self.valid[:, part],
+                self.arguments[: history.arguments, part],
+                self.valid[: history.arguments, part],
                 emit,
                 self.kept[part] if len(self.kept) else None,
             )

@@ -15,9 +15,12 @@ from beam_jobs import metrics
 from beam_jobs.block import Block, Stretch
 from beam_jobs.io.kafka.topic import KafkaLog
 from beam_jobs.steps.windows import HISTORIES
+from beam_jobs.storage import files
 from beam_jobs.storage.snapshots import writer
 from tests.property.test_windows_rebuilt import PARTITIONS, Features, Process, by_the_log, features, topic_of
 from tests.services.fake_kafka import FakeCluster
+
+HalfRead = tuple[FakeCluster, str, dict[str, Any], Features]
 
 
 @pytest.fixture(autouse=True)
@@ -33,11 +36,15 @@ def read(cluster: FakeCluster, topic: str, partition: int, start: int, end: int)
 
 
 @pytest.fixture
-def half_read(tmp_path: Path) -> tuple[FakeCluster, str, dict[str, Any], Features]:
+def half_read(tmp_path: Path) -> HalfRead:
+    return half_read_into(str(tmp_path / "snapshots"))
+
+
+def half_read_into(folder: str) -> HalfRead:
     """A topic, settings with snapshots, and what is right; a process has read half of it and written some."""
     cluster = FakeCluster()
     topic = topic_of(cluster, Random(3), 900, wild=False)
-    settings = {"snapshots": str(tmp_path / "snapshots"), "snapshot_s": 0.0}
+    settings = {"snapshots": folder, "snapshot_s": 0.0}
     process = Process(cluster, topic, **settings)
     for p in range(PARTITIONS):
         for start in range(0, 100, 20):
@@ -60,7 +67,18 @@ def behind(cluster: FakeCluster, topic: str, start: int, settings: dict[str, Any
     return found, metrics.STATE.snapshot()[metrics.REREAD] - before
 
 
-HalfRead = tuple[FakeCluster, str, dict[str, Any], Features]
+def test_snapshots_in_a_bucket(bucket: str) -> None:
+    folder = f"{bucket}/snapshots"
+    cluster, topic, settings, right = half_read_into(folder)
+    without, all_again = behind(cluster, topic, 100, {})
+    found, again = behind(cluster, topic, 100, settings)
+    assert again < all_again
+    kept = files.list_files(f"{folder}/**")
+    assert len(kept) == 3 * PARTITIONS  # older ones are removed
+    files.remove(kept)
+    anew, again = behind(cluster, topic, 100, settings)
+    assert again == all_again
+    assert found == anew == without == {place: row for place, row in right.items() if place[1] >= 100}
 
 
 @pytest.mark.parametrize("start", [100, 70, 5])
