@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from demo.live import State, alert_of, render, standing
-from demo.referee import Verdict
+from demo.referee import Verdict, Words
 from demo.screenshots import SIZES, draw, file_of, sample
 
 TIRE = {"name": "tire", "observed": 22.0, "expected": 28.48, "unit": "psi", "share": 0.96}
@@ -72,6 +72,14 @@ def large() -> State:
     return state
 
 
+def told() -> State:
+    """Payments, with the story of a card."""
+    state = sample()
+    state.words = Words("card", "fraud", "no fraud has happened yet")
+    state.story = ["The story of card 0123456789, by the simulator:", *(f"  07:28 {i} {LONG}" for i in range(6))]
+    return state
+
+
 def lines(state: State, width: int, height: int) -> list[str]:
     console = Console(width=width, height=height, file=io.StringIO(), color_system=None)
     console.print(render(state, width, height))
@@ -80,7 +88,7 @@ def lines(state: State, width: int, height: int) -> list[str]:
 
 
 @pytest.mark.parametrize("size", [*SIZES, (60, 15), (40, 10), (300, 100)], ids=str)
-@pytest.mark.parametrize("made", [early, sample, backlog, in_trouble, large])
+@pytest.mark.parametrize("made", [early, sample, backlog, in_trouble, large, told])
 def test_it_fits(made: Callable[[], State], size: tuple[int, int]) -> None:
     state, (width, height) = made(), size
     shown = lines(state, width, height)
@@ -90,6 +98,7 @@ def test_it_fits(made: Callable[[], State], size: tuple[int, int]) -> None:
     if state.alerts and 24 <= height <= 40:
         assert len(shown) == height
         assert sum("07:" in line for line in shown) >= 10
+        assert any(line.startswith("The story of") for line in shown) is bool(state.story)
 
 
 def test_what_it_shows_at_80_columns() -> None:
@@ -116,6 +125,19 @@ def test_what_it_shows_at_80_columns() -> None:
 )
 def test_a_share_stands_there_only_when_there_is_enough_to_judge(verdict: Verdict | None, text: str) -> None:
     assert standing(verdict) == text
+
+
+def test_payments_are_told_in_their_own_words() -> None:
+    words = told().words
+    assert standing(None, words) == "no fraud has happened yet, and there is no alert: nothing to judge"
+    assert standing(Verdict(0, None, 0.0, {}, 2), words) == "2 frauds, and no alert yet"
+    shown = lines(told(), 120, 40)
+    assert sum(" card " in line and " alerts " in line for line in shown) == 1
+    assert [line[:13] for line in shown[-8:]] == [
+        "The story of ",
+        *(f"  07:28 {i} ééé" for i in range(6)),
+        "Ctrl-C ends t",
+    ]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
