@@ -96,7 +96,7 @@ def alert_of(alert: Mapping[str, Any], count: int, truth: str) -> Alert:
         unit = f" {feature['unit']}" if feature["unit"] else ""
         expected = f", not {feature['expected']:.4g}" if isfinite(feature["expected"]) else ""
         rare = f", {one_in(feature['rarity'])}" if feature.get("rarity") else ""
-        short = f"{feature['observed']:.4g}{unit}{expected}{rare}: {feature['name']}"
+        short = alert.get("story") or f"{feature['observed']:.4g}{unit}{expected}{rare}: {feature['name']}"
     return Alert(time, alert["key"], count, score, made_by(alert), short, truth)
 
 

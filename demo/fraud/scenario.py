@@ -89,7 +89,8 @@ class Payments:
 
     def judge(self, alert: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
         truth = self._referee.judge(dict(alert["attributes"])["payment_id"])
-        self._newest = f"card {alert['key'][:_SHOWN]}"
+        said = alert.get("story")
+        self._newest = f"card {alert['key'][:_SHOWN]}" + (f" ({said})" if said else "")
         return {**alert, "key": alert["key"][:_SHOWN]}, truth.replace("_", " ")
 
     def verdict(self) -> Verdict:
