@@ -17,6 +17,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from beam_jobs.block import millis_of
+from demo.broker import ApacheKafka
 from model.detector import load
 from model.training.plan import Settings
 from model.training.train import train
@@ -179,3 +180,45 @@ def test_killed_and_resumed_the_scores_are_those_of_all_events_with_their_labels
     found = topics.read("scores", "score")
     scores = {(row["key"], round(row["event_time"].timestamp() * 1000)): row["score"] for row in found}
     assert scores == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(600)
+def test_a_broker_that_dies_in_the_middle_changes_no_feature(
+    own_apache_kafka: ApacheKafka, use_case: str, tmp_path: Path
+) -> None:
+    topics = Topics(own_apache_kafka)
+    events = send(topics, 12_000)
+    right = said_by_duckdb(events, FEATURES)
+    command = [part for part in job(topics, use_case, tmp_path) if part not in ("--until", "latest")]
+    with live(command) as running:
+        for share in (0.1, 0.4, 0.7):
+            wait(lambda share=share: len(rows(tmp_path)) > share * len(right), running)  # type: ignore[misc]
+            own_apache_kafka.kill()
+            own_apache_kafka.start()
+        wait(lambda: len(rows(tmp_path)) >= len(right), running)
+        stop(running)
+    assert report(tmp_path)["unaccounted"] == 0
+    found = rows(tmp_path)
+    assert max(positions(found).values()) == 1
+    assert features(found, FEATURES) == right
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(600)
+def test_a_second_instance_beside_the_first_changes_no_feature(topics: Topics, use_case: str, tmp_path: Path) -> None:
+    """A rolling restart: the new one starts and waits, the old one ends."""
+    events = send(topics, 12_000)
+    right = said_by_duckdb(events, FEATURES)
+    command = [part for part in job(topics, use_case, tmp_path) if part not in ("--until", "latest")]
+    with live(command) as old:
+        wait(lambda: len(rows(tmp_path)) > 0.2 * len(right), old)
+        with live(command) as new:
+            wait(lambda: len(rows(tmp_path)) > 0.5 * len(right), new)
+            stop(old)
+            wait(lambda: len(positions(rows(tmp_path))) >= len(right), new)
+            stop(new)
+    run(job(topics, use_case, tmp_path))
+    found = rows(tmp_path)
+    assert max(positions(found).values()) == 1
+    assert features(found, FEATURES) == right

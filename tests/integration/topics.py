@@ -14,6 +14,7 @@ import schemas
 from beam_jobs.codec.avro.decoder import AvroDecoder
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.sandbox.fleet import Fleet
+from demo.broker import ApacheKafka
 from tests.services.job import finished
 from tests.services.kafka import SharedBroker
 
@@ -23,7 +24,7 @@ CAR_SENSOR = schemas.load("car_sensor")
 class Topics:
     """Topics of one test on the shared broker."""
 
-    def __init__(self, broker: SharedBroker) -> None:
+    def __init__(self, broker: SharedBroker | ApacheKafka) -> None:
         self.servers = broker.bootstrap_servers
         self._run = uuid.uuid4().hex[:8]
         admin = AdminClient({"bootstrap.servers": self.servers})
