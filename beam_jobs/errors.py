@@ -137,13 +137,17 @@ DecodeReason = Literal[
 PreprocessReason = Literal["out_of_range", "not_finite", "null_feature", "null_key", "null_event_time"]
 ScoreReason = Literal["score_not_finite", "key_too_large", "attributes_too_large"]
 AnyReason = Literal["unexpected_error"]
+WebhookReason = Literal["webhook_undelivered"]
 Reason = DecodeReason | PreprocessReason | ScoreReason | AnyReason
-"""Why a record is a dead letter: stable names for machines, all there are."""
+"""Why a record is a dead letter: stable names for machines."""
+UNDELIVERED_ALERT: WebhookReason = "webhook_undelivered"
+"""Why an alert is one: it holds no record of the input, which a redrive would put back."""
 
 REASONS: Mapping[str, tuple[str, ...]] = {
     "decode": get_args(DecodeReason),
     "preprocess": get_args(PreprocessReason),
     "score": get_args(ScoreReason),
+    "webhook": get_args(WebhookReason),
     "any": get_args(AnyReason),
 }  # by the step that gives them
 

@@ -12,8 +12,10 @@ from beam_jobs.dead_letters import step
 from beam_jobs.io.sink import WriteSettings
 from beam_jobs.preflight.score import ScoreJob, score_job
 from beam_jobs.running import launch
+from beam_jobs.steps.alerting.webhook import ToWebhook
 from beam_jobs.steps.infer import BlockModelHandler
-from beam_jobs.steps.score_records import CheckScores, to_alerts, to_scores
+from beam_jobs.steps.score_records import ROWS, CheckScores, ToRecords, to_alerts, to_scores
+from beam_jobs.steps.write_dead_letters import WriteDeadLetters
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import run
 from beam_jobs.terminal.commands import JOBS
@@ -31,12 +33,18 @@ def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
         "CheckScores", CheckScores(job.name, use_case.key, preprocessor.attributes), inferred
     )
 
-    alerts = to_alerts(use_case, preprocessor, job.schema_ids.get("alert"), job.cooldown)
-    (
-        scored
-        | "Alerts" >> beam.ParDo(alerts).with_output_types(Block)
-        | "WriteAlerts" >> job.alerts.write(WriteSettings(record_latency=True))
-    )
+    alerts = to_alerts(use_case, preprocessor, job.schema_ids.get("alert"), job.cooldown, job.webhook is not None)
+    records = scored | "Alerts" >> _alerts(alerts, job)
+    if job.webhook is not None:
+        hook = ToWebhook(job.webhook, job.name, job.source.live)
+        undelivered = records[ROWS] | "Webhook" >> beam.ParDo(hook).with_output_types(Block)
+        undelivered | "DeadLettersWebhook" >> WriteDeadLetters(
+            job.dead_letters, job.schema_ids["dead_letter"], 1.0, job.payload, of_records=False
+        )
+        records = records["records"]
+    records | "WriteAlerts" >> job.alerts.write(WriteSettings(record_latency=True))
+    if job.alerts_also:
+        records | "WriteAlertsAlso" >> job.alerts_also.write()
     if job.scores:
         scores = to_scores(use_case, job.schema_ids["score"])
         (
@@ -45,6 +53,13 @@ def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
             | "WriteScores" >> job.scores.write(WriteSettings(ordered=False))
         )
     write_dead_letters(bad, job)
+
+
+def _alerts(alerts: ToRecords, job: ScoreJob) -> beam.PTransform:
+    if job.webhook is None:
+        return beam.ParDo(alerts).with_output_types(Block)
+    typed = beam.ParDo(alerts).with_output_types(Block, **{ROWS: Block})
+    return typed.with_outputs(ROWS, main="records")
 
 
 def bring(pipeline: beam.Pipeline, job: ScoreJob) -> None:

@@ -10,6 +10,7 @@ import schemas
 from beam_jobs.errors import UserError
 from beam_jobs.io.sink import Sink
 from beam_jobs.io.source import Source
+from beam_jobs.io.webhook import OPTION, SECRET_OPTION, WebhookSettings
 from beam_jobs.preflight.addresses import (
     archive_input,
     block_settings,
@@ -25,6 +26,7 @@ from beam_jobs.preflight.addresses import (
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.second_topic import SecondTopic, second_topic
 from beam_jobs.preflight.workers import (
+    check_key,
     check_path,
     check_pii_key,
     dead_letter_payload,
@@ -68,6 +70,8 @@ class ScoreJob:
     windows: WindowSettings = field(default_factory=WindowSettings)
     budget: AlertBudget | None = None  # of alerts, of one process; None: the model's threshold decides
     cooldown: SharedCoolDown | None = None  # after an alert of a key; None: none is kept back
+    alerts_also: Sink | None = None  # a second topic for all alerts
+    webhook: WebhookSettings | None = None  # an URL for all alerts
     second: SecondTopic | None = None  # where the SQL has windows by two keys
 
 
@@ -87,6 +91,26 @@ def alert_budget(parsed: PipelineOptions) -> AlertBudget | None:
             "adds up, such as 1/1000 or 5/1000keys"
         )
     return budget.share(target.processes)
+
+
+def webhook(preflight: Preflight) -> WebhookSettings | None:
+    """Where --alert_webhook says that alerts are posted; None: nowhere. Nobody is asked yet.
+
+    Raises:
+      UserError: it is no URL, or the secret can't be read, here or on the workers.
+    """
+    wanted = preflight.parsed.view_as(options.ScoreOptions)
+    if not wanted.alert_webhook:
+        if wanted.alert_webhook_secret:
+            raise UserError(f"{SECRET_OPTION} is for {OPTION}; add that, or leave the secret out")
+        return None
+    if not wanted.alert_webhook_secret:
+        raise UserError(f"{OPTION} needs {SECRET_OPTION}, by which the receiver knows whose alerts they are")
+    settings = WebhookSettings(wanted.alert_webhook, wanted.alert_webhook_secret)
+    for flag, reference in ((OPTION, settings.url), (SECRET_OPTION, settings.secret)):
+        check_key(preflight, flag, reference)
+    preflight.ask(f"{SECRET_OPTION} {settings.secret}", "the secret of the webhook", settings.check)
+    return settings
 
 
 def score_job(parsed: PipelineOptions) -> ScoreJob:
@@ -115,6 +139,11 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     outputs = {"alert": sink(parsed, wanted.alerts), "dead_letter": sink(parsed, bad.dead_letters)}
     if wanted.scores:
         outputs["score"] = sink(parsed, wanted.scores)
+    if wanted.alerts_also:
+        outputs["alerts_also"] = sink(parsed, wanted.alerts_also)
+        if outputs["alerts_also"].address == outputs["alert"].address:
+            raise UserError(f"--alerts_also {wanted.alerts_also}: alerts go there already; each would come twice")
+    hook = webhook(preflight)
     name = f"score/{use_case.name}"
     given = parsed.view_as(options.InputOptions)
     archive = archive_input(given, use_case)
@@ -132,6 +161,8 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     if described.few_rows:
         say(f"warning: {described.few_rows}")
     above = f"above a score of {described.threshold:.4g}" if budget is None else f"{wanted.alert_budget} at most"
+    if hook is not None:
+        say(f"alerts are posted to {hook.host} as well")
     say(f"model {described.name} {described.version}, alerts {above}")
     return ScoreJob(
         name=name,
@@ -148,11 +179,14 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
         windows=windows,
         budget=budget,
         cooldown=cooldown,
+        alerts_also=outputs.get("alerts_also"),
+        webhook=hook,
         second=second,
         payload=payload,
         schema_ids={
-            n: output_id(preflight, writers, to.address, schemas.load(n))
+            # In a registry a schema has one id, whatever its subjects: alerts are encoded once.
+            n: output_id(preflight, writers, to.address, schemas.load("alert" if n == "alerts_also" else n))
             for n, to in outputs.items()
-            if (n, wanted.alerts_format) != ("alert", "json")
+            if wanted.alerts_format != "json" or n not in ("alert", "alerts_also")
         },
     )

@@ -86,7 +86,7 @@ def check_pii_key(preflight: Preflight, preprocessor: Preprocessor) -> None:
     """
     references = preprocessor.secret_references
     for reference in references:
-        _check_key(preflight, "pii.key", reference)
+        check_key(preflight, "pii.key", reference)
     preflight.ask(f"pii.key {', '.join(references)}", "the key of the pseudonyms", preprocessor.check_secrets)
 
 
@@ -104,7 +104,7 @@ def dead_letter_payload(preflight: Preflight, writes: bool) -> Payload:
     payload = Payload(policy, given["dead_letter_key"])
     if writes and payload.key is not None and policy != "encrypt":
         raise UserError(f"{KEY_OPTION} is for {OPTION} encrypt; add that, or leave the key out")
-    _check_key(preflight, KEY_OPTION, payload.key)
+    check_key(preflight, KEY_OPTION, payload.key)
     preflight.ask(f"{KEY_OPTION} {payload.key}", "the key of the dead letters", payload.keys)
     return payload
 
@@ -121,7 +121,7 @@ def dead_letter_rate(parsed: PipelineOptions) -> float:
     return share
 
 
-def _check_key(preflight: Preflight, what: str, reference: str | None) -> None:
+def check_key(preflight: Preflight, what: str, reference: str | None) -> None:
     """Refuses a key that is not where the workers are."""
     traits = target_of(preflight.parsed).describe()
     if (

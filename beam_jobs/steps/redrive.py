@@ -14,6 +14,7 @@ from beam_jobs import metrics
 from beam_jobs.block import Block, raw_block
 from beam_jobs.codec.avro.decoder import AvroDecoder
 from beam_jobs.codec.avro.writers import WriterSchema
+from beam_jobs.errors import UNDELIVERED_ALERT
 from beam_jobs.steps.decode import without_tombstones
 from beam_jobs.steps.payload import Payload, restore
 from beam_jobs.steps.write_dead_letters import left_out
@@ -25,7 +26,7 @@ class Redrive(beam.DoFn):
     """Raw blocks of a dead-letter topic to the records they were, ready for a sink.
 
     Args:
-      reasons: only dead letters with one of these reasons; all when empty.
+      reasons: only dead letters with one of these reasons; when empty all that hold a record of the input.
       writer_schema: schemas of the dead letters by id, whatever version wrote them.
       payload: with the key of those that are encrypted; None: they are counted as they are.
     """
@@ -49,9 +50,11 @@ class Redrive(beam.DoFn):
         decoded = self._decoder.decode(raw.column("value"))
         metrics.inc(metrics.UNREADABLE, len(decoded.errors))
         letters = decoded.rows
+        reasons = letters.column("reason")
         if self._reasons:
-            wanted = pc.is_in(letters.column("reason"), pa.array(self._reasons, pa.string()))
-            letters = letters.filter(wanted)
+            letters = letters.filter(pc.is_in(reasons, pa.array(self._reasons, pa.string())))
+        else:  # an alert is no event
+            letters = letters.filter(pc.not_equal(reasons, UNDELIVERED_ALERT))
         metrics.inc(metrics.RECORDS_FILTERED, decoded.rows.num_rows - letters.num_rows)
         cut = left_out(letters)
         metrics.inc(metrics.WITHOUT_PAYLOAD, int(cut.sum()))

@@ -20,6 +20,7 @@ from beam_jobs.steps.alerting.cooldown import SharedCoolDown
 from beam_jobs.use_case import UseCase
 from schemas.source import SchemaId, id_of
 
+ROWS = "rows"  # the tagged output of alerts before they are encoded
 SUPPRESSED = metrics.Metric(
     "alerts_suppressed",
     "alerts within the cool-down of their key, not written",
@@ -60,6 +61,7 @@ class ToRecords(beam.DoFn):
     Args:
       schema_id: in front of each Avro value; None: the values are JSON.
       cooldown: of alerts; what it keeps back is counted.
+      also_rows: they go out as rows, too, under the tag ROWS.
     """
 
     def __init__(
@@ -69,7 +71,9 @@ class ToRecords(beam.DoFn):
         schema_id: SchemaId | None,
         count_as: metrics.Metric | None = None,
         cooldown: SharedCoolDown | None = None,
+        also_rows: bool = False,
     ) -> None:
+        self._also_rows = also_rows
         self._rows = rows
         self._schema = schema
         self._schema_id = schema_id
@@ -82,7 +86,7 @@ class ToRecords(beam.DoFn):
         alerts.warm_up()
         self._cooldown = None if self._shared_cooldown is None else self._shared_cooldown.here()
 
-    def process(self, scored: Block) -> Iterator[Block]:
+    def process(self, scored: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
         rows = self._rows(scored)
         if self._cooldown is not None:
             passing = self._cooldown.passing(rows)
@@ -92,6 +96,8 @@ class ToRecords(beam.DoFn):
             metrics.inc(self._count_as, rows.num_rows)
         key = rows.column("key").cast(pa.binary())
         yield pa.RecordBatch.from_arrays([key, self._encoder.encode(rows)], names=["key", "value"])
+        if self._also_rows:
+            yield beam.pvalue.TaggedOutput(ROWS, rows)
 
 
 def to_alerts(
@@ -99,6 +105,7 @@ def to_alerts(
     preprocessor: Preprocessor,
     schema_id: SchemaId | None,
     cooldown: SharedCoolDown | None = None,
+    also_rows: bool = False,
 ) -> ToRecords:
     """The anomalies of scored blocks as records of ``alert.avsc``; without an id as JSON."""
     rows = partial(
@@ -110,7 +117,7 @@ def to_alerts(
         attributes=preprocessor.attributes,
         told=use_case.story,
     )
-    return ToRecords(rows, schemas.load("alert"), schema_id, metrics.ALERTS, cooldown)
+    return ToRecords(rows, schemas.load("alert"), schema_id, metrics.ALERTS, cooldown, also_rows)
 
 
 def to_scores(use_case: UseCase, schema_id: SchemaId) -> ToRecords:

@@ -65,8 +65,9 @@ class DeadLetterLimit:
 class _EncodeDeadLetters(beam.DoFn):
     """Dead letters to records for the topic; stops the job when nearly everything is bad."""
 
-    def __init__(self, schema_id: SchemaId, max_rate: float, payload: Payload) -> None:
+    def __init__(self, schema_id: SchemaId, max_rate: float, payload: Payload, of_records: bool) -> None:
         self._schema_id = schema_id
+        self._of_records = of_records
         self._max_rate = max_rate
         self._payload = payload
 
@@ -78,6 +79,8 @@ class _EncodeDeadLetters(beam.DoFn):
     def process(self, letters: Block) -> Iterator[Block]:
         keys, letters = protect(letters, self._payload.policy, self._keys)
         yield pa.RecordBatch.from_arrays([keys, self._encoder.encode(letters)], names=["key", "value"])
+        if not self._of_records:
+            return
         # The sink beside this step has them acknowledged by now: what is counted, or stops the job, is on the topic.
         _count(letters)
         self._limit.check(letters.column("error")[letters.num_rows - 1].as_py())
@@ -130,17 +133,26 @@ class WriteDeadLetters(beam.PTransform):
     Args:
       max_rate: share of bad records that stops the job.
       payload: what they hold of their records.
+      of_records: they stand for records that were read, and count as such.
     """
 
-    def __init__(self, sink: Sink, schema_id: SchemaId, max_rate: float, payload: Payload | None = None) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        schema_id: SchemaId,
+        max_rate: float,
+        payload: Payload | None = None,
+        of_records: bool = True,
+    ) -> None:
         super().__init__()
         self._sink = sink
         self._schema_id = schema_id
         self._max_rate = max_rate
         self._payload = payload or Payload()
+        self._of_records = of_records
 
     def expand(self, letters: beam.PCollection[pa.RecordBatch]) -> beam.PCollection:
-        encode = _EncodeDeadLetters(self._schema_id, self._max_rate, self._payload)
+        encode = _EncodeDeadLetters(self._schema_id, self._max_rate, self._payload, self._of_records)
         return (
             letters
             | "Encode" >> beam.ParDo(encode).with_output_types(Block)

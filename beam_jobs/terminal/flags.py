@@ -195,6 +195,22 @@ class Score:
         )
         parser.add_argument("--model_key", metavar="REFERENCE", help=MODEL_KEY_HELP)
         parser.add_argument("--alerts", metavar="URI", help="topic for alerts")
+        parser.add_argument(
+            "--alerts_also", metavar="URI", help="a second topic for all alerts, on the same bus or another (optional)"
+        )
+        parser.add_argument(
+            "--alert_webhook",
+            metavar="URL",
+            help="where each alert is posted as well, as JSON: https://…, or a reference to it where it is a secret of "
+            "its own, as " + _REFERENCE + ". What it does not take is a dead letter (docs/alerts.md)",
+        )
+        parser.add_argument(
+            "--alert_webhook_secret",
+            metavar="REFERENCE",
+            help="with which posts are signed (HMAC-SHA256, Standard Webhooks), 16 bytes or more, as "
+            + _REFERENCE
+            + "; further ones on further lines sign too",
+        )
         parser.add_argument("--scores", metavar="URI", help="topic for every score (optional)")
         parser.add_argument(
             "--alerts_format",

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from beam_jobs.errors import UserError
-from beam_jobs.preflight.score import alert_budget, check_fingerprint, score_job
+from beam_jobs.io.webhook import WebhookSettings
+from beam_jobs.preflight.reach import Preflight
+from beam_jobs.preflight.score import alert_budget, check_fingerprint, score_job, webhook
 from beam_jobs.steps.alerting.budget import DAY_MS, AlertBudget
 from beam_jobs.terminal import options
 from beam_jobs.terminal.commands import JOBS
@@ -100,3 +102,29 @@ def test_processes_share_a_budget_by_time() -> None:
     assert budget_of("--alert_budget=1/1000", *workers) == AlertBudget.parse("1/1000")
     with pytest.raises(UserError, match=r"--alert_budget 100/day: workers come and go there"):
         budget_of("--alert_budget=100/day", *workers)
+
+
+def hook_of(*words: str) -> WebhookSettings | None:
+    return webhook(Preflight(options.parse(JOBS["score"].parser(), list(words))))
+
+
+def test_a_webhook_and_its_secret_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    url, secret = "--alert_webhook=https://hooks.example.com/a", "--alert_webhook_secret=env:HOOK_SECRET"
+    assert hook_of() is None
+    with pytest.raises(UserError, match=r"--alert_webhook needs --alert_webhook_secret"):
+        hook_of(url)
+    with pytest.raises(UserError, match=r"--alert_webhook_secret is for --alert_webhook"):
+        hook_of(secret)
+    with pytest.raises(UserError, match=r"environment variable HOOK_SECRET is not set"):
+        hook_of(url, secret)
+    with pytest.raises(UserError, match=r"not a reference to a secret"):
+        hook_of(url, "--alert_webhook_secret=hunter2")
+    monkeypatch.setenv("HOOK_SECRET", "a secret that is long enough")
+    found = hook_of(url, secret)
+    assert found is not None
+    assert (found.url, found.secret) == ("https://hooks.example.com/a", "env:HOOK_SECRET")
+    with pytest.raises(UserError, match=r"alerts leave this machine encrypted"):
+        hook_of("--alert_webhook=http://hooks.example.com/a", secret)
+    workers = ("--runner=DataflowRunner", "--project=my-project", "--region=europe-west3", "--temp_location=gs://b/t")
+    with pytest.raises(UserError, match=r"workers of Beam's image do not have it"):
+        hook_of(url, secret, *workers)

@@ -9,6 +9,7 @@ import pytest
 
 from beam_jobs.errors import UserError
 from beam_jobs.preprocessing.told import Told, check_told, told_of, usual
+from beam_jobs.use_case import load_use_case
 
 FEATURES = ("count_10m", "count_30d", "amount")
 COUNT = Told("count_10m", "{} payments in 10 minutes", "count_30d / 4320", "this card's mean is {}")
@@ -70,3 +71,9 @@ def test_what_is_usual_comes_from_the_row_s_own_features() -> None:
     assert found["amount"][0] == pytest.approx(9 / 864)
     assert np.isnan(found["amount"][1])
     assert usual([], rows) == {}
+
+
+def test_the_words_of_payment_fraud_are_of_its_features() -> None:
+    cards = load_use_case("payment_fraud")
+    check_told(cards.story, cards.preprocessor().features, "payment_fraud")
+    assert "count_10m" in {told.feature for told in cards.story}

@@ -1,0 +1,114 @@
+"""A webhook on this machine: takes posts over HTTP or HTTPS, and answers as it is told."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+Answer = Callable[[int], tuple[int, Mapping[str, str]]]  # to the n-th post, from 0 on: status and headers
+
+
+@dataclass(frozen=True)
+class Post:
+    """What came."""
+
+    path: str
+    headers: Mapping[str, str]  # names in lower case
+    body: bytes
+    answer: int
+
+
+class Hook:
+    """A server that is there as long as the context is.
+
+    Args:
+      answer: 204 to each post, where nothing else is said.
+      certificates: a folder to put a certificate into; None: HTTP.
+    """
+
+    def __init__(self, answer: Answer = lambda _: (204, {}), certificates: Path | None = None) -> None:
+        self.posts: list[Post] = []
+        self.changed = threading.Condition()
+        hook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                with hook.changed:
+                    status, headers = answer(len(hook.posts))
+                    names = {name.lower(): value for name, value in self.headers.items()}
+                    hook.posts.append(Post(self.path, names, body, status))
+                    hook.changed.notify_all()
+                self.send_response(status)
+                for name, value in {"content-length": "0", **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        scheme, self.certificate = "http", None
+        if certificates is not None:
+            scheme, self.certificate = "https", certificates / "hook.pem"
+            key = _certify(self.certificate)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.certificate, key)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"{scheme}://127.0.0.1:{self._server.server_port}/alerts"
+
+    def __enter__(self) -> Hook:
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def wait_for(self, posts: int) -> None:
+        """Until so many have come."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.posts) >= posts, 60)
+
+
+def _certify(path: Path) -> Path:
+    """Writes a certificate of this machine, signed by itself; the path of its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    secret = path.with_suffix(".key")
+    secret.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return secret
