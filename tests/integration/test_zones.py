@@ -32,9 +32,10 @@ from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.client import ensure_topic
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.sandbox.frauds import simulate
-from beam_jobs.sandbox.process import Tansu
+from beam_jobs.sandbox.process import Tansu, free_port
 from beam_jobs.use_case import load_use_case
 from tests.integration.test_canaries import MARK, in_files, leaks
+from tests.integration.test_first_steps import ROOT, following
 from tests.services.kafka import SASL_PASSWORD, SASL_USER, SharedBroker
 
 pytestmark = pytest.mark.integration
@@ -159,6 +160,23 @@ def test_the_search_finds_what_the_edge_has(zones: Zones) -> None:
     assert any(True for record in records for _ in doubles("edge", record, places))
     plain = [{"payment_id": name, "x": x} for name, x in zip(rows["payment_id"].to_pylist(), places, strict=True)]
     assert positions_in(plain, rows)
+
+
+@pytest.mark.nightly  # the commands of docs/privacy.md, whose steps the test above takes
+def test_the_page_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIGHBEAM_PII_KEY", KEY)  # each block has a shell of its own
+    page = (
+        (ROOT / "docs" / "privacy.md").read_text(encoding="utf-8").partition("## Zones apart")[2].partition("\n## ")[0]
+    )
+    page = page.replace("export HIGHBEAM_PII_KEY=$(openssl rand -hex 32)\n", "")
+    for port in ("19092", "18081"):
+        page = page.replace(port, str(free_port()))
+    with following(page, tmp_path, "") as followed:
+        summary = followed.end()
+    assert "every record is accounted for" in summary
+    alerts = [json.loads(line) for line in followed.said[-1].splitlines() if line.startswith("{")]
+    assert len(alerts) == 5
+    assert {alert["key"] for alert in alerts} <= {row["card"] for row in archived(tmp_path / "centre" / "archive")}
 
 
 # What the centre has.
