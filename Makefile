@@ -58,9 +58,10 @@ bench-quick: setup ## what got slower than recorded, in pairs (Java needed, unde
 bench-windows: setup ## windows alone, in the whole job, against Kafka Streams and Flink SQL (Java, about 40 minutes)
 	$(BIN)/python -m bench.windows
 
-bench-latency: setup ## 30 minutes at 10,000 events/s on each local runner (Java needed)
+bench-latency: setup ## 30 minutes at 10,000 events/s on each local runner, and 3 of payments with all their windows (Java needed)
 	$(BIN)/python -m bench.latency --seconds 1800 --runner DirectRunner
 	$(BIN)/python -m bench.latency --seconds 1800 --runner PrismRunner
+	$(BIN)/python -m bench.fraud_latency
 
 accuracy: setup ## what the detector finds in unlabelled data, against its goals: docs/accuracy.md (about 25 minutes)
 	$(BIN)/python -m bench.accuracy

@@ -138,7 +138,11 @@ class Payments:
     def show_end(self, console: Console) -> None:
         produced = self._producer.produced
         if self._positions.are_all(produced):
-            console.print(f"each of {produced:,} payments is on the topic of scores or of dead letters: accounted for")
+            console.print(
+                f"each of {produced:,} payments is on the topic of scores or of dead letters: accounted for",
+                highlight=False,
+                soft_wrap=True,
+            )
         verdict = self.verdict()
         table = Table(title="frauds by pattern, as the simulator knows them", title_justify="left")
         for name in ("pattern", "incidents", "found", "recall", "payments", "alerts"):
@@ -155,6 +159,7 @@ class Payments:
                 f"precision: {right:,} of {verdict.alerts:,} alerts are of fraudulent payments "
                 f"({verdict.precision:.2f}), where {share:.2%} of all payments are",
                 highlight=False,
+                soft_wrap=True,
             )
         console.print(table_of_benchmark(Path(__file__).parents[2] / "docs" / "fraud.md"))
 
