@@ -92,7 +92,9 @@ class Average:
             np.savez(folder / FILE_NAME, **arrays)
 
         scores = scores_of(scorer, training.train.x), scores_of(scorer, training.validation.x)
-        return judged(training, scorer, save, *scores)
+        # What none of them calls an outlier is none: a mean of scores has gaps that none of them has.
+        outliers = any(part.left_out.any() for each in fitted for part in (each.train, each.validation))
+        return judged(training, scorer, save, *scores, some=outliers)
 
     def load(self, folder: Path) -> Scorer:
         """What ``fit`` saved."""
