@@ -105,6 +105,23 @@ def watch(parser: argparse.ArgumentParser) -> None:
     _verbose(parser)
 
 
+def feedback(parser: argparse.ArgumentParser) -> None:
+    """Adds those of ``highbeam feedback``."""
+    add = parser.add_argument
+    add("topic", metavar="URI", help="what people said of alerts: kafka://host:9092/feedback")
+    add("--use_case", required=True, metavar="NAME", help="of the events, whose schema tags a field as the label")
+    add(
+        "--output",
+        required=True,
+        metavar="FOLDER",
+        help="folder of labels, local or gs://, for highbeam train --labels; what it holds is not written again",
+    )
+    add("--events", metavar="URI", help="topic of the events, for labels that windows of a job are to see")
+    add("--label_topic", metavar="URI", help="topic for those labels, as --label_topic of score and archive reads it")
+    _connection(parser)
+    _verbose(parser)
+
+
 def _connection(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--schema_registry", metavar="URL", help="the Schema Registry of the topic, if it has one")

@@ -64,6 +64,7 @@ EXAMPLES = {  # a value for each option that takes one of its own; choices and s
     "seed": "11",
     "limit": "100000",
     "validation_fraction": "0.1",
+    "labels": "labels/payment_fraud",
     "normal": "'speed = 0'",
     "alias": "challenger",
     "logdir": "runs/logs",
@@ -328,6 +329,19 @@ BEGIN = {
             ("kafka://localhost:9092/alerts", "count"),
             arguments="beam_jobs.terminal.arguments:watch",
             examples={"topic": "kafka://localhost:9092/alerts", "from": "latest"},
+        ),
+        Command(
+            "feedback",
+            "beam_jobs.feedback",
+            "Makes labels of what people say of alerts: for training, and for windows of a job",
+            ("kafka://localhost:9092/feedback", "use_case", "output"),
+            arguments="beam_jobs.terminal.arguments:feedback",
+            examples={
+                "topic": "kafka://localhost:9092/feedback",
+                "output": "labels/payment_fraud",
+                "use_case": "payment_fraud",
+                "events": "kafka://localhost:9092/payments",
+            },
         ),
     )
 }

@@ -51,6 +51,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="rows that are normal however rare they are: a condition over the features, such as 'speed = 0', or a "
         "group of the latest version's report, such as g2; may be given several times",
     )
+    add(
+        "--labels",
+        metavar="FOLDER",
+        help="labels that came after the events were archived, as highbeam feedback writes them: they count in place "
+        "of those of the archive",
+    )
     flags.lateness(parser)
     add("--alias", help="alias to point at the new version; default: champion, if there is none yet")
     add("--signing_key", metavar="REFERENCE", help=flags.SIGNING_KEY_HELP)

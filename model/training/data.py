@@ -31,6 +31,7 @@ from beam_jobs.preprocessing.whole import over_all
 from beam_jobs.preprocessing.windows.order import by_log
 from beam_jobs.storage.files import check_access, download, is_local, list_files, patiently, root_of
 from beam_jobs.use_case import UseCase
+from model.known_labels import KnownLabels
 from model.manifest import sha256
 from model.training.spool import Examples
 
@@ -49,6 +50,7 @@ class Source:
     paths: tuple[str, ...]  # sorted
     start_ms: int | None = None  # event time, inclusive
     end_ms: int | None = None  # event time, exclusive
+    labels: KnownLabels | None = None  # that count in place of the files' own
 
     def name(self, path: str) -> str:
         """A file as the manifest names it."""
@@ -171,7 +173,7 @@ def read(
         before = counts.read
         with local_copy(path, scratch) as file:
             digest = sha256(file)
-            for decoded, archived in rows_of(file, use_case):
+            for decoded, archived in rows_of(file, use_case, source.labels):
                 kinds.add(archived)
                 events = decoded.rows
                 counts.read += len(decoded.errors)
@@ -206,8 +208,11 @@ def read(
         raise UserError(f"--data {source.root}: {why}: nothing left to train on")
 
 
-def rows_of(file: Path, use_case: UseCase) -> Iterator[tuple[Decoded, bool]]:
+def rows_of(file: Path, use_case: UseCase, labels: KnownLabels | None = None) -> Iterator[tuple[Decoded, bool]]:
     """Blocks of a file's events, or of its features if ``beam_jobs.archive`` has preprocessed them already (True).
+
+    Args:
+      labels: that count in place of the file's; of an archive alone.
 
     Raises:
       UserError: features of another preprocessing, or a file of another use case.
@@ -218,18 +223,26 @@ def rows_of(file: Path, use_case: UseCase) -> Iterator[tuple[Decoded, bool]]:
     if about is not None and about["content"] == "features":
         preprocessor, label = use_case.preprocessor(), [use_case.label] if use_case.label else []
         columns = [*preprocessor.features, preprocessor.key, preprocessor.event_time, *label]
+        columns += [field["name"] for field in SOURCE_FIELDS] if labels else []
         schema = archive_schema(use_case, "features")
         for rows in read_rows(str(file), schema, list(dict.fromkeys(columns))):
+            if labels and use_case.label:
+                rows = labels.on(rows, use_case.label, "source_")
             yield Decoded(rows, RowErrors.none()), True
         return
     columns = [*use_case.preprocessor().input_columns, *([use_case.label] if use_case.label else [])]
-    if about is not None and use_case.preprocessor().windows:  # their order matters: that of the log
+    if about is not None and (use_case.preprocessor().windows or labels):  # their order matters: that of the log
         renamed = {name: name for name in columns} | {
             field["name"]: field["name"].replace("source_", SOURCE_PREFIX, 1) for field in SOURCE_FIELDS
         }
         for rows in read_rows(str(file), archive_schema(use_case, "events"), list(renamed)):
-            yield Decoded(rows.rename_columns(list(renamed.values())), RowErrors.none()), False
+            rows = rows.rename_columns(list(renamed.values()))
+            if labels and use_case.label:
+                rows = labels.on(rows, use_case.label, SOURCE_PREFIX)
+            yield Decoded(rows, RowErrors.none()), False
         return
+    if labels:
+        raise UserError(f"--data {file.name}: --labels goes by the positions of records, which an archive has alone")
     try:
         for decoded in read_events(file, use_case, list(dict.fromkeys(columns))):
             yield decoded, False

@@ -13,6 +13,7 @@ from beam_jobs.errors import UserError
 from beam_jobs.use_case import UseCase, load_use_case
 from model.kinds import KINDS
 from model.kinds.protocol import ModelKind, learns_from_labels, named_features
+from model.known_labels import known_labels
 from model.rows import Bools, Floats
 from model.signature import Signer
 from model.training import data as training_data
@@ -42,6 +43,7 @@ class Settings:
     baseline: bool = True
     on_outlier: str = "leave_out"  # or "refuse"
     normal: Sequence[str] = ()  # conditions, or names of groups
+    labels: str | None = None  # folder of labels that came later
     window_lateness: str | None = None
     window_delay: str | None = None
     window_clock_skew: str | None = None
@@ -75,6 +77,10 @@ class Plan:
         kind = KINDS.get(model.kind)
         _check_modules(kind)
         source = training_data.source(settings.data, settings.start, settings.until)
+        if settings.labels is not None:
+            if use_case.label is None:
+                raise UserError(f"--labels {settings.labels}: the schema of {use_case.name} has no field tagged label")
+            source = replace(source, labels=known_labels(settings.labels))
         conditions = normal.conditions(use_case, settings.normal, settings.registry)
         own = _own(settings, use_case)
         return cls(

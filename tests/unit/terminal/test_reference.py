@@ -42,7 +42,7 @@ def test_every_example_is_taken(command: Command, action: argparse.Action) -> No
 def test_what_a_row_says() -> None:
     lines = page().splitlines()
     sections = {line.removeprefix("## "): n for n, line in enumerate(lines) if line.startswith("## ")}
-    begin = ["broker", "init", "preview", "watch"]
+    begin = ["broker", "init", "preview", "watch", "feedback"]
     assert list(sections) == ["score", "archive", "replay", "redrive", *begin, "model.train", "model.threshold"]
     score, archive = "\n".join(lines[: sections["archive"]]), "\n".join(lines[sections["archive"] : sections["replay"]])
     assert "| `--alerts URI` | text | required | `--alerts kafka://localhost:9092/alerts` | topic for alerts |" in score
