@@ -120,6 +120,7 @@ PUBLISHED_COUNTS = {"payments": 1_754_155, "scenario_1": 978, "scenario_2": 9_09
 PUBLISHED_REGRESSION = (0.871, 0.606, 0.291)
 FRAUD_GOALS = (
     ("tail_probability", "validation", (0.872, 0.4, 0.27)),
+    ("autoencoder", "validation", (0.87, 0.3, 0.25)),
     ("boosting_arithmetic", "test", (0, 0.705, 0.294)),
     ("boosting_history", "test", (0, 0.755, 0.303)),
 )
