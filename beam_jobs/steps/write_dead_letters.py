@@ -65,7 +65,7 @@ class DeadLetterLimit:
 class _EncodeDeadLetters(beam.DoFn):
     """Dead letters to records for the topic; stops the job when nearly everything is bad."""
 
-    def __init__(self, schema_id: SchemaId, max_rate: float, payload: Payload, of_records: bool) -> None:
+    def __init__(self, schema_id: SchemaId, max_rate: float, payload: Payload, of_records: bool = True) -> None:
         self._schema_id = schema_id
         self._of_records = of_records
         self._max_rate = max_rate
