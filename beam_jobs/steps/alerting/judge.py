@@ -121,7 +121,7 @@ class ByBudget:
         self._hashes: list[NDArray[np.uint64]] = []
         self._rows = self._passed_ms = self._earned = 0
         self._beyond: list[float] = []
-        self._pane_earned = self._since_forgotten = 0
+        self._pane_earned = 0
         self._taken, self._told = 0, 1.0  # alerts since the last block; which share of late was told
         self._usual = 0.0  # median of the scores before the last look
         self._time, self._records = 0.0, 0.0  # milliseconds and records of late, the older the less
@@ -211,12 +211,8 @@ class ByBudget:
             self._tail += (each - self._tail) / _TAIL_MEMORY
         self._tail = max(self._tail, 1e-6)
         self._pane_earned += self._earned
-        self._since_forgotten += self._earned
         self._set_share()
-        if self._saved >= self._most and self._since_forgotten >= self._most // 2:
-            self._recent.forget()  # no row comes near the scores of late: these are of another time
-            self._pane_earned = self._since_forgotten = 0
-        elif self._pane_earned >= _PANE * costs:
+        if self._pane_earned >= _PANE * costs:
             self._recent.turn()
             self._pane_earned = 0
         self._scores, self._hashes, self._beyond = [], [], []

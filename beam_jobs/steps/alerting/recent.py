@@ -24,10 +24,6 @@ class RecentScores:
     """
 
     def __init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        """As new."""
         self._closed: deque[tuple[int, datasketches.req_floats_sketch]] = deque(maxlen=PANES - 1)
         self._before, self._pane = _sketch(), _sketch()
         self._rows = 0  # of the pane

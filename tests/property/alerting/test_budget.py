@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -18,6 +19,7 @@ from beam_jobs.steps.alerting.judge import ByBudget
 
 Floats = NDArray[np.float64]
 N = 400_000
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in (1, 2, 3, 4))]
 QUANTILES = [(0.0, 0.05), (0.5, 1.0), (0.9, 3.6), (0.99, 10.2), (0.999, 22.0), (0.9999, 41.0), (0.99999, 71.0)]
 
 DRIFTS: dict[str, Callable[[Floats], Floats]] = {  # what the scores are multiplied by, of how much of the run is over
@@ -52,7 +54,7 @@ def in_each(stretch: int, found: Floats) -> Floats:
 
 
 @pytest.mark.parametrize("how", DRIFTS)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_so_many_of_1000_records_within_a_tenth(how: str, seed: int) -> None:
     """In each stretch that earns 150 alerts, and in no stretch that earns 100 more than 110."""
     scores = drifting(how, seed)
@@ -63,8 +65,15 @@ def test_so_many_of_1000_records_within_a_tenth(how: str, seed: int) -> None:
     assert in_each(100_000, found).max() <= 110
 
 
+def test_after_a_step_down_the_scores_of_before_are_soon_forgotten() -> None:
+    """As long as they are remembered nothing comes near them; of longer memories a tenth and more would be lost."""
+    none = np.zeros(N, np.int64)
+    found = [alerts("1/1000", drifting("steps down 10 times", seed), none, none[:0]) for seed in range(5)]
+    assert min(in_each(100_000, each).min() for each in found) >= 90
+
+
 @pytest.mark.parametrize("how", DRIFTS)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_so_many_a_day_within_a_tenth(how: str, seed: int) -> None:
     """The traffic has days and nights and grows four times meanwhile."""
     days, t = 5, np.arange(N) / N
@@ -74,6 +83,21 @@ def test_so_many_a_day_within_a_tenth(how: str, seed: int) -> None:
     by_day = np.bincount(times[found > 0] // DAY_MS, minlength=days)[:days]
     assert by_day[1:].min() >= 135
     assert by_day.max() <= 165
+
+
+@pytest.mark.parametrize("how", [how for how in DRIFTS if how != "bursts"])
+def test_so_many_a_day_and_1000_keys_within_a_tenth(how: str) -> None:
+    """After the first day, whose keys are counted while they come."""
+    days, keys = 4, pa.array([f"card-{i}" for i in np.random.default_rng(1).integers(0, 3000, N)])
+    times = np.arange(N) * (days * DAY_MS // N)
+    judge = ByBudget(AlertBudget.parse("50/1000keys"), 22.0, QUANTILES)
+    scores, found = drifting(how, 1), np.zeros(N, np.bool_)
+    for at in range(0, N, 2000):
+        part = slice(at, at + 2000)
+        found[part] = judge(scores[part], times[part], partial(keys.slice, at, 2000)).alert
+    by_day = np.bincount(times[found] // DAY_MS, minlength=days)
+    assert by_day.max() <= 165
+    assert by_day[1:].min() >= 135
 
 
 @given(
