@@ -40,7 +40,7 @@ EXTRAS = {
     "train": [
         "lightgbm>=4.6,<5",  # the kind boosting
         "matplotlib>=3.9,<4",  # the report
-        "scikit-learn>=1.6,<2",  # its peers, and the kind isolation_forest
+        "scikit-learn>=1.6,<2",  # its peers, and the kinds isolation_forest and logistic_regression
         "tensorboard>=2.19,<3",
     ],
     "privacy": ["duckdb>=2,<3"],  # highbeam privacy report counts in it, on disk where memory ends

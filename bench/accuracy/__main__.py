@@ -36,7 +36,7 @@ LIBRARIES = ("keras", "lightgbm", "numpy", "scikit-learn", "tensorflow-cpu")
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.accuracy", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", choices=sorted(SECTIONS), nargs="+", help="parts to run; default: all")
-    parser.add_argument("--case", nargs="+", help="cases of the parts to run; nothing is written then")
+    parser.add_argument("--case", nargs="+", help="cases of the parts to run; their figures alone are replaced")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="others than these write nothing")
     parser.add_argument("--processes", type=int, default=2, help="trainings at a time; default: %(default)s")
     args = parser.parse_args()
@@ -58,15 +58,13 @@ def main() -> None:
     if "fraud" in sections:
         fraud.rows()  # before processes ask for them
     figures, said = run(tasks, console, args.processes)
-    if args.seeds == list(SEEDS) and not args.case:
-        _write(figures, said, sections)
+    if args.seeds == list(SEEDS):
+        figures = _write(figures, said, sections, args.case or [])
     else:
         for path, values in sorted(figures.items()):
             console.print(f"{path:45s} {' '.join(f'{value:.5g}' for value in values)}", highlight=False)
         for path, sentence in sorted(said.items()):
             console.print(f"{path}: {sentence}", highlight=False, markup=False)
-    if args.case:
-        return
     table = Table("goal", "reach", "found", "met", title="goals")
     reached = goals(figures)
     for goal in reached:
@@ -77,13 +75,14 @@ def main() -> None:
         sys.exit(f"{missed} of {len(reached)} goals missed")
 
 
-def _write(figures: Figures, said: dict[str, str], sections: list[str]) -> None:
-    """Replaces the figures of the sections that were run."""
+def _write(figures: Figures, said: dict[str, str], sections: list[str], cases: list[str]) -> Figures:
+    """Replaces the figures of the cases that were run; all figures of their sections."""
 
     def others(path: str) -> bool:
-        return path.partition(".")[0] not in sections
+        section, _, rest = path.partition(".")
+        return section not in sections or bool(cases and rest.partition(".")[0] not in cases)
 
-    if page.JSON.exists() and len(sections) < len(SECTIONS):
+    if page.JSON.exists() and (cases or len(sections) < len(SECTIONS)):
         before, sentences, _ = read(page.JSON)
         figures = {**{path: values for path, values in before.items() if others(path)}, **figures}
         said = {**{path: sentence for path, sentence in sentences.items() if others(path)}, **said}
@@ -94,6 +93,7 @@ def _write(figures: Figures, said: dict[str, str], sections: list[str]) -> None:
     }
     write(page.JSON, figures, said, about)
     page.update()
+    return {path: values for path, values in figures.items() if path.partition(".")[0] in sections}
 
 
 if __name__ == "__main__":

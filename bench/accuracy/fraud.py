@@ -63,6 +63,22 @@ TOGETHER = (*(name for name in PLAIN if name not in ("weekend", "night") and "te
 NETWORK = {"hidden": [24, 8, 24], "noise": 0.1, "epochs": 8, "error": "variance", "only_more": TOGETHER}
 TREES = {"trees": 600, "learning_rate": 0.015, "least_rows": 50, "row_share": 0.8, "feature_share": 0.5}
 
+
+def _of_tails(inputs: Sequence[str], rates: Sequence[Sequence[str]]) -> Mapping[str, Any]:
+    """Settings of a logistic regression: numbers of frauds count as rates, what is made of them does not."""
+    of_rates = {name for pair in rates for name in pair}
+    plain = [name for name in inputs if name not in of_rates and not name.startswith("terminal_frauds")]
+    return {"inputs": plain, "rates": rates}
+
+
+def _together(logistic: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings of an average of boosting and a logistic regression."""
+    return {"of": [{"kind": "boosting", **TREES}, {"kind": "logistic_regression", **logistic}]}
+
+
+WEEKS_OF_DELAY = [[f"terminal_frauds_week_{i}", f"terminal_count_week_{i}"] for i in (2, 3, 4)]
+LOGISTIC, LOGISTIC_EVERY = _of_tails(ARITHMETIC, RATES), _of_tails(EVERY, [*RATES, *WEEKS_OF_DELAY])
+
 WAYS = {
     "isolation_forest": Way("isolation forest, 15 inputs", PLAIN, "isolation_forest"),
     "robust_distance": Way("robust distance, 15 inputs", PLAIN, "robust_distance"),
@@ -79,6 +95,17 @@ WAYS = {
     "boosting_15": Way("boosting, 15 inputs", PLAIN, "boosting", TREES, labels=True),
     "boosting_arithmetic": Way("boosting, 15 inputs and arithmetic", ARITHMETIC, "boosting", TREES, labels=True),
     "boosting_history": Way("boosting, all windows", EVERY, "boosting", TREES, labels=True),
+    "logistic_arithmetic": Way(
+        "logistic regression of tail probabilities, 15 inputs and arithmetic",
+        ARITHMETIC,
+        "logistic_regression",
+        LOGISTIC,
+        labels=True,
+    ),
+    "together_arithmetic": Way(
+        "average of it and boosting, 15 inputs and arithmetic", ARITHMETIC, "average", _together(LOGISTIC), labels=True
+    ),
+    "together_history": Way("average of both, all windows", EVERY, "average", _together(LOGISTIC_EVERY), labels=True),
 }
 TASKS = ("data", "ceiling", "logistic_regression", *WAYS)
 

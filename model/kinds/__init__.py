@@ -20,6 +20,7 @@ KINDS = Plugins[ModelKind[Any]](
         "boosting": "model.kinds.boosting.kind:KIND",
         "car_baseline": "model.kinds.car_baseline.kind:KIND",
         "isolation_forest": "model.kinds.isolation_forest.kind:KIND",
+        "logistic_regression": "model.kinds.logistic_regression.kind:KIND",
         "robust_distance": "model.kinds.robust_distance.kind:KIND",
         "tail_probability": "model.kinds.tail_probability.kind:KIND",
     },

@@ -29,6 +29,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "boosting": {"trees": 30, "row_share": 0.8, "feature_share": 0.7},
     "car_baseline": {},
     "isolation_forest": {"trees": 40, "rows": 128},
+    "logistic_regression": {"only_more": ["amount"], "rates": [["events", "trials"]]},
     "robust_distance": {},
     "tail_probability": {"only_more": ["amount"], "rates": [["events", "trials"]]},
 }
@@ -53,6 +54,13 @@ WRONG: dict[str, list[dict[str, Any]]] = {
     ],
     "car_baseline": [],
     "isolation_forest": [{"trees": True}, {"rows": 1}],
+    "logistic_regression": [
+        {"inputs": "amount"},
+        {"only_more": ["age"], "inputs": ["amount"]},
+        {"rates": [["events", "trials"]], "inputs": ["trials"]},
+        {"strength": 0},
+        {"strength": "great"},
+    ],
     "robust_distance": [{"trim": 0.6}, {"trim": "some"}, {"ridge": 0}],
     "tail_probability": [
         {"inputs": "amount"},

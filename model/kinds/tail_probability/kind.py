@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,11 @@ class TailScorer(Scorer):
     laws: NDArray[np.float64]  # [r, 2], alpha and beta
 
     def score(self, x: Floats) -> Floats:
-        return self._score(self._heights(x))
+        return self._score(self.heights(x))
 
     def explain(self, x: Floats) -> Scores:
         """With how rare each input is; expected is the median or, of events, the mean of so many trials."""
-        heights = self._heights(x)
-        columns = [*self.inputs.tolist(), *self.rates[:, 0].tolist()]
+        heights, columns = self.heights(x), self.columns
         error, (expected, rarity) = np.zeros(x.shape, np.float32), np.full((2, *x.shape), np.nan)
         error[:, columns] = np.square(heights).T
         rarity[:, columns] = np.exp(-heights.astype(np.float64)).T
@@ -45,7 +45,12 @@ class TailScorer(Scorer):
         expected[:, self.rates[:, 0]] = x[:, self.rates[:, 1]] * shares
         return Scores(self._score(heights), expected.astype(np.float32), error, rarity.astype(np.float32))
 
-    def _heights(self, x: Floats) -> Floats:
+    @property
+    def columns(self) -> list[int]:
+        """Of the inputs and of the events, which ``heights`` are of: [k + r]."""
+        return [*self.inputs.tolist(), *self.rates[:, 0].tolist()]
+
+    def heights(self, x: Floats) -> Floats:
         """-log of the tail probabilities, [k + r, n]."""
         columns = np.ascontiguousarray(x.T, np.float32)
         found = np.empty((len(self.inputs) + len(self.rates), len(x)), np.float32)
@@ -69,8 +74,9 @@ class TailScorer(Scorer):
         np.savez(folder / FILE_NAME, **arrays)
 
     @classmethod
-    def load(cls, path: Path) -> TailScorer:
+    def load(cls, folder: Path) -> TailScorer:
         """The counterpart of ``save``; UserError if the file can't be read."""
+        path = folder / FILE_NAME
         try:
             arrays = read_arrays(path)
             check_arrays(arrays, _TYPES)
@@ -89,6 +95,18 @@ _TYPES: dict[str, tuple[type[Any], tuple[str | int, ...]]] = {
 }
 
 
+def learn_tails(own: TailSettings, features: Sequence[str], rows: Floats) -> TailScorer:
+    """Curves and laws of rows, [n, F], of which no one looks whether they are outliers."""
+    place = {name: i for i, name in enumerate(features)}
+    of_rates = {name for pair in own.rates for name in pair}
+    names = own.inputs or tuple(name for name in features if name not in of_rates)
+    inputs = np.array([place[name] for name in names], np.int64)
+    rates = np.array([[place[name] for name in pair] for pair in own.rates], np.int64).reshape(-1, 2)
+    tails = Tails.fit([rows[:, i] for i in inputs.tolist()], [name not in own.only_more for name in names])
+    laws = [fit_rate(rows[:, events], rows[:, trials]) for events, trials in rates.tolist()]
+    return TailScorer(inputs, tails, rates, np.array(laws, np.float64).reshape(-1, 2))
+
+
 class TailProbability:
     """Says how rare each value is; see docs/kinds.md."""
 
@@ -97,22 +115,12 @@ class TailProbability:
 
     def fit(self, training: Training[TailSettings]) -> FittedModel:
         """Takes curves and laws of rows that are no outliers."""
-        own, place = training.settings, {name: i for i, name in enumerate(training.features)}
-        of_rates = {name for pair in own.rates for name in pair}
-        names = own.inputs or tuple(name for name in training.features if name not in of_rates)
-        inputs = np.array([place[name] for name in names], np.int64)
-        rates = np.array([[place[name] for name in pair] for pair in own.rates], np.int64).reshape(-1, 2)
-
-        def learn(rows: Floats) -> TailScorer:
-            tails = Tails.fit([rows[:, i] for i in inputs.tolist()], [name not in own.only_more for name in names])
-            laws = [fit_rate(rows[:, events], rows[:, trials]) for events, trials in rates.tolist()]
-            return TailScorer(inputs, tails, rates, np.array(laws, np.float64).reshape(-1, 2))
-
-        return fit_kept(training, learn, TailScorer.save)
+        own, features = training.settings, training.features
+        return fit_kept(training, lambda rows: learn_tails(own, features, rows), TailScorer.save)
 
     def load(self, folder: Path) -> Scorer:
         """What ``TailScorer.save`` wrote."""
-        return TailScorer.load(folder / FILE_NAME)
+        return TailScorer.load(folder)
 
 
 KIND: ModelKind[TailSettings] = TailProbability()

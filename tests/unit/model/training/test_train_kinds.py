@@ -34,6 +34,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "average": {"of": [{"kind": "tail_probability", "only_more": ["amount"]}, {"kind": "boosting", "trees": 60}]},
     "boosting": {"trees": 60},
     "isolation_forest": {"trees": 30},
+    "logistic_regression": {"only_more": ["amount"], "rates": [["frauds", "payments"]]},
     "robust_distance": {},
     "tail_probability": {"only_more": ["amount"], "rates": [["frauds", "payments"]]},
 }
