@@ -27,13 +27,15 @@ def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
     use_case, preprocessor = job.use_case, job.preprocessor
 
     blocks, bad = read_features(pipeline, job, preprocessor.input_columns)
-    handler = BlockModelHandler(job.model, preprocessor.features, job.budget, use_case.key, job.cooldown)
+    handler = BlockModelHandler(
+        job.model, preprocessor.features, job.budget, use_case.key, use_case.event_time, job.cooldown
+    )
     inferred = blocks | "RunInference" >> RunInference(handler).with_output_types(Block)
     scored, bad["CheckScores"] = step(
         "CheckScores", CheckScores(job.name, use_case.key, preprocessor.attributes), inferred
     )
 
-    alerts = to_alerts(use_case, preprocessor, job.schema_ids.get("alert"), job.cooldown, job.webhook is not None)
+    alerts = to_alerts(use_case, preprocessor, job.schema_ids.get("alert"), job.webhook is not None)
     records = scored | "Alerts" >> _alerts(alerts, job)
     if job.webhook is not None:
         hook = ToWebhook(job.webhook, job.name, job.source.live)

@@ -102,11 +102,11 @@ def alert_rows(
     attributes: Sequence[str] = (),
     told: Sequence[Told] = (),
 ) -> Block:
-    """The anomalies of a scored block as ``alert.avsc``; possibly no row.
+    """The anomalies of a scored block that are told, as ``alert.avsc``; possibly no row.
 
     The id is "topic-partition-offset" of the event's origin: the same on every replay, whatever model made the alert.
     """
-    rows = np.flatnonzero(is_anomaly(scored))
+    rows = np.flatnonzero(scored.column(h.TOLD).to_numpy(zero_copy_only=False))
     also = {h.RARITY} & set(scored.schema.names)
     needed = [key, event_time, *features, *attributes, *_SOURCE, *_SCORED, *also]
     anomalies = take(scored.select(list(dict.fromkeys(needed))), rows)

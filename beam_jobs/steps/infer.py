@@ -14,11 +14,12 @@ from apache_beam.ml.inference.base import ModelHandler
 from numpy.typing import NDArray
 
 from beam_jobs import metrics
-from beam_jobs.block import SOURCE_PREFIX, Block, take
+from beam_jobs.block import SOURCE_PREFIX, Block, millis_of, take
 from beam_jobs.isolate import Isolate
+from beam_jobs.origin import origin
 from beam_jobs.steps.alerting.budget import AlertBudget
-from beam_jobs.steps.alerting.cooldown import SharedCoolDown
-from beam_jobs.steps.alerting.judge import ByBudget, ByThreshold, Judge
+from beam_jobs.steps.alerting.cooldown import CoolDown, SharedCoolDown
+from beam_jobs.steps.alerting.judge import ByBudget, ByThreshold, Judge, Tells, all_told
 from model.kinds.protocol import Scores
 from model.loaded import LoadedModel
 from model.registry import ModelVersion
@@ -33,9 +34,18 @@ OVER_BUDGET = metrics.Metric(
     optional=True,
 )
 
+SUPPRESSED = metrics.Metric(
+    "alerts_suppressed",
+    "alerts within the cool-down of their key, not written",
+    report="alerts_suppressed",
+    row={"score": "alerts not written: within the cool-down of their key"},
+    optional=True,
+)
+
 SCORE = "score"  # float32
 THRESHOLD = "threshold"  # float32, of the version that made the score, or the budget's
 ALERT = "alert"  # bool, the score is above the threshold, and the budget has an alert left for it
+TOLD = "told"  # bool, it is an alert, and no cool-down keeps it back
 SEVERITY = "severity"  # string, one of judge.SEVERITIES; null where it is no alert
 RECENT_PERCENTILE = "recent_percentile"  # float64, per cent of the scores of late below; null where nobody knows
 PERCENTILE = "percentile"  # float32, per cent of normal scores below; NaN where the score is no alert
@@ -54,15 +64,16 @@ class Judging:
     model: LoadedModel
     judge: Judge
     key: str  # column of the events' key
+    event_time: str
+    cooldown: CoolDown | None
 
 
-def judge_of(model: LoadedModel, budget: AlertBudget | None, cooldown: SharedCoolDown | None = None) -> Judge:
+def judge_of(model: LoadedModel, budget: AlertBudget | None) -> Judge:
     """What decides about a version's scores: its threshold, or a budget."""
     described = model.manifest
     if budget is None:
         return ByThreshold(described.threshold, described.score_quantiles)
-    spared = int if cooldown is None else cooldown.here().spared
-    return ByBudget(budget, described.threshold, described.score_quantiles, spared=spared)
+    return ByBudget(budget, described.threshold, described.score_quantiles)
 
 
 class BlockModelHandler(ModelHandler[Block, Block, Judging]):
@@ -74,8 +85,8 @@ class BlockModelHandler(ModelHandler[Block, Block, Judging]):
 
     Args:
       budget: of alerts; None: the version's threshold decides.
-      key: column of the events' key, for a budget by keys.
-      cooldown: of a later step, which keeps alerts back; the budget has those left.
+      key, event_time: columns of the events, for a budget by keys and a cool-down.
+      cooldown: of alerts; what it keeps back is counted.
     """
 
     def __init__(
@@ -84,6 +95,7 @@ class BlockModelHandler(ModelHandler[Block, Block, Judging]):
         features: Sequence[str],
         budget: AlertBudget | None = None,
         key: str = "",
+        event_time: str = "",
         cooldown: SharedCoolDown | None = None,
     ) -> None:
         super().__init__()
@@ -91,16 +103,19 @@ class BlockModelHandler(ModelHandler[Block, Block, Judging]):
         self._features = tuple(features)
         self._budget = budget
         self._key = key
+        self._event_time = event_time
         self._cooldown = cooldown
 
     def load_model(self) -> Judging:
         model = LoadedModel.load(self._version.path, self._version.digest)
-        return Judging(model, judge_of(model, self._budget, self._cooldown), self._key)
+        cooldown = None if self._cooldown is None else self._cooldown.here()
+        return Judging(model, judge_of(model, self._budget), self._key, self._event_time, cooldown)
 
     def run_inference(
         self, batch: Block, model: Judging, inference_args: dict[str, Any] | None = None
     ) -> Iterable[Block]:
-        return [score_block(batch, model.model, self._features, model.judge, model.key)]
+        tells = all_told if model.cooldown is None else _tells(batch, model.key, model.event_time, model.cooldown)
+        return [score_block(batch, model.model, self._features, model.judge, model.key, tells)]
 
     def get_num_bytes(self, batch: Block) -> int:
         return int(batch.nbytes)  # Beam's default pickles the batch to measure it
@@ -136,7 +151,12 @@ def feature_matrix(block: Block, features: Sequence[str]) -> NDArray[np.float32]
 
 
 def score_block(
-    block: Block, model: LoadedModel, features: Sequence[str], judge: Judge | None = None, key: str = ""
+    block: Block,
+    model: LoadedModel,
+    features: Sequence[str],
+    judge: Judge | None = None,
+    key: str = "",
+    tells: Tells = all_told,
 ) -> Block:
     """Adds what is named above to a features block.
 
@@ -145,6 +165,7 @@ def score_block(
     Args:
       judge: what decides which scores are alerts; None: the version's threshold.
       key: column of the events' key, for a judge that asks for it.
+      tells: asked which alerts are told.
 
     Raises:
       RetryError, MemoryError, OSError: what befell the model has nothing to do with the rows.
@@ -154,9 +175,10 @@ def score_block(
     score = np.full(n, np.nan, np.float32)
     for part in parts:
         score[part.rows] = part.result
-    judged = (judge or judge_of(model, None))(score, _times_ms(block), partial(block.column, key))
+    judged = (judge or judge_of(model, None))(score, _times_ms(block), partial(block.column, key), tells)
     if judged.over:
         metrics.inc(OVER_BUDGET, judged.over)
+    metrics.inc(SUPPRESSED, len(judged.told) - int(judged.told.sum()))
 
     # Few: only alerts name their percentile and their reasons.
     rows = np.flatnonzero(judged.alert)
@@ -172,11 +194,14 @@ def score_block(
     percentiles = np.full(n, np.nan, np.float32)
     percentiles[alert] = described.percentile(score[alert])
     first, among = pa.array(np.zeros(n, np.int32)), alert[rows]
+    told = np.zeros(n, np.bool_)
+    told[rows] = judged.told & among
     listed = partial(_lists, anomaly=alert, width=len(features))
     added = {
         SCORE: pa.array(score),
         THRESHOLD: pa.array(judged.threshold),
         ALERT: pa.array(alert),
+        TOLD: pa.array(told),
         SEVERITY: _at(alert, judged.severity.filter(pa.array(among))),
         RECENT_PERCENTILE: _at(alert, pa.array(judged.recent[among], from_pandas=True)),
         PERCENTILE: pa.array(percentiles),
@@ -189,6 +214,19 @@ def score_block(
     if any(each is not None for each in rarity):
         added[RARITY] = listed(rarity)
     return pa.RecordBatch.from_arrays([*block.columns, *added.values()], names=[*block.schema.names, *added])
+
+
+def _tells(block: Block, key: str, event_time: str, cooldown: CoolDown) -> Tells:
+    """Asks a cool-down about rows of a features block."""
+    named = [name for name in block.schema.names if name in (key, event_time) or name.startswith(SOURCE_PREFIX)]
+    wanted = block.select(named)
+
+    def tells(rows: NDArray[np.intp], levels: NDArray[np.int64]) -> NDArray[np.bool_]:
+        asked = take(wanted, rows)
+        keys = asked.column(key).cast(pa.string())
+        return cooldown.passing(keys, origin(asked).ids(), millis_of(asked.column(event_time)), levels)
+
+    return tells
 
 
 def _times_ms(block: Block) -> NDArray[np.int64]:

@@ -16,18 +16,10 @@ from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.codec.json.decoder import JsonEncoder
 from beam_jobs.preprocessing.preprocessor import Preprocessor
 from beam_jobs.steps import alerts
-from beam_jobs.steps.alerting.cooldown import SharedCoolDown
 from beam_jobs.use_case import UseCase
 from schemas.source import SchemaId, id_of
 
 ROWS = "rows"  # the tagged output of alerts before they are encoded
-SUPPRESSED = metrics.Metric(
-    "alerts_suppressed",
-    "alerts within the cool-down of their key, not written",
-    report="alerts_suppressed",
-    row={"score": "alerts not written: within the cool-down of their key"},
-    optional=True,
-)
 
 
 class CheckScores(beam.DoFn):
@@ -60,7 +52,6 @@ class ToRecords(beam.DoFn):
 
     Args:
       schema_id: in front of each Avro value; None: the values are JSON.
-      cooldown: of alerts; what it keeps back is counted.
       also_rows: they go out as rows, too, under the tag ROWS.
     """
 
@@ -70,7 +61,6 @@ class ToRecords(beam.DoFn):
         schema: dict[str, Any],
         schema_id: SchemaId | None,
         count_as: metrics.Metric | None = None,
-        cooldown: SharedCoolDown | None = None,
         also_rows: bool = False,
     ) -> None:
         self._also_rows = also_rows
@@ -78,20 +68,14 @@ class ToRecords(beam.DoFn):
         self._schema = schema
         self._schema_id = schema_id
         self._count_as = count_as
-        self._shared_cooldown = cooldown
 
     def setup(self) -> None:
         id_ = self._schema_id
         self._encoder = JsonEncoder(self._schema) if id_ is None else AvroEncoder(self._schema, id_of(id_))
         alerts.warm_up()
-        self._cooldown = None if self._shared_cooldown is None else self._shared_cooldown.here()
 
     def process(self, scored: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
         rows = self._rows(scored)
-        if self._cooldown is not None:
-            passing = self._cooldown.passing(rows)
-            metrics.inc(SUPPRESSED, int(rows.num_rows - passing.sum()))
-            rows = rows.filter(pa.array(passing))
         if self._count_as:
             metrics.inc(self._count_as, rows.num_rows)
         key = rows.column("key").cast(pa.binary())
@@ -104,7 +88,6 @@ def to_alerts(
     use_case: UseCase,
     preprocessor: Preprocessor,
     schema_id: SchemaId | None,
-    cooldown: SharedCoolDown | None = None,
     also_rows: bool = False,
 ) -> ToRecords:
     """The anomalies of scored blocks as records of ``alert.avsc``; without an id as JSON."""
@@ -117,7 +100,7 @@ def to_alerts(
         attributes=preprocessor.attributes,
         told=use_case.story,
     )
-    return ToRecords(rows, schemas.load("alert"), schema_id, metrics.ALERTS, cooldown, also_rows)
+    return ToRecords(rows, schemas.load("alert"), schema_id, metrics.ALERTS, also_rows)
 
 
 def to_scores(use_case: UseCase, schema_id: SchemaId) -> ToRecords:

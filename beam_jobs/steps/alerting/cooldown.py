@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from beam_jobs.errors import UserError
 from beam_jobs.jit import compiled
 from beam_jobs.preprocessing.query.intervals import from_text
 from beam_jobs.preprocessing.windows.keys import hashed
-from beam_jobs.steps.alerting.judge import SEVERITIES
 
 MOST_PLACES = 1 << 20  # of keys, 34 MB; where half of them are taken, the older half of what is known is forgotten
 _FIRST_PLACES = 1 << 10
@@ -50,33 +48,30 @@ class CoolDown:
         self._lock = threading.Lock()
         self._slots = np.zeros(_FIRST_PLACES, _SLOT)
         self._keys = 0
-        self._spared = 0
 
-    def passing(self, alerts: pa.RecordBatch) -> NDArray[np.bool_]:
-        """Which rows of ``alert.avsc`` are told, bool [n]; they come in the order of the log."""
-        n = alerts.num_rows
+    def passing(
+        self, keys: pa.Array, ids: pa.Array, times_ms: NDArray[np.int64], levels: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Which alerts are told, bool [n]; they come in the order of the log.
+
+        Args:
+          keys: of the events, text [n].
+          ids: of the alerts, text [n].
+          times_ms: of the events, epoch milliseconds [n].
+          levels: how severe each is, a place in SEVERITIES [n].
+        """
+        n = len(keys)
         passing = np.ones(n, np.bool_)
         if not n:
             return passing
-        keys = hashed(alerts.column("key"))[0] | np.uint64(1)
-        ids = hashed(alerts.column("id"))[0]
-        times = alerts.column("event_time").view(pa.int64()).to_numpy(zero_copy_only=False)
-        severity = pc.fill_null(pc.index_in(alerts.column("severity"), pa.array(SEVERITIES)), 0)
-        levels = severity.to_numpy(zero_copy_only=False).astype(np.int64)
+        hashes, id_hashes = hashed(keys)[0] | np.uint64(1), hashed(ids)[0]
         with self._lock:
             for at in range(0, n, _FIRST_PLACES // 4):  # as many as there is room for
                 part = slice(at, at + _FIRST_PLACES // 4)
-                self._make_room(len(keys[part]))
-                columns = (keys[part], ids[part], times[part], levels[part])
+                self._make_room(len(hashes[part]))
+                columns = (hashes[part], id_hashes[part], times_ms[part], levels[part])
                 self._keys += tell(self._slots, *columns, self._millis, passing[part])
-            self._spared += int(n - passing.sum())
         return passing
-
-    def spared(self) -> int:
-        """How many were not told since the last call: the budget has them left."""
-        with self._lock:
-            spared, self._spared = self._spared, 0
-        return spared
 
     def _make_room(self, more: int) -> None:
         """Grows the table so that half of it stays free, or forgets."""

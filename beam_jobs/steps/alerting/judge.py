@@ -41,34 +41,51 @@ _LEAST_TOLD = 0.02  # of the alerts: what is asked for more of, where the cool-d
 _TAIL_MEMORY = 50  # alerts: over how many the tail beyond the threshold is
 
 
+Tells = Callable[[NDArray[np.intp], NDArray[np.int64]], NDArray[np.bool_]]
+"""Which alerts are told, bool [k]: of rows of the block, and how severe they are. It remembers those."""
+
+
+def all_told(rows: NDArray[np.intp], levels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Where nothing is kept back."""
+    return np.ones(len(rows), np.bool_)
+
+
 @dataclass(frozen=True)
 class Judged:
-    """What a block's scores, [n], come to; the last two of its alerts alone, [k]."""
+    """What a block's scores, [n], come to; the last three of its alerts alone, [k]."""
 
     alert: NDArray[np.bool_]  # [n]
     threshold: Floats  # [n], above which a row is an alert if the budget has one left
     over: int  # rows above it for which there was none
     recent: NDArray[np.float64]  # [k], per cent of the scores of late that are smaller; NaN: not known
-    rarer: NDArray[np.float64]  # [k], how many times rarer such a score is than one at the threshold
+    levels: NDArray[np.int64]  # [k], how severe each is, a place in SEVERITIES
+    told: NDArray[np.bool_]  # [k], which are not kept back
 
     @property
     def severity(self) -> pa.Array:
         """The SEVERITIES of the alerts, string [k]."""
-        steps = np.log10(np.maximum(self.rarer, 1.0)) + 1e-9
-        level = np.clip(np.nan_to_num(steps), 0, len(SEVERITIES) - 1).astype(np.int32)
-        return pa.array(SEVERITIES, pa.string()).take(pa.array(level))
+        return pa.array(SEVERITIES, pa.string()).take(pa.array(self.levels))
+
+
+def levels_of(rarer: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Places in SEVERITIES of scores so many times rarer than one at the threshold, [k]."""
+    steps = np.log10(np.maximum(rarer, 1.0)) + 1e-9
+    return np.clip(np.nan_to_num(steps), 0, len(SEVERITIES) - 1).astype(np.int64)
 
 
 class Judge(Protocol):
     """Decides for the rows of one process, in their order."""
 
-    def __call__(self, scores: Floats, times_ms: NDArray[np.int64], keys: Callable[[], pa.Array]) -> Judged:
+    def __call__(
+        self, scores: Floats, times_ms: NDArray[np.int64], keys: Callable[[], pa.Array], tells: Tells = all_told
+    ) -> Judged:
         """Decides for a block.
 
         Args:
           scores: [n]; what is not finite is no alert.
           times_ms: of the records, epoch milliseconds [n].
           keys: of the events, text [n]; asked for where they matter.
+          tells: asked of each alert, in their order.
         """
 
 
@@ -79,21 +96,25 @@ class ByThreshold:
         self._threshold = np.float32(threshold)
         self._quantiles = quantiles
 
-    def __call__(self, scores: Floats, times_ms: NDArray[np.int64], keys: Callable[[], pa.Array]) -> Judged:
+    def __call__(
+        self, scores: Floats, times_ms: NDArray[np.int64], keys: Callable[[], pa.Array], tells: Tells = all_told
+    ) -> Judged:
         alert = (scores > self._threshold) & np.isfinite(scores)
         found = scores[alert]
         rarer = _beyond(self._quantiles, float(self._threshold)) / _beyond(self._quantiles, found)
         threshold = np.full(len(scores), self._threshold, np.float32)
-        return Judged(alert, threshold, 0, np.full(len(found), np.nan), rarer)
+        levels = levels_of(rarer)
+        return Judged(alert, threshold, 0, np.full(len(found), np.nan), levels, tells(np.flatnonzero(alert), levels))
 
 
 class ByBudget:
-    """By a budget. Where blocks are cut makes no difference, what the order of the rows is does.
+    """By a budget, of which alerts that are kept back take nothing.
+
+    Where blocks are cut makes no difference, what the order of the rows is does.
 
     Args:
       threshold, quantiles: of the version; they count until enough scores have come.
       now: the time, seconds since the epoch; records from later count as from now.
-      spared: how many alerts since its last call were not told after all; they cost nothing.
     """
 
     def __init__(
@@ -102,11 +123,10 @@ class ByBudget:
         threshold: float,
         quantiles: Quantiles,
         now: Callable[[], float] = time.time,
-        spared: Callable[[], int] = int,
     ) -> None:
         self._budget = budget
         self._quantiles = quantiles
-        self._now, self._spared = now, spared
+        self._now = now
         self._lock = threading.Lock()
         self._recent = RecentScores()
         self._keys = ActiveKeys()
@@ -122,7 +142,7 @@ class ByBudget:
         self._rows = self._passed_ms = self._earned = 0
         self._beyond: list[float] = []
         self._pane_earned = 0
-        self._taken, self._told = 0, 1.0  # alerts since the last block; which share of late was told
+        self._told = 1.0  # which share of the alerts of late was told
         self._usual = 0.0  # median of the scores before the last look
         self._time, self._records = 0.0, 0.0  # milliseconds and records of late, the older the less
         # Of the records, that are to be alerts; 0: not known yet.
@@ -131,26 +151,27 @@ class ByBudget:
         self._threshold = np.float32(threshold)
         self._tail = _tail(quantiles, threshold)  # mean of log(score / threshold) of alerts
 
-    def __call__(self, scores: Floats, times_ms: NDArray[np.int64], keys: Callable[[], pa.Array]) -> Judged:
+    def __call__(
+        self, scores: Floats, times_ms: NDArray[np.int64], keys: Callable[[], pa.Array], tells: Tells = all_told
+    ) -> Judged:
         alert = np.zeros(len(scores), np.bool_)
         threshold = np.empty(len(scores), np.float32)
-        recent, rarer = [np.empty(0)], [np.empty(0)]
+        recent, levels, told = [np.empty(0)], [np.empty(0, np.int64)], [np.empty(0, np.bool_)]
         over, at = 0, 0
         hashed = hashes(keys()) if self._budget.per == "keys" and len(scores) else None
         times_ms = np.minimum(times_ms, int(self._now() * 1000))
         with self._lock:
-            self._take_back(self._spared())
             while at < len(scores):
                 part = slice(at, min(len(scores), at + self._size - self._rows))
-                rows, more = self._admit(scores[part], self._earn(times_ms[part]))
+                rows, passing, more = self._admit(scores[part], self._earn(times_ms[part]), at, tells)
                 alert[part][rows] = True
-                self._taken += len(rows)
+                told.append(passing)
                 threshold[part] = self._threshold
                 over += more
                 found = scores[part][rows]
-                beyond = np.log(found / self._threshold) if self._threshold > 0 else np.zeros(len(found))
+                beyond = self._logs(found)
                 recent.append(100 * self._recent.below(found))
-                rarer.append(np.exp(np.minimum(beyond / self._tail, 100)))
+                levels.append(self._levels(beyond))
                 self._beyond += beyond.tolist()
                 self._scores.append(scores[part])
                 self._rows += len(scores[part])
@@ -159,13 +180,15 @@ class ByBudget:
                 if self._rows >= self._size:
                     self._look()
                 at = part.stop
-        return Judged(alert, threshold, over, np.concatenate(recent), np.concatenate(rarer))
+        return Judged(alert, threshold, over, np.concatenate(recent), np.concatenate(levels), np.concatenate(told))
 
-    def _take_back(self, spared: int) -> None:
-        self._saved = min(self._most, self._saved + spared * self._budget.costs)
-        if taken := max(self._taken, spared):
-            self._told += (1 - spared / taken - self._told) * min(1.0, taken / _TAIL_MEMORY)
-        self._taken = 0
+    def _logs(self, found: Floats) -> NDArray[np.float64]:
+        """log(score / threshold) of alerts, [k]."""
+        return np.log(found / self._threshold).astype(np.float64) if self._threshold > 0 else np.zeros(len(found))
+
+    def _levels(self, beyond: NDArray[np.float64]) -> NDArray[np.int64]:
+        """How severe alerts are, [k], by ``_logs``."""
+        return levels_of(np.exp(np.minimum(beyond / self._tail, 100)))
 
     def _earn(self, times_ms: NDArray[np.int64]) -> NDArray[np.int64]:
         """Units that the rows have earned up to each of them, [n]."""
@@ -179,17 +202,28 @@ class ByBudget:
         # A gap of any length fills the bucket and no more; it must not overflow, either.
         return np.minimum(passed, self._most // max(self._rate, 1) + 1) * self._rate
 
-    def _admit(self, scores: Floats, earned: NDArray[np.int64]) -> tuple[NDArray[np.intp], int]:
-        """(rows that are alerts, how many more lie above the threshold); a turn of the loop for each alert."""
+    def _admit(
+        self, scores: Floats, earned: NDArray[np.int64], at: int, tells: Tells
+    ) -> tuple[NDArray[np.intp], NDArray[np.bool_], int]:
+        """Rows that are alerts, which of them are told, how many more lie above the threshold; a turn for each alert.
+
+        Args:
+          at: where in the block the scores begin.
+        """
         above = np.flatnonzero((scores > self._threshold) & np.isfinite(scores))
         costs, most, saved, seen = self._budget.costs, self._most, self._saved, 0
-        taken, place, over = [], 0, 0
+        taken, told, place, over = list[int](), list[bool](), 0, 0
         while place < len(above):
             row = int(above[place])
             saved, seen = min(most, saved + int(earned[row]) - seen), int(earned[row])
             if saved >= costs:
-                saved -= costs
+                passes = tells is all_told or bool(
+                    tells(np.array([at + row]), self._levels(self._logs(scores[row : row + 1])))[0]
+                )
+                saved -= costs * passes
+                self._told += (passes - self._told) / _TAIL_MEMORY
                 taken.append(row)
+                told.append(passes)
                 place += 1
                 continue
             enough = int(np.searchsorted(earned, seen + costs - saved))  # the row that has it together
@@ -198,7 +232,7 @@ class ByBudget:
         total = int(earned[-1]) if len(earned) else 0
         self._saved = min(most, saved + total - seen)
         self._earned += total
-        return np.array(taken, np.intp), over
+        return np.array(taken, np.intp), np.array(told, np.bool_), over
 
     def _look(self) -> None:
         """Takes in what has come, and sets the threshold for the next rows."""

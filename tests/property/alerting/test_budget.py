@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -111,26 +111,47 @@ def test_where_blocks_are_cut_makes_no_difference(cuts: list[int], how: str, bud
     assert np.array_equal(whole, cut)
 
 
-@pytest.mark.parametrize("how", DRIFTS)
-def test_a_budget_is_of_what_is_told_where_a_cool_down_keeps_alerts_back(how: str) -> None:
-    """One of 20 keys in turn shows nothing but high scores: most alerts are its own, and told once."""
-    scores = drifting(how, 1)
-    block = np.arange(N) // 2000
-    mine = np.arange(N) % 20 == 0
-    scores[mine] *= 5
-    keys = np.where(mine, block, block * 1000 + np.arange(N) % 1000 + 10**6)
+def of_keys(scores: NDArray[np.float32], keys: NDArray[np.int64], cuts: Sequence[int]) -> tuple[Floats, int]:
+    """Rows that are told, 1 in 1,000 of which one a key alone, and how many are kept back."""
     cooldown = CoolDown(10**9)
-    judge = ByBudget(AlertBudget.parse("1/1000"), 22.0, QUANTILES, spared=cooldown.spared)
-    found, kept_back = np.zeros(N), 0
-    for at in range(0, N, 500):
-        judged = judge(scores[at : at + 500], np.zeros(500, np.int64), lambda: None)
-        rows = at + np.flatnonzero(judged.alert)
-        texts = {"id": rows.astype(str).tolist(), "key": keys[rows].astype(str).tolist()}
-        columns = {name: pa.array(values, pa.string()) for name, values in texts.items()}
-        columns["event_time"] = pa.array(np.zeros(len(rows), np.int64), pa.timestamp("ms", "UTC"))
-        passing = cooldown.passing(pa.record_batch(columns | {"severity": pa.array(["low"] * len(rows), pa.string())}))
-        found[rows[passing]] = 1
-        kept_back += int((~passing).sum())
+    judge = ByBudget(AlertBudget.parse("1/1000"), 22.0, QUANTILES)
+    found, kept_back = np.zeros(len(scores)), 0
+    for start, end in pairwise([0, *cuts, len(scores)]):
+
+        def tells(rows: NDArray[np.intp], levels: NDArray[np.int64], start: int = start) -> NDArray[np.bool_]:
+            ids, texts = (
+                (pa.array(each.astype(str).tolist(), pa.string())) for each in (start + rows, keys[start + rows])
+            )
+            return cooldown.passing(texts, ids, np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64))
+
+        judged = judge(scores[start:end], np.zeros(end - start, np.int64), lambda: None, tells)
+        found[start + np.flatnonzero(judged.alert)[judged.told]] = 1
+        kept_back += int((~judged.told).sum())
+    return found, kept_back
+
+
+def one_key_in_turn(how: str, n: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """One of 20 keys in turn shows nothing but high scores: most alerts are its own."""
+    scores, row = drifting(how, 1)[:: N // n], np.arange(n)
+    mine = row % 20 == 0
+    scores[mine] *= 5
+    return scores, np.where(mine, row // 2000, row // 2000 * 1000 + row % 1000 + 10**6)
+
+
+@pytest.mark.parametrize("rows", [500, 32_768])
+@pytest.mark.parametrize("how", DRIFTS)
+def test_a_budget_is_of_what_is_told_where_a_cool_down_keeps_alerts_back(how: str, rows: int) -> None:
+    """In the small blocks of a live job and in the large ones of a job that catches up."""
+    found, kept_back = of_keys(*one_key_in_turn(how, N), range(rows, N, rows))
     assert kept_back > 50
     assert in_each(150_000, found).min() >= 135
     assert in_each(150_000, found).max() <= 165
+
+
+@given(st.lists(st.integers(0, 20_000), max_size=12))
+@settings(max_examples=10, deadline=None)
+def test_where_blocks_are_cut_makes_no_difference_to_a_cool_down_either(cuts: list[int]) -> None:
+    scores, keys = one_key_in_turn("grows 20 times", 20_000)
+    (whole, kept_back), (cut, _) = (of_keys(scores, keys, each) for each in ([], sorted(cuts)))
+    assert np.array_equal(whole, cut)
+    assert kept_back

@@ -29,6 +29,7 @@ def scored(scores: list[float]) -> Block:
             "score": pa.array(np.array(scores, np.float32)),
             "threshold": pa.array(np.full(n, 5, np.float32)),
             "alert": pa.array(np.array(scores) > 5),
+            "told": pa.array(np.array(scores) > 5),
             "severity": pa.array([None] * n, pa.string()),
             "recent_percentile": pa.array([None] * n, pa.float64()),
             "percentile": pa.array(np.full(n, 99.9, np.float32)),
