@@ -7,7 +7,6 @@ The headers are those of Standard Webhooks (standardwebhooks.com), which Svix, O
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import ipaddress
@@ -16,14 +15,15 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
-
-import requests
 
 from beam_jobs.credentials.references import is_reference, read_secret
 from beam_jobs.errors import UserError, one_line
+from beam_jobs.io.line import Line, NoAnswerError
 
 OPTION, SECRET_OPTION = "--alert_webhook", "--alert_webhook_secret"
 
@@ -31,7 +31,6 @@ _PREFIX = "whsec_"  # of a secret in base64
 _LEAST_SECRET = 16  # bytes
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0  # between two tries, doubled each time
 _MAY_PASS = (408, 425, 429)  # beside 5xx: answers after which the same message may be taken
-_ANSWER_BYTES = 4096  # of an answer, which nobody reads
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class WebhookSettings:
     secret: str  # a reference
     queue: int = 1000  # messages that wait; of more the newest are given up
     patience_s: float = 600.0  # how long a message is tried, from when it was handed over
-    timeout_s: float = 10.0  # for a connection, and for an answer
+    timeout_s: float = 10.0  # a try, in all
     closing_s: float = 10.0  # in all, that a job waits at its end for what is in the queue
     token: str = field(default_factory=lambda: uuid.uuid4().hex)  # steps with the same one share a sender in a process
 
@@ -114,10 +113,10 @@ class WebhookSettings:
 
 def _key(text: str) -> bytes:
     if not text.startswith(_PREFIX):
-        return text.encode()
+        return text.encode(errors="surrogateescape")  # of a variable that is no UTF-8: the bytes it has
     try:
         return base64.b64decode(text.removeprefix(_PREFIX), validate=True)
-    except binascii.Error:
+    except ValueError:
         raise UserError(f"{SECRET_OPTION}: what stands behind {_PREFIX} is not base64; copy it again") from None
 
 
@@ -142,11 +141,12 @@ def signature(keys: Sequence[bytes], id_: str, timestamp: int, body: bytes) -> s
 class Sender:
     """Posts messages one after the other, those that fail again and again with growing waits."""
 
-    def __init__(self, settings: WebhookSettings, now: Callable[[], float] = time.time) -> None:
-        self._settings, self._now = settings, now
+    def __init__(self, settings: WebhookSettings) -> None:
+        self._settings = settings
         self._keys, self._url = settings.keys(), settings.target()
         self._changed = threading.Condition()
-        self._waiting: deque[tuple[Message, float]] = deque()
+        self._waiting: deque[tuple[Message, float]] = deque()  # and since when, monotonic clock
+        self._trying = False  # the first of them is under way
         self._given_up: list[Undelivered] = []
         self._delivered = 0
         self._closing_s = settings.closing_s
@@ -158,7 +158,7 @@ class Sender:
         """Hands messages over; those for which there is no room are undelivered. Returns at once."""
         with self._changed:
             room = max(0, self._settings.queue - len(self._waiting))
-            self._waiting += [(message, self._now()) for message in messages[:room]]
+            self._waiting += [(message, time.monotonic()) for message in messages[:room]]
             full = f"{self._settings.queue:,} alerts were waiting for the webhook already"
             self._given_up += [Undelivered(message, full) for message in messages[room:]]
             self._changed.notify_all()
@@ -171,15 +171,24 @@ class Sender:
             return found
 
     def settle(self) -> None:
-        """Waits for what is in the queue, ``closing_s`` in all calls together, and gives up what is left then."""
+        """Waits for what is in the queue, ``closing_s`` in all calls together, and gives up what is left then.
+
+        A try that is under way then comes to its end, whose outcome counts: ``timeout_s`` more at most.
+        """
         with self._changed:
             began = time.monotonic()
             self._changed.wait_for(lambda: not self._waiting, self._closing_s)
             self._closing_s = max(0.0, self._closing_s - (time.monotonic() - began))
-            left = "the job ended before the webhook took it"
-            self._given_up += [Undelivered(message, left) for message, _ in self._waiting]
-            self._waiting.clear()
-            self._changed.notify_all()
+            self._leave(int(self._trying))
+            self._changed.wait_for(lambda: not self._trying, 2 * self._settings.timeout_s)
+            self._leave(0)
+
+    def _leave(self, but: int) -> None:
+        left = "the job ended before the webhook took it"
+        first = [self._waiting.popleft() for _ in range(min(but, len(self._waiting)))]
+        self._given_up += [Undelivered(message, left) for message, _ in self._waiting]
+        self._waiting = deque(first)
+        self._changed.notify_all()
 
     def close(self) -> None:
         """Ends the thread; what still waits is not sent."""
@@ -188,53 +197,84 @@ class Sender:
             self._changed.notify_all()
 
     def _run(self) -> None:
-        session = requests.Session()
-        session.headers.update({"content-type": "application/json", "user-agent": "highbeam"})
+        line = Line(self._url, self._settings.timeout_s, direct=_is_here(urlsplit(self._url).hostname or ""))
         wait_s = _FIRST_WAIT_S
+        again = asked = 0.0  # not before, for the message, and for any: the server asked for it; monotonic clock
+        why = ""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 if self._closed:
-                    return
+                    return line.close()
                 message, since = self._waiting[0]
-            why, final, pause_s = self._post(session, message)
+                end = since + self._settings.patience_s
+                if self._wait(message, min(max(again, asked), end)):
+                    again = 0.0
+                    continue
+                self._trying = asked <= end
+            final, pause_s = True, 0.0
+            if self._trying:
+                why, final, pause_s = self._try(line, message)
             with self._changed:
+                self._trying, now = False, time.monotonic()
+                self._changed.notify_all()
                 if not self._waiting or self._waiting[0][0] is not message:
-                    continue  # given up meanwhile; it may have come through all the same
-                if not why:
-                    self._delivered += 1
-                elif final or self._now() - since >= self._settings.patience_s:
-                    self._given_up.append(Undelivered(message, why))
-                else:
-                    waited = max(pause_s, wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
-                    self._changed.wait_for(lambda: self._closed or not self._waiting, min(waited, _LONGEST_WAIT_S))
+                    continue  # given up meanwhile
+                asked = max(asked, now + pause_s) if why and pause_s else asked
+                if why and not final and now < end:
+                    again = min(now + wait_s * random.uniform(0.5, 1.0), end)  # noqa: S311 - no secret
                     wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
                     continue
-                wait_s = _FIRST_WAIT_S
+                if why:
+                    self._given_up.append(Undelivered(message, why))
+                else:
+                    self._delivered += 1
+                wait_s, again = _FIRST_WAIT_S, 0.0
                 self._waiting.popleft()
                 self._changed.notify_all()
 
-    def _post(self, session: requests.Session, message: Message) -> tuple[str, bool, float]:
+    def _wait(self, message: Message, until: float) -> bool:
+        """Waits; whether the message was given up meanwhile, or all is over."""
+
+        def gone() -> bool:
+            return self._closed or not self._waiting or self._waiting[0][0] is not message
+
+        return self._changed.wait_for(gone, max(0.0, until - time.monotonic()))
+
+    def _try(self, line: Line, message: Message) -> tuple[str, bool, float]:
         """(why it was not taken, whether that is final, how long to wait at least); "": it was taken."""
-        timestamp = int(self._now())
+        timestamp = int(time.time())
         headers = {
             "webhook-id": message.id,
             "webhook-timestamp": str(timestamp),
             "webhook-signature": signature(self._keys, message.id, timestamp, message.body),
         }
-        timeout = self._settings.timeout_s
         try:
-            with session.post(
-                self._url, message.body, headers=headers, timeout=timeout, allow_redirects=False, stream=True
-            ) as answer:
-                answer.raw.read(_ANSWER_BYTES)
-                code, after = answer.status_code, answer.headers.get("retry-after", "")
-        except (requests.RequestException, OSError) as error:  # its text would show the URL
+            answer = line.post(message.body, headers)
+            code, pause_s = answer.code, pause(answer.retry_after)
+        except NoAnswerError as error:
+            return f"the webhook can't be reached: {error}", False, 0.0
+        except Exception as error:  # no thread for it, no memory: the next try may have
             return f"the webhook can't be reached: {one_line(type(error).__name__)}", False, 0.0
         if 200 <= code < 300:
             return "", True, 0.0
-        pause_s = float(after) if after.isdecimal() and len(after) < 6 else 0.0
-        return f"the webhook answered {code}", code < 500 and code not in _MAY_PASS, pause_s
+        final = code < 500 and code not in _MAY_PASS
+        return f"the webhook answered {code}", final, 0.0 if final else pause_s
+
+
+def pause(retry_after: str) -> float:
+    """The seconds that the header asks for, as a number or as a date.
+
+    >>> pause("120"), pause("Wed, 21 Oct 2015 07:28:00 GMT"), pause("soon")
+    (120.0, 0.0, 0.0)
+    """
+    if retry_after.isascii() and retry_after.isdecimal():
+        return float(retry_after[:9])
+    try:
+        at = parsedate_to_datetime(retry_after)
+        return max(0.0, (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - time.time())
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return 0.0
 
 
 _HERE: dict[str, Sender] = {}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
+import itertools
+import socketserver
 import ssl
 import threading
 from collections.abc import Callable, Mapping
@@ -39,11 +42,16 @@ class Hook:
 
     def __init__(self, answer: Answer = lambda _: (204, {}), certificates: Path | None = None) -> None:
         self.posts: list[Post] = []
+        self.connections = 0
         self.changed = threading.Condition()
         hook = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                hook.connections += 1
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
@@ -87,6 +95,45 @@ class Hook:
         """Until so many have come."""
         with self.changed:
             assert self.changed.wait_for(lambda: len(self.posts) >= posts, 60)
+
+
+class Raw:
+    """A server that sends the same bytes to whoever comes, one after the other, and reads nothing but their post.
+
+    Args:
+      drips: seconds between two bytes, without end once the answer is out; None: all at once, and then it closes.
+    """
+
+    def __init__(self, answer: bytes, drips: float | None = None) -> None:
+        self.came, self.left, self._over = 0, threading.Semaphore(0), threading.Event()
+        raw = self
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                raw.came += 1
+                with contextlib.suppress(OSError):
+                    self.request.recv(65536)
+                    if drips is None:
+                        self.request.sendall(answer)
+                    for byte in itertools.chain(answer, itertools.repeat(ord("x"))) if drips else ():
+                        self.request.sendall(bytes([byte]))
+                        if raw._over.wait(drips):
+                            break
+                raw.left.release()
+
+        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.port = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}/alerts"
+
+    def __enter__(self) -> Raw:
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._server.shutdown()
+        self._server.server_close()
 
 
 def _certify(path: Path) -> Path:
