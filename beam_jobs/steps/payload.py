@@ -36,6 +36,7 @@ POLICIES: tuple[Policy, ...] = get_args(Policy)
 OPTION, KEY_OPTION = "--dead_letter_payload", "--dead_letter_key"
 KEY_HEADER = "highbeam.dead_letter_key"  # of an encrypted letter: the id of the key
 DROPPED = "the record and what was wrong with it are not kept"
+ALERT_DROPPED = "(the alert is not kept)"  # behind why a webhook did not take it
 ENCRYPTED = "the record and what was wrong with it are encrypted"  # no producer decides the whole of an error
 
 _KEY = re.compile(r"[0-9a-fA-F]{64}")
@@ -115,12 +116,13 @@ def _schema() -> Any:
 _SCHEMA = _schema()
 
 
-def protect(letters: Block, policy: Policy, keys: Sequence[Key]) -> tuple[pa.Array, Block]:
+def protect(letters: Block, policy: Policy, keys: Sequence[Key], quotes: bool = True) -> tuple[pa.Array, Block]:
     """Dead letters as they may be written.
 
     Args:
       letters: a block of ``dead_letter.avsc`` rows, [n].
       keys: of ``encrypt``, the first of which is taken.
+      quotes: the sentences may quote a record; False: ``drop`` keeps them.
 
     Returns:
       the records' keys on the topic, binary [n], and the letters.
@@ -129,6 +131,8 @@ def protect(letters: Block, policy: Policy, keys: Sequence[Key]) -> tuple[pa.Arr
         return letters.column("key"), letters
     n = letters.num_rows
     changed: dict[str, Any] = {"key": [None] * n, "value": [None] * n, "headers": [None] * n, "error": [DROPPED] * n}
+    if policy == "drop" and not quotes:
+        changed["error"] = [f"{error} {ALERT_DROPPED}" for error in letters.column("error").to_pylist()]
     names: list[bytes | None] = [None] * n
     if policy == "encrypt":
         rows = letters.select(["id", *_FIELDS]).to_pylist()

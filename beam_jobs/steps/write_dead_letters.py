@@ -19,7 +19,7 @@ from beam_jobs.codec.avro.decoder import AvroDecoder
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.errors import UserError
 from beam_jobs.io.sink import Sink, WriteSettings
-from beam_jobs.steps.payload import DROPPED, Payload, protect
+from beam_jobs.steps.payload import ALERT_DROPPED, DROPPED, Payload, protect
 from schemas.source import SchemaId, id_of
 
 _MIN_WINDOW = 1_000  # records; a smaller sample says little about a rate
@@ -77,7 +77,7 @@ class _EncodeDeadLetters(beam.DoFn):
         self._limit = DeadLetterLimit(self._max_rate)
 
     def process(self, letters: Block) -> Iterator[Block]:
-        keys, letters = protect(letters, self._payload.policy, self._keys)
+        keys, letters = protect(letters, self._payload.policy, self._keys, quotes=self._of_records)
         yield pa.RecordBatch.from_arrays([keys, self._encoder.encode(letters)], names=["key", "value"])
         if not self._of_records:
             return
@@ -123,7 +123,9 @@ def without_payload(schema_id: SchemaId, records: Block) -> Block:
 def left_out(letters: Block) -> NDArray[np.bool_]:
     """Which dead letters hold their record no more, bool [n]: it was too large (``without_payload``), or not kept."""
     errors = letters.column("error")
-    cut = pc.or_(pc.ends_with(errors, _LEFT_OUT), pc.equal(errors, DROPPED))
+    cut = pc.or_(
+        pc.ends_with(errors, _LEFT_OUT), pc.or_(pc.equal(errors, DROPPED), pc.ends_with(errors, ALERT_DROPPED))
+    )
     return pc.and_(cut, letters.column("value").is_null()).to_numpy(zero_copy_only=False)
 
 

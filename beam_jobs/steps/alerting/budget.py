@@ -13,8 +13,8 @@ DAY_MS = 86_400_000
 MOST = 0.1  # of the records: what a person is to look at is rare
 LEAST = 1e-7
 
-_FORM = re.compile(r"(\d{1,9})/(?:(\d{1,12})|(day)|(\d{1,9})keys)")
-_SHARE = re.compile(r"0?\.\d{1,9}")
+_FORM = re.compile(r"(\d{1,9})/(?:(\d{1,12})|(day)|(\d{1,9})keys)", re.ASCII)
+_SHARE = re.compile(r"0?\.\d{1,9}", re.ASCII)
 _FORMS = "N/RECORDS such as 1/1000 (or 0.001), N/day such as 100/day, or N/KEYSkeys such as 5/1000keys, which is a day"
 
 

@@ -22,7 +22,7 @@ from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.errors import RowErrors, UserError
 from beam_jobs.steps.payload import KEY_HEADER, Key, Payload, Policy, key_id, protect, restore
 from beam_jobs.steps.redrive import Redrive
-from beam_jobs.steps.write_dead_letters import _EncodeDeadLetters, without_payload
+from beam_jobs.steps.write_dead_letters import _EncodeDeadLetters, left_out, without_payload
 
 SCHEMA = schemas.load("dead_letter")
 SECRET, OTHER = "0f" * 32, "1e" * 32
@@ -128,6 +128,14 @@ def test_any_record_comes_back(record: Record, error: str) -> None:
     assert not damaged.any()
     assert again.to_pylist() == before.to_pylist()
     assert restore(before, keys)[0].equals(before)  # what a producer wrote is never taken for encrypted
+
+
+def test_a_sentence_that_quotes_no_record_is_kept_where_records_are_dropped() -> None:
+    """As of an alert that a webhook refused."""
+    kept = protect(letters(errors=["answered 400"] * len(RECORDS)), "drop", (), quotes=False)[1]
+    assert set(kept.column("error").to_pylist()) == {"answered 400 (the alert is not kept)"}
+    assert {letter[name] for letter in kept.to_pylist() for name in ("key", "value")} == {None}
+    assert left_out(kept).all()  # and not put back without a value
 
 
 def test_what_was_dropped_is_not_put_back(totals: metrics.JobState) -> None:

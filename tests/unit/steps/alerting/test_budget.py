@@ -24,7 +24,7 @@ def test_what_it_may_be(text: str, budget: AlertBudget) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "many", "0/day", "1/week", "1/0", "1/5", "5/0keys", "-1/1000", "0", "1", "1/day/key"]
+    "text", ["", "many", "0/day", "1/week", "1/0", "1/5", "5/0keys", "-1/1000", "0", "1", "1/day/key", "٣/day"]
 )
 def test_what_it_may_not_be(text: str) -> None:
     with pytest.raises(UserError, match="--alert_budget"):
