@@ -149,8 +149,8 @@ def conclude_replay(path: str | None, wanted: int) -> int:
         console.print("the whole of it is on the topic")
     elif written + too_large < wanted:
         console.print(
-            f"[bold]{wanted - written - too_large:,} records are not on the topic yet[/bold]: started again it begins "
-            "anew, and what then comes twice has the same highbeam.origin"
+            f"[bold]up to {wanted - written - too_large:,} records are not on the topic yet[/bold]: started again it "
+            "begins anew, and what then comes twice has the same highbeam.origin"
         )
     if path:
         summary = {

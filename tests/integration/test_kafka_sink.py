@@ -188,18 +188,26 @@ def _until_refused(write: WriteBlocks) -> None:
     ("settings", "block", "part"),
     [
         ({"message_timestamp_after_max_ms": "1000", "message_timestamp_before_max_ms": "1000"}, "old", "before.max.ms"),
+        ({"message_timestamp_before_max_ms": "10000000"}, "one is old", "refuses the time of a record"),
         ({"cleanup_policy": "compact"}, "no key", "cleanup.policy"),
         ({}, "partition 7", "has fewer partitions than the records name"),
     ],
 )
 def test_what_a_topic_does_not_take(servers: str, sink: Sink, settings: dict[str, str], block: str, part: str) -> None:
-    address = topic(servers, **settings)
+    address, now_ms = topic(servers, **settings), int(time.time() * 1000)
     made = {
         "old": pa.record_batch(
             {
                 "key": [b"k"],
                 "value": [b"v"],
                 "timestamp": pa.array([1_700_000_000_000], pa.timestamp("ms", "UTC")),
+            }
+        ),
+        "one is old": pa.record_batch(
+            {
+                "key": [b"k"] * 50,
+                "value": [b"v"] * 50,
+                "timestamp": pa.array([now_ms] * 49 + [1_700_000_000_000], pa.timestamp("ms", "UTC")),
             }
         ),
         "no key": pa.record_batch({"key": pa.nulls(1, pa.binary()), "value": [b"v"]}),

@@ -36,6 +36,8 @@ _REMEDIES: Mapping[int, str] = {
     "add some, and start the job again",
     KafkaError.INVALID_RECORD: "a compacted topic takes no record without a key; use a topic with "
     "cleanup.policy=delete, or give the records keys",
+    KafkaError._INVALID_DIFFERENT_RECORD: "a record beside them has a time that the topic does not take "
+    "(message.timestamp.after.max.ms, message.timestamp.before.max.ms), or no key on a compacted topic",
     KafkaError.POLICY_VIOLATION: "the cluster's policy forbids it; ask who runs the cluster",
     KafkaError.TOPIC_EXCEPTION: "the topic's name is not allowed, or it is one of Kafka's own; choose another",
     KafkaError.INVALID_REQUIRED_ACKS: "leave acks out of --kafka_config",

@@ -202,7 +202,9 @@ class WriteBlocks(beam.DoFn):
         """The rows refused as too large so far; raises for any other failure."""
         failed, self._failed = self._failed, []
         refused, self._refused = self._refused, []
-        for error in [*(each[0] for each in failed), *(each[0] for each in refused)]:
+        errors = [*(each[0] for each in failed), *(each[0] for each in refused)]
+        # The neighbours of a record that is refused say only that there is one.
+        for error in sorted(errors, key=lambda each: each.code() == KafkaError._INVALID_DIFFERENT_RECORD):
             if error.code() not in TOO_LARGE:
                 raise delivery_error(self._address, error)
         return [*(row for _, row in failed), *_found_again([each[1:] for each in refused])]

@@ -223,7 +223,11 @@ def test_a_redrive_that_left_something(capsys: Capture) -> None:
     [
         (10, 0, ["the whole of it is on the topic"]),
         (9, 1, ["1 records are larger than the topic takes and stay in the archive alone"]),
-        (7, 0, ["3 records are not on the topic yet: started again it begins anew, and what then comes twice has the"]),
+        (
+            7,
+            0,
+            ["up to 3 records are not on the topic yet: started again it begins anew, and what then comes twice has"],
+        ),
     ],
 )
 def test_a_replay(written: int, too_large: int, text: list[str], tmp_path: Path, capsys: Capture) -> None:
