@@ -6,12 +6,14 @@ import logging
 from collections.abc import Callable, Iterator
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, Producer
 
 from beam_jobs import stop
 from beam_jobs.io.kafka import delivery as kafka_delivery
 from beam_jobs.io.kafka.address import KafkaAddress
+from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.delivery import GONE_TIMEOUT_S, TOO_LARGE, Waiting, delivery_error
+from beam_jobs.io.kafka.sink import WriteBlocks
 
 SINK = KafkaAddress("broker:9092", "scores")
 CODES = sorted({value for name, value in vars(KafkaError).items() if name.isupper() and isinstance(value, int)})
@@ -50,6 +52,16 @@ def test_every_code_ends_in_one_line_with_reason_and_remedy() -> None:
 )
 def test_remedies(code: int, part: str) -> None:
     assert part in str(delivery_error(SINK, KafkaError(code)))
+
+
+def test_the_record_that_is_refused_is_named_and_not_its_neighbours() -> None:
+    write = WriteBlocks(SINK, KafkaConfig())
+    write._producer = Producer({})
+    write.start_bundle()
+    codes = [KafkaError._INVALID_DIFFERENT_RECORD, KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_TIMESTAMP]
+    write._failed = [(KafkaError(code), {}) for code in codes]
+    with pytest.raises(kafka_delivery.UserError, match="refuses the time of a record"):
+        write._take_failed()
 
 
 def test_too_large_is_one_kind() -> None:
