@@ -244,7 +244,7 @@ def _snapshot_folder(parsed: PipelineOptions, given: options.WindowOptions) -> s
         raise UserError(f"--window_snapshot_seconds {given.window_snapshot_seconds:g}: expected more than 0")
     root = root_of(folder)
     check_path(parsed, flag, root)
-    with writing(f"{flag} {folder}"):
+    with writing(f"{flag} {folder}", begun=False):
         check_access(root)
         if is_local(root):
             make_folder(root)

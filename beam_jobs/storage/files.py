@@ -294,8 +294,11 @@ def update(path: str, change: Callable[[bytes | None], bytes | None]) -> bytes |
 
 
 @contextmanager
-def writing(where: str) -> Iterator[None]:
+def writing(where: str, *, begun: bool = True) -> Iterator[None]:
     """Says in one line that a folder can't be written, and what to do: each errno has a remedy of its own.
+
+    Args:
+      begun: it was there before; False: it is to be made.
 
     Raises:
       UserError: for every OSError of the block.
@@ -304,6 +307,8 @@ def writing(where: str) -> Iterator[None]:
         yield
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0, "mend that")
+        if not begun and error.errno == errno.ENOENT:
+            remedy = "no folder can be made there: choose another"
         named = error.filename if isinstance(error.filename, str) else where
         if len(named) > _LONGEST_SAID:
             named = f"{named[:_LONGEST_SAID]}…"

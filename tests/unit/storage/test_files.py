@@ -170,6 +170,15 @@ def test_each_reason_has_its_remedy(number: int, remedy: str) -> None:
     assert len(str(told.value)) < 600
 
 
+def test_a_folder_that_cant_be_made_is_nobodys_fault() -> None:
+    with pytest.raises(UserError) as told, files.writing("--output /proc/x", begun=False):
+        files.make_folder("/proc/x")
+    assert str(told.value) == (
+        "--output /proc/x: can't be written (/proc/x: No such file or directory); no folder can be made there: choose "
+        "another and start again"
+    )
+
+
 def test_folders_that_nothing_can_be_moved_to_are_found_before(root: str) -> None:
     files.make_folder(f"{root}/date=1", 60)
     deep = "/".join([root, *["d" * 200] * 25])
