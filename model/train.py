@@ -37,7 +37,9 @@ def print_summary(console: Console, made: Trained, settings: Settings) -> None:
     for row in rows:
         table.add_row(*(Text(one_line(cell)) for cell in row))  # kinds of failures are data, no markup
     console.print(table)
+    met = counts.met()
     lines = [
+        *([] if met is None else [f"labels     {met}"]),
         *peers.explain(made.shown.peers),
         *[f"sentinels  {one}: {one.left_out:,} left out" for one in described.sentinels],
         *([] if described.left_out is None else left_out_lines(described.left_out)),

@@ -76,6 +76,7 @@ class Counts:
     examples: dict[str, str] = field(default_factory=dict)  # reason to what was said of the first such row
     files: list[TrainingFile] = field(default_factory=list)
     unordered: Unordered = field(default_factory=Unordered)  # of those that windows have seen
+    labels: tuple[int, int] | None = None  # of --labels: how many met a row of the files, of how many
 
     def refuse(self, errors: RowErrors) -> None:
         """Counts rows that were refused."""
@@ -89,6 +90,13 @@ class Counts:
         named = ((n, reason, self.examples.get(reason)) for reason, n in self.refused.most_common())
         refused = [f"{n:,} refused: {reason}" + (f" ({first})" if first else "") for n, reason, first in named]
         return [*filtered, *refused, *self.unordered.phrases()]
+
+    def met(self) -> str | None:
+        """What became of the labels of ``--labels``; None: there are none."""
+        if self.labels is None:
+            return None
+        met, known = self.labels
+        return f"{met:,} of --labels met a row, {known - met:,} did not"
 
     def sha256(self) -> str:
         """Of the files' own sha256, in their order: the same for the same contents under any names."""
@@ -203,6 +211,8 @@ def read(
         examples = _examples(events, result, use_case, counts)
         used += len(examples.x)
         yield examples
+    if source.labels is not None:
+        counts.labels = source.labels.met, len(source.labels.ids)
     if not used:
         why = ", ".join([f"{counts.read:,} rows", *counts.losses()])
         raise UserError(f"--data {source.root}: {why}: nothing left to train on")

@@ -58,6 +58,8 @@ def gather(plan: Plan, scratch: Path, bar: Progress) -> Rows:
     parts = spool.divide(settings.validation_fraction, settings.split, screen.sound, plan.labels)
     lines = told(screen.sentinels(), settings.on_outlier == "refuse")
     check_rows(parts, spool, counts, screen.sentinels())
+    if counts.labels is not None and not counts.labels[0]:
+        lines = [f"warning: {counts.met()}: are they of these files' topic, and of their time?", *lines]
     for line in [*lines, *check_features(parts.train.x, features)]:
         bar.console.print(line, highlight=False, soft_wrap=True, markup=False)
     return Rows(parts, counts, spool, screen.sentinels())

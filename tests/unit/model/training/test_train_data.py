@@ -5,9 +5,10 @@ from __future__ import annotations
 import html
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +17,15 @@ import pytest
 from rich.console import Console
 
 from beam_jobs.errors import UserError
+from beam_jobs.use_case import UseCase
 from model.loaded import LoadedModel
 from model.manifest import read
 from model.train import print_summary
 from model.training import data as training_data
 from model.training import gather, plan
+from model.training.data import Counts, Source
 from model.training.plan import Settings
+from model.training.spool import Examples
 from model.training.train import train
 
 FEATURES = ("temperature", "pressure", "flow", "load")
@@ -103,6 +107,26 @@ def test_rows_with_a_sentinel_are_left_out_and_named(given: Train) -> None:
     out = io.StringIO()
     print_summary(Console(file=out, width=300), made, settings)
     assert "sentinels  column temperature: 65535 in 1 row" in out.getvalue()
+
+
+@pytest.mark.parametrize("met", [0, 2])
+def test_labels_that_meet_no_row_are_told(given: Train, monkeypatch: pytest.MonkeyPatch, met: int) -> None:
+    read_all = training_data.read
+
+    def read_with(use_case: UseCase, source: Source, counts: Counts, *more: Any) -> Iterator[Examples]:
+        yield from read_all(use_case, source, counts, *more)
+        counts.labels = met, 1003
+
+    monkeypatch.setattr(training_data, "read", read_with)
+    said, out = io.StringIO(), io.StringIO()
+    settings = given(normal_rows())
+    made = train(settings, Console(file=said, width=300))
+    line = (
+        f"warning: 0 of --labels met a row, {1003 - met:,} did not: are they of these files' topic, and of their time?"
+    )
+    assert (line in said.getvalue()) == (met == 0)
+    print_summary(Console(file=out, width=300), made, settings)
+    assert f"labels     {met} of --labels met a row, {1003 - met:,} did not" in out.getvalue()
 
 
 def test_a_rare_state_of_few_plants_is_named_and_can_be_called_normal(given: Train) -> None:
