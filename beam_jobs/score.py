@@ -12,7 +12,7 @@ from beam_jobs.dead_letters import step
 from beam_jobs.io.sink import WriteSettings
 from beam_jobs.preflight.score import ScoreJob, score_job
 from beam_jobs.running import launch
-from beam_jobs.steps.alerting.webhook import ToWebhook
+from beam_jobs.steps.alerting.webhook import AtTheEnd, ToWebhook
 from beam_jobs.steps.infer import BlockModelHandler
 from beam_jobs.steps.score_records import ROWS, CheckScores, ToRecords, to_alerts, to_scores
 from beam_jobs.steps.write_dead_letters import WriteDeadLetters
@@ -38,11 +38,19 @@ def build(pipeline: beam.Pipeline, job: ScoreJob) -> None:
     alerts = to_alerts(use_case, preprocessor, job.schema_ids.get("alert"), job.webhook is not None)
     records = scored | "Alerts" >> _alerts(alerts, job)
     if job.webhook is not None:
-        hook = ToWebhook(job.webhook, job.name, job.source.live)
+        letters = WriteDeadLetters(job.dead_letters, job.schema_ids["dead_letter"], 1.0, job.payload, of_records=False)
+        waits = not job.source.live and not job.own_process
+        hook = ToWebhook(job.webhook, job.name, waits)
         undelivered = records[ROWS] | "Webhook" >> beam.ParDo(hook).with_output_types(Block)
-        undelivered | "DeadLettersWebhook" >> WriteDeadLetters(
-            job.dead_letters, job.schema_ids["dead_letter"], 1.0, job.payload, of_records=False
-        )
+        undelivered | "DeadLettersWebhook" >> letters
+        if not job.source.live and job.own_process:
+            (
+                pipeline
+                | "WebhookEnd" >> beam.Create([None])
+                | "WebhookRest"
+                >> beam.ParDo(AtTheEnd(job.webhook, job.name), beam.pvalue.AsIter(undelivered)).with_output_types(Block)
+                | "DeadLettersWebhookRest" >> letters
+            )
         records = records["records"]
     records | "WriteAlerts" >> job.alerts.write(WriteSettings(record_latency=True))
     if job.alerts_also:

@@ -73,6 +73,7 @@ class ScoreJob:
     alerts_also: Sink | None = None  # a second topic for all alerts
     webhook: WebhookSettings | None = None  # an URL for all alerts
     second: SecondTopic | None = None  # where the SQL has windows by two keys
+    own_process: bool = True  # all its steps run in this process, or each of its shares in one
 
 
 def alert_budget(parsed: PipelineOptions) -> AlertBudget | None:
@@ -143,7 +144,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
         outputs["alerts_also"] = sink(parsed, wanted.alerts_also)
         if outputs["alerts_also"].address == outputs["alert"].address:
             raise UserError(f"--alerts_also {wanted.alerts_also}: alerts go there already; each would come twice")
-    hook = webhook(preflight)
+    hook, traits = webhook(preflight), target_of(parsed).describe()
     name = f"score/{use_case.name}"
     given = parsed.view_as(options.InputOptions)
     archive = archive_input(given, use_case)
@@ -182,6 +183,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
         alerts_also=outputs.get("alerts_also"),
         webhook=hook,
         second=second,
+        own_process=traits.here and not traits.java,
         payload=payload,
         schema_ids={
             # In a registry a schema has one id, whatever its subjects: alerts are encoded once.

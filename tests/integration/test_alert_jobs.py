@@ -129,3 +129,19 @@ def test_a_webhook_that_is_away_stops_no_job_and_loses_no_alert(
     redrive = [sys.executable, "-m", "beam_jobs.redrive", "--input", topics.uri("dead"), "--count_only"]
     done = run([*redrive, "--group_id", topics.name("g"), "--output", topics.uri("events")])
     assert f"{len(letters):,}" in next(line for line in done.stdout.splitlines() if "another reason" in line)
+
+
+def test_a_replay_waits_for_its_webhook_at_its_end(
+    topics: Topics, trained_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its many bundles wait for nothing, and every alert is accounted for."""
+    topics.send("events", list(framed(events(3000))))
+    monkeypatch.setenv("HOOK_SECRET", SECRET)
+    url = f"http://127.0.0.1:{free_port()}/"
+    more = ("--alert_webhook", url, "--alert_webhook_secret", "env:HOOK_SECRET", "--block_rows", "20")
+    run(command(topics, trained_model, tmp_path, *more))
+    alerts, report = topics.read("alerts", "alert"), json.loads((tmp_path / "report.json").read_text())
+    letters = topics.read("dead", "dead_letter")
+    assert report["alerts_undelivered"] == len(letters) == len(alerts) > 5
+    assert (report["scored"], report["alerts_delivered"], report["unaccounted"]) == (3000, 0, 0)
+    assert {letter["id"] for letter in letters} == {alert["id"] for alert in alerts}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
 import pyarrow as pa
@@ -18,7 +18,7 @@ from beam_jobs.block import Block
 from beam_jobs.codec.json.decoder import JsonEncoder
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UNDELIVERED_ALERT
-from beam_jobs.io.webhook import Message, Undelivered, WebhookSettings, sender
+from beam_jobs.io.webhook import Message, Sender, Undelivered, WebhookSettings, sender
 
 DELIVERED = metrics.Metric(
     "alerts_delivered",
@@ -39,17 +39,17 @@ UNDELIVERED = metrics.Metric(
 class ToWebhook(beam.DoFn):
     """Hands rows of ``alert.avsc`` over, and puts out dead letters of those that were given up meanwhile.
 
-    A job that has an end, or is told to end, waits a while for what is under way.
+    A job that is told to end waits a while for what is under way.
 
     Args:
       job: "score/car_sensors".
-      live: it runs until it is stopped.
+      waits: at the end of each bundle: nobody knows which one is this process's last.
     """
 
-    def __init__(self, settings: WebhookSettings, job: str, live: bool) -> None:
+    def __init__(self, settings: WebhookSettings, job: str, waits: bool) -> None:
         self._settings = settings
         self._job = job
-        self._live = live
+        self._waits = waits
 
     def setup(self) -> None:
         self._encoder = JsonEncoder(schemas.load("alert"))
@@ -62,17 +62,37 @@ class ToWebhook(beam.DoFn):
         yield from self._given_up()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        if not self._live or stop.requested():
+        if self._waits or stop.requested():
             self._sender.settle()
         for letters in self._given_up():
             yield WindowedValue(letters, Timestamp.now(), (GlobalWindow(),))
 
     def _given_up(self) -> Iterator[Block]:
-        delivered, given_up = self._sender.outcomes()
-        metrics.inc(DELIVERED, delivered)
-        metrics.inc(UNDELIVERED, len(given_up))
-        if given_up:
-            yield letters_of(given_up, self._job)
+        return _given_up(self._sender, self._job)
+
+
+class AtTheEnd(beam.DoFn):
+    """Waits for what is still to be posted once all alerts of a job that has an end were handed over.
+
+    It has to run in the process of ``ToWebhook``, whose output as a side input makes it the last step.
+    """
+
+    def __init__(self, settings: WebhookSettings, job: str) -> None:
+        self._settings = settings
+        self._job = job
+
+    def process(self, _: None, before: Iterable[Block]) -> Iterator[Block]:
+        here = sender(self._settings)
+        here.settle()
+        yield from _given_up(here, self._job)
+
+
+def _given_up(sender: Sender, job: str) -> Iterator[Block]:
+    delivered, given_up = sender.outcomes()
+    metrics.inc(DELIVERED, delivered)
+    metrics.inc(UNDELIVERED, len(given_up))
+    if given_up:
+        yield letters_of(given_up, job)
 
 
 def letters_of(given_up: Sequence[Undelivered], job: str) -> Block:
