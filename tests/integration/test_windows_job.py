@@ -101,7 +101,7 @@ def archive(topics: Topics, use_case: str, tmp_path: Path, *more: str) -> list[s
 def test_killed_and_resumed_by_more_processes_the_features_are_duckdbs(
     topics: Topics, use_case: str, tmp_path: Path
 ) -> None:
-    events = send(topics, 12_000)
+    events = send(topics, 30_000)
     one = archive(topics, use_case, tmp_path)
     assert kill_at_random(one, tmp_path, 1) + kill_at_random([*one, "--direct_num_workers=2"], tmp_path, 1)
     assert finishes_as_duckdb_says(one, events, tmp_path) > 0
