@@ -153,7 +153,7 @@ def test_one_that_is_away_stops_nobody(senders: Callable[..., Sender]) -> None:
     [
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello", None),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhello", None),
-        (b"HTTP/1.1 204 No Content\r\nContent-Length: 7\r\n\r\n", None),
+        (b"HTTP/1.1 204 No Content\r\nConnection: close\r\nContent-Length: 7\r\n\r\n", None),
         (b"HTTP/1.1 400 No\r\nContent-Length: 100\r\n\r\nhello", "the webhook answered 400"),
         (b"HTTP/1.1 20\r\n\r\n", "the webhook can't be reached: ConnectionError"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\n", "the webhook can't be reached: InvalidHeader"),
