@@ -40,7 +40,7 @@ train: setup ## train the car_sensors model on a simulated history into ./runs/m
 # Four processes keep two cores busy: tests of whole jobs also wait, for brokers and for leases that run out.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist worksteal
 
-test: setup ## the tests, 13 minutes on two idle cores; what needs Java or Go is skipped with the reason where they are missing
+test: setup ## the tests, 9 minutes on two idle cores of today, 13 on older ones; what needs Java or Go is skipped with the reason where they are missing
 	$(PYTEST) -m "not nightly" $(PYTEST_ARGS)
 
 test-integration: setup ## only the tests on Apache Kafka and Prism
