@@ -66,7 +66,7 @@ bench-latency: setup ## 30 minutes at 10,000 events/s on each local runner, and 
 accuracy: setup ## what the detector finds in unlabelled data, against its goals: docs/accuracy.md (about 25 minutes)
 	$(BIN)/python -m bench.accuracy
 
-fraud: setup ## what is found on the public fraud benchmark: docs/fraud.md (about 15 minutes)
+fraud: setup ## what is found on the public fraud benchmark: docs/fraud.md (about 7 minutes)
 	$(BIN)/python -m bench.accuracy --only fraud
 
 chaos: setup ## whole jobs under faults, 10 minutes: is anything lost? (Java, Go for all of it; CHAOS_ARGS='--seed 7 --list')
