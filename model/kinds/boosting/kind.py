@@ -8,16 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from beam_jobs.errors import UserError
 from model.kinds.boosting.settings import BoostingSettings
-from model.kinds.kept import scores_of
+from model.kinds.labelled import rows_to_learn
 from model.kinds.protocol import FittedModel, Judged, ModelKind, Scorer, Training
 from model.kinds.trees import Doubles, Node, Trees, TreeScorer
-from model.outliers.cut import Cut
-from model.rows import CHUNK_ROWS, slices
 
 FILE_NAME = "boosting.npz"
-MOST_ROWS = 1 << 21  # learnt from at most; they are in memory
 
 
 def surprise(odds: Doubles) -> Doubles:
@@ -35,16 +31,8 @@ class Boosting:
         """Learns from rows and their labels; UserError if none is a failure."""
         import lightgbm
 
-        own, train = training.settings, training.train
-        x = np.concatenate(
-            [np.empty((0, len(training.features)), np.float32), *slices(train.x[:MOST_ROWS], CHUNK_ROWS)]
-        )
-        failed = ~train.sound[:MOST_ROWS]
-        if not failed.any() or failed.all():
-            raise UserError(
-                f"{int(failed.sum()):,} of {len(x):,} rows to learn from are labelled as failures: the kind boosting "
-                "needs both; use more data, or a kind that needs no labels, such as tail_probability"
-            )
+        own = training.settings
+        x, failed = rows_to_learn(training, "boosting")
 
         def progress(step: Any) -> None:
             training.progress("trees", step.iteration + 1, own.trees, "")
@@ -73,15 +61,11 @@ class Boosting:
             Trees.of([_node(tree["tree_structure"]) for tree in booster.dump_model()["tree_info"]]), surprise
         )
 
-        def judged(rows: Any) -> Judged:
-            none = np.zeros(len(rows), np.bool_)
-            return Judged(scores_of(scorer, rows.x), none, none, Cut(np.inf, 0.0, ""))
-
         return FittedModel(
             scorer=scorer,
             save=lambda folder: scorer.trees.save(folder / FILE_NAME),
-            train=judged(train),
-            validation=judged(training.validation),
+            train=Judged.kept(scorer, training.train),
+            validation=Judged.kept(scorer, training.validation),
         )
 
     def load(self, folder: Path) -> Scorer:

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from beam_jobs.errors import UserError
 from model.arrays import check_arrays, read_arrays
+from model.kinds.labelled import rows_to_learn
 from model.kinds.logistic_regression.settings import LogisticSettings
 from model.kinds.protocol import FittedModel, Judged, ModelKind, Scorer, Scores, Training
 from model.kinds.tail_probability.kind import TailScorer, learn_tails
-from model.rows import Floats, take_first
+from model.rows import Floats
 
 FILE_NAME = "logistic_regression.npz"
-MOST_ROWS = 1 << 21  # learnt from at most; they are in memory
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,7 @@ class LogisticRegression:
         from sklearn import linear_model
 
         own, train = training.settings, training.train
-        x = take_first(train.x, np.ones(len(train.x), np.bool_), MOST_ROWS)
-        failed = ~train.sound[: len(x)]
-        if not failed.any() or failed.all():
-            raise UserError(
-                f"{int(failed.sum()):,} of {len(x):,} rows to learn from are labelled as failures: the kind "
-                "logistic_regression needs both; use more data, or a kind that needs no labels, such as "
-                "tail_probability"
-            )
+        x, failed = rows_to_learn(training, "logistic_regression")
         training.progress("fitting", 0, 1, "")
         tails = learn_tails(own, training.features, x[~failed])
         heights = tails.heights(x)
