@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,9 +10,6 @@ from pathlib import Path
 import apache_beam as beam
 import pyarrow as pa
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from beam_jobs.block import Block
 from beam_jobs.errors import UserError
@@ -26,36 +21,11 @@ from beam_jobs.io.kafka.transforms import KafkaInput, ReadFromKafka, WriteToKafk
 from beam_jobs.io.position import OffsetSpec
 from beam_jobs.terminal.cli import find_user_error
 from demo.broker import ApacheKafka, java_missing, kafka_jars
+from tests.services.certificates import certificate
 
 pytestmark = pytest.mark.integration
 
 USER, PASSWORD = "highbeam", "correct horse"
-
-
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1: (key and certificate for the broker, certificate for the clients)."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "highbeam test")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(key, hashes.SHA256())
-    )
-    public = made.public_bytes(serialization.Encoding.PEM)
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (folder / "broker.pem").write_bytes(private + public)
-    (folder / "ca.pem").write_bytes(public)
-    return folder / "broker.pem", folder / "ca.pem"
 
 
 @pytest.fixture(scope="module")
