@@ -40,7 +40,7 @@ from beam_jobs.sandbox.cards import DAY_MS
 from beam_jobs.sandbox.frauds import Payments, simulate
 from beam_jobs.use_case import load_use_case
 from bench.processes import resident_mb, tree
-from bench.world import SCHEMA_ID, topic
+from bench.world import SCHEMA_ID, send_evenly, topic
 from demo.broker import ApacheKafka
 
 RESULTS = Path(__file__).parent / "results" / "fraud_latency.json"
@@ -84,22 +84,7 @@ def pump(servers: str, name: str, rate: float, seconds: float, cards: int) -> No
     table = payments(cards).table(0).combine_chunks().to_batches()[0]
     since = pa.scalar(int(os.environ["BENCH_NOW_MS"]))
     live = table.filter(pc.greater_equal(table.column("event_time").cast(pa.int64()), since))
-    keys, place = live.column("card").to_pylist(), live.schema.get_field_index("event_time")
-    encode = encoder()
-    producer = Producer({"bootstrap.servers": servers, "linger.ms": 5})
-    producer.list_topics(name)
-    started, sent = time.monotonic(), 0
-    while (now := time.monotonic() - started) < seconds:
-        begin = sent % len(keys)
-        due = min(int(now * rate), sent + len(keys) - begin)
-        stamp = pa.array(np.full(due - sent, time.time_ns() // 1_000_000)).cast(live.schema.types[place])
-        block = live.slice(begin, due - sent).set_column(place, live.schema.field(place), stamp)
-        for key, value in zip(keys[begin : begin + due - sent], encode.encode(block).to_pylist(), strict=True):
-            producer.produce(name, value, key)
-        sent = due
-        producer.poll(TICK_S)
-    producer.flush()
-    print(sent, flush=True)
+    print(send_evenly(servers, name, live, "card", encoder(), rate, seconds, TICK_S), flush=True)
 
 
 def train(folder: Path) -> Path:

@@ -23,15 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from confluent_kafka import Producer
 
 import schemas
 from beam_jobs.codec.avro.encoder import AvroEncoder
 from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.sandbox.fleet import Fleet
 from bench.processes import resident_mb
-from bench.world import CARS, SCHEMA_ID, prism_options, topic, train
+from bench.world import CARS, SCHEMA_ID, prism_options, send_evenly, topic, train
 from demo.broker import ApacheKafka
 
 RESULTS = Path(__file__).parent / "results" / "latency.json"
@@ -65,23 +63,8 @@ def pump(servers: str, name: str, rate: float, seconds: float, cars: int) -> Non
     """Sends events of now at an even rate."""
     fleet = Fleet(cars, seed=5, prevalence=0.02, interval=cars / rate, span=DISTINCT / rate)
     events = fleet.step(-(-DISTINCT // cars))
-    keys, place = events.column("car_id").to_pylist(), events.schema.get_field_index("event_time")
     encoder = AvroEncoder(schemas.load("car_sensor"), SCHEMA_ID)
-    producer = Producer({"bootstrap.servers": servers, "linger.ms": 5})
-    producer.list_topics(name)
-    print("ready", flush=True)
-    started, sent = time.monotonic(), 0
-    while (now := time.monotonic() - started) < seconds:
-        begin = sent % len(keys)
-        due = min(int(now * rate), sent + len(keys) - begin)
-        stamp = pa.array(np.full(due - sent, time.time_ns() // 1_000_000)).cast(events.schema.types[place])
-        block = events.slice(begin, due - sent).set_column(place, events.schema.field(place), stamp)
-        for key, value in zip(keys[begin : begin + due - sent], encoder.encode(block).to_pylist(), strict=True):
-            producer.produce(name, value, key)
-        sent = due
-        producer.poll(TICK_S)
-    producer.flush()
-    print(sent, flush=True)
+    print(send_evenly(servers, name, events, "car_id", encoder, rate, seconds, TICK_S), flush=True)
 
 
 def measure(load: Load, model: Path, source: KafkaAddress, folder: Path) -> dict[str, Any]:

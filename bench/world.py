@@ -11,6 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 from confluent_kafka import Producer
 from google.pubsub_v1 import SubscriberClient, types
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
@@ -128,3 +130,37 @@ def prism_options(runner: str) -> list[str]:
     """Where Prism is, if it is asked for and the tests have built it; otherwise PATH decides, or Beam's download."""
     built = next(cache_dir().glob("prism-*/prism"), None)
     return ["--prism_location", str(built)] if runner == "PrismRunner" and built else []
+
+
+def send_evenly(
+    servers: str,
+    name: str,
+    events: pa.RecordBatch,
+    key: str,
+    encoder: AvroEncoder,
+    rate: float,
+    seconds: float,
+    tick_s: float,
+) -> int:
+    """Says "ready", sends events again and again at an even rate, with the time at which each goes out; how many.
+
+    Args:
+      key: column of the records' keys.
+      tick_s: between two batches.
+    """
+    keys, place = events.column(key).to_pylist(), events.schema.get_field_index("event_time")
+    producer = Producer({"bootstrap.servers": servers, "linger.ms": 5})
+    producer.list_topics(name)
+    print("ready", flush=True)
+    started, sent = time.monotonic(), 0
+    while (now := time.monotonic() - started) < seconds:
+        begin = sent % len(keys)
+        due = min(int(now * rate), sent + len(keys) - begin)
+        stamp = pa.array(np.full(due - sent, time.time_ns() // 1_000_000)).cast(events.schema.types[place])
+        block = events.slice(begin, due - sent).set_column(place, events.schema.field(place), stamp)
+        for one, value in zip(keys[begin : begin + due - sent], encoder.encode(block).to_pylist(), strict=True):
+            producer.produce(name, value, one)
+        sent = due
+        producer.poll(tick_s)
+    producer.flush()
+    return sent
