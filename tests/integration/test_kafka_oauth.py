@@ -21,8 +21,8 @@ from beam_jobs.io.kafka.transforms import KafkaInput, ReadFromKafka, WriteToKafk
 from beam_jobs.io.kafka.wire.fetcher import WireFetcher
 from beam_jobs.io.position import OffsetSpec
 from demo.broker import ApacheKafka, java_missing, kafka_jars
+from tests.certificates import certificate
 from tests.integration.test_kafka_tls import append_values
-from tests.services.certificates import certificate
 from tests.services.google import REFUSED, TokenServer
 
 pytestmark = pytest.mark.integration

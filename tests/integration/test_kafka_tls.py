@@ -21,7 +21,7 @@ from beam_jobs.io.kafka.transforms import KafkaInput, ReadFromKafka, WriteToKafk
 from beam_jobs.io.position import OffsetSpec
 from beam_jobs.terminal.cli import find_user_error
 from demo.broker import ApacheKafka, java_missing, kafka_jars
-from tests.services.certificates import certificate
+from tests.certificates import certificate
 
 pytestmark = pytest.mark.integration
 

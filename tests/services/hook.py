@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 
-from tests.services.certificates import certificate
+from tests.certificates import certificate
 
 Answer = Callable[[int], tuple[int, Mapping[str, str]]]  # to the n-th post, from 0 on: status and headers
 

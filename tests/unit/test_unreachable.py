@@ -20,7 +20,7 @@ from beam_jobs.io.pubsub import client as pubsub_client
 from beam_jobs.io.pubsub.address import PubSubAddress
 from beam_jobs.storage import files
 from schemas.writers import for_registry
-from tests.services.certificates import certificate
+from tests.certificates import certificate
 
 NOBODY = "127.0.0.1:9"  # nothing listens on the discard port
 TOPIC = PubSubAddress("my-project", "events")
