@@ -27,6 +27,7 @@ from beam_jobs.preprocessing.pii import PiiPolicy, Protected
 from beam_jobs.preprocessing.query.compiler import Compiled, join, with_steps
 from beam_jobs.preprocessing.query.personal import unit_of
 from beam_jobs.preprocessing.query.types import BOOLEAN, DOUBLE, TIMESTAMP, converted
+from beam_jobs.preprocessing.query.windows import hashes_stamp
 from beam_jobs.preprocessing.stages import Inputs, Part, QueryHistory, Stage, plain
 from beam_jobs.preprocessing.windows.frames import Lateness
 
@@ -172,7 +173,7 @@ class Preprocessor:
 
     def state_key(self) -> str:
         """Names what windows know, a function of the log and of this: the query, the code, the keys it uses."""
-        parts = [self.fingerprint.encode(), stamp(Path(loops.__file__).parent)]
+        parts = [self.fingerprint.encode(), stamp(Path(loops.__file__).parent), hashes_stamp()]
         parts += [hmac.digest(self._policy.secret(key_id), b"windows", "sha256") for key_id in self._key_ids()]
         return hashlib.sha256(b" ".join(parts)).hexdigest()[:16]
 

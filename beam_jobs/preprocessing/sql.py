@@ -42,7 +42,7 @@ from beam_jobs.preprocessing.fields import Field, fields_of
 from beam_jobs.preprocessing.legs import second_key_last
 from beam_jobs.preprocessing.pii import PiiPolicy, Protected
 from beam_jobs.preprocessing.preprocessor import Output, Preprocessor
-from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, join
+from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, a_kind, join
 from beam_jobs.preprocessing.query.expressions import HANDLERS, SEMANTICS_VERSION, float32_literal
 from beam_jobs.preprocessing.query.parser import DIALECT, parse, with_room
 from beam_jobs.preprocessing.query.personal import unit_of
@@ -109,7 +109,7 @@ def compile_sql(
             raise UserError(f"{role} is {name} but the schema has no such field; it has {', '.join(fields)}")
     if fields[event_time].kind != "timestamp":
         raise UserError(
-            f"event_time is {event_time}, a {fields[event_time].kind}; use a timestamp-millis or -micros field"
+            f"event_time is {event_time}, {a_kind(fields[event_time].kind)}; use a timestamp-millis or -micros field"
         )
     if fields[key].kind not in ("string", "number") or fields[key].floating:
         raise UserError(f"key is {key} of type {json.dumps(fields[key].type)}; use a string, int or long field")
@@ -184,7 +184,7 @@ def _compile_number(compiler: Compiler) -> Compiled:
         compiler.fail(number, "it is told by the row's own features, so no window is known here; remove it")
     compiled = compiler.compile(number)
     if compiled.kind != "number":
-        compiler.fail(number, f"it is a {compiled.kind}; it needs a number")
+        compiler.fail(number, f"it is {a_kind(compiled.kind)}; it needs a number")
     return compiled
 
 
@@ -194,7 +194,7 @@ def _compile_condition(compiler: Compiler) -> Compiled:
         compiler.fail(condition, "a row is called normal by its own features, so no window is known here; remove it")
     compiled = compiler.compile(condition)
     if compiled.kind != "boolean":
-        compiler.fail(condition, f"it is a {compiled.kind}; it needs a comparison")
+        compiler.fail(condition, f"it is {a_kind(compiled.kind)}; it needs a comparison")
     if not compiled.columns:
         compiler.fail(condition, f"it is the same for every row; use one of {', '.join(compiler.fields)}")
     return compiled
@@ -284,6 +284,8 @@ def _columns(compiler: Compiler, select: exp.Select) -> dict[str, Field | Compil
     names: set[str] = set()
     for item in select.expressions:
         node = item.this if isinstance(item, exp.Alias) else item
+        if isinstance(node, exp.Column) and isinstance(node.this, exp.Star) and node.table.lower() in compiler.tables:
+            node = node.this  # t.*
         if isinstance(node, exp.Star) and not any(node.args.values()):
             for name, column in compiler.names.items():
                 _new_name(compiler, item, name, names)
@@ -369,7 +371,7 @@ def _output(compiler: Compiler, item: Any) -> Output:
     if value.kind not in ("number", "boolean", "string") and name != compiler.event_time:
         remedies = {"timestamp": "use EXTRACT", "interval": "use EXTRACT(epoch FROM ...), its seconds"}
         remedy = remedies.get(value.kind, "drop it or bring it to a number")
-        compiler.fail(item, f"{name} is a {value.kind}, which is no feature; {remedy}")
+        compiler.fail(item, f"{name} is {a_kind(value.kind)}, which is no feature; {remedy}")
     feature = value.kind in ("number", "boolean") and name != compiler.key
     return Output(name, value, plain, feature)
 
@@ -386,7 +388,7 @@ def _where(compiler: Compiler, node: exp.Where | None) -> Compiled | None:
     where = compiler.compile(node.this)
     text = node.this.sql(dialect=DIALECT)
     if where.kind != "boolean":
-        compiler.fail(node.this, f"WHERE {text} is a {where.kind}; it needs a comparison")
+        compiler.fail(node.this, f"WHERE {text} is {a_kind(where.kind)}; it needs a comparison")
     if not where.columns:
         compiler.fail(node.this, f"WHERE {text} is the same for every row; use a field, or remove it")
     direct = [name for name in sorted(where.raw_pii) if compiler.fields[name].pii == "direct"]

@@ -74,7 +74,7 @@ ROW = st.tuples(
 )
 SUMMED = ("a", "b", "f", "i", "m", "ok", "a * 2 - 1", "i + 1", "CASE WHEN a > 0 THEN i END", "m * 2")
 CALLS = [
-    "count(*)",
+    *("count(*)", "count()", "bool_or(ok)", "bool_and(a > 0)", "sum(if(a > 0, i, -1))"),
     *(f"count({x})" for x in ("b", "shop", "ok", "ts", "a / b")),
     *(f"count(DISTINCT {x})" for x in ("a", "b", "i", "l", "m", "ok", "shop", "ts", "shop || 'x'", "i * l")),
     *(f"sum({x})" for x in SUMMED),
@@ -96,6 +96,7 @@ LABELLED = ("count_if(fraud)", "avg(CASE WHEN fraud THEN 1 WHEN NOT fraud THEN 0
 
 def as_number(call: str) -> str:
     of_booleans = "(ok" in call and call.startswith(("min", "max", "first", "last", "median", "quantile"))
+    of_booleans = of_booleans or call.startswith("bool_")
     return f"CAST({call} AS INTEGER)" if of_booleans else call
 
 
@@ -194,6 +195,8 @@ EXPRESSIONS = [
     "COALESCE(date_diff('second', last_value(ts) OVER before, ts), -1)",
     "COALESCE(date_diff('minute', first_value(ts) OVER w, ts), -1)",
     "CASE WHEN ts - last_value(ts) OVER before < INTERVAL '1 minute' THEN 1 ELSE 0 END",
+    "CASE WHEN ts - last_value(ts) OVER before < to_minutes(1) THEN 1 ELSE 0 END",
+    "CASE WHEN ts - first_value(ts) OVER w < '200 s'::INTERVAL THEN 1 ELSE 0 END",
     "CASE WHEN first_value(ok) OVER w THEN 1 ELSE 0 END",
     "count(*) OVER w / 2",
     "count(*) OVER w % 2 + COALESCE(sum(i) OVER w % 3, 0)",
@@ -219,7 +222,7 @@ def test_windows_stand_in_expressions(
 NESTED = [
     """SELECT id, ts, row, a,
               count(CASE WHEN a > 2.5 * mean THEN 1 END) OVER (PARTITION BY id ORDER BY ts {five}) AS often
-       FROM (SELECT *, avg(a) OVER (PARTITION BY id ORDER BY ts {five}) AS mean FROM events WHERE i > -20)""",
+       FROM (SELECT e.*, avg(a) OVER (PARTITION BY e.id ORDER BY e.ts {five}) AS mean FROM events e WHERE i > -20)""",
     """SELECT id, ts, row, a - mean AS off, n FROM (
            SELECT id, ts, row, a, avg(a) OVER w AS mean, count(*) OVER w AS n FROM events WINDOW w AS (
                PARTITION BY id ORDER BY ts {five})) AS t

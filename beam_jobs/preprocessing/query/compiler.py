@@ -146,7 +146,7 @@ class Compiler:
     def _typed(self, node: Any, kind: Kind, wanted: str, operand: Compiled | None = None) -> Compiled:
         operand = operand or self.compile(node)
         if operand.kind not in (kind, "null"):
-            self.fail(node, f"{sql_of(node)} is a {operand.kind}; {sql_of(node.parent)} needs {wanted}")
+            self.fail(node, f"{sql_of(node)} is {a_kind(operand.kind)}; {sql_of(node.parent)} needs {wanted}")
         return operand
 
     def _null(self, operand: Compiled, type_: Type) -> Compiled:
@@ -173,7 +173,7 @@ class Compiler:
         """The operands, of ``nodes``, in the type that all of them have or can be brought to."""
         kinds = dict.fromkeys(operand.kind for operand in operands if operand.kind != "null")
         if len(kinds) > 1:
-            parts = ", ".join(f"{sql_of(n)} is a {o.kind}" for n, o in zip(nodes, operands, strict=True))
+            parts = ", ".join(f"{sql_of(n)} is {a_kind(o.kind)}" for n, o in zip(nodes, operands, strict=True))
             self.fail(nodes[0], f"{sql_of(nodes[0].parent)} mixes types: {parts}; use CAST")
         if "other" in kinds:
             self.fail(nodes[0], f"{sql_of(nodes[0].parent)} uses a field whose type the SQL can't handle")
@@ -285,6 +285,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def _name(node: Any) -> str:
     return type(node).__name__
+
+
+def a_kind(kind: Kind) -> str:
+    """What a value is, for errors."""
+    return {"other": "of a type the SQL can't handle", "interval": "an interval", "null": "NULL"}.get(kind, f"a {kind}")
 
 
 def sql_of(node: Any) -> str:

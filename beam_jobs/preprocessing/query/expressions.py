@@ -35,7 +35,7 @@ from beam_jobs.preprocessing.query.numbers import (
     whole,
 )
 from beam_jobs.preprocessing.query.personal import own_function
-from beam_jobs.preprocessing.query.times import date_diff, epoch, extract, interval, timestamp
+from beam_jobs.preprocessing.query.times import TO, date_diff, epoch, extract, interval, timestamp
 from beam_jobs.preprocessing.query.types import (
     BIGINT,
     BOOLEAN,
@@ -96,6 +96,8 @@ def _float32_literal(c: Compiler, node: exp.Literal) -> Compiled:
 
 
 def _cast(c: Compiler, node: exp.Cast) -> Compiled:
+    if node.to.this == exp.DataType.Type.INTERVAL and isinstance(node.this, exp.Literal):
+        return interval(c, node)
     if node.to.sql(dialect="duckdb") == "TIMESTAMP" and isinstance(node.this, exp.Literal):
         return timestamp(c, node)
     return cast(c, node)
@@ -222,6 +224,12 @@ def _like(c: Compiler, node: exp.Like) -> Compiled:
 # Choice.
 
 
+def _if(c: Compiler, node: exp.If) -> Compiled:
+    """if(a > b, x, y)"""
+    branch = exp.If(this=node.this, true=node.args["true"])
+    return c.compile(exp.Case(ifs=[branch], default=node.args.get("false")))
+
+
 def _case(c: Compiler, node: exp.Case) -> Compiled:
     ifs, default = node.args["ifs"], node.args.get("default")
     chosen = [branch.args["true"] for branch in ifs] + ([default] if default is not None else [])
@@ -285,6 +293,10 @@ def _extreme(name: str, horizontal: Callable[..., pl.Expr]) -> Handler:
     return handler
 
 
+def _called(c: Compiler, node: exp.Anonymous) -> Compiled:
+    return interval(c, node) if node.name.lower() in TO else own_function(c, node)
+
+
 _TWO = ("this", "expression")
 _SAFE = ("typed", "safe")  # flags of sqlglot that do not change what is computed here
 
@@ -339,6 +351,7 @@ HANDLERS: Handlers = {
     exp.Is: (_is, _TWO),
     exp.Like: (_like, (*_TWO, "negate")),
     exp.Case: (_case, ("this", "ifs", "default")),
+    exp.If: (_if, ("this", "true", "false")),
     exp.Coalesce: (_coalesce, ("this", "expressions")),
     exp.Nullif: (_nullif, _TWO),
     exp.Least: (_extreme("least", pl.min_horizontal), ("this", "expressions", "ignore_nulls")),
@@ -355,6 +368,7 @@ HANDLERS: Handlers = {
     exp.Substring: (substring, ("this", "start", "length")),
     exp.Concat: (concat, ("expressions", "safe", "coalesce")),
     exp.DPipe: (concat, (*_TWO, "safe")),
-    exp.Anonymous: (own_function, ("this", "expressions")),
+    exp.ToDays: (interval, ("this",)),
+    exp.Anonymous: (_called, ("this", "expressions")),
     exp.Window: (window, ("this", "partition_by", "order", "spec", "over", "alias")),
 }

@@ -16,7 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 from sqlglot import exp
 
-from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, Handler, join, sql_of
+from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, Handler, a_kind, join, sql_of
 from beam_jobs.preprocessing.query.times import moved
 from beam_jobs.preprocessing.query.types import (
     BIGINT,
@@ -274,7 +274,7 @@ def cast(c: Compiler, node: exp.Cast) -> Compiled:
     if target is not None and (operand.kind == "null" or (operand.kind == "boolean" and target != TEXT)):
         return join(name, target, operand.expr.cast(target.dtype), operand)
     remedy = "CAST it to DOUBLE first" if operand.kind == "string" else "use DOUBLE, REAL, INTEGER or BIGINT"
-    c.fail(node, f"{sql_of(node)}: a {operand.kind} can't be cast to {written}; {remedy}")
+    c.fail(node, f"{sql_of(node)}: {a_kind(operand.kind)} can't be cast to {written}; {remedy}")
 
 
 def _parsed(text: pl.Expr) -> pl.Expr:

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 from sqlglot import exp
 
-from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, join, sql_of
+from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, a_kind, join, sql_of
 from beam_jobs.preprocessing.query.intervals import UNITS, from_text, unit_of
 from beam_jobs.preprocessing.query.types import BIGINT, DOUBLE, INTERVAL, TIMESTAMP
 
@@ -51,7 +51,7 @@ def extract(c: Compiler, node: exp.Extract) -> Compiled:
         c.fail(node, f"EXTRACT({part.upper()} ...) is not supported; use one of {', '.join([*_PARTS, 'epoch'])}")
     operand = c.compile(node.expression)
     if operand.kind != "timestamp":
-        c.fail(node, f"{sql_of(node)}: {sql_of(node.expression)} is a {operand.kind}; EXTRACT needs a timestamp")
+        c.fail(node, f"{sql_of(node)}: {sql_of(node.expression)} is {a_kind(operand.kind)}; EXTRACT needs a timestamp")
     return join(f"extract:{part}", BIGINT, _PARTS[part](operand.expr).cast(pl.Int64), operand)
 
 
@@ -66,7 +66,7 @@ def _epoch(c: Compiler, node: Any, of: Any) -> Compiled:
     """Seconds, with their fractions: of an interval its length, of a timestamp those since 1970."""
     operand = c.compile(of)
     if operand.kind not in ("timestamp", "interval"):
-        c.fail(node, f"{sql_of(node)}: {sql_of(of)} is a {operand.kind}; it needs a timestamp or an interval")
+        c.fail(node, f"{sql_of(node)}: {sql_of(of)} is {a_kind(operand.kind)}; it needs a timestamp or an interval")
     micros = operand.expr.cast(pl.Int64)
     return join("epoch", DOUBLE, micros.cast(pl.Float64) / 1e6, operand)
 
@@ -102,21 +102,21 @@ def date_diff(c: Compiler, node: exp.DateDiff) -> Compiled:
     for side in (node.expression, node.this):
         operand = c.compile(side)
         if operand.kind != "timestamp":
-            c.fail(node, f"{sql_of(node)}: {sql_of(side)} is a {operand.kind}; it needs a timestamp")
+            c.fail(node, f"{sql_of(node)}: {sql_of(side)} is {a_kind(operand.kind)}; it needs a timestamp")
         operands.append(operand)
     start, end = (operand.expr.cast(pl.Int64) // UNITS[unit] for operand in operands)  # // rounds down
     return join(f"date_diff:{unit}", BIGINT, end - start, *operands)
 
 
-def interval(c: Compiler, node: exp.Interval) -> Compiled:
-    """INTERVAL '5' MINUTE, INTERVAL '1 hour 30 minutes' and the like."""
+def interval(c: Compiler, node: Any) -> Compiled:
+    """INTERVAL '5' MINUTE, INTERVAL '1 hour 30 minutes', to_minutes(5), '5 minutes'::INTERVAL and the like."""
     micros = microseconds(node)
     if micros is None:
         c.fail(node, f"{sql_of(node)} is no interval of a fixed length; write it as INTERVAL '5' MINUTE")
     return Compiled(pl.lit(micros, pl.Int64), INTERVAL, f"interval:{micros}", constant=micros)
 
 
-_TO = {f"to_{name.lower()}s": unit for name, unit in UNITS.items()}
+TO = {f"to_{name.lower()}s": unit for name, unit in UNITS.items()}
 
 
 def microseconds(node: Any) -> int | None:
@@ -130,8 +130,8 @@ def microseconds(node: Any) -> int | None:
         return from_text(node.this.name)
     if isinstance(node, exp.ToDays):
         return _whole(node.this, UNITS["DAY"])
-    if isinstance(node, exp.Anonymous) and node.name.lower() in _TO and len(node.expressions) == 1:
-        return _whole(node.expressions[0], _TO[node.name.lower()])
+    if isinstance(node, exp.Anonymous) and node.name.lower() in TO and len(node.expressions) == 1:
+        return _whole(node.expressions[0], TO[node.name.lower()])
     if not isinstance(node, exp.Interval):
         return None
     unit = node.unit.name if isinstance(node.unit, exp.Var) else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import secrets
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -14,7 +13,7 @@ from sqlglot import exp
 
 from beam_jobs.preprocessing.fields import Field
 from beam_jobs.preprocessing.pii import Protected
-from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, WindowFeature, join, roots, sql_of
+from beam_jobs.preprocessing.query.compiler import Compiled, Compiler, WindowFeature, a_kind, join, roots, sql_of
 from beam_jobs.preprocessing.query.intervals import to_text
 from beam_jobs.preprocessing.query.times import microseconds
 from beam_jobs.preprocessing.query.types import (
@@ -36,6 +35,8 @@ _FUNCTIONS: dict[type[exp.Expression], str] = {
     exp.Avg: "avg",
     exp.Min: "min",
     exp.Max: "max",
+    exp.LogicalOr: "max",  # bool_or, bool_and
+    exp.LogicalAnd: "min",
     exp.Stddev: "stddev_samp",
     exp.StddevSamp: "stddev_samp",
     exp.Variance: "var_samp",
@@ -53,16 +54,25 @@ _NAMES = (
     "quantile_cont, quantile_disc"
 )
 _TWO = {"this", "expression"}
+_ARGUMENTS: dict[type[exp.Expression], set[str]] = {
+    exp.Count: {"this", "big_int"},
+    exp.PercentileCont: _TWO,
+    exp.PercentileDisc: _TWO,
+    exp.Quantile: {"this", "quantile"},
+}
 _LONGEST_DAYS = 400
 _DAY = 86_400_000_000  # microseconds
 _EXACT_DOUBLE = 2**53  # integers up to here are doubles
 _SHARE = re.compile(r"[01]|[01]?\.\d{1,9}")  # as a decimal: of a double DuckDB counts otherwise
 _PREVIOUS = "last_value(x) OVER (... RANGE BETWEEN INTERVAL '1' HOUR PRECEDING AND CURRENT ROW EXCLUDE CURRENT ROW)"
+_CASE = "CASE inside can choose rows: sum(CASE WHEN ok THEN amount END)"
 _REMEDIES: dict[type[exp.Expression], str] = {
+    exp.Filter: _CASE,
     exp.Lag: f"lag passes over the frame, so it never ends; the previous value is {_PREVIOUS}",
     exp.Lead: "lead sees what is still to come; training and scoring would not mean the same",
     exp.ApproxDistinct: "count(DISTINCT x) is exact here",
     exp.IgnoreNulls: "NULL counts as a value there; choose rows with WHERE, in a sub-select if need be",
+    exp.AnyValue: "which value that is nothing says; use first_value, last_value, min or max",
 }
 _REMEDIES[exp.ApproxQuantile] = "quantile_cont(x, 0.9) is exact here"
 
@@ -72,6 +82,8 @@ def window(c: Compiler, node: exp.Window) -> Compiled:
     called = node.this.this if isinstance(node.this, exp.RespectNulls) else node.this
     if isinstance(called, exp.Anonymous) and called.name.lower() == "mean":
         called = exp.Avg(this=called.expressions[0] if len(called.expressions) == 1 else None)
+    if isinstance(called, exp.IgnoreNulls) and isinstance(called.this, exp.AnyValue):
+        called = called.this  # which passes over NULL
     function = _FUNCTIONS.get(type(called))
     if function is None:
         remedy = _REMEDIES.get(type(called), f"use one of {_NAMES} (CASE inside can choose rows)")
@@ -79,10 +91,13 @@ def window(c: Compiler, node: exp.Window) -> Compiled:
     definition = _definition(c, node)
     by, frame = _key(c, node, definition), _frame(c, node, definition)
     of = called.this
+    if of is None and isinstance(called, exp.Count):
+        of = exp.Star()
     if isinstance(of, exp.Distinct) and function == "count" and len(of.expressions) == 1 and not of.args.get("on"):
         function, of = "count_distinct", of.expressions[0]
     share = _share(c, called)
-    if called.args.get("expressions") or isinstance(of, exp.Distinct | exp.Order | None):
+    more = {name for name, value in called.args.items() if value} - _ARGUMENTS.get(type(called), {"this"})
+    if more or isinstance(of, exp.Distinct | exp.Order | None):
         c.fail(node, f"{sql_of(called)} is not supported as a window; it takes one argument and nothing else")
     if of.find(exp.Window):
         c.fail(
@@ -153,6 +168,8 @@ def _argument(c: Compiler, called: Any, function: str, of: Any) -> tuple[Compile
         return None, BIGINT
     if isinstance(called, exp.CountIf):
         return _number(c.boolean(of)), BIGINT
+    if isinstance(called, exp.LogicalOr | exp.LogicalAnd):
+        return _number(c.boolean(of)), BOOLEAN
     if function in ("avg", "stddev_samp", "var_samp"):
         return c.double(of), DOUBLE
     operand = c.compile(of)
@@ -168,7 +185,7 @@ def _argument(c: Compiler, called: Any, function: str, of: Any) -> tuple[Compile
         c.fail(called, f"{sql_of(called)}: texts are not kept, only counted: use count(DISTINCT x), or CASE inside")
     if function == "sum":
         if operand.kind not in ("number", "boolean"):
-            c.fail(called, f"{sql_of(of)} is a {operand.kind}; {sql_of(called)} needs a number")
+            c.fail(called, f"{sql_of(of)} is {a_kind(operand.kind)}; {sql_of(called)} needs a number")
         if operand.type == BOOLEAN or operand.type.name == "integer":
             return _number(operand), integer(INT128)
         if operand.type.exact and operand.type.bound <= _EXACT_DOUBLE:
@@ -200,7 +217,7 @@ def _ranked(c: Compiler, called: Any, function: str, of: Any) -> tuple[str, Comp
         operand = c.number(of, operand)
         type_ = operand.type
     if operand.kind in ("string", "interval") or (type_ == BOOLEAN and isinstance(called, exp.PercentileCont)):
-        c.fail(called, f"{sql_of(of)} is a {operand.kind}; {sql_of(called)} needs a number or a timestamp")
+        c.fail(called, f"{sql_of(of)} is {a_kind(operand.kind)}; {sql_of(called)} needs a number or a timestamp")
     if type_ == BOOLEAN:
         return "quantile_disc", _number(operand), type_
     if type_ == TIMESTAMP:
@@ -235,14 +252,20 @@ def _distinguished(operand: Compiled) -> Compiled:
     )
 
 
-# Of this process, as the history of a partition is: no two processes compare them, and nobody can aim at collisions.
-_SEED = secrets.randbits(64)
+# The same in each process: what a partition's history knows may come from a snapshot of another one (hashes_stamp).
+_SEED = 0x9E3779B97F4A7C15
 _FINITE = np.uint64(0xFFFF_FFFF_FFFF_FFFF ^ 1 << 62)  # without this bit no pattern is NaN or infinite
 
 
 def _hashes(values: pl.Series) -> pl.Series:
     hashed = pl.Series((values.hash(_SEED).to_numpy() & _FINITE).view(np.float64))
     return pl.select(pl.when(values.is_not_null()).then(hashed)).to_series() if values.null_count() else hashed
+
+
+def hashes_stamp() -> bytes:
+    """Another one where hashes are others, as by another release of Polars, or perhaps on another processor."""
+    samples = (pl.Series(["a text", ""]), pl.Series([1 << 60]), pl.Series([1 << 70], dtype=pl.Int128))
+    return b"".join(values.hash(_SEED).to_numpy().tobytes() for values in samples)
 
 
 # Which rows are meant.
@@ -271,7 +294,7 @@ def _key(c: Compiler, node: exp.Window, definition: exp.Window) -> str | None:
     if field is None:
         c.fail(node, f"{sql_of(node)}: windows have the form {_form(c)}, or PARTITION BY one other field")
     if field.kind not in ("string", "number") or field.floating or field.label or field.name == c.event_time:
-        what = "the label" if field.label else f"a {field.kind}"
+        what = "the label" if field.label else a_kind(field.kind)
         c.fail(node, f"PARTITION BY {field.name}: it is {what}; a key is a text, an int or a long")
     if field.pii and field.kind != "string":
         c.fail(node, f"PARTITION BY {field.name}: personal data (pii: {field.pii}) has a pseudonym only as a text")
@@ -324,7 +347,12 @@ def _frame(c: Compiler, node: exp.Window, definition: exp.Window) -> Frame:
         or exclude not in ("NO OTHERS", "CURRENT ROW")
         or given
     ):
-        c.fail(node, f"{sql_of(node)}: windows have the form {form}")
+        why = ""
+        if kind not in (None, "RANGE"):
+            why = f" {kind} depends on how many rows came, not on time;"
+        elif "FOLLOWING" in (start_side, end_side):
+            why = " what follows is not known yet when a row is scored;"
+        c.fail(node, f"{sql_of(node)}:{why} windows have the form {form}")
     start_us, hop_us = _start(c, start)
     end_us = 0 if end_side is None else _length(c, end, 0)
     if start_us < end_us:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +11,13 @@ from random import Random
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from beam_jobs import metrics
 from beam_jobs.block import Block, Stretch
 from beam_jobs.io.kafka.topic import KafkaLog
+from beam_jobs.preprocessing import compile_sql
 from beam_jobs.steps.windows import HISTORIES
 from beam_jobs.storage import files
 from beam_jobs.storage.snapshots import writer
@@ -159,3 +163,44 @@ def test_snapshots_that_cant_be_written_or_listed_stop_nothing(tmp_path: Path) -
     (tmp_path / "file").write_text("")
     found, _ = behind(cluster, topic, 20, {"snapshots": str(tmp_path / "file/below"), "snapshot_s": 0.0})
     assert found == {place: row for place, row in by_the_log(cluster, topic).items() if place[1] >= 20}
+
+
+DISTINCT = """
+SELECT card, at, count(DISTINCT shop) OVER w AS shops, count(DISTINCT shop || '!') OVER w AS loud,
+       count(DISTINCT number) OVER w AS numbers, count(DISTINCT number * number) OVER w AS squares
+FROM events
+WINDOW w AS (PARTITION BY card ORDER BY at RANGE BETWEEN INTERVAL '1' HOUR PRECEDING AND CURRENT ROW)
+"""
+
+
+def distinct_rows(start: int) -> tuple[Any, pa.RecordBatch]:
+    """A query that counts texts and large numbers, and eight rows in which each of three comes again and again."""
+    time = {"type": "long", "logicalType": "timestamp-millis"}
+    types = {"card": "string", "at": time, "shop": "string", "number": "long"}
+    schema = {"type": "record", "name": "E", "fields": [{"name": name, "type": type_} for name, type_ in types.items()]}
+    numbers = range(start, start + 8)
+    rows = {
+        "card": ["c"] * 8,
+        "at": pa.array([1000 * n for n in numbers], pa.timestamp("ms", "UTC")),
+        "shop": [f"shop {n % 3}" for n in numbers],
+        "number": [2**60 + n % 3 for n in numbers],
+    }
+    return compile_sql(DISTINCT, schema, key="card", event_time="at"), pa.record_batch(rows)
+
+
+def test_another_process_takes_equal_values_for_equal(tmp_path: Path) -> None:
+    """Hashes stand for texts, and what a process knows of a partition may go on in another one."""
+    program = (
+        "import sys, numpy; from tests.property.windows.test_snapshots import distinct_rows; "
+        "query, rows = distinct_rows(0); history = query.history(); query.apply(rows, history); "
+        "numpy.savez(sys.argv[1], **history.held()); print(query.state_key())"
+    )
+    held = tmp_path / "held.npz"
+    done = subprocess.run([sys.executable, "-c", program, str(held)], check=True, capture_output=True, text=True)
+    query, rows = distinct_rows(8)
+    assert done.stdout.strip() == query.state_key()
+    history = query.history()
+    with np.load(held) as arrays:
+        history.restore({name: arrays[name] for name in arrays.files})
+    found = query.apply(rows, history).rows
+    assert {name: found[name].to_pylist() for name in query.features} == dict.fromkeys(query.features, [3.0] * 8)

@@ -152,7 +152,12 @@ def test_pickles() -> None:
         ("mode(speed) OVER w", "not supported as a window"),
         ("count(DISTINCT speed, load) OVER w", "takes one argument and nothing else"),
         ("count(speed, load) OVER w", "takes one argument and nothing else"),
-        ("sum(speed) FILTER (WHERE load > 1) OVER w", "CASE inside can choose rows"),
+        ("sum(speed) FILTER (WHERE load > 1) OVER w", "CASE inside can choose rows: sum(CASE WHEN"),
+        *(
+            (f"{call} OVER w", "takes one argument and nothing else")
+            for call in ("max(speed, 2)", "first(speed, load)")
+        ),
+        ("any_value(speed) OVER w", "use first_value, last_value, min or max"),
         ("avg(speed ORDER BY load) OVER w", "takes one argument and nothing else"),
         ("avg(avg(speed) OVER w) OVER w", "a window of a window"),
         ("avg(model) OVER w", "needs a number"),
@@ -182,7 +187,7 @@ def test_pickles() -> None:
             "(at - time_bucket(INTERVAL '1 hour', at - INTERVAL '7 day')) PRECEDING AND CURRENT ROW)",
             "a quantile needs every row of its window, and the hop form keeps none; write RANGE BETWEEN INTERVAL",
         ),
-        ("at - last_value(at) OVER w", "x is a interval, which is no feature; use EXTRACT(epoch FROM"),
+        ("at - last_value(at) OVER w", "x is an interval, which is no feature; use EXTRACT(epoch FROM"),
         ("sum(at) OVER w", "needs a number"),
         ("avg(age) OVER w", "x shows age, personal data"),
         ("count(card) OVER w", "x shows card, personal data"),
@@ -200,11 +205,14 @@ def test_pickles() -> None:
         (f"avg(speed) OVER (PARTITION BY id ORDER BY speed {MINUTE})", "windows have the form"),
         (f"avg(speed) OVER (PARTITION BY nobody ORDER BY at {MINUTE})", "unknown column nobody"),
         ("avg(speed) OVER (PARTITION BY id ORDER BY at)", "windows have the form"),
-        (f"avg(speed) OVER (PARTITION BY id ORDER BY at {MINUTE.replace('RANGE', 'ROWS')})", "windows have the form"),
+        (
+            f"avg(speed) OVER (PARTITION BY id ORDER BY at {MINUTE.replace('RANGE', 'ROWS')})",
+            "ROWS depends on how many rows came, not on time; windows have the form",
+        ),
         (f"avg(speed) OVER (PARTITION BY id ORDER BY at {MINUTE} EXCLUDE TIES)", "windows have the form"),
         (
             f"avg(speed) OVER (PARTITION BY id ORDER BY at {MINUTE.replace('CURRENT ROW', 'UNBOUNDED FOLLOWING')})",
-            "windows have the form",
+            "what follows is not known yet when a row is scored; windows have the form",
         ),
         (
             "avg(speed) OVER (PARTITION BY id ORDER BY at RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)",
