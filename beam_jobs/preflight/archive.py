@@ -38,6 +38,7 @@ from beam_jobs.preflight.addresses import (
     stream_source,
     window_settings,
 )
+from beam_jobs.preflight.kept_log import check_kept_log, history_of_log
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.second_topic import SecondTopic, second_topic
 from beam_jobs.preflight.workers import (
@@ -152,6 +153,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
     if content == "features" and source.gives != "features":
         windows = window_settings(parsed, preprocessor, source)
         source = source.keyed() if preprocessor.windows else source
+        check_kept_log(preflight, source, history_of_log(preprocessor), windows)
         second = second_topic(preflight, use_case, source, f"{preprocessor.fingerprint} {carried(use_case)}")
     dead = sink(parsed, bad.dead_letters)
     prepare_outputs(preflight, [dead], source)

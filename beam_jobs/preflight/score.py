@@ -23,6 +23,7 @@ from beam_jobs.preflight.addresses import (
     stream_source,
     window_settings,
 )
+from beam_jobs.preflight.kept_log import check_kept_log, history_of_log
 from beam_jobs.preflight.reach import Preflight
 from beam_jobs.preflight.second_topic import SecondTopic, second_topic
 from beam_jobs.preflight.workers import (
@@ -154,6 +155,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
     if source.gives != "features":
         windows = window_settings(parsed, preprocessor, source)
         source = source.keyed() if preprocessor.windows else source
+        check_kept_log(preflight, source, history_of_log(preprocessor), windows)
         second = second_topic(preflight, use_case, source, preprocessor.fingerprint)
     prepare_outputs(preflight, outputs.values(), source)
     writers = schema_source(preflight, use_case.schema, settings, source)
