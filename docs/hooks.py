@@ -78,5 +78,6 @@ def _resolved(file: File, link: str) -> str:
 
 
 def _page(path: str) -> str | None:
-    """The page of the site that shows a file of the repository, or the file of ``docs/`` it is."""
-    return PAGES.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else None)
+    """The page of the site that shows a file of the repository, or the file of ``docs/`` it is; this one is code."""
+    own = path.startswith("docs/") and not path.endswith(".py")
+    return PAGES.get(path) or (path.removeprefix("docs/") if own else None)

@@ -180,6 +180,10 @@ def test_the_site_has_every_page_and_file_that_is_linked(site: Path) -> None:
     assert pages <= {path.stem for path in site.glob("*.html")}
     assert (site / "source/schemas/alert.avsc.txt").read_text() == (ROOT / "schemas/alert.avsc").read_text()
     assert "source/schemas/dead_letter.avsc.txt" in (site / "operations.html").read_text()
+    link = re.compile(r"<a\b[^>]*?href=\"?([^\s\"#:>]+)(?=[\s\"#>])")
+    for page in site.glob("*.html"):
+        linked = link.findall(page.read_text())
+        assert [to for to in linked if not (page.parent / to).exists() and page.name != "404.html"] == [], page.name
 
 
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
