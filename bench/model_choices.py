@@ -20,7 +20,7 @@ from beam_jobs.sandbox.fleet import Fleet, history
 from beam_jobs.use_case import load_use_case
 from model.kinds import tf
 from model.kinds.autoencoder import keras_network as autoencoder
-from model.kinds.autoencoder.keras_network import CLIP, ResidualModel
+from model.kinds.autoencoder.keras_network import CLIP, RESIDUAL_FLOOR, ResidualModel
 from model.kinds.autoencoder.scaling import Scaling
 from model.training.distribution import ScoreDistribution
 from model.training.evaluate import evaluate
@@ -49,7 +49,7 @@ def variants(train: Floats) -> Iterator[tuple[str, Score]]:
         scaled = residuals / fitted.spread
         return (scaled + np.clip(scaled, -CLIP, CLIP) @ fitted.cross) / spread
 
-    rms = np.sqrt((deviations**2).mean(axis=0))
+    rms = np.maximum(np.sqrt((deviations**2).mean(axis=0)), RESIDUAL_FLOOR)  # a constant reading has none
     yield "mean squared error", lambda r: (r**2).mean(axis=1)
     yield "in residual spreads", lambda r: ((r / fitted.spread) ** 2).mean(axis=1)
     yield "less what the others predict", lambda r: (deviation(r, rms) ** 2).mean(axis=1)
