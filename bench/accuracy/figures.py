@@ -56,8 +56,9 @@ def write(path: Path, figures: Figures, sentences: Mapping[str, str], run: Mappi
     """Means under their paths, and under "each" every training's figure."""
     data: dict[str, Any] = {**run, "said": dict(sorted(sentences.items()))}
     for name, values in sorted(figures.items()):
-        _put(data, name.split("."), _short(mean(values)))
-        _put(data, ["each", *name.split(".")], [_short(value) for value in values])
+        shown = [_short(value) for value in values]
+        _put(data, name.split("."), _short(mean(shown)))
+        _put(data, ["each", *name.split(".")], shown)
     path.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -65,6 +65,14 @@ def test_figures_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert '"clean": {\n   "rate": 0.5' in (tmp_path / "figures.json").read_text()
 
 
+def test_a_part_that_is_measured_again_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    """What a run keeps of the file before, it writes as it was: a mean is that of the figures beside it."""
+    write(tmp_path / "first.json", {"six.rate": [0.1000004, 0.1000004, 0.1000008]}, {}, {})
+    kept, said, run = read(tmp_path / "first.json")
+    write(tmp_path / "second.json", kept, said, run)
+    assert (tmp_path / "second.json").read_text() == (tmp_path / "first.json").read_text()
+
+
 def test_goals_are_met_and_missed() -> None:
     reached = {
         **{f"shuttle.{name}": [0.9995, 0.9996] for name in ("batch_roc_auc", "normal_roc_auc")},
