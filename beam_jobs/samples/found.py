@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def look(source: str, options: Options) -> Found:
     if scheme in ("http", "https"):
         return _subject(source, options)
     if scheme == "kafka":
-        return _topic(KafkaAddress.parse(source), options)
+        return _plain(_topic(KafkaAddress.parse(source), options))
     readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _json, ".ndjson": _json, ".parquet": _parquet, ".avro": _avro}
     path = local_path(source) if scheme in ("", "file") else Path(source)
     if scheme not in ("", "file") or path.suffix not in readers:
@@ -88,7 +88,16 @@ def look(source: str, options: Options) -> Found:
         )
     if not path.is_file():
         raise UserError(f"{source}: no such file; check the path")
-    return readers[path.suffix](path, options)
+    return _plain(readers[path.suffix](path, options))
+
+
+def _plain(found: Found) -> Found:
+    """The same with enums and categories (pandas, polars) as the values they stand for, which can be counted."""
+    if found.rows is None:
+        return found
+    coded = [pa.types.is_dictionary(f.type) for f in found.rows.schema]
+    columns = [c.cast(c.type.value_type) if is_ else c for c, is_ in zip(found.rows.columns, coded, strict=True)]
+    return replace(found, rows=pa.table(columns, names=found.rows.column_names))
 
 
 def _csv(path: Path, options: Options) -> Found:

@@ -186,6 +186,37 @@ def test_other_files(tmp_path: Path, kind: str) -> None:
     assert passes(tmp_path, file.name)
 
 
+@pytest.mark.parametrize("coded", ["machine", "mode", "grade"])
+def test_categories_of_parquet_are_what_they_stand_for(tmp_path: Path, coded: str) -> None:
+    """pandas and polars write few texts, or numbers, as an index and a dictionary."""
+    columns = {
+        "machine": pa.array([f"m{n % 3}" for n in range(12)]),
+        "at": pa.array([1795330800000 + n for n in range(12)]),
+        "mode": pa.array(["run" if n % 2 else None for n in range(12)]),
+        "grade": pa.array([n % 5 for n in range(12)]),
+    }
+    columns[coded] = columns[coded].dictionary_encode()
+    pq.write_table(pa.table(columns), tmp_path / "readings.parquet")
+    assert init.main([str(tmp_path / "readings.parquet"), "--output", str(tmp_path / "pumps"), "--events"]) == 0
+    use_case = load_use_case(str(tmp_path / "pumps"))
+    assert (use_case.key, use_case.preprocessor().features) == ("machine", ("grade",))
+    assert passes(tmp_path, "readings.parquet")
+    assert passes(tmp_path, "pumps/events")
+
+
+def test_enums_of_avro_are_texts(tmp_path: Path) -> None:
+    mode = {"type": "enum", "name": "Mode", "symbols": ["run", "idle"]}
+    types = {"mode": mode, "at": {"type": "long", "logicalType": "timestamp-millis"}, "x": "double"}
+    schema = {"type": "record", "name": "R", "fields": [{"name": name, "type": kind} for name, kind in types.items()]}
+    rows = [{"mode": "run" if n % 2 else "idle", "at": 1795330800000 + n, "x": n * n / 2} for n in range(12)]
+    with (tmp_path / "readings.avro").open("wb") as file:
+        fastavro.writer(file, schema, rows)
+    assert init.main([str(tmp_path / "readings.avro"), "--output", str(tmp_path / "pumps"), "--events"]) == 0
+    assert load_use_case(str(tmp_path / "pumps")).preprocessor().features == ("x",)
+    assert passes(tmp_path, "readings.avro")
+    assert passes(tmp_path, "pumps/events")
+
+
 def test_a_subject_of_a_registry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its tags are believed, and its names decide."""
     with RegistryServer() as registry:
