@@ -353,6 +353,23 @@ class PositionsContract(SourceSuite):
             assert first is not None
             assert first.positions == {0: expected}, asked
 
+    def test_offsets_the_topic_does_not_have_are_told(self, cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+        if not self.exact_ends:
+            pytest.skip("this broker's high watermarks are not exact, and a start is checked against them")
+        topic = cluster.create()
+        cluster.write(topic, numbered(60))
+        cluster.delete_before(topic, 0, 40)
+        for asked, found in (("0:7", 40), ("0:999", 60)):
+            caplog.clear()
+            first = self.live(cluster, topic, start=OffsetSpec.parse(asked)).split(1)[0].first
+            assert first is not None
+            assert first.positions == {0: found}
+            assert f"no offset {asked[2:]} in partition 0, which has 40 to 60: reading begins at {found}" in caplog.text
+        caplog.clear()
+        self.bounded(cluster, topic, start=OffsetSpec.parse("0:40"), until=OffsetSpec.parse("0:61")).split(1)
+        (message,) = [message for message in caplog.messages if "there is no offset" in message]
+        assert message.endswith("no offset 61 in partition 0, which has 40 to 60: reading ends at 60")
+
     def test_a_group_with_members_is_refused_at_the_start(self, cluster: Cluster) -> None:
         if not self.members:
             pytest.skip("this broker's groups take too long")

@@ -88,7 +88,13 @@ def test_registry_down(fails: Fails) -> None:
 
 def test_model_missing(fails: Fails, trained_model: Path) -> None:
     assert "no such folder" in fails(model="no/such/models")
+
     assert "champion" in fails(model=f"{trained_model}@challenger")
+
+
+@pytest.mark.parametrize("option", [{"from": "5:0"}, {"until": "0:1,5:0"}])
+def test_a_partition_that_is_not_there(fails: Fails, option: dict[str, str]) -> None:
+    assert "the topic has no partition 5 (it has 1)" in fails(**option)
 
 
 def test_model_changed(fails: Fails, trained_model: Path, tmp_path: Path) -> None:

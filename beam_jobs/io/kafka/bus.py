@@ -10,6 +10,7 @@ from beam_jobs.io.bus import Bus
 from beam_jobs.io.kafka.address import EXAMPLE, KafkaAddress
 from beam_jobs.io.kafka.client import check_group, check_topic
 from beam_jobs.io.kafka.config import client_config
+from beam_jobs.io.kafka.start import check_named
 from beam_jobs.io.kafka.transforms import KafkaInput, KafkaOutput
 from beam_jobs.io.position import OffsetSpec
 from beam_jobs.io.source import Checks, Wanted
@@ -27,7 +28,15 @@ class KafkaBus:
         address, options = KafkaAddress.parse(uri), wanted.options
         config = client_config(options, "input")
         live = wanted.until is None
-        there = partial(check_topic, address, config, timeout_s=checks.timeout_s)
+        start = OffsetSpec.parse(wanted.start_from or ("latest" if live else "earliest"))
+        until = None if wanted.until is None else OffsetSpec.parse(wanted.until)
+
+        def there() -> None:
+            partitions = check_topic(address, config, timeout_s=checks.timeout_s)
+            for position in (start, until):
+                if position is not None:
+                    check_named(address, position, partitions)
+
         checks.ask(address.place, f"topic {address.topic}", there)
         # What a live job has read is committed to a group of its own.
         keep = live if wanted.keep_position is None else wanted.keep_position
@@ -39,8 +48,8 @@ class KafkaBus:
             address,
             config,
             group_id,
-            OffsetSpec.parse(wanted.start_from or ("latest" if live else "earliest")),
-            None if wanted.until is None else OffsetSpec.parse(wanted.until),
+            start,
+            until,
             fetch=options["fetch"],
             blocks=wanted.blocks,
             io=options["kafka_io"],

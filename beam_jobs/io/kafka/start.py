@@ -101,6 +101,10 @@ def begin(
         ends = {p: max(ends[p], at) for p, at in positions.items()}
     elif start.kind is OffsetKind.LATEST:
         _tell_passed(transport, {p: bounds[p] for p in positions if p not in committed})
+    if not late:
+        _tell_moved(transport, start, {p: bounds[p] for p in positions if p not in acknowledged}, "reading begins")
+    if until is not None:
+        _tell_moved(transport, until, {p: bounds[p] for p in positions}, "reading ends")
     epochs = {p: committed[p].epoch for p in acknowledged if p in positions and committed[p].epoch >= 0}
     kept = {p: offset for p, offset in acknowledged.items() if p in positions}
     control.begin(Positions(topic_id, positions, epochs), kept)
@@ -131,6 +135,23 @@ def _tell_passed(transport: Transport, bounds: Mapping[int, tuple[int, int]]) ->
         )
 
 
+def _tell_moved(transport: Transport, spec: OffsetSpec, bounds: Mapping[int, tuple[int, int]], what: str) -> None:
+    """Warns of offsets that the command line names and the topic does not have: gone, or not there yet."""
+    for p, wanted in spec.offsets:
+        if p in bounds and not bounds[p][0] <= wanted <= bounds[p][1]:
+            low, high = bounds[p]
+            _LOGGER.warning(
+                "%s: there is no offset %d in partition %d, which has %d to %d: %s at %d",
+                transport,
+                wanted,
+                p,
+                low,
+                high,
+                what,
+                min(max(wanted, low), high),
+            )
+
+
 def anew(
     transport: Transport, on_lost: OnLost, old: str, new: str, bounds: Mapping[int, tuple[int, int]]
 ) -> dict[int, int]:
@@ -159,13 +180,16 @@ def check_commits(control: Control, patience_s: float) -> None:
         raise UserError(refused)
 
 
-def _named(transport: Transport, spec: OffsetSpec, partitions: list[int]) -> list[int]:
-    named = dict(spec.offsets)
-    unknown = sorted(named.keys() - set(partitions))
+def check_named(topic: object, spec: OffsetSpec, partitions: int) -> None:
+    """Raises UserError where a position names a partition that the topic does not have."""
+    unknown = [p for p, _ in spec.offsets if p >= partitions]
     if unknown:
-        raise UserError(
-            f"{transport}: position {spec}: the topic has no partition {unknown[0]} (it has {len(partitions)})"
-        )
+        raise UserError(f"{topic}: position {spec}: the topic has no partition {unknown[0]} (it has {partitions})")
+
+
+def _named(transport: Transport, spec: OffsetSpec, partitions: list[int]) -> list[int]:
+    check_named(transport, spec, len(partitions))
+    named = dict(spec.offsets)
     left_out = sorted(set(partitions) - named.keys())
     if left_out:
         _LOGGER.warning(
