@@ -17,6 +17,7 @@ time. An alias is what moves; a change replaces the file in one step, and of two
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
 import os
@@ -41,6 +42,8 @@ from model.manifest import Manifest
 from model.signature import MODEL_KEY, SIGNATURE_BYTES, SIGNING_KEY, Signer, Verifier
 
 CHAMPION = "champion"  # what jobs score with unless told otherwise
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what only writing meets
 
 Folder = str | os.PathLike[str]  # of a model: a local path, or gs://
 
@@ -183,7 +186,7 @@ def promote(model: Folder, version: str, alias: str = CHAMPION, only_if_absent: 
             return None
         return (json.dumps({**known, alias: version}, indent=2, sort_keys=True) + "\n").encode()
 
-    with _writing(model):
+    with files.writing(f"--registry {model}", begun=False):
         old = files.update(path, change)
     return None if old is None else _aliases(path, old).get(alias)
 
@@ -200,7 +203,7 @@ def sign(spec: str, signing_key: str, use_case: str | None = None) -> ModelVersi
     """
     signer, found = Signer(signing_key), resolve(spec, use_case)
     manifest.check_files(found.path, manifest.read(found.path, found.digest))
-    with _writing(found.folder):
+    with files.writing(f"--registry {found.folder}"):
         files.write_bytes(
             f"{found.folder}/{manifest.SIGNATURE}", signer.signature((found.path / manifest.FILE_NAME).read_bytes())
         )
@@ -237,18 +240,19 @@ def new_version(registry: str, name: str) -> Iterator[Draft]:
     """A folder to write a version into; it becomes the version when the block ends, or vanishes with an exception.
 
     Raises:
-      UserError: no permission to write.
+      UserError: no permission to write, or no room.
     """
     if not manifest.NAME.fullmatch(name):
         raise UserError(f"model name {name!r}: use letters, digits, '.', '_' and '-'")
     root = files.root_of(registry)
     files.check_access(root)
     model = f"{root}/{name}"
-    with _writing(model):
+    with files.writing(f"--registry {model}", begun=False):
         draft = _reserve(model)
     try:
-        yield draft
-        with _writing(model):
+        with _filling(f"--registry {model}"):
+            yield draft
+        with files.writing(f"--registry {model}", begun=False):
             _publish(draft)
     finally:
         shutil.rmtree(draft.path, ignore_errors=True)
@@ -309,13 +313,22 @@ def _models(root: str) -> list[str]:
 
 
 @contextmanager
-def _writing(model: str) -> Iterator[None]:
+def _filling(where: str) -> Iterator[None]:
+    """Around what writes a version: a folder that takes nothing more is one line, whoever writes there.
+
+    What else goes wrong is let through: not all that a training reads and writes is in the registry.
+    """
     try:
         yield
-    except OSError as error:
-        raise UserError(
-            f"--registry {model}: can't be written ({error.strerror}); use a folder you may write to"
-        ) from error
+    except UserError:
+        raise
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        full = next((n for n in _FULL if n == number or (number is None and os.strerror(n) in str(error))), None)
+        if full is None:
+            raise
+        with files.writing(where):
+            raise OSError(full, os.strerror(full)) from error
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -157,11 +158,24 @@ def test_a_file_in_the_way_of_the_registry(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("x.pb; No space left on device")]
+)
+def test_a_full_disk_is_one_line_whoever_writes(tmp_path: Path, error: Exception) -> None:
+    """Arrays, graphs and pages are written by others, with errors of their own."""
+    wanted = r"--registry .*models/cars: can't be written \(No space left on device\); free space and start again"
+    with pytest.raises(UserError, match=wanted), new_version(str(tmp_path / "models"), "cars"):
+        raise error
+    assert not list((tmp_path / "models/cars/versions").iterdir())
+    with pytest.raises(FileNotFoundError), new_version(str(tmp_path / "models"), "cars"):
+        (tmp_path / "data.csv").read_text()
+
+
 @as_user
 def test_no_permission_to_write(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     try:
-        with pytest.raises(UserError, match=r"can't be written \(Permission denied\)"):
+        with pytest.raises(UserError, match=r"can't be written \(.*Permission denied\); give this account"):
             publish(tmp_path)
     finally:
         tmp_path.chmod(0o755)
