@@ -84,8 +84,9 @@ class Inputs:
         keys = plain(rows.column(name if instead is None else instead.column)).cast(pa.string())
         if by is None:
             return keys
-        marked = pc.binary_join_element_wise("=", keys, "")  # NULL is no text that begins so
-        return marked.fill_null("") if marked.null_count else marked
+        marked = pc.binary_join_element_wise("=", keys, "")
+        # No text begins so; an empty key would not do: librdkafka takes another partition for it each time.
+        return marked.fill_null("-") if marked.null_count else marked
 
 
 @dataclass(frozen=True)

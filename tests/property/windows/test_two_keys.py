@@ -120,7 +120,8 @@ def written(cluster: FakeCluster, topic: str, block: Block, chance: Random, whol
     by_partition: dict[int, list[Record]] = {q: [] for q in range(PARTITIONS)}
     columns = [block.column(name).to_pylist() for name in ("key", "value", "partition")]
     for key, value, chosen, stamp in zip(*columns, millis_of(block.column("timestamp")).tolist(), strict=True):
-        q = chosen if chosen >= 0 else zlib.crc32(key) % PARTITIONS
+        by_key = zlib.crc32(key) % PARTITIONS if key else chance.randrange(PARTITIONS)  # as librdkafka has it
+        q = chosen if chosen >= 0 else by_key
         by_partition[q].append(Record(value, key, q, stamp))
     for q in chance.sample(sorted(by_partition), PARTITIONS):
         there = by_partition[q]
