@@ -14,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
 import use_cases
 from beam_jobs.sandbox.fleet import Fleet
 from demo.history import write_history
 from tests.integration.archives import SMALL, fail_bundle, kill_at_random, kill_child, positions, report, rows
 from tests.integration.topics import Topics, framed, run
-from tests.services.job import DEVNULL, Job
+from tests.services.job import DEVNULL, Job, finished
 
 pytestmark = pytest.mark.integration
 
@@ -141,6 +142,22 @@ def finishes_as_duckdb_says(command: list[str], events: pa.RecordBatch, tmp_path
     assert max(positions(found).values()) == 1
     assert features(found) == said_by_duckdb(events)
     return int(counted["reread"])
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "said"), [([], 2, "error: "), (["--short_history", "warn"], 0, "warning: ")]
+)
+def test_a_topic_that_loses_records_is_told_of(
+    topics: Topics, use_case: str, tmp_path: Path, more: list[str], status: int, said: str
+) -> None:
+    name = topics.name(f"compacted-{status}")
+    settings = {"cleanup.policy": "compact", "retention.ms": "60000"}
+    admin = AdminClient({"bootstrap.servers": topics.servers})
+    admin.create_topics([NewTopic(name, 2, 1, config=settings)])[name].result(30)
+    done = finished([word.replace(topics.name("events"), name) for word in archive(topics, use_case, tmp_path, *more)])
+    assert done.returncode == status, done.stderr
+    assert f"{said}kafka://{topics.servers}/{name}: its cleanup.policy is compact, which leaves" in done.stderr
+    assert status or "its retention.ms is 60000 (1 min), and windows are rebuilt from 1 h 17 min" in done.stderr
 
 
 def test_on_prism(topics: Topics, use_case: str, tmp_path: Path, prism_binary: Path) -> None:

@@ -268,8 +268,9 @@ def _reason(errors: list[KafkaError], failure: KafkaError) -> str:
 def topic_settings(address: KafkaAddress, config: KafkaConfig, timeout_s: float = CHECK_TIMEOUT_S) -> dict[str, str]:
     """The settings of a topic; none where the broker does not tell them."""
     resource = ConfigResource(ConfigResource.Type.TOPIC, address.topic)
+    admin = _admin(address, config)  # whose end would end the question
     try:
-        found = _admin(address, config).describe_configs([resource], request_timeout=timeout_s)[resource].result()
+        found = admin.describe_configs([resource], request_timeout=timeout_s)[resource].result()
     except KafkaException as error:
         _LOGGER.debug("%s: its settings are not known: %s", address, one_line(error))
         return {}
