@@ -19,7 +19,7 @@ from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError, listed
 from beam_jobs.preprocessing.fields import Field, fields_of
 from beam_jobs.samples.found import Found
-from beam_jobs.samples.personal import looks_personal
+from beam_jobs.samples.personal import Tag, looks_personal
 
 NONE = "none"  # said of --key or --label: there is none
 PII_KEY = "env:HIGHBEAM_PII_KEY"
@@ -31,7 +31,7 @@ _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)  # in Avro
 _DATE_PARTS = re.compile("year|month|day|week|quarter|day_of_(week|month|year)|week_of_year", re.IGNORECASE)
 _TIME_WORDS = re.compile(r"time|timestamp|ts|date|datetime|day|at|when|created|occurred|ds", re.IGNORECASE)
 _KEY_WORDS = re.compile(
-    r"id|key|device|machine|unit|sensor|car|vehicle|account|acct|station|room|pump|engine|customer|user|card|host|"
+    r"id|key|device|machine|unit|sensor|car|vehicle|account|acct|station|room|pump|engine|customer|user|card|cc|host|"
     r"server|serial|asset|meter|site|line|tailnum",
     re.IGNORECASE,
 )
@@ -40,9 +40,12 @@ _LABEL_WORDS = re.compile(
     re.IGNORECASE,
 )
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+# Names that end so, of texts or of numbers: first and last names, places.
+_PAIRS: tuple[tuple[str, str, Tag], ...] = (("first", "last", "direct"), ("lat", "long", "quasi"))
 _UNITS = {"seconds": (3e8, 4.2e9), "milliseconds": (3e11, 4.2e12), "microseconds": (3e14, 4.2e15)}  # 1979 to 2103
 _MOSTLY_EMPTY = 0.2  # of the rows: such a column is offered, not taken
 _FEW_EMPTY = 0.01  # of the rows: they are refused where the column is the key
+_MANY = 100  # rows: fewer may grow by chance
 _REPEATS = 2  # rows a key, on average, at least
 
 
@@ -330,6 +333,12 @@ def _tags(columns: _Columns, found: Found, kept: set[str | None]) -> dict[str, s
     if any("pii" in f for f in columns.fields.values()):
         return {}
     tags = {name: looks_personal(name, columns.rows.get(name)) for name in columns.fields if name not in kept}
+    ends = {name: (_WORDS.findall(name) or [name])[-1].lower() for name in tags}
+    texts = {name for name in tags if _value(columns.fields[name]["type"]) == "string"}
+    for one, other, tag in _PAIRS:  # neither word says it alone
+        pair = {name for name, end in ends.items() if end in (one, other) and (name in texts) == (tag == "direct")}
+        if {one, other} <= {ends[name] for name in pair}:
+            tags |= {name: tag for name in pair if not tags[name]}
     return {name: tag for name, tag in tags.items() if tag}
 
 
@@ -379,7 +388,7 @@ def _sql(
             continue
         values = columns.rows.get(name)
         if known.kind in ("number", "boolean"):
-            reason = _no_feature(values, known.kind) or _calendar(name)
+            reason = _no_feature(values, known.kind) or _calendar(name, values)
             if reason:
                 offered.append((name, reason))
                 continue
@@ -417,11 +426,15 @@ def _no_feature(values: pa.ChunkedArray | None, kind: str) -> str | None:
         step = pc.pairwise_diff(values.combine_chunks())
         if pc.count_distinct(step.drop_null()).as_py() == 1:
             return "counts the rows"
+        if len(values) >= _MANY and pc.min(step).as_py() > 0:
+            return "only grows: what it will be was never trained on"
     return None
 
 
-def _calendar(name: str) -> str | None:
-    """A month that was not trained on is strange, whatever is measured in it."""
+def _calendar(name: str, values: pa.ChunkedArray | None) -> str | None:
+    """A month that was not trained on is strange, whatever is measured in it; so is every time to come."""
+    if values is not None and _named_like(name, _TIME_WORDS) and _unit_of(values):
+        return "a time: what it will be was never trained on"
     return "a part of the date, not of what happens" if _DATE_PARTS.fullmatch(name) else None
 
 

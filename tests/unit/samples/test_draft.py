@@ -318,6 +318,30 @@ def test_nothing_is_written_over_unless_it_is_to_be(tmp_path: Path) -> None:
         init.main([*words, str(tmp_path / "my-pumps")])
 
 
+def test_somebodys_payments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Card numbers that are read as numbers are no features, nor are times and numbers that only grow."""
+    monkeypatch.setenv("HIGHBEAM_PII_KEY", "0123456789abcdef" * 2)
+    cards = ["4111111111111111", "5500005555555559", "4012888888881881"]
+    header = "trans_num,posted,cc_num,amt,first,last,lat,merch_long,unix_time,first_amt,last_amt,city_pop"
+    lines = [
+        f"{7 * n + n % 3},2026-11-22T{n // 60:02}:{n % 60:02}:00Z,{cards[n % 3]},{n * n % 97}.5,Ann,Lee,"
+        f"4{n % 9}.5,-8{n % 7}.5,"
+        f"{1795330800 + 60 * n + n % 2},{n % 11},{n % 13},{n * 31 % 1009}\n"
+        for n in range(300)
+    ]
+    use_case = made(tmp_path, "".join([header + "\n", *lines]))
+    assert {name: f["pii"] for name, f in fields(use_case).items() if "pii" in f} == {
+        "cc_num": "direct",
+        "first": "direct",
+        "last": "direct",
+        "lat": "quasi",
+        "merch_long": "quasi",
+    }
+    assert use_case.key == "cc_num"
+    assert use_case.preprocessor().features == ("amt", "first_amt", "last_amt", "city_pop")
+    assert passes(tmp_path)
+
+
 def test_records_and_lists_are_no_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """They stay in the schema, where Avro has a type for all that is in them."""
     start = datetime(2026, 1, 1, tzinfo=UTC)
