@@ -155,7 +155,7 @@ def _labels(given: str, events: KafkaInput, preflight: Preflight) -> KafkaInput:
         raise UserError(f"--label_topic {given}: is the input; leave it out where events have their labels")
     if address.place != events.address.place:
         raise UserError(
-            f"--label_topic {given}: is on other brokers than the input; bring it there with highbeam replicate"
+            f"--label_topic {given}: is on other brokers than the input; bring it there, as with Kafka's MirrorMaker"
         )
     check_topic(address, events.config, write=False, timeout_s=preflight.timeout_s)
     until = events.until if events.until is None or events.until.kind is OffsetKind.TIMESTAMP else LATEST

@@ -15,7 +15,7 @@ from beam_jobs.codec.decoded import Decoded
 from beam_jobs.codec.events import EventDecoder
 from beam_jobs.errors import UserError
 from beam_jobs.io.kafka.address import KafkaAddress
-from beam_jobs.io.kafka.client import KafkaTransport, check_topic
+from beam_jobs.io.kafka.client import KafkaTransport, check_topic, topic_settings
 from beam_jobs.io.kafka.config import KafkaConfig
 from beam_jobs.io.kafka.topic import KafkaLog
 from beam_jobs.preprocessing.preprocessor import Preprocessor
@@ -67,7 +67,13 @@ class TopicRecords:
     def __init__(self, address: KafkaAddress, config: KafkaConfig, registry: str | None, rows: int, history: int):
         check_topic(address, config)
         self._transport = KafkaTransport(address, config, fetch="client")
-        self._config, self._registry, self._rows, self._history = config, registry, rows, history
+        self._address, self._config, self._registry, self._rows, self._history = (
+            address,
+            config,
+            registry,
+            rows,
+            history,
+        )
         start = newest(self._transport, rows)
         self._starts = dict(start.offsets)
         newest_blocks = (block for block in read_topic(self._transport, start) if block is not None)
@@ -108,6 +114,12 @@ class TopicRecords:
         wanted = {p: max(begin.offset, 0) for p, begin in begins.items()}
         allowed = self._history // max(1, len(wanted))
         spans = {p: (max(at, self._starts[p] - allowed), self._starts[p]) for p, at in wanted.items()}
+        policy = topic_settings(self._address, self._config).get("cleanup.policy", "")
+        if "compact" in policy:
+            self._short.append(
+                f"the topic is compacted (cleanup.policy={policy}): it loses all but the last record of a key, which "
+                "windows then lack, and a job refuses such a topic"
+            )
         for p, begin in begins.items():
             why = ""
             if begin.short and begin.offset < self._starts[p]:

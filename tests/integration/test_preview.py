@@ -9,6 +9,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 from confluent_kafka import OFFSET_INVALID, Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from beam_jobs.io.kafka.address import KafkaAddress
 from beam_jobs.io.kafka.config import KafkaConfig
@@ -79,6 +80,13 @@ def test_the_newest_records_have_the_features_of_the_whole_topic(
     assert shown(short) != {row: said[row] for row in shown(short)}
     assert len(short.checked.unordered) == 4
     assert "before the sample 100 were read (--history), and windows reach back" in short.checked.unordered[0]
+
+    admin = AdminClient({"bootstrap.servers": topics.servers})
+    compacted = ConfigEntry("cleanup.policy", "compact", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topics.name("events"), incremental_configs=[compacted])
+    admin.incremental_alter_configs([resource])[resource].result(30)
+    (said_of_it,) = preview_of(use_case, topics.uri("events"), rows=10).checked.unordered
+    assert "the topic is compacted (cleanup.policy=compact)" in said_of_it
 
     read: list[Any] = []
     newest, before = records.read_topic, KafkaLog.read
