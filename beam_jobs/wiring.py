@@ -156,7 +156,7 @@ def run_pipelines(
     if status or stop.requested():  # the rest is for the next run
         return conclude() or status
     second.end()
-    with launch.begin(parsed) as others:
+    with Workers(workers.count) as others:  # a process runs one pipeline
         then = [partial(_wire, [build], part) for part in parts]
         return launch.run_job(parsed, then, job.name, live, conclude, others, goes_on=True)
 

@@ -131,7 +131,7 @@ def test_killed_in_both_stages_the_features_are_duckdbs(
     in_first += killed(job(topics, labelled, tmp_path, *labels), rows_there, kills // 2, count // 2)
     in_second = killed(job(topics, labelled, tmp_path, *labels), files, kills, 5)
     in_second += killed(job(topics, labelled, tmp_path, two, *labels), files, kills // 2, 5)
-    run(job(topics, labelled, tmp_path, *labels))
+    run(job(topics, labelled, tmp_path, two, *labels))
     counted = report(tmp_path)
     assert in_first
     assert in_second
