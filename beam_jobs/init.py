@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 import pyarrow as pa
 
@@ -21,6 +22,7 @@ from beam_jobs.codec.avro.file import write_avro
 from beam_jobs.codec.csv.dialect import Dialect
 from beam_jobs.codec.schema import arrow_schema
 from beam_jobs.errors import UserError, one_line
+from beam_jobs.preprocessing.fields import fields_of
 from beam_jobs.samples.draft import Draft, Wishes, draft
 from beam_jobs.samples.found import Found, Options, look
 from beam_jobs.storage.files import local_path
@@ -57,6 +59,11 @@ def write(made: Draft, output: Path, overwrite: bool, events_of: Path | None = N
             use_case = load_use_case(str(folder))
             use_case.preprocessor()  # what it refuses is said now
             names = list(texts)
+            if events_of is not None and fields_of(use_case.schema)[use_case.key].pii:
+                raise UserError(
+                    f"--events: the key, {use_case.key}, looks like personal data, which no archive of events holds; "
+                    "leave --events out, or name another --key"
+                )
             if events_of is not None:
                 (folder / "events").mkdir()
                 _write_events(folder / "events/part-0.avro", events_of, use_case)
@@ -104,7 +111,8 @@ def _say(found: Found, made: Draft, names: Sequence[str], output: Path, source: 
         print(f"{what:<11} {one_line(how)}")
     given = f" --schema_registry {registry}" if registry else ""
     if found.rows is not None:
-        print(f"{'next':<11} highbeam preview --use_case {output} --input {source}{given}")
+        named = f"--use_case {quote(str(output))} --input {quote(source)}"  # to be copied into a shell
+        print(f"{'next':<11} highbeam preview {named}{given}")
 
 
 def main(argv: Sequence[str]) -> int:

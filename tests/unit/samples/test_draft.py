@@ -340,6 +340,8 @@ def test_somebodys_payments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert use_case.key == "cc_num"
     assert use_case.preprocessor().features == ("amt", "first_amt", "last_amt", "city_pop")
     assert passes(tmp_path)
+    with pytest.raises(UserError, match="--events: the key, cc_num, looks like personal data"):
+        made(tmp_path, "".join([header + "\n", *lines]), "--overwrite", "--events")
 
 
 def test_records_and_lists_are_no_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
