@@ -383,7 +383,7 @@ class JobState:
     def reset(self) -> None:
         """Begins anew, for the next job of this process."""
         with self._lock:
-            self.started = time.time()
+            self.started, self.failed = time.time(), False  # failed: an error ended it
             self._counts: Counter[str] = Counter()
             self._distributions: dict[str, NDArray[np.int64]] = {}
             self._reading_since = self._first_read = self._last_output = 0.0

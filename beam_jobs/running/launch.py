@@ -98,6 +98,7 @@ def run_job(
             workers.join()
         finished = True
     finally:
+        metrics.STATE.failed = not finished
         if finished or metrics.STATE.snapshot()[metrics.RECORDS_READ]:
             status = conclude() or status
     return status

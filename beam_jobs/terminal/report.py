@@ -78,6 +78,11 @@ def conclude(live: bool, path: str | None, keeps_position: bool, archive: bool =
             f"[bold]{unaccounted:,} records are not accounted for[/bold]: they were read but the job ended "
             "before their bundle was done; their offsets are not committed and the next run reads them again"
         )
+    elif uncommitted is None and metrics.STATE.failed:  # nothing says which of them the outputs have acknowledged
+        console.print(
+            "[bold]the job ended before all it has counted was written[/bold]: which records are on the outputs is not "
+            "known; started again it reads all of them, and what then comes twice has the same id"
+        )
     elif not uncommitted:
         became = [
             metric.outcome for metric in outcomes if metric.row_of(job) and (counted[metric] or not metric.optional)
@@ -94,6 +99,7 @@ def conclude(live: bool, path: str | None, keeps_position: bool, archive: bool =
             "reading_seconds": reading_seconds,
             "latency_ms": latency,
             "unaccounted": unaccounted,
+            "failed": metrics.STATE.failed,
             "windows_held": counted.held._asdict(),
             "events_per_second": round(rate, 1),
         }

@@ -16,6 +16,7 @@ from apache_beam.io.unbounded_source import ReadFromUnboundedSource, UnboundedCo
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.window import FixedWindows
 
+from beam_jobs import metrics
 from beam_jobs.errors import UserError
 from beam_jobs.running import launch
 from beam_jobs.running.workers import Workers
@@ -23,6 +24,7 @@ from beam_jobs.target import TARGETS, target_of
 from beam_jobs.terminal import options
 from beam_jobs.terminal.cli import STOP_SIGNALS
 from beam_jobs.terminal.commands import JOBS
+from beam_jobs.terminal.report import conclude
 from tests.distribution import install
 
 ACME = '''
@@ -108,6 +110,28 @@ def test_a_target_of_another_distribution_runs_a_job(tmp_path: Path, capfd: pyte
 def test_state_by_key_is_for_one_process() -> None:
     with pytest.raises(UserError, match="--direct_num_workers=2: a step keeps state by key"):
         run(parse("--direct_num_workers=2"), count_by_key)
+
+
+def _read_and_fail(pipeline: beam.Pipeline) -> None:
+    def counted(n: int) -> int:
+        metrics.inc(metrics.RECORDS_READ, 5)
+        metrics.inc(metrics.RECORDS_SCORED, 5)
+        return n
+
+    def refuse(n: int) -> None:
+        raise UserError("the topic takes no record of 300 bytes")
+
+    pipeline | beam.Create([1]) | beam.Map(counted) | beam.Map(refuse)
+
+
+def test_what_an_error_ends_is_not_said_to_be_accounted_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """An output that refuses its records comes after they were counted."""
+    parsed = parse()
+    with launch.begin(parsed) as workers, pytest.raises(Exception, match="takes no record of 300 bytes"):
+        launch.run_job(parsed, [_read_and_fail], "score/cars", False, partial(conclude, False, None, False), workers)
+    out = capsys.readouterr().out
+    assert "accounted for" not in out
+    assert "ended before all it has counted was written" in out
 
 
 def windows(pipeline: beam.Pipeline, folder: Path) -> None:

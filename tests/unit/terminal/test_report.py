@@ -112,6 +112,7 @@ def test_a_scoring_job(tmp_path: Path, capsys: Capture) -> None:
         "files_not_read": 0,
         "reasons": {"truncated": 60, "null_value": 40},
         "unaccounted": 0,
+        "failed": False,
     }
     steps = {metric.report for metric in metrics.declared() if metric.report.startswith("alerts_")}  # if they are there
     found = {name: value for name, value in found.items() if name not in steps}
