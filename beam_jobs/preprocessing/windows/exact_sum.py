@@ -58,6 +58,14 @@ def add_integer(limbs: Ints, table: Ints, row: Any, at: Any, words: Any, unit: A
 
 
 @compiled_inside
+def carry_over(limbs: Ints) -> None:
+    """The same sum with digits of 32 bits, so that there is room for more to be added; the last one has the sign."""
+    for k in range(LIMBS - 1):
+        limbs[k + 1] += limbs[k] >> 32
+        limbs[k] &= _DIGIT
+
+
+@compiled_inside
 def rounded(limbs: Ints, digits: Ints) -> float:
     """The sum as the nearest double, halves to the even one; may be infinite. ``digits``: scratch, LIMBS + 1."""
     carry = np.int64(0)

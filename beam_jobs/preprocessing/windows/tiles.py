@@ -57,6 +57,7 @@ PART_COLUMNS = 8
 
 ODD_WORDS = 2 * exact_sum.LIMBS + 4  # a sum, a sum of squares, what no limb holds
 _SPECIAL = 2 * exact_sum.LIMBS
+_CARRIED = 1024  # tiles that are added before digits carry over: of 48 bits each, they leave room for 32,768
 NEXT_ODD, FREE_ODD = 0, 1  # of ``spare``: the first row never used, the last one given back + 1
 
 
@@ -276,6 +277,9 @@ def add_tiles(tiles: Tiles, key: Any, part: Ints, first: Any, total: Ints, squar
     limbs = exact_sum.LIMBS
     for position in range(first, size):
         tile = place(ring, position)
+        if position % _CARRIED == 0:
+            exact_sum.carry_over(total)
+            exact_sum.carry_over(squares)
         exact_sum.add_integer(total, tiles.store.rows, tile, part[SUM_AT], wide.SUM_WORDS, wide.SUM_UNIT)
         if part[SQUARES_AT]:
             exact_sum.add_integer(

@@ -171,6 +171,17 @@ def test_values_that_no_running_sum_holds_stay_exact_in_tiles_and_are_given_back
     assert sizes < 200_000
 
 
+def test_sums_of_many_tiles_stay_exact_beside_a_value_that_no_running_sum_holds() -> None:
+    minutes, value = 40_000, math.nextafter(16, 0)  # all bits of its digits are set
+    history = past("avg", "stddev_samp", frame=Frame(60 * SECOND * minutes, hop_us=60 * SECOND))
+    values = [1e-40] + [value] * (minutes - 1)
+    mean, deviation = take(history, [60 * i for i in range(minutes)], values)
+    assert mean[-1] == math.fsum(values) / minutes
+    exact = [Fraction(each) for each in values]
+    squares, total = sum(each * each for each in exact), sum(exact)
+    assert deviation[-1] == pytest.approx(math.sqrt((squares - total * total / minutes) / (minutes - 1)), rel=1e-15)
+
+
 def test_a_key_with_too_many_rows_is_refused() -> None:
     times = list(map(float, range(11)))
     history = History([Window("count", 0, Frame(100 * SECOND))], Lateness(key_rows=10))
