@@ -1,7 +1,7 @@
 """Integers of several words in compiled code, and exact sums of doubles made of them.
 
-A sum is a fixed-point number in units of 2**-110, of three words of 64 bits; a sum of squares, in units of 2**-220,
-of six. They hold 2**31 of the values whose ``parts`` fit: those of full precision from 3e-18 to 1e15,
+A sum is a fixed-point number in units of 2**-98, of three words of 64 bits; a sum of squares, in units of 2**-196,
+of five. They hold 2**31 of the values whose ``parts`` fit: those of full precision from 1e-14 to 7e13,
 and 0. Sums with another value in them are made by exact_sum.py, which holds any, slowly. The words lie in a row of a
 table, least first.
 """
@@ -20,9 +20,9 @@ from beam_jobs.jit import compiled_inline
 
 Ints = NDArray[np.int64]
 
-SUM_WORDS, SQUARE_WORDS = 3, 6
-SUM_UNIT, SQUARE_UNIT = -110, -220  # exponents of two
-_MOST_SHIFT = 107  # of a mantissa in a sum: 53 + 107 bits, 31 for how many there are, a sign
+SUM_WORDS, SQUARE_WORDS = 3, 5
+SUM_UNIT, SQUARE_UNIT = -98, -196  # exponents of two; add_integer of exact_sum moves by 16 and 14 bits then
+_MOST_SHIFT = 91  # of a mantissa in a sum: of squares twice 53 + 91 bits, 31 for how many there are, a sign
 
 _words: Any = types.UniTuple  # type: ignore[attr-defined]
 _ONE, _WORD, _TWO_WORDS = ir.IntType(1), ir.IntType(64), ir.IntType(128)
@@ -212,7 +212,7 @@ def add_square(table: Ints, row: Any, at: Any, mantissa: Any, shift: Any, negati
     for i in range(3):
         table[row, word + i] = np.int64(new[i] ^ flip)
     carry, above = new[3], word + 3
-    while carry:
+    while carry and above < at + SQUARE_WORDS:  # a snapshot may hold any sum, so a negative one too
         top = (np.uint64(table[row, above]) ^ flip) + carry
         table[row, above] = np.int64(top ^ flip)
         above += 1
@@ -220,7 +220,7 @@ def add_square(table: Ints, row: Any, at: Any, mantissa: Any, shift: Any, negati
 
 
 @compiled_inline
-def _squares(table: Ints, row: Any, at: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
+def _squares(table: Ints, row: Any, at: Any) -> tuple[Any, Any, Any, Any, Any]:
     at = np.uint32(at)
     return (
         np.uint64(table[row, at]),
@@ -228,7 +228,6 @@ def _squares(table: Ints, row: Any, at: Any) -> tuple[Any, Any, Any, Any, Any, A
         np.uint64(table[row, at + 2]),
         np.uint64(table[row, at + 3]),
         np.uint64(table[row, at + 4]),
-        np.uint64(table[row, at + 5]),
     )
 
 
@@ -274,6 +273,6 @@ def read_spread(table: Ints, row: Any, sum_at: Any, squares_at: Any, n: Any) -> 
     # Words at either end are mostly 0.
     if total[0] | squares[0] | squares[1] == nothing:
         return _nearest(_difference(count, squares[2:], total[1:]), SQUARE_UNIT + 128)
-    if total[2] | squares[4] | squares[5] == nothing:
+    if total[2] | squares[4] == nothing:
         return _nearest(_difference(count, squares[:4], total[:2]), SQUARE_UNIT)
     return _nearest(_difference(count, squares, total), SQUARE_UNIT)
