@@ -108,7 +108,11 @@ def window(c: Compiler, node: exp.Window) -> Compiled:
     ends = f"{to_text(frame.end_us)} before now" if frame.end_us else "now"
     late = f", and takes {to_text(c.label_us)} (label_delay)" if c.label_us else ""
     with c.seeing_labels(frame.end_us >= max(c.label_us, 1), f"{late}, but {sql_of(node)} ends {ends}"):
-        if share is None:
+        argument: Compiled | None
+        text, type_ = "", BIGINT
+        if function == "count" and not isinstance(of, exp.Star):
+            argument, text = _counted(c, of)
+        elif share is None:
             argument, type_ = _argument(c, called, function, of)
         else:
             if frame.hop_us:
@@ -118,7 +122,7 @@ def window(c: Compiler, node: exp.Window) -> Compiled:
                     "RANGE BETWEEN INTERVAL '7' DAY PRECEDING AND CURRENT ROW",
                 )
             function, argument, type_ = _ranked(c, called, function, of)
-    return _feature(c, function, by, frame, argument, type_, share or Fraction(0))
+    return _feature(c, function, by, frame, argument, type_, share or Fraction(0), text)
 
 
 def _feature(
@@ -129,9 +133,14 @@ def _feature(
     argument: Compiled | None,
     type_: Type,
     share: Fraction,
+    of: str = "",
 ) -> Compiled:
-    """A window, which is computed once however often it is written; and its value in its type."""
-    of = argument.text if argument is not None else "time"
+    """A window, which is computed once however often it is written; and its value in its type.
+
+    Args:
+      of: canonical text of what it is about; "": of the argument.
+    """
+    of = of or (argument.text if argument is not None else "time")
     known = f"{function}:{frame.start_us}:{frame.end_us}:{frame.hop_us}:{int(frame.exclude_current)}"
     if function in QUANTILES:
         known += f":{share}"
@@ -175,8 +184,6 @@ def _argument(c: Compiler, called: Any, function: str, of: Any) -> tuple[Compile
     operand = c.compile(of)
     if operand.type.name in ("null", "other"):
         operand = c.number(of, operand)  # NULL is an integer, others are refused
-    if function == "count":
-        return join("known", DOUBLE, pl.when(operand.expr.is_not_null()).then(pl.lit(0.0)), operand), BIGINT
     if operand.text == f'"{c.event_time}"' and function != "sum":
         return None, BIGINT if function == "count_distinct" else TIMESTAMP
     if function == "count_distinct":
@@ -194,6 +201,15 @@ def _argument(c: Compiler, called: Any, function: str, of: Any) -> tuple[Compile
     if operand.type.name == "decimal" and operand.type.bound > _EXACT_DOUBLE:
         return c.convert(operand, DOUBLE, of), DOUBLE
     return _number(operand), operand.type
+
+
+def _counted(c: Compiler, of: Any) -> tuple[Compiled, str]:
+    """A double that is NULL where what is counted is, the one that other windows over it have; and its text."""
+    operand = c.compile(of)
+    if operand.type.name in ("null", "other"):
+        operand = c.number(of, operand)
+    known = join("known", DOUBLE, pl.when(operand.expr.is_not_null()).then(pl.lit(0.0)), operand)
+    return known if operand.kind == "string" else _number(operand), known.text
 
 
 def _share(c: Compiler, called: Any) -> Fraction | None:

@@ -259,6 +259,8 @@ def write(
         first_tile = np.int64(halves[slot, 2 * place_of(lane, SUFFIX)])
     if lane[RUNNING]:
         _compute(store, ring, lanes, tiles, lane, slot, low, high, key, first_tile)
+    else:
+        lanes.found[COUNT] = high - low
     for f in range(lane[FIRST_OUT], lane[END_OUT]):
         function, w = np.uint32(lanes.functions[f]), np.uint32(lanes.outputs[f])
         if function <= VAR_SAMP:

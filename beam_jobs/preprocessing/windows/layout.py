@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_jobs.preprocessing.windows import exact_sum, lanes, quantiles, store, tiles, wide
-from beam_jobs.preprocessing.windows.frames import FUNCTIONS, QUANTILES, Frame, Window, longest_us
+from beam_jobs.preprocessing.windows.frames import EVENT_TIME, FUNCTIONS, QUANTILES, Frame, Window, longest_us
 
 _EXTREMES = ("min", "max")
 _SQUARES = ("stddev_samp", "var_samp")
@@ -48,6 +48,12 @@ def tiling(windows: Sequence[Window]) -> tuple[NDArray[np.int64], NDArray[np.int
     return hops, np.array(parts, np.int64).reshape(-1, tiles.PART_COLUMNS), words
 
 
+def by_place(argument: int, tiled: bool) -> set[str]:
+    """Functions that a stretch alone answers: no running value is kept for them."""
+    every_row = {"count"} if argument == EVENT_TIME and not tiled else set[str]()  # a time is never NULL
+    return {*_ENDS, "count_distinct", *QUANTILES, *every_row}
+
+
 def planned(
     windows: Sequence[Window], hops: NDArray[np.int64], parts: NDArray[np.int64]
 ) -> tuple[lanes.Lanes, int, NDArray[np.int64], NDArray[np.int64]]:
@@ -72,7 +78,7 @@ def planned(
         outputs += numbers
         wanted = [
             (lanes.AT, 1, True),
-            (lanes.RUNNING, 1, bool(names - {*_ENDS, "count_distinct", *QUANTILES})),
+            (lanes.RUNNING, 1, bool(names - by_place(argument, tiled))),
         ]
         wanted.append((lanes.EXTREMES, 2, bool(names & {*_EXTREMES})))
         wanted.append((lanes.SUM_AT, wide.SUM_WORDS, bool(names & {*_SUMS})))

@@ -182,6 +182,17 @@ def test_sums_of_many_tiles_stay_exact_beside_a_value_that_no_running_sum_holds(
     assert deviation[-1] == pytest.approx(math.sqrt((squares - total * total / minutes) / (minutes - 1)), rel=1e-15)
 
 
+def test_rows_are_counted_by_where_they_lie() -> None:
+    on_time = Lateness(late_ms=0, delay_ms=0, clock_skew_ms=0)
+    by_value, by_place = past("count"), History([Window("count", EVENT_TIME, TEN_SECONDS)], on_time)
+    times = np.array([0, 4, 2, 10, 10, 11, 30, 29]) * SECOND
+    keys, n = pa.array(["car"] * len(times)), len(times)
+    (of_rows,) = by_place.advance(keys, times, times, np.zeros((0, n)), np.zeros((0, n), np.bool_))
+    (of_values,) = by_value.advance(keys, times, times, np.ones((1, n)), np.ones((1, n), np.bool_))
+    assert of_rows == of_values
+    assert by_place.key_bytes < by_value.key_bytes
+
+
 def test_a_key_with_too_many_rows_is_refused() -> None:
     times = list(map(float, range(11)))
     history = History([Window("count", 0, Frame(100 * SECOND))], Lateness(key_rows=10))
