@@ -186,8 +186,10 @@ class Legs:
         Args:
           rows: of ``Preprocessor.prepare``, then of ``before().advance``, with their places in their topic.
         """
-        computed = [each.result for each in self._shipped if each.result is not None and each.result.field is None]
-        frame = with_steps(self._inputs.frame(rows), [result.value for result in computed])
+        computed = [e.result.value for e in self._shipped if e.result is not None and e.result.field is None]
+        rows = self._inputs.represented(rows)
+        read = frozenset[str]().union(*map(roots, computed))
+        frame = with_steps(self._inputs.frame(rows, read), computed)
         columns = [_plain_times(rows.column(name)) for name in _PLACE]
         for each in self._shipped:
             if each.result is None:

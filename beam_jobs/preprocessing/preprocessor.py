@@ -24,7 +24,7 @@ from beam_jobs.preprocessing import windows as loops
 from beam_jobs.preprocessing.fields import Field
 from beam_jobs.preprocessing.legs import Legs, Result
 from beam_jobs.preprocessing.pii import PiiPolicy, Protected
-from beam_jobs.preprocessing.query.compiler import Compiled, join, with_steps
+from beam_jobs.preprocessing.query.compiler import Compiled, join, roots, with_steps
 from beam_jobs.preprocessing.query.personal import unit_of
 from beam_jobs.preprocessing.query.types import BOOLEAN, DOUBLE, TIMESTAMP, converted
 from beam_jobs.preprocessing.query.windows import hashes_stamp
@@ -133,6 +133,7 @@ class Preprocessor:
         if where is not None:
             self._computed.append(where)
             self._exprs.append(where.expr.fill_null(False).alias(_WHERE))
+        self._read = frozenset[str]().union(*map(roots, self._computed))
         read = [*self._computed, *(value for stage in stages for value in stage.reads)]
         frame_fields = [f for f in inputs if any(f.name in value.columns for value in read)]
         self._inputs = Inputs(frame_fields, self.protected, policy, key, event_time, lateness)
@@ -346,7 +347,8 @@ class Preprocessor:
         """The computed columns by name, and the rows the WHERE lets through (None: all that are left)."""
         if not self._exprs:
             return {}, None
-        result = with_steps(self._inputs.frame(rows), self._computed).select(self._exprs)
+        frame = self._inputs.frame(self._inputs.represented(rows), self._read)
+        result = with_steps(frame, self._computed).select(self._exprs)
         columns = {o.name: result.get_column(o.name).to_arrow() for o in self.outputs if o.field is None}
         return columns, result.get_column(_WHERE).to_numpy() if _WHERE in result.columns else None
 

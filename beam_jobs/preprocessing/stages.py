@@ -6,7 +6,7 @@ one may read. What a stage makes of rows is a function of these alone; only :cla
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -62,14 +62,16 @@ class Inputs:
         """The field that windows over labels read."""
         return next(field.name for field in self.fields if field.label)
 
-    def frame(self, rows: pa.RecordBatch) -> pl.DataFrame:
-        """The fields, what stands for them, and the columns of stages before."""
-        arrays = {field.name: texts(rows.column(field.name)) for field in self.fields}
-        arrays |= {name: rows.column(name) for name in rows.schema.names if ":" in name}
-        for each in self.protected:
-            if each.column not in arrays:
-                arrays[each.column] = each.of(rows.column(each.field), self.policy)
-        return pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_pydict(arrays), rechunk=False))
+    def represented(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows, and beside them what stands for fields under a key."""
+        lacking = [each for each in self.protected if each.column not in rows.schema.names]
+        stand_ins = {each.column: each.of(rows.column(each.field), self.policy) for each in lacking}
+        return _with(rows, stand_ins) if stand_ins else rows
+
+    def frame(self, rows: pa.RecordBatch, names: Collection[str]) -> pl.DataFrame:
+        """Some columns of rows that are ``represented``."""
+        wanted = names or (self.event_time,)  # of no column Polars does not know how many rows it has
+        return pl.DataFrame(pa.RecordBatch.from_pydict({name: texts(rows.column(name)) for name in wanted}))
 
     def keys(self, rows: pa.RecordBatch, by: str | None = None) -> pa.Array:
         """Rows of one key are told by what may leave, so a history holds no key that is personal data.
@@ -108,6 +110,11 @@ class Stage:
         """The expressions that are computed before the windows."""
         return [*self._arguments.values(), *([self.where] if self.where is not None else [])]
 
+    @cached_property
+    def _read(self) -> frozenset[str]:
+        """Columns that these read."""
+        return frozenset[str]().union(*map(roots, self.reads))
+
     def history(self, lateness: Lateness) -> History:
         """That of a partition, at the start: it knows no rows."""
         places = {text: place for place, text in enumerate(self._arguments)}
@@ -118,18 +125,20 @@ class Stage:
     def ready(self, rows: pa.RecordBatch, inputs: Inputs) -> Chosen:
         """The rows that the WHERE lets through, with what ``advance`` needs beside them."""
         exprs = [a.expr.cast(pl.Float64).alias(_argument(i)) for i, a in enumerate(self._arguments.values())]
+        read = self._read
         if self.where is not None:
             exprs.append(self.where.expr.fill_null(False).alias(_WHERE))
         if self.labels:
-            known_label = pl.col(inputs.label).is_not_null()
-            exprs.append((known_label & pl.col(LABEL) if LABEL in rows.schema.names else known_label).alias(_KNOWN))
-        known = with_steps(inputs.frame(rows), self.reads).with_columns(exprs)
+            apart = [LABEL] if LABEL in rows.schema.names else []
+            exprs.append(pl.all_horizontal(pl.col(inputs.label).is_not_null(), *apart).alias(_KNOWN))
+            read = read.union([inputs.label, *apart])
+        rows = inputs.represented(rows)
+        known = with_steps(inputs.frame(rows, read), self.reads).with_columns(exprs)
         kept = np.arange(rows.num_rows, dtype=np.int64)
         if self.where is not None and not (through := known.get_column(_WHERE)).all():
             kept = np.flatnonzero(through.to_numpy())
             known, rows = known.filter(through), rows.take(pa.array(kept))
         names = [_argument(place) for place in range(len(self._arguments))]
-        names += [each.column for each in inputs.protected]
         names += [_KNOWN] if self.labels else []
         columns = {name: known.get_column(name).rechunk().to_arrow() for name in names}
         return Chosen(_with(rows, columns), kept)
@@ -139,14 +148,14 @@ class Stage:
         times, record_times = _times(rows, inputs)
         if _CLOCK in rows.schema.names:
             record_times = rows.column(_CLOCK).to_numpy()
-        arguments = [rows.column(_argument(place)) for place in range(len(self._arguments))]
+        values, valid = _stacked([rows.column(_argument(place)) for place in range(len(self._arguments))], len(times))
         try:
             found = history.advance(
                 inputs.keys(rows, self.by),
                 times,
                 record_times,
-                _stacked([argument.fill_null(0.0).to_numpy() for argument in arguments], rows.num_rows),
-                _stacked([argument.is_valid().to_numpy(zero_copy_only=False) for argument in arguments], rows.num_rows),
+                values,
+                valid,
                 emit,
                 rows.column(_KNOWN).to_numpy(zero_copy_only=False) if self.labels else None,
             )
@@ -373,9 +382,14 @@ def plain(array: pa.Array) -> pa.Array:
     return array.cast(pa.float64()) if pa.types.is_decimal(array.type) else texts(array)
 
 
-def _stacked(columns: Sequence[NDArray[Any]], n: int) -> NDArray[Any]:
-    """[A, n]; A may be 0."""
-    return np.stack(columns) if columns else np.zeros((0, n))
+def _stacked(columns: Sequence[pa.Array], n: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """A doubles of n rows, and which of them are not null, both [A, n]; A may be 0."""
+    values, valid = np.empty((len(columns), n)), np.ones((len(columns), n), np.bool_)
+    for place, column in enumerate(columns):
+        values[place] = column.fill_null(0.0) if column.null_count else column
+        if column.null_count:
+            valid[place] = column.is_valid()
+    return values, valid
 
 
 def _argument(place: int) -> str:
