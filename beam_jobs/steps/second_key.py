@@ -133,7 +133,7 @@ class BySecondKey(beam.DoFn):
             records = raw if len(stretch.partitions) == 1 else raw.filter(pa.array(partitions == q))
             before = known.merge.repeated
             rows, refused = self._gone(known, records)
-            found = advance(known.history, rows)
+            (found,) = advance([(known.history, rows)])
             done = finish(self._finish, found.rows, np.arange(found.rows.num_rows))
             source = self._source(found.rows)
             for block, errors, at in [(records, refused, None), *((source, e, at) for e, at in done.refused)]:

@@ -35,7 +35,7 @@ from beam_jobs.io.source import Log
 from beam_jobs.isolate import Isolate
 from beam_jobs.preprocessing.preprocessor import Prepared, Preprocessed, Preprocessor
 from beam_jobs.preprocessing.stages import FARTHEST_MS, Chosen, QueryHistory, texts
-from beam_jobs.preprocessing.threads import one_thread
+from beam_jobs.preprocessing.threads import at_once, one_thread
 from beam_jobs.steps import partition_keys
 from beam_jobs.steps.decode import DecodeEvents
 from beam_jobs.steps.partition_keys import PartitionKeys
@@ -107,13 +107,14 @@ def check_memory(step: str, partition: int, held: metrics.Held, most_mb: float) 
         )
 
 
-def advance(history: QueryHistory, rows: Block) -> Chosen:
-    """Takes rows in, and counts those that came late, saw themselves alone, or were of the future."""
-    before = history.late, history.alone, history.future
-    found = history.advance(rows)
-    metrics.inc(metrics.LATE, history.late - before[0])
-    metrics.inc(metrics.ALONE, history.alone - before[1])
-    metrics.inc(metrics.FUTURE, history.future - before[2])
+def advance(work: Sequence[tuple[QueryHistory, Block]]) -> list[Chosen]:
+    """Each history, of a partition, takes its rows in; counts late ones, those too late and those from the future."""
+    before = [(history.late, history.alone, history.future) for history, _ in work]
+    found = at_once(lambda one: one[0].advance(one[1]), work)
+    for (history, _), (late, alone, future) in zip(work, before, strict=True):
+        metrics.inc(metrics.LATE, history.late - late)
+        metrics.inc(metrics.ALONE, history.alone - alone)
+        metrics.inc(metrics.FUTURE, history.future - future)
     return found
 
 
@@ -251,8 +252,8 @@ class PreprocessWindows(beam.DoFn):
         known = self._known_at({p: by_partition.get(p) for p in stretch.partitions}, rows, stretch)
         seen = self._of_histories(rows)
         chosen = []
-        for p, at in by_partition.items():
-            found = advance(known[p].history, _rows(seen, at))
+        advanced = advance([(known[p].history, _rows(seen, at)) for p, at in by_partition.items()])
+        for (p, at), found in zip(by_partition.items(), advanced, strict=True):
             known[p].took(rows, int(at[-1]))
             chosen.append((found.rows.select(self._windows), at[found.kept]))
         for p, one in known.items():

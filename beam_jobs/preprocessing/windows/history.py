@@ -231,7 +231,7 @@ class History:
                 raise TooManyRowsError(done, quantiles.MOST_ROWS if sorted_ else self._limits.rows, sorted_)
             self._grow_rows(int(new_keys.slots[done]))
         self._tidy(n, self._slots - before)
-        return [_column(values[:n]) for values in outputs] if emit else []
+        return _columns(outputs[:, :n]) if emit else []
 
     def held(self) -> Arrays:
         """All that is known, by name, in arrays of its own: ``restore`` takes them, in whatever process."""
@@ -374,6 +374,8 @@ def _shapes(arrays: Arrays) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
     return {name: (a.dtype, a.shape if name in fixed else a.shape[1:]) for name, a in arrays.items()}
 
 
-def _column(values: NDArray[np.float64]) -> pa.Array:
+def _columns(values: NDArray[np.float64]) -> list[pa.Array]:
+    """A column a row of [W, n]."""
     unknown = values.view(np.int64) == store.NULL
-    return pa.array(values, mask=unknown) if unknown.any() else pa.array(values)
+    some = unknown.any(axis=1)  # once for all: other threads wait between two calls
+    return [pa.array(row, mask=mask if any_ else None) for row, mask, any_ in zip(values, unknown, some, strict=True)]
