@@ -70,6 +70,13 @@ def test_spellings_of_one_window(window: str) -> None:
     assert named.fingerprint == compiled.fingerprint
 
 
+@pytest.mark.parametrize("value", ["load", "speed", "2 * load"])
+def test_what_is_counted_is_kept_once_beside_what_is_summed(value: str) -> None:
+    each = [f"{function}({value}) OVER w AS {function}" for function in ("count", "sum", "avg", "max")]
+    compiled = query(f"SELECT id, at, {', '.join(each)} FROM events WINDOW w AS {WINDOW}")
+    assert len(compiled.stages[0].reads) == 1
+
+
 @pytest.mark.parametrize(
     "other",
     ["avg(speed) OVER w", "sum(load) OVER w", "sum(speed + 1) OVER w", "sum(speed) OVER long", "count(*) OVER w"],
