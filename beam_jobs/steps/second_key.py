@@ -15,7 +15,7 @@ import logging
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import apache_beam as beam
@@ -26,9 +26,18 @@ from apache_beam.transforms.window import TimestampedValue
 from numpy.typing import NDArray
 
 from beam_jobs import dead_letters, metrics
-from beam_jobs.block import SOURCE_PREFIX, Block, min_timestamp, raw_block, stretch_of, take, with_source
+from beam_jobs.block import (
+    NO_RECORDS,
+    SOURCE_PREFIX,
+    Block,
+    millis_of,
+    min_timestamp,
+    raw_block,
+    stretch_of,
+    take,
+    with_source,
+)
 from beam_jobs.codec.avro.decoder import AvroDecoder
-from beam_jobs.codec.decoded import Decoded
 from beam_jobs.errors import RowErrors, UserError
 from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.source import Log
@@ -39,12 +48,15 @@ from beam_jobs.preprocessing.stages import LABEL, QueryHistory
 from beam_jobs.preprocessing.threads import one_thread
 from beam_jobs.preprocessing.windows.merge import NEVER, Merge
 from beam_jobs.preprocessing.windows.order import OFFSET, PARTITION, RECORD_TIME
+from beam_jobs.steps.rebuild import Kept
 from beam_jobs.steps.repartition import placed, read_marks
 from beam_jobs.steps.windows import WindowSettings, advance, check_memory, finish
+from beam_jobs.storage.snapshots import Arrays, Record
 
 _LOGGER = logging.getLogger(__name__)
 
 _HEADERS = SOURCE_PREFIX + "headers"
+_MERGE = "merge/"  # names of arrays in a snapshot
 _IDLE_S = 3600.0  # a partition that is quiet for so long, or has moved away, is forgotten
 _FIRST_LOOK = 4096  # records before an offset, in which marks of all partitions are looked for
 _FORGET_S = 300.0  # how often records that are done with are deleted
@@ -62,8 +74,21 @@ class _Known:
     history: QueryHistory
     topic_id: str  # of the topic it is about
     next: int  # offset of the next record
+    last: Record | None = None  # the newest one that was taken in, for snapshots
+    since: float = field(default_factory=time.monotonic)  # the last snapshot, or the beginning
     forgotten_at: float = 0.0  # when records were last deleted, monotonic clock
     done: int = 0  # records before it were done with, and committed, by then
+
+    def took(self, records: Block, end: int) -> None:
+        """These records are taken in, all before ``end``."""
+        self.next = end
+        if records.num_rows:
+            last = records.slice(records.num_rows - 1)
+            self.last = Record(last.column("offset")[0].as_py(), int(millis_of(last.column("timestamp"))[0]))
+
+    def held(self) -> Arrays:
+        """All that is known."""
+        return {**self.history.held(), **{_MERGE + name: array for name, array in self.merge.held().items()}}
 
     def park(self) -> None:
         """Waits for the next block."""
@@ -122,14 +147,18 @@ class BySecondKey(beam.DoFn):
         self._behind = self._preprocessor.behind(self._legs)
         self._behind.warm_up()
         self._decoder = AvroDecoder(self._legs.schema, self._legs.writer_schema)
+        folder = self._settings.snapshots
+        made_by = self._behind.state_key() if folder else ""
+        self._kept = Kept(folder, made_by, self._log, self._settings.snapshot_s)
         self._finish: Isolate[Preprocessed] = Isolate(self._behind.finish, personal=self._preprocessor.personal)
 
     def process(self, raw: Block) -> Iterator[Block | beam.pvalue.TaggedOutput]:
         stretch = stretch_of(raw)
         assert stretch is not None
         partitions = raw.column("partition").to_numpy()
+        topic_id = stretch.topic_id
         for q, (start, end) in stretch.partitions.items():
-            known = self._known_at(q, start, stretch.topic_id)
+            known = self._known_at(q, start, topic_id)
             records = raw if len(stretch.partitions) == 1 else raw.filter(pa.array(partitions == q))
             before = known.merge.repeated
             rows, refused = self._gone(known, records)
@@ -145,9 +174,10 @@ class BySecondKey(beam.DoFn):
             metrics.inc(metrics.LABELS, labels)
             metrics.inc(metrics.RECORDS_FILTERED, rows.num_rows - labels - found.rows.num_rows + done.filtered)
             metrics.inc(metrics.MARKS, records.column("key").null_count + known.merge.repeated - before)
-            known.next = end
+            known.took(records, end)
             self._forget(known)
             known.check_memory(self._settings.memory_mb)
+            known.since = self._kept.write(topic_id, q, known.next, known.last, known.since, known.held)
             known.park()
             if done.rows is not None:
                 yield self._traced(done.rows, found.rows, source, done.kept)
@@ -162,13 +192,21 @@ class BySecondKey(beam.DoFn):
 
     def _gone(self, known: _Known, records: Block) -> tuple[Block, RowErrors]:
         """Takes records in; the rows that go, and which records are none."""
-        of_rows = records.column("key").is_valid().to_numpy(zero_copy_only=False)
-        rows, marks = take(records, np.flatnonzero(of_rows)), take(records, np.flatnonzero(~of_rows))
+        rows, at, errors = self._received(records)
+        marks = records.filter(records.column("key").is_null())
+        told = read_marks(marks.column("offset").to_numpy(), marks.column("value").to_pylist(), self._sources)
+        return known.merge.take(rows, at, told), errors
+
+    def _received(self, records: Block) -> tuple[Block, NDArray[np.int64], RowErrors]:
+        """The rows among records, their offsets, and which records are neither rows nor marks."""
+        of_rows = np.flatnonzero(records.column("key").is_valid().to_numpy(zero_copy_only=False))
+        rows = take(records, of_rows)
         decoded = self._decoder.decode(rows.column("value"))
         good = decoded.errors.good_rows(rows.num_rows)
         keys, ours = rows.column("key").take(pa.array(good)), self._ours(decoded.rows)
         received = self._legs.received(keys.cast(pa.string()), decoded.rows)
         received = received.append_column(_HEADERS, rows.column("headers").take(pa.array(good)))
+        errors = decoded.errors
         if not ours.all():  # somebody else has written here
             wrong = RowErrors(
                 good[~ours],
@@ -176,15 +214,12 @@ class BySecondKey(beam.DoFn):
                 ["the place of a row that no source has"] * int((~ours).sum()),
             )
             received, good = received.filter(pa.array(ours)), good[ours]
-            decoded = Decoded(decoded.rows, merge(decoded.errors, wrong))
+            errors = merge(errors, wrong)
         if self._labels:
             received = received.append_column(LABEL, pc.greater_equal(received.column(PARTITION), self._events))
-        told = read_marks(marks.column("offset").to_numpy(), marks.column("value").to_pylist(), self._sources)
-        at = rows.column("offset").to_numpy()[good]
-        errors = decoded.errors
         if len(errors):
-            errors = RowErrors(np.flatnonzero(of_rows)[errors.rows], errors.reasons, errors.errors)
-        return known.merge.take(received, at, told), errors
+            errors = RowErrors(of_rows[errors.rows], errors.reasons, errors.errors)
+        return received, rows.column("offset").to_numpy()[good], errors
 
     def _ours(self, rows: Block) -> NDArray[np.bool_]:
         """Which rows have a place that one of ours may have."""
@@ -228,23 +263,40 @@ class BySecondKey(beam.DoFn):
     def _rebuilt(self, q: int, end: int, topic_id: str) -> _Known:
         """What is known of the records before ``end``."""
         low = self._log.begin({q: NEVER})[q].offset
-        history = self._behind.history()
-        assert history is not None
-        known = _Known(self._name, q, Merge(self._sources), history, topic_id, end)
-        if end > low:
+        known, start = self._nothing(q, topic_id), low
+        if restored := self._kept.newest(topic_id, q, low, end, lambda arrays: self._restored(q, topic_id, arrays)):
+            place, known = restored
+            known.last, start = place.last, place.next
+        elif end > low:
             limit = self._told(q, end, low)[1].limit
-            begin = self._log.begin({q: (limit - history.reach_us) // 1000})[q]
+            begin = self._log.begin({q: (limit - known.history.reach_us) // 1000})[q]
             if begin.short:
                 self._short(q, low)
             start, before = self._told(q, max(low, min(begin.offset, end)), low)
             known.merge = Merge(self._sources, deleted=start > 0 and not before.knows_all)
-            for records in self._read(q, start, end):
-                known.history.advance(self._gone(known, records)[0], emit=False)
-                known.check_memory(self._settings.memory_mb)
-                metrics.inc(metrics.REREAD, records.num_rows)
+        for records in self._read(q, start, end):
+            known.history.advance(self._gone(known, records)[0], emit=False)
+            known.took(records, end)
+            known.check_memory(self._settings.memory_mb)
+            metrics.inc(metrics.REREAD, records.num_rows)
+        known.next = end
         if known.merge.rows:  # they were read, and committed, by who was here before
             metrics.inc(metrics.RECORDS_READ, known.merge.rows)
             metrics.inc(metrics.RECORDS_COMMITTED, known.merge.rows)
+        return known
+
+    def _nothing(self, q: int, topic_id: str) -> _Known:
+        """What is known of a partition at the start of its log."""
+        history = self._behind.history()
+        assert history is not None
+        return _Known(self._name, q, Merge(self._sources), history, topic_id, 0)
+
+    def _restored(self, q: int, topic_id: str, arrays: Arrays) -> _Known:
+        """What a snapshot says that is known; ValueError: it is of something else."""
+        known = self._nothing(q, topic_id)
+        of_merge = {name.removeprefix(_MERGE): array for name, array in arrays.items() if name.startswith(_MERGE)}
+        known.merge.restore(of_merge, self._received(NO_RECORDS)[0].schema)
+        known.history.restore({name: array for name, array in arrays.items() if not name.startswith(_MERGE)})
         return known
 
     def _told(self, q: int, end: int, low: int) -> tuple[int, Merge]:

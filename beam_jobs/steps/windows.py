@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from beam_jobs import dead_letters, metrics
 from beam_jobs.block import SOURCE_PREFIX, Block, Stretch, concat, millis_of, source_of, stretch_of, take
-from beam_jobs.errors import RowErrors, UserError, one_line
+from beam_jobs.errors import RowErrors, UserError
 from beam_jobs.io.idle import IdleCache
 from beam_jobs.io.source import Log
 from beam_jobs.isolate import Isolate
@@ -40,8 +40,8 @@ from beam_jobs.steps import partition_keys
 from beam_jobs.steps.decode import DecodeEvents
 from beam_jobs.steps.partition_keys import PartitionKeys
 from beam_jobs.steps.preprocess import traced
-from beam_jobs.steps.rebuild import Telling, ahead
-from beam_jobs.storage.snapshots import Place, Record, Snapshots, writer
+from beam_jobs.steps.rebuild import Kept, Telling, ahead
+from beam_jobs.storage.snapshots import Arrays, Record
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -194,7 +194,8 @@ class PreprocessWindows(beam.DoFn):
         self._preprocessor.warm_up()
         partition_keys.warm_up()
         folder = self._settings.snapshots
-        self._snapshots = Snapshots(folder, self._preprocessor.state_key()) if folder else None
+        made_by = self._preprocessor.state_key() if folder else ""
+        self._kept = Kept(folder, made_by, self._log, self._settings.snapshot_s)
         self._decode.setup()
         self._reach_ms = -(-self._new_history().reach_us // 1000)
         columns = [*self._preprocessor.input_columns, _PARTITION, _OFFSET, _TIME]
@@ -259,7 +260,7 @@ class PreprocessWindows(beam.DoFn):
         for p, one in known.items():
             one.next = stretch.partitions[p][1]
             one.check_memory(self._settings.memory_mb)
-            self._keep(one)
+            one.since = self._kept.write(one.topic_id, p, one.next, one.last, one.since, one.history.held)
             one.park()
         if not chosen:
             return rows, places
@@ -316,44 +317,24 @@ class PreprocessWindows(beam.DoFn):
                     self._check_keys(again, topic_id)
                     for p, at in _by_partition(again).items():
                         known[p].history.advance(_rows(again, at), emit=False)
-                        if self._snapshots is not None:
+                        if self._kept.wanted:
                             known[p].took(again, int(at[-1]))
                         known[p].check_memory(self._settings.memory_mb)
                 told.read(sum(end - start for start, end in stretch.partitions.values()), records)
 
     def _restored(self, partition: int, topic_id: str, first: int, end: int) -> _Known | None:
         """What is known of a partition up to an offset behind ``first``, at most ``end``, by a snapshot."""
-        if self._snapshots is None or not topic_id:
-            return None
-        for place, arrays in self._snapshots.read(topic_id, partition, first, end):
-            last, history = place.last, self._new_history()
-            if last.offset < first:
-                continue
-            there = [
-                _millis(raw.column("timestamp")) for raw in self._log.read({partition: (last.offset, last.offset + 1)})
-            ]
-            if [int(millis) for found in there for millis in found] != [last.millis]:
-                _LOGGER.warning("partition %d has another record at offset %d than a snapshot", partition, last.offset)
-                continue
-            try:
-                history.restore(arrays)
-            except ValueError as error:
-                _LOGGER.warning(
-                    "a snapshot of partition %d at offset %d is passed over: %s", partition, place.next, one_line(error)
-                )
-                continue
-            return _Known(self._name, partition, history, topic_id, place.next, last)
-        return None
 
-    def _keep(self, one: _Known) -> None:
-        """Has a snapshot written when it is time, and no other one is being written."""
-        if self._snapshots is None or one.last is None or not one.topic_id:  # some brokers give topics no ids
-            return
-        now = time.monotonic()
-        if now - one.since >= self._settings.snapshot_s and writer().free():
-            one.since = now
-            place = Place(one.topic_id, one.partition, one.next, one.last)
-            writer().write(self._snapshots, place, one.history.held())
+        def restore(arrays: Arrays) -> QueryHistory:
+            history = self._new_history()
+            history.restore(arrays)
+            return history
+
+        found = self._kept.newest(topic_id, partition, first, end, restore)
+        if found is None:
+            return None
+        place, history = found
+        return _Known(self._name, partition, history, topic_id, place.next, place.last)
 
     def _read(self, log: Iterator[Block]) -> Generator[tuple[Stretch, int, list[Block]]]:
         """Records of the log, block by block: which they are, how many, and what histories take of them."""

@@ -30,19 +30,20 @@ order, however they were cut into blocks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from beam_jobs.preprocessing.windows.order import OFFSET, ORDER, PARTITION
+from beam_jobs.preprocessing.windows.packed import Arrays
 
 Longs = NDArray[np.int64]
 
 NEVER = -(1 << 61)  # before any clock
 MOST_RECORDS = 1 << 45  # more than a log has
-_RANK, _FIRST, _THEN = "rank:", "first:", "then:"  # where a row stands
+_RANK, _FIRST, _THEN = _PLACE = "rank:", "first:", "then:"  # where a row stands
 
 
 class Mark(NamedTuple):
@@ -90,6 +91,50 @@ class Merge:
         """What these take."""
         return sum(block.nbytes for block in self._waiting)
 
+    def held(self) -> Arrays:
+        """All that is known, by name, in arrays of its own: ``restore`` takes them, in whatever process."""
+        told = {"clocks": self._clocks, "idle": self._idle, "next": self._next, "heard": self._heard}
+        arrays: dict[str, NDArray[Any]] = {name: array.copy() for name, array in told.items()}
+        waiting = pa.BufferOutputStream()
+        if self._waiting:
+            with pa.ipc.new_stream(waiting, self._waiting[0].schema) as stream:
+                for block in self._waiting:
+                    stream.write_batch(block)
+        arrays["waiting"] = np.frombuffer(waiting.getvalue(), np.uint8)
+        return arrays | {"newest": np.array([self._newest]), "limit": np.array([self._limit])}
+
+    def restore(self, arrays: Arrays, schema: pa.Schema) -> None:
+        """Takes what one of as many partitions has ``held``, instead of what is known.
+
+        Args:
+          schema: of the rows that ``take`` is given.
+
+        Raises:
+          ValueError: it is something else; this one can't be used any more.
+        """
+
+        def shapes(of: Arrays) -> dict[str, tuple[np.dtype[Any], Any]]:
+            return {name: (array.dtype, array.shape if name != "waiting" else array.ndim) for name, array in of.items()}
+
+        if shapes(arrays) != shapes(self.held()):
+            raise ValueError("not what is known of as many partitions")
+        self._clocks, self._idle = arrays["clocks"].copy(), arrays["idle"].copy()
+        self._next, self._heard = arrays["next"].copy(), arrays["heard"].copy()
+        self._newest, self._limit = int(arrays["newest"][0]), int(arrays["limit"][0])
+        self._waiting = []
+        if not len(arrays["waiting"]):
+            return
+        try:
+            with pa.ipc.open_stream(pa.py_buffer(arrays["waiting"].tobytes())) as stream:
+                self._waiting = list(stream)
+                found = stream.schema
+            for block in self._waiting:
+                block.validate(full=True)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"rows that wait can't be read: {error}") from error
+        if not found.equals(_placed(schema)):
+            raise ValueError("rows that wait have other columns")
+
     def take(self, rows: pa.RecordBatch, at: Longs, marks: Sequence[Mark]) -> pa.RecordBatch:
         """Takes in a stretch of the second topic; the rows that go now, in the order, ``order:`` being their clock.
 
@@ -112,8 +157,7 @@ class Merge:
             here = [pa.array(column[order]) for column in (rank, first, then)]
             block = rows.take(pa.array(order))
             block = block.set_column(block.schema.get_field_index(ORDER), ORDER, pa.array(rank[order] >> 1))
-            names = [*block.schema.names, _RANK, _FIRST, _THEN]
-            self._waiting.append(pa.RecordBatch.from_arrays([*block.columns, *here], names=names))
+            self._waiting.append(pa.RecordBatch.from_arrays([*block.columns, *here], schema=_placed(rows.schema)))
         return self._released(rows)
 
     def _are_new(self, partitions: Longs, offsets: Longs, at: Longs, marks: Sequence[Mark]) -> NDArray[np.bool_]:
@@ -168,3 +212,10 @@ class Merge:
         if len(going) > 1:
             rows = rows.take(pa.array(np.lexsort([rows.column(name).to_numpy() for name in (_THEN, _FIRST, _RANK)])))
         return rows.select(like.schema.names)
+
+
+def _placed(schema: pa.Schema) -> pa.Schema:
+    """Of rows that wait: with where they stand."""
+    names = [*schema.names, *_PLACE]
+    types = [*(pa.int64() if name == ORDER else schema.field(name).type for name in schema.names), *[pa.int64()] * 3]
+    return pa.schema(list(zip(names, types, strict=True)))

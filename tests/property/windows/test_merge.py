@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from itertools import pairwise
 from random import Random
 from typing import NamedTuple
@@ -13,6 +14,7 @@ import pytest
 from beam_jobs.preprocessing.windows.merge import NEVER, Mark, Merge
 
 SOURCES = 3
+SCHEMA = pa.schema({"_partition": pa.int32(), "_offset": pa.int64(), "order:": pa.int64()})
 Row = tuple[int, int, int]  # partition, offset, clock
 
 
@@ -26,13 +28,7 @@ class Log(NamedTuple):
         part = list(enumerate(self.entries))[start:end]
         rows = [(at, entry) for at, entry in part if isinstance(entry, tuple)]
         columns = list(zip(*(row for _, row in rows), strict=True)) or [[], [], []]
-        block = pa.record_batch(
-            {
-                "_partition": pa.array(columns[0], pa.int32()),
-                "_offset": pa.array(columns[1], pa.int64()),
-                "order:": pa.array(columns[2], pa.int64()),
-            }
-        )
+        block = pa.record_batch([pa.array(c, t) for c, t in zip(columns, SCHEMA.types, strict=True)], schema=SCHEMA)
         marks = [Mark(at, np.array(entry, np.int64)) for at, entry in part if isinstance(entry, list)]
         out = merge.take(block, np.array([at for at, _ in rows], np.int64), marks)
         return list(zip(*(column.to_pylist() for column in out.columns), strict=True))
@@ -115,6 +111,42 @@ def test_made_again_from_before_what_matters_it_goes_on_alike(seed: int) -> None
     log.take(again, start, end)
     assert again.rows == before.rows
     assert log.take(again, end, n) == whole[len(gone) :]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_another_one_goes_on_with_what_one_has_held(seed: int) -> None:
+    chance = Random(seed)
+    log = written(chance, sources(chance), idle=True)
+    n = len(log.entries)
+    for at in (0, chance.randrange(n + 1), chance.randrange(n + 1), n):
+        merge, other = Merge(SOURCES), Merge(SOURCES)
+        log.take(merge, 0, at)
+        other.restore({name: array.copy() for name, array in merge.held().items()}, SCHEMA)
+        assert (other.rows, other.limit, other.knows_all) == (merge.rows, merge.limit, merge.knows_all)
+        assert log.take(other, at, n) == log.take(merge, at, n)
+        with pytest.raises(ValueError, match="not what is known of as many partitions"):
+            Merge(SOURCES + 1).restore(merge.held(), SCHEMA)
+
+
+def test_rows_that_wait_are_looked_at_before_they_are_taken() -> None:
+    merge = Merge(SOURCES)
+    log = Log([(0, 0, 10), [[0, 1, 10, 0]]])
+    log.take(merge, 0, 2)
+    held = merge.held()
+    with pytest.raises(ValueError, match="have other columns"):
+        Merge(SOURCES).restore(held, SCHEMA.append(pa.field("amount", pa.float64())))
+    for cut in range(0, len(held["waiting"]), 8):
+        broken = {**held, "waiting": held["waiting"][:cut]}
+        with contextlib.suppress(ValueError):
+            Merge(SOURCES).restore(broken, SCHEMA)
+    chance = np.random.default_rng(1)
+    for _ in range(300):
+        broken = {name: array.copy() for name, array in held.items()}
+        broken["waiting"][chance.integers(len(broken["waiting"]))] = chance.choice([0, 1, 127, 255])
+        other = Merge(SOURCES)
+        with contextlib.suppress(ValueError):
+            other.restore(broken, SCHEMA)
+            log.take(other, 1, 2)
 
 
 def told(log: Log, start: int, end: int) -> bool:

@@ -10,6 +10,7 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pytest
 
 from beam_jobs import metrics
-from beam_jobs.block import Block, millis_of
+from beam_jobs.block import Block, Stretch, millis_of
 from beam_jobs.errors import UserError
 from beam_jobs.io.block_reader import BlockSettings
 from beam_jobs.io.kafka.source import SESSIONS, KafkaSource
@@ -36,12 +37,14 @@ from beam_jobs.steps.decode import DecodeEvents
 from beam_jobs.steps.repartition import ToSecondKey, begun
 from beam_jobs.steps.second_key import HELD, BySecondKey
 from beam_jobs.steps.windows import HISTORIES, WindowSettings
+from beam_jobs.storage.snapshots import writer
 from tests.contract.reads import opened
 from tests.services.fake_kafka import FakeCluster
 from tests.services.kafka_cluster import Record
 
 T0 = 1_700_000_000_000
 SOURCES, PARTITIONS = 3, 2
+SETTINGS = WindowSettings()
 SCHEMA: dict[str, Any] = {
     "type": "record",
     "name": "Payment",
@@ -133,18 +136,18 @@ def good(blocks: Iterator[Any]) -> list[Block]:
     return [block for block in found if isinstance(block, pa.RecordBatch)]
 
 
-def first_stage(cluster: FakeCluster, topic: str, second: str) -> ToSecondKey:
+def first_stage(cluster: FakeCluster, topic: str, second: str, settings: WindowSettings = SETTINGS) -> ToSecondKey:
     decode = DecodeEvents(SCHEMA, [*QUERY.input_columns], lambda _: SCHEMA, "test")
     log, carry = KafkaLog(cluster.transport(topic)), {"fraud": ["null", "boolean"]}
-    fn = ToSecondKey(QUERY, "test", decode, log, WindowSettings(), PARTITIONS, carry)
+    fn = ToSecondKey(QUERY, "test", decode, log, settings, PARTITIONS, carry)
     fn._name = uuid.uuid4().hex
     fn.setup()
     return fn
 
 
-def second_stage(cluster: FakeCluster, topic: str, second: str, memory_mb: float = 2048) -> BySecondKey:
+def second_stage(cluster: FakeCluster, topic: str, second: str, settings: WindowSettings = SETTINGS) -> BySecondKey:
     log, carry = KafkaLog(cluster.transport(second)), {"fraud": ["null", "boolean"]}
-    fn = BySecondKey(QUERY, "test", topic, SOURCES, log, WindowSettings(memory_mb=memory_mb), carry)
+    fn = BySecondKey(QUERY, "test", topic, SOURCES, log, settings, carry)
     fn._name = uuid.uuid4().hex
     fn.setup()
     return fn
@@ -215,10 +218,13 @@ def _nothing_left_open() -> Iterator[None]:
         cache.close_all()
 
 
-@pytest.mark.parametrize("wild", [False, True], ids=["", "wild times"])
+@pytest.mark.parametrize(
+    ("wild", "kept"), [(False, False), (True, False), (True, True)], ids=["", "wild times", "snapshots"]
+)
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in (1, 2))])
-def test_whatever_happens_every_row_has_its_features(seed: int, wild: bool) -> None:
+def test_whatever_happens_every_row_has_its_features(seed: int, wild: bool, kept: bool, tmp_path: Path) -> None:
     chance, cluster = Random(seed), FakeCluster()
+    settings = WindowSettings(snapshots=str(tmp_path) if kept else "", snapshot_s=0.0)
     topic, second = cluster.create(SOURCES), cluster.create(PARTITIONS)
     cluster.write(topic, records(chance, 700, wild))
     right = by_the_whole(cluster, topic)
@@ -231,7 +237,7 @@ def test_whatever_happens_every_row_has_its_features(seed: int, wild: bool) -> N
                 return  # it was killed
 
     before = metrics.STATE.snapshot()
-    assert run(chance, cluster, topic, lambda: first_stage(cluster, topic, second), send)
+    assert run(chance, cluster, topic, lambda: first_stage(cluster, topic, second, settings), send)
     written(cluster, second, begun(SOURCES, PARTITIONS, idle=True), chance, whole=True)
     seen: Features = {}
 
@@ -239,11 +245,49 @@ def test_whatever_happens_every_row_has_its_features(seed: int, wild: bool) -> N
         for place, row in features(blocks):
             assert seen.setdefault(place, row) == row == right[place], place
 
-    assert run(chance, cluster, second, lambda: second_stage(cluster, topic, second), look)
+    assert run(chance, cluster, second, lambda: second_stage(cluster, topic, second, settings), look)
     assert seen == right
+    assert bool(list(tmp_path.rglob("*.npz"))) == kept
     after = metrics.STATE.snapshot()
     assert after[metrics.REREAD] > before[metrics.REREAD]
     assert after[metrics.MARKS] > before[metrics.MARKS]
+
+
+def test_a_snapshot_stands_for_the_log_before_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    chance, cluster = Random(5), FakeCluster()
+    topic, second = cluster.create(SOURCES), cluster.create(PARTITIONS)
+    cluster.write(topic, records(chance, 700, wild=False))
+    written(cluster, second, begun(SOURCES, PARTITIONS, idle=False), chance, whole=True)
+    first = first_stage(cluster, topic, second)
+    ends = {p: (0, log.high) for p, log in enumerate(cluster.topics[topic])}
+    for raw in KafkaLog(cluster.transport(topic)).read(ends):
+        for block in good(first.process(raw)):
+            written(cluster, second, block, chance, whole=True)
+    high = cluster.topics[second][0].high
+    kept = WindowSettings(snapshots=str(tmp_path), snapshot_s=0.0)
+
+    def go_on(step: BySecondKey, start: int, end: int) -> Features:
+        (raw,) = KafkaLog(cluster.transport(second)).read({0: (start, end)})
+        return dict(features(good(step.process(Stretch({0: (start, end)}, "id").on(raw)))))
+
+    middle = high // 2
+    go_on(second_stage(cluster, topic, second, kept), 0, middle)
+    writer().wait()
+    before = metrics.STATE.snapshot()[metrics.REREAD]
+    right = go_on(second_stage(cluster, topic, second), middle, high)
+    without = metrics.STATE.snapshot()[metrics.REREAD] - before
+    assert go_on(second_stage(cluster, topic, second, kept), middle, high) == right
+    assert without > 0
+    assert metrics.STATE.snapshot()[metrics.REREAD] == before + without  # it read nothing again
+    assert not caplog.records
+    (file,) = tmp_path.rglob("*.npz")
+    with np.load(file) as found:
+        arrays = {name: found[name] for name in found.files}
+    assert arrays["merge/waiting"].size
+    arrays["merge/waiting"] = arrays["merge/waiting"][:-40]
+    np.savez(file, **arrays)
+    assert go_on(second_stage(cluster, topic, second, kept), middle, high) == right
+    assert "is passed over: rows that wait can't be read" in caplog.text
 
 
 def test_records_that_are_done_with_are_deleted_and_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +328,7 @@ def test_what_it_may_hold_is_bounded_from_the_first_record_read_again() -> None:
     for start in (0, high - 5):
         (raw,) = KafkaLog(cluster.transport(second)).read({0: (start, high)})
         with pytest.raises(UserError, match=r"more than 0.001 MB; allow more with --window_memory_mb"):
-            list(second_stage(cluster, topic, second, memory_mb=0.001).process(raw))
+            list(second_stage(cluster, topic, second, WindowSettings(memory_mb=0.001)).process(raw))
     assert metrics.STATE.snapshot()[metrics.REREAD] == before
 
 
