@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from beam_jobs.errors import UserError
@@ -32,6 +32,7 @@ _SETTINGS = {
     "message.timestamp.type": "CreateTime",
     "max.message.bytes": "100000000",  # a row is no larger than its event, about
 }
+_OF_STARTS = 100  # records of a partition that may be those of starts which were killed as they wrote to it
 _LONGEST = 120  # characters of a group in the topic's name
 
 
@@ -128,7 +129,13 @@ def second_topic(preflight: Preflight, use_case: UseCase, source: Source, finger
     history = preprocessor.behind(legs).history()
     assert history is not None
     check_kept(address, topic_settings(address, source.config), history.reach_us // 1000)
-    partitions = _partitions(address, source.config)
+    ends = _ends(address, source.config)
+    lost = lost_rows(address, ends, source.group_id if _has_read(source) else None)
+    if lost and wanted.short_history == "refuse":
+        raise UserError(f"{lost}; choose another --group_id, which reads everything again, or --short_history warn")
+    if lost:
+        say(f"warning: {lost}: their windows lack what was before")
+    partitions = len(ends)
     say(f"rows{' and labels' if apart else ''} come to {second} through {address} ({partitions} partitions)")
     rows = replace(
         source,
@@ -184,6 +191,39 @@ def check_kept(address: KafkaAddress, settings: Mapping[str, str], reach_ms: int
                 f"--repartition_topic {address}: its {name} is {settings[name]}; windows need every record for "
                 f"{reach_ms:,} ms, at its own time: set {name}={_SETTINGS[name]}"
             )
+
+
+def lost_rows(address: KafkaAddress, ends: Sequence[int], group: str | None) -> str:
+    """Why windows can't be rebuilt from the topic; "": they can.
+
+    A start writes to each partition before it reads anything.
+
+    Args:
+      ends: of its partitions.
+      group: that has read events before; None: it has not.
+    """
+    if group is not None and not any(ends):
+        return f"{address}: holds none of the rows that group {group} brought before (another topic, or another SQL)"
+    if 0 in ends and max(ends) > _OF_STARTS:
+        return f"{address}: partition {ends.index(0)} was added, and keys have moved there, away from their rows"
+    return ""
+
+
+def _ends(address: KafkaAddress, config: KafkaConfig) -> list[int]:
+    transport = KafkaTransport(address, config)
+    with transport.control() as control:
+        partitions = patiently(transport, control.topic).partitions
+        bounds = patiently(transport, lambda timeout_s: control.bounds(partitions, timeout_s))
+    return [high for _, (_, high) in sorted(bounds.items())]
+
+
+def _has_read(source: KafkaInput) -> bool:
+    """Whether its group has an offset of this topic, not of an earlier one of its name."""
+    transport = KafkaTransport(source.address, source.config, source.group_id)
+    with transport.control() as control:
+        topic = patiently(transport, control.topic)
+        committed = patiently(transport, lambda timeout_s: control.committed(topic.partitions, timeout_s))
+    return any(c.topic_id in ("", topic.id) or not topic.id for c in committed.values())
 
 
 def _partitions(address: KafkaAddress, config: KafkaConfig) -> int:

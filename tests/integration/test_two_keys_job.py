@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from beam_jobs.block import millis_of
 from demo.broker import ApacheKafka
@@ -25,7 +25,7 @@ from tests.integration.archives import live, positions, report, rows, stop, wait
 from tests.integration.test_score_job import RUNNERS, where
 from tests.integration.test_windows_job import archive, features, said_by_duckdb, send, with_features
 from tests.integration.topics import Topics, framed, run
-from tests.services.job import DEVNULL, PIPE, Job
+from tests.services.job import DEVNULL, PIPE, Job, finished
 
 pytestmark = pytest.mark.integration
 
@@ -140,6 +140,21 @@ def test_killed_in_both_stages_the_features_are_duckdbs(
     found = rows(tmp_path)
     assert max(positions(found).values()) == 1
     assert features(found, WITH_LABELS) == said_by_duckdb(events, WITH_LABELS)
+
+
+def test_rows_that_are_not_on_the_topic_any_more_are_missed(topics: Topics, use_case: str, tmp_path: Path) -> None:
+    """Its partitions were added to, or it is another one: keys are no longer where their rows are."""
+    send(topics, 2000)
+    run(job(topics, use_case, tmp_path))
+    admin = AdminClient({"bootstrap.servers": topics.servers})
+    name = topics.name("second")
+    admin.create_partitions([NewPartitions(name, 5)])[name].result(30)
+    added = finished(job(topics, use_case, tmp_path))
+    assert (added.returncode, "partition 4 was added, and keys have moved there" in added.stderr) == (2, True)
+    other = [word.replace(name, topics.name("third")) for word in job(topics, use_case, tmp_path)]
+    done = finished(other)
+    assert (done.returncode, "holds none of the rows that group" in done.stderr) == (2, True), done.stderr
+    assert "warning: " in run([*other, "--short_history", "warn"]).stderr
 
 
 def test_live_the_last_rows_do_not_wait_for_more(topics: Topics, use_case: str, tmp_path: Path) -> None:
