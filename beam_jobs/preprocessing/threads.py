@@ -37,4 +37,4 @@ def at_once(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
 
 @cache
 def _cores() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(len(os.sched_getaffinity(0)), "highbeam-partition")
+    return ThreadPoolExecutor(os.cpu_count() or 1, "highbeam-partition")
