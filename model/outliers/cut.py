@@ -29,6 +29,10 @@ _LOWER_MEAN = 1 - (1 - _LOWER) * (1 - np.log(1 - _LOWER))  # their sum, as a sha
 _NARROW = 0.01  # a mean spacing below it counts as this: gaps of a few per cent of the score are none
 _BEND_ROWS = 20  # in a range whose failure rate is compared, at least
 _BEND_ERRORS = 4.0  # standard errors of a sag that is not random: fewer than 1 in 2,000 clean samples
+_BODY = 0.3  # of the rows: above them a hump is looked for
+_HUMP = 0.1  # of the rows: what larger shares of another kind make of the scores
+_HUMP_ERRORS = 8.0  # standard errors of a hump; clean samples have up to 4
+_DEEP = 0.7  # of the lower of the rates beside it: a dip that no steps of counts make
 _STRAIGHT = 0.95  # of the straight line: the usual laws keep above it
 
 
@@ -63,7 +67,11 @@ def find_cut(scores: NDArray[np.floating]) -> Cut:
     if more := widest_gap(logs[gone:], rows // 4):
         beyond = (gone + more) / rows
         return Cut(score, share, f"{beyond:.1%} of the rows lie beyond a gap, more than the {MOST:.0%} of outliers")
-    return Cut(score, share, _bend(logs[gone:], rows - start - gone))
+    doubt = _bend(logs[gone:], rows - start - gone)
+    if not doubt:
+        body = values[max(int(_BODY * rows), (start + rows + 1) // 2 if start else 0) :][::-1]
+        doubt = _valley_of_two(np.log(spread_ties(body))[gone:], rows - start - gone)
+    return Cut(score, share, doubt)
 
 
 def floor_of(ordered: NDArray[np.float64]) -> float:
@@ -143,21 +151,56 @@ def _bend(logs: NDArray[np.float64], rows: int) -> str:
     def rate(start: int, end: int) -> float:
         return (end - start) / max(float(sums[end] - sums[start]), _NARROW * (end - start))
 
+    def sag(last: int, low: int, high: int, start: int) -> tuple[float, bool]:
+        """By how many standard errors the rate between ``low`` and ``high`` is too low; whether that below is more."""
+        if last > len(spacings) or high - start < _BEND_ROWS:
+            return 0.0, False
+        above, between, below = rate(start, high), rate(high, low), rate(low, last)
+        # Where it grows faster than that of a Weibull law below the sag, the tail ends at the top.
+        if between * np.log(rows**2 / low / last) >= below * np.log(rows**2 / high / low):
+            return 0.0, False
+        chord = (above + below) / 2
+        error = above**2 / (high - start) + below**2 / (last - low)
+        error = np.sqrt(error / (2 * chord) ** 2 + 1 / (low - high))
+        return float(np.log(chord * _STRAIGHT / between) / error), between < below
+
     worst, where = _BEND_ERRORS, 0
     for last in np.unique(np.geomspace(_BEND_ROWS, max(len(spacings), _BEND_ROWS), 24).astype(int)).tolist():
-        low, high = last // 4, last // 16
         for start in (0, last // 64):
-            if last > len(spacings) or high - start < _BEND_ROWS:
+            errors, _ = sag(last, last // 4, last // 16, start)
+            if errors > worst:
+                worst, where = errors, last // 4
+        # More rows of another kind, in a hump of their own: the rate falls before it rises, as in no usual law.
+        errors, falls = sag(last, last // 2, last // 4, 0)
+        if falls and errors > max(worst, _HUMP_ERRORS) and last // 2 > _HUMP * rows:
+            worst, where = errors, last // 2
+    return _two_kinds(where, rows)
+
+
+def _valley_of_two(logs: NDArray[np.float64], rows: int) -> str:
+    """Says so if the failure rate dips below that above and that below; for humps of more rows than ``_bend`` sees."""
+    spacings = (logs[:-1] - logs[1:]) * np.arange(1, len(logs))
+    sums = np.concatenate([[0.0], np.cumsum(spacings)])
+
+    def rate(start: int, end: int) -> float:
+        return (end - start) / max(float(sums[end] - sums[start]), _NARROW * (end - start))
+
+    worst, where = _HUMP_ERRORS, 0
+    first, last = max(2 * _BEND_ROWS, int(_HUMP * rows)), int(0.75 * len(spacings))
+    for low in np.unique(np.geomspace(first, last, 24).astype(int)).tolist() if first < last else []:
+        for part in (0.5, 0.7, 0.85):
+            high, end = int(part * low), min(int(low / part), len(spacings))
+            if min(low - high, end - low, high) < _BEND_ROWS:
                 continue
-            above, between, below = rate(start, high), rate(high, low), rate(low, last)
-            chord = (above + below) / 2
-            error = above**2 / (high - start) + below**2 / (last - low)
-            error = np.sqrt(error / (2 * chord) ** 2 + 1 / (low - high))
-            sag = float(np.log(chord * _STRAIGHT / between) / error)
-            # Where it grows faster than that of a Weibull law below the sag, the tail ends at the top.
-            slower = between * np.log(rows**2 / low / last) < below * np.log(rows**2 / high / low)
-            if sag > worst and slower:
-                worst, where = sag, low
+            above, between, below = rate(0, high), rate(high, low), rate(low, end)
+            lower, of = (below, end - low) if below < above else (above, high)
+            errors = float(np.log(_DEEP * lower / between) / np.sqrt(1 / (low - high) + 1 / of))
+            if errors > worst:
+                worst, where = errors, low
+    return _two_kinds(where, rows)
+
+
+def _two_kinds(where: int, rows: int) -> str:
     if not where:
         return ""
     return f"among the highest {where / rows:.2%} of the scores there are two kinds of rows, and no gap parts them"

@@ -90,6 +90,18 @@ def test_more_rows_than_can_be_outliers_are_doubted_and_not_cut() -> None:
     assert "20.0% of the rows" in found.doubt
 
 
+@pytest.mark.parametrize("share", [0.1, 0.15, 0.2])
+@pytest.mark.parametrize("body", [lambda r, n: np.abs(r.standard_normal((n, 6))).max(1), CLEAN["log-normal"]])
+def test_many_rows_of_another_kind_without_a_gap_are_doubted(body: Draw, share: float) -> None:
+    """A hump of scores: readings that are far off, in so many rows that they are learnt in part."""
+    for seed in range(10):
+        random = np.random.default_rng(seed)
+        rows = body(random, 4000)
+        others = 2 * np.quantile(rows, 0.99) * random.lognormal(0, 0.25, round(4000 * share))
+        found = find_cut(np.concatenate([rows, others]))
+        assert found.doubt or found.share > 0.9 * share / (1 + share)
+
+
 def test_the_unit_of_the_score_and_the_order_of_the_rows_do_not_matter() -> None:
     random = np.random.default_rng(0)
     scores = np.concatenate([random.exponential(size=4000), random.uniform(100, 200, 40)])
