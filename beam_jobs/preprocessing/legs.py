@@ -88,6 +88,7 @@ class Legs:
       fields: of the events that the query reads.
       carry: Avro types of fields that go along as they are, columns ``carry:NAME``.
       apart: labels come apart from the events, and join the rows behind the cut.
+      made_by: another one for another query, whose records may look the same.
 
     Attributes:
       second: the field that is the second key.
@@ -95,7 +96,7 @@ class Legs:
       known: names of ``results`` that are computed before the cut; behind it they are columns ``result:NAME``.
       fields: of the events that go along.
       schema: Avro record schema of what goes along.
-      schema_id: tells records of this query from those of others, by its schema.
+      schema_id: tells records of this query from those of others.
       of_labels: names of the fields that labels come with, where they come apart.
       label_wheres: what chooses among them, as among their events.
 
@@ -112,6 +113,7 @@ class Legs:
         source: str,
         carry: Mapping[str, Any],
         apart: bool = False,
+        made_by: str = "",
     ) -> None:
         self._inputs = inputs
         self.second = by = next((stage.by for stage in stages if stage.by is not None), inputs.key)
@@ -162,6 +164,7 @@ class Legs:
             "type": "record",
             "name": "Row",
             "namespace": "highbeam.repartition",
+            "doc": made_by,
             "fields": [
                 *({"name": name.strip("_:"), "type": type_} for name, type_ in _PLACE.items()),
                 *({"name": f"x{i}", "type": each.avro, "doc": each.column} for i, each in enumerate(shipped)),

@@ -207,7 +207,7 @@ class Preprocessor:
                 results[o.name] = Result(o.value, expr, field, pa.float32() if o.is_feature else pa.string())
         if self.where is not None:
             results[""] = Result(self.where, self.where.expr, None, pa.bool_())
-        return Legs(results, self.stages, self.inputs, self._inputs, self._source, carry, apart)
+        return Legs(results, self.stages, self.inputs, self._inputs, self._source, carry, apart, self.fingerprint)
 
     def labelled(self, legs: Legs) -> Preprocessor:
         """What labels that come apart pass through on their way to ``legs``: its ``prepare``."""

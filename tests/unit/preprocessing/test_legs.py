@@ -146,3 +146,11 @@ def test_a_second_key_that_is_personal_goes_as_its_pseudonym() -> None:
 def test_windows_by_the_key_come_first_where_nothing_is_between() -> None:
     query = compiled(f"count(*) OVER {CARD} AS c, there", f"({FAR})")
     assert [stage.by for stage in query.stages] == [None, "merchant"]
+
+
+def test_records_of_another_query_are_known_by_their_schema_id() -> None:
+    """What is computed behind the cut differs, so what goes along is the same."""
+    here, there = (compiled(f"{BOTH}, sum(score) OVER {SHOP} * {n} AS c").legs() for n in (2, 3))
+    assert here.schema["fields"] == there.schema["fields"]
+    with pytest.raises(LookupError, match="of another SQL"):
+        here.writer_schema(there.schema_id)
