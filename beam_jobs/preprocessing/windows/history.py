@@ -171,8 +171,9 @@ class History:
     @property
     def memory_bytes(self) -> int:
         """What all that takes; not the room for more, which is taken when it is needed."""
-        heads, rows = self._slots * self.key_bytes, int(self._store.counts[store.USED])
-        held = rows * self._columns * 8 + rows // store.BLOCK * len(self._indexed) * 16
+        heads, counts = self._slots * self.key_bytes, self._store.counts
+        held = int(counts[store.USED]) * self._columns * 8
+        held += int(counts[store.INDEXED]) // store.BLOCK * len(self._indexed) * 16
         if self._tiles is not None:
             held += int(self._tiles.store.counts[store.USED]) * self.tile_bytes
             held += int(self._tiles.spare[tiles.NEXT_ODD]) * tiles.ODD_WORDS * 8
@@ -332,7 +333,7 @@ class History:
     def _compact(self) -> None:
         keys, rows = self.keys, kernel.room_needed(self._store, self._slots)
         counts = self._store.counts.copy()
-        counts[store.USED] = counts[store.GRANTED] = 0
+        counts[[store.USED, store.GRANTED, store.INDEXED]] = 0
         counts[store.SLOTS] = keys
         new = self._allocated(keys + _FIRST_KEYS, rows * 9 // 8 + store.FIRST_ROWS, counts)
         if self._tiles is not None:

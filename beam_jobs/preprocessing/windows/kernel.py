@@ -12,8 +12,8 @@ from beam_jobs.preprocessing.windows.hop_lanes import forget_tiles, show_hops, t
 from beam_jobs.preprocessing.windows.keys import Keys, find_slots
 from beam_jobs.preprocessing.windows.lanes import (
     AT,
-    COLUMN,
     COUNT,
+    COUNT_ALL,
     COUNT_DISTINCT,
     END,
     END_OUT,
@@ -52,11 +52,11 @@ from beam_jobs.preprocessing.windows.store import (
     SIZE,
     TOO_MANY,
     TOO_MANY_SORTED,
-    USED,
     Floats,
     Ints,
     Ring,
     Store,
+    allot,
     drop_oldest,
     has_room,
     index,
@@ -157,12 +157,12 @@ def _alone(lanes: Lanes, block: Block, i: Any, outputs: Floats) -> None:
     bits = outputs.view(np.int64)
     for number in range(len(lanes.plan)):
         lane = lanes.plan[number]
-        own = np.float64(block.times[i]).view(np.int64) if lane[COLUMN] == 0 else _bits(block, lane[COLUMN] - 1, i)
-        if lane[END] or lane[EXCLUDE]:
-            own = NULL
         for f in range(lane[FIRST_OUT], lane[END_OUT]):
-            function, w = lanes.functions[f], lanes.outputs[f]
-            if function in (COUNT, COUNT_DISTINCT):
+            function, column, w = lanes.functions[f], lanes.columns[f], lanes.outputs[f]
+            own = np.float64(block.times[i]).view(np.int64) if column == 0 else _bits(block, column - 1, i)
+            if lane[END] or lane[EXCLUDE]:
+                own = NULL
+            if function in (COUNT, COUNT_DISTINCT, COUNT_ALL):
                 outputs[w, i] = 0.0 if own == NULL else 1.0
             else:
                 bits[w, i] = NULL if function in (STDDEV_SAMP, VAR_SAMP) else own
@@ -340,8 +340,8 @@ def move_all(old: Store, used: Any, new: Store) -> None:
         size = np.int64(old.halves[number, SIZE])
         for word in range(new.heads.shape[1]):
             new.heads[slot, word] = old.heads[number, word]
-        ring, base = ring_for(new.sizes, size), new.counts[USED]
-        new.counts[USED] += new.sizes[ring]
+        ring = ring_for(new.sizes, size)
+        base = allot(new.counts, new.sizes[ring])
         new.counts[GRANTED] += new.sizes[ring]
         new.halves[slot, BASE], new.halves[slot, RING], new.halves[slot, FIRST] = base, ring + 1, 0
         for i in range(size):

@@ -1,6 +1,7 @@
 """What frames hold, kept from row to row.
 
-A lane is one frame of one argument; all functions of the two share it. It stands for a stretch of a key's rows,
+A lane is one frame of one argument; all functions of the two share it, and those of the frame that need no running
+value (first and last values, count(*)). It stands for a stretch of a key's rows,
 ``low`` to ``high`` - 1, and has their count, exact sums and extremes. To answer for a row the stretch is moved to
 that row's frame: each row that comes in is added, each that falls out taken away. So most rows cost one of each; a
 late one moves the stretch back, and the next one moves it on. Where that is farther than to begin anew, it begins
@@ -37,6 +38,7 @@ from beam_jobs.preprocessing.windows.tiles import Tiles, add_tiles, has_tiles, h
 
 COUNT, SUM, AVG, MIN, MAX, STDDEV_SAMP, VAR_SAMP, FIRST_VALUE, LAST_VALUE, COUNT_DISTINCT = range(10)
 QUANTILE_DISC, QUANTILE_CONT, QUANTILE_LINE = range(10, len(FUNCTIONS))
+COUNT_ALL = len(FUNCTIONS)  # count(*), of a frame that is not in hop form: no value has to be looked at
 
 # Columns of ``Lanes.plan``. Places are words of ``heads``; 0: the lane has no such thing.
 START, END, HOP, EXCLUDE = 0, 1, 2, 3  # the frame
@@ -62,6 +64,7 @@ class Lanes(NamedTuple):
 
     plan: Ints  # [L, PLAN_COLUMNS]
     functions: Ints  # [F], in the order of the lanes
+    columns: Ints  # [F], of ``rows``: the argument
     outputs: Ints  # [F], the row of the output each one's values go to
     found: Floats  # [VAR_SAMP + 1], scratch: what functions say of one row, by their numbers
     shares: Ints  # [F, 2], of a quantile: numerator and denominator
@@ -259,12 +262,12 @@ def write(
         first_tile = np.int64(halves[slot, 2 * place_of(lane, SUFFIX)])
     if lane[RUNNING]:
         _compute(store, ring, lanes, tiles, lane, slot, low, high, key, first_tile)
-    else:
-        lanes.found[COUNT] = high - low
     for f in range(lane[FIRST_OUT], lane[END_OUT]):
         function, w = np.uint32(lanes.functions[f]), np.uint32(lanes.outputs[f])
         if function <= VAR_SAMP:
             outputs[w, i] = lanes.found[function]
+        elif function == COUNT_ALL:
+            outputs[w, i] = high - low
         elif function == COUNT_DISTINCT:
             outputs[w, i] = _different(store, ring, lane, low, high, time, equal)
         elif function in (QUANTILE_DISC, QUANTILE_CONT, QUANTILE_LINE):
@@ -279,14 +282,15 @@ def write(
                     lanes.values, values, lanes.shares[f, 0], lanes.shares[f, 1], line, lanes.chance
                 )
         else:
+            column = lanes.columns[f]
             row = place(ring, low if function == FIRST_VALUE else high - 1) if high > low else -1
             of_tile = function == FIRST_VALUE or row < 0
             if tiles is not None and lane[TILE] and of_tile and has_tiles(tiles, key, first_tile):
                 bits[w, i] = tile_end(tiles, key, lane[TILE] - 1, first_tile, function == LAST_VALUE)
-            elif row < 0 or is_null(store, row, lane[COLUMN]):
+            elif row < 0 or is_null(store, row, column):
                 bits[w, i] = NULL
             else:
-                outputs[w, i] = value_at(store, row, lane[COLUMN])
+                outputs[w, i] = value_at(store, row, column)
 
 
 @compiled_inline

@@ -48,10 +48,10 @@ def tiling(windows: Sequence[Window]) -> tuple[NDArray[np.int64], NDArray[np.int
     return hops, np.array(parts, np.int64).reshape(-1, tiles.PART_COLUMNS), words
 
 
-def by_place(argument: int, tiled: bool) -> set[str]:
-    """Functions that a stretch alone answers: no running value is kept for them."""
-    every_row = {"count"} if argument == EVENT_TIME and not tiled else set[str]()  # a time is never NULL
-    return {*_ENDS, "count_distinct", *QUANTILES, *every_row}
+def _by_place(window: Window) -> bool:
+    """Whether its stretch of rows alone answers it, so that any lane of its frame does."""
+    every_row = window.function == "count" and window.argument == EVENT_TIME  # a time is never NULL
+    return not window.tiled and (window.function in _ENDS or every_row)
 
 
 def planned(
@@ -59,8 +59,11 @@ def planned(
 ) -> tuple[lanes.Lanes, int, NDArray[np.int64], NDArray[np.int64]]:
     """Lanes, words of a head, columns whose extremes are wanted and those whose different values are counted."""
     functions: dict[tuple[int, Frame, bool], list[int]] = {}
-    for number, window in enumerate(windows):
-        functions.setdefault((window.argument, window.frame, window.tiled), []).append(number)
+    for number, window in sorted(enumerate(windows), key=lambda item: _by_place(item[1])):
+        lane_of = window.argument, window.frame, window.tiled
+        if _by_place(window):
+            lane_of = next((found for found in functions if found[1:] == lane_of[1:]), (EVENT_TIME, *lane_of[1:]))
+        functions.setdefault(lane_of, []).append(number)
 
     def columns(names: Sequence[str]) -> list[int]:
         return sorted({window.argument + 1 for window in windows if window.function in names})
@@ -70,7 +73,7 @@ def planned(
     plan = np.zeros((len(functions), lanes.PLAN_COLUMNS), np.int64)
     word, outputs = store.HEAD_WORDS, list[int]()
     for lane, ((argument, frame, tiled), numbers) in zip(plan, functions.items(), strict=True):
-        names = {windows[number].function for number in numbers}
+        names = {windows[number].function for number in numbers if not _by_place(windows[number])}
         lane[[lanes.START, lanes.END, lanes.HOP]] = frame.start_us, frame.end_us, frame.hop_us
         lane[lanes.EXCLUDE] = frame.exclude_current and not frame.end_us
         lane[lanes.COLUMN] = argument + 1
@@ -78,7 +81,7 @@ def planned(
         outputs += numbers
         wanted = [
             (lanes.AT, 1, True),
-            (lanes.RUNNING, 1, bool(names - by_place(argument, tiled))),
+            (lanes.RUNNING, 1, bool(names - {*_ENDS, "count_distinct", *QUANTILES})),
         ]
         wanted.append((lanes.EXTREMES, 2, bool(names & {*_EXTREMES})))
         wanted.append((lanes.SUM_AT, wide.SUM_WORDS, bool(names & {*_SUMS})))
@@ -91,17 +94,20 @@ def planned(
         lane[lanes.SORTED] = bool(names & {*QUANTILES})
         if tiled:
             hop = int(np.flatnonzero(hops[:, tiles.HOP_US] == frame.hop_us)[0])
-            of = (parts[:, tiles.HOP] == hop) & (parts[:, tiles.COLUMN] == argument + 1)
-            lane[lanes.TILE] = np.flatnonzero(of)[0] + 1
+            own = (parts[:, tiles.HOP] == hop) & (parts[:, tiles.COLUMN] == argument + 1)
+            lane[lanes.TILE] = np.flatnonzero(own)[0] + 1
         if lane[lanes.EXTREMES]:
             lane[lanes.INDEX] = indexed.index(argument + 1)
         if "count_distinct" in names:
             lane[lanes.NEXT] = first_next + distinct.index(argument + 1)
-    codes = np.array([FUNCTIONS.index(windows[number].function) for number in outputs], np.int64)
-    shares = [windows[number].share for number in outputs]
+    of = [windows[number] for number in outputs]
+    by_place = [w.function == "count" and _by_place(w) for w in of]
+    codes = [lanes.COUNT_ALL if rows else FUNCTIONS.index(w.function) for w, rows in zip(of, by_place, strict=True)]
+    shares = [window.share for window in of]
     planned = lanes.Lanes(
         plan,
-        codes,
+        np.array(codes, np.int64),
+        np.array([window.argument + 1 for window in of], np.int64),
         np.array(outputs, np.int64),
         np.zeros(lanes.VAR_SAMP + 1),
         np.array([(share.numerator, share.denominator) for share in shares], np.int64),

@@ -19,6 +19,7 @@ from beam_jobs.preprocessing.windows.store import (
     BASE,
     FIRST,
     GRANTED,
+    INDEXED,
     RING,
     RING_SIZES,
     SIZE,
@@ -26,6 +27,7 @@ from beam_jobs.preprocessing.windows.store import (
     Ints,
     Ring,
     Store,
+    allot,
     index,
     place,
     ring_for,
@@ -62,7 +64,7 @@ def unpack(arrays: Arrays, to: Store) -> None:
     """Puts packed keys into empty arrays that are large enough."""
     to.heads[: len(arrays["heads"])] = arrays["heads"]
     to.counts[:] = arrays["counts"]
-    to.counts[[USED, GRANTED]] = 0
+    to.counts[[USED, GRANTED, INDEXED]] = 0
     _unpack(arrays["rows"], len(arrays["heads"]), to)
 
 
@@ -112,9 +114,9 @@ def _unpack(rows: Ints, slots: Any, to: Store) -> None:
     for slot in range(slots):
         if not to.halves[slot, RING]:
             continue
-        size, base = np.int64(to.halves[slot, SIZE]), to.counts[USED]
+        size = np.int64(to.halves[slot, SIZE])
         number = ring_for(to.sizes, size)
-        to.counts[USED] += to.sizes[number]
+        base = allot(to.counts, to.sizes[number])
         to.counts[GRANTED] += to.sizes[number]
         to.halves[slot, BASE], to.halves[slot, RING], to.halves[slot, FIRST] = base, number + 1, 0
         for i in range(size):

@@ -37,7 +37,8 @@ KEYS, CLOCK = 3, 4  # that have a ring; highest record time
 LATE, ALONE, FUTURE = 5, 6, 7  # rows so far
 REFUSED = 8  # 0, or why no more rows are taken
 SLOTS = 9  # in use
-COUNTS = 10
+INDEXED = 10  # rows of the arena ever used by rings whose extremes are known
+COUNTS = 11
 TOO_MANY, TOO_MANY_SORTED = 1, 2  # rows of a key; rows in a window that looks for a quantile
 
 FIRST_ROWS = 1 << 12  # of an arena at the start
@@ -291,6 +292,16 @@ def has_room(store: Store, slot: Any) -> bool:
     return store.counts[USED] + 2 * store.sizes[ring] <= len(store.rows)
 
 
+@compiled_inline
+def allot(counts: Ints, rows: Any) -> int:
+    """The first row of a part of the arena that no ring has used; there is room for it."""
+    base = counts[USED]
+    counts[USED] += rows
+    if rows >= INDEXED_FROM:
+        counts[INDEXED] += rows
+    return base
+
+
 @compiled_inside
 def move(store: Store, slot: Any, ring: Any) -> None:
     """Moves the rows of a key, if it has some, to a ring of another size; ``has_room`` has been asked."""
@@ -299,8 +310,7 @@ def move(store: Store, slot: Any, ring: Any) -> None:
         base = free[ring]
         free[ring] = rows[base, 0]
     else:
-        base = counts[USED]
-        counts[USED] += sizes[ring]
+        base = allot(counts, sizes[ring])
     counts[GRANTED] += sizes[ring]
     size = np.int64(halves[slot, SIZE])
     old = ring_of(store, slot) if size else Ring(base, base, base)

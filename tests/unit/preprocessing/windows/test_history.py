@@ -193,6 +193,23 @@ def test_rows_are_counted_by_where_they_lie() -> None:
     assert by_place.key_bytes < by_value.key_bytes
 
 
+def test_what_a_stretch_alone_answers_takes_no_memory_beside_what_has_one() -> None:
+    def history(*more: Window) -> History:
+        return History([Window("avg", 0, TEN_SECONDS), Window("max", 1, TEN_SECONDS), *more])
+
+    own = [
+        Window("count", EVENT_TIME, TEN_SECONDS),
+        *(Window("last_value", of, TEN_SECONDS) for of in (EVENT_TIME, 0, 1)),
+    ]
+    assert history(*own).key_bytes == history().key_bytes
+    times = np.array([0, 4, 2, 10, 10, 11, 30, 29, 9]) * SECOND
+    keys, n = pa.array(["car"] * len(times)), len(times)
+    values, valid = np.arange(2.0 * n).reshape(2, n), np.arange(2 * n).reshape(2, n) % 3 > 0
+    together = history(*own).advance(keys, times, times, values, valid)
+    apart = [History([each, Window("count", 1, Frame(SECOND))]) for each in own]
+    assert together[2:] == [one.advance(keys, times, times, values, valid)[0] for one in apart]
+
+
 def test_a_key_with_too_many_rows_is_refused() -> None:
     times = list(map(float, range(11)))
     history = History([Window("count", 0, Frame(100 * SECOND))], Lateness(key_rows=10))
