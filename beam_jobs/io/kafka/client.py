@@ -22,7 +22,7 @@ from beam_jobs.io.kafka.control import NO_TOPIC, REFUSED, KafkaControl, client_e
 from beam_jobs.io.kafka.fetch import ClientFetcher, Control, DebugLog, Fetcher
 from beam_jobs.io.kafka.wire import protocol
 from beam_jobs.io.kafka.wire.brokers import BROKER_ERRORS, reason_of
-from beam_jobs.io.kafka.wire.connection import Connection, ReadSettings, not_understood
+from beam_jobs.io.kafka.wire.connection import Connection, ReadSettings, not_understood, why_no_tls
 from beam_jobs.io.kafka.wire.fetcher import WireFetcher
 
 _LOGGER = logging.getLogger(__name__)
@@ -72,6 +72,13 @@ class KafkaTransport:
         return WireFetcher(self.address.topic, properties)
 
 
+_NAMED_OTHERWISE = "name the broker as its certificate does, or have one made for this name"
+_OF_CERTIFICATES = {  # OpenSSL's codes: what to do
+    9: "check the clock of this machine, and the broker's certificate",
+    10: "renew the broker's certificate, or check the clock of this machine",
+    62: _NAMED_OTHERWISE,
+    64: _NAMED_OTHERWISE,
+}
 _LACKING: set[str] = set()  # what was said of brokers already
 CONTROLS: IdleCache[KafkaControl] = IdleCache(KafkaControl.close)
 _COMMITS: dict[object, Commits] = {}  # a connection is closed when nobody needs it for a while
@@ -120,6 +127,20 @@ def _refused(address: KafkaAddress | str, error: KafkaError) -> UserError:
     return UserError(f"{address}: authentication failed ({text}); {remedy}")
 
 
+def _certificate(address: KafkaAddress, config: KafkaConfig) -> UserError | None:
+    """What is wrong with a broker's certificate, which librdkafka does not tell; None: nothing that is seen here."""
+    properties = consumer_properties(address, config, None)
+    if not properties.get("security.protocol", "").upper().endswith("SSL") or not_understood(properties):
+        return None
+    for server in address.bootstrap_servers.split(","):
+        host, _, port = server.rpartition(":")
+        error = why_no_tls(host.strip("[]"), int(port), properties, _CONNECT_S)
+        if error is not None:
+            remedy = _OF_CERTIFICATES.get(error.verify_code, "check ssl.ca.location in --kafka_config")
+            return UserError(f"{address}: TLS failed ({server}: {error.verify_message.rstrip('.')}); {remedy}")
+    return None
+
+
 def check_topic(
     address: KafkaAddress, config: KafkaConfig, *, write: bool = False, timeout_s: float = CHECK_TIMEOUT_S
 ) -> int:
@@ -153,7 +174,7 @@ def check_topic(
             lasting = next(filter(None, (user_error(address, seen) for seen in [*errors, failure])), None)
             refusals = 0 if lasting is None else refusals + 1
             if lasting is not None and refusals >= _REFUSALS:
-                raise lasting
+                raise _certificate(address, config) or lasting
             if lasting is not None:
                 time.sleep(_AGAIN_S)
                 continue

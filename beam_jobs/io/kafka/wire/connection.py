@@ -243,6 +243,22 @@ class Connection:
         self._socket.close()
 
 
+def why_no_tls(
+    host: str, port: int, properties: Mapping[str, Any], patience_s: float
+) -> ssl.SSLCertVerificationError | None:
+    """What is wrong with the certificate of a broker; None: nothing, or something else is."""
+    try:
+        with (
+            socket.create_connection((host, port), patience_s) as plain,
+            _tls(properties).wrap_socket(plain, server_hostname=host),
+        ):
+            return None
+    except ssl.SSLCertVerificationError as error:
+        return error
+    except (OSError, ValueError):
+        return None
+
+
 def _tls(properties: Mapping[str, Any]) -> ssl.SSLContext:
     place = properties.get("ssl.ca.location")
     place = None if place == "probe" else place  # librdkafka's word for the system's own, which None means here
