@@ -19,7 +19,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 import use_cases
 from beam_jobs.sandbox.fleet import Fleet
 from demo.history import write_history
-from tests.integration.archives import SMALL, fail_bundle, kill_at_random, kill_child, positions, report, rows
+from tests.integration.archives import SMALL, fail_bundle, kill_at_random, kill_child, positions, report, rows, wait
 from tests.integration.topics import Topics, framed, run
 from tests.services.job import DEVNULL, Job, finished
 
@@ -127,8 +127,12 @@ def test_20_kills_and_20_failed_bundles_leave_duckdbs_features(topics: Topics, u
 def test_with_snapshots_too_the_features_are_duckdbs(topics: Topics, use_case: str, tmp_path: Path) -> None:
     events, folder = send(topics, 60_000), tmp_path / "snapshots"
     one = archive(topics, use_case, tmp_path, f"--window_snapshots={folder}", "--window_snapshot_seconds=0.01")
-    assert kill_at_random(one, tmp_path, 3) == 3
-    assert list(folder.glob("*/*/*/*.npz"))
+
+    def kill_with_snapshot(job: Job) -> None:
+        wait(lambda: bool(list(folder.glob("*/*/*/*.npz"))), job)  # they are written beside the rest
+        job.kill()
+
+    assert kill_at_random(one, tmp_path, 3, how=kill_with_snapshot) == 3
     assert kill_at_random([*one, "--direct_num_workers=2"], tmp_path, 3) == 3
     finishes_as_duckdb_says(one, events, tmp_path)
 
