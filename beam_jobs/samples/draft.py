@@ -28,6 +28,7 @@ _MILLIS = {"type": "long", "logicalType": "timestamp-millis"}
 _MICROS = {"type": "long", "logicalType": "timestamp-micros"}
 _LOCAL = {"type": "long", "logicalType": "local-timestamp-millis"}
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)  # in Avro
+_TEXT = "a text comes along into alerts, and is no feature"
 _DATE_PARTS = re.compile("year|month|day|week|quarter|day_of_(week|month|year)|week_of_year", re.IGNORECASE)
 _TIME_WORDS = re.compile(r"time|timestamp|ts|date|datetime|day|at|when|created|occurred|ds", re.IGNORECASE)
 _KEY_WORDS = re.compile(
@@ -101,8 +102,10 @@ def draft(name: str, found: Found, wishes: Wishes) -> Draft:
     fields = fields_of(schema)
     sql, features, offered = _sql(fields, columns, found, key, at, label)
     if not features:
+        spoilt = "; ".join(f"of {name} {why}" for name, why in found.partly.items())
         raise UserError(
-            f"{found.what}: no column of changing numbers beside key and time; there is nothing to learn from"
+            f"{found.what}: no column of changing numbers beside key and time; "
+            + (f"{spoilt}: leave such cells empty" if spoilt else "there is nothing to learn from")
         )
     said = [("key", f"{key}: {how_key}"), ("event time", f"{at}: {how_at}")]
     said += [("label", f"{label}: {how_label}")] if label else []
@@ -112,6 +115,7 @@ def draft(name: str, found: Found, wishes: Wishes) -> Draft:
         said.append(
             ("personal", f"{', '.join(tagged)}: tagged in the schema, and only selected as pseudonyms; check them")
         )
+    said += [("text", f"{column}: {why}: leave such cells empty") for column, why in found.partly.items()]
     said += [
         ("wrong", f"{column}: {n:,} cells are not like the others; their rows will be refused")
         for column, n in found.wrong.items()
@@ -398,7 +402,8 @@ def _sql(
             elif known.nullable:
                 filters.append((name, "may be empty"))
         elif known.kind == "string":
-            offered.append((name, "a text comes along into alerts, and is no feature"))
+            spoilt = found.partly.get(columns.origin.get(name, name))
+            offered.append((name, f"{spoilt}: leave such cells empty" if spoilt else _TEXT))
     lines = ["-- What the model sees: numbers are features. Expressions and a WHERE are welcome.", "SELECT"]
     names = [_selected(key, fields[key]), _quoted(at), *map(_quoted, chosen)]
     lines += [f"  {name}{',' if number < len(names) else ''}" for number, name in enumerate(names, 1)]

@@ -37,6 +37,7 @@ from schemas.writers import for_registry
 
 MAX_ROWS = 200_000  # looked at
 _FITS = 0.99  # of the cells: the others are wrong, not of another type
+_MOSTLY = 0.5  # of the cells: such a column was meant to be one of numbers
 _FRAME = 5
 _JSON_BLOCK = 64 << 20
 _MOMENT = r"^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d([.,]\d+)?)?([Zz]|[+-]\d\d(:?\d\d)?)$"
@@ -53,6 +54,9 @@ class Found:
     is_json: bool = False  # objects: every name of theirs must be in the schema, as it is
     dialect: Dialect = field(default_factory=Dialect)  # of CSV
     wrong: Mapping[str, int] = field(default_factory=dict)  # column -> cells that are not of its type
+    partly: Mapping[str, str] = field(
+        default_factory=dict
+    )  # column of texts -> how many are numbers, and one that is none
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,19 @@ def _csv(path: Path, options: Options) -> Found:
     typed = {name: _typed(array, dialect) for name, array in zip(texts.column_names, cells, strict=True)}
     wrong = {name: n for name, (_, n) in typed.items() if n}
     rows = pa.table({name: array for name, (array, _) in typed.items()})
-    return Found(_rows_of(rows, path), rows, dialect=dialect, wrong=wrong)
+    partly = {name: _partly(array, dialect) for name, (array, _) in typed.items() if pa.types.is_string(array.type)}
+    partly = {name: what for name, what in partly.items() if what}
+    return Found(_rows_of(rows, path), rows, dialect=dialect, wrong=wrong, partly=partly)
+
+
+def _partly(texts: pa.Array, dialect: Dialect) -> str:
+    """What keeps a column from being one of numbers, where most of its cells are; "" where they are not."""
+    values, bad = convert(texts, AvroType("double"), dialect)
+    numbers = len(values) - values.null_count
+    if numbers < _MOSTLY * (numbers + int(bad.sum())) or not bad.any():
+        return ""
+    example = texts.filter(pa.array(bad))[0].as_py()
+    return f"{numbers / (numbers + int(bad.sum())):.0%} of the cells are numbers, but {one_line(example, 20)!r} is none"
 
 
 def _has_commas(texts: pa.Array) -> bool:

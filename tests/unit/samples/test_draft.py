@@ -318,6 +318,28 @@ def test_nothing_is_written_over_unless_it_is_to_be(tmp_path: Path) -> None:
         init.main([*words, str(tmp_path / "my-pumps")])
 
 
+def test_numbers_with_words_between_them_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One cell in twenty says n/a: the column is one of texts, and that is said."""
+    lines = [
+        f"a,2026-11-22T07:{n // 60:02}:{n % 60:02}Z,{n * n % 97},{'n/a' if n % 20 == 7 else n / 3},ok\n"
+        for n in range(200)
+    ]
+    text = "".join(["device,time,x,y,state\n", *lines])
+    made(tmp_path, text)
+    assert (
+        "text        y: 95% of the cells are numbers, but 'n/a' is none: leave such cells empty"
+        in capsys.readouterr().out
+    )
+    sql = (tmp_path / "pumps/preprocess.sql").read_text()
+    assert "-- , y  -- 95% of the cells are numbers, but 'n/a' is none: leave such cells empty\n" in sql
+    assert "-- , state  -- a feature should" in sql or "-- , state  -- a text comes along" in sql
+    only = "".join(line.rsplit(",", 3)[0] + "," + line.rsplit(",", 2)[1] + "\n" for line in text.splitlines())
+    with pytest.raises(
+        UserError, match=r"of y 95% of the cells are numbers, but 'n/a' is none: leave such cells empty"
+    ):
+        made(tmp_path, only, "--overwrite")
+
+
 def test_somebodys_payments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Card numbers that are read as numbers are no features, nor are times and numbers that only grow."""
     monkeypatch.setenv("HIGHBEAM_PII_KEY", "0123456789abcdef" * 2)
