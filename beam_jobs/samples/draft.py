@@ -98,11 +98,12 @@ def draft(name: str, found: Found, wishes: Wishes) -> Draft:
     if key is None:
         key = _one_device(columns, name)
     personal = _tags(columns, found, {at, label})
+    shown = {name: why for name, why in found.partly.items() if not {field_name(name), name} & {*personal, key}}
     schema = _schema(name, columns, found, at, key, label, personal)
     fields = fields_of(schema)
     sql, features, offered = _sql(fields, columns, found, key, at, label)
     if not features:
-        spoilt = "; ".join(f"of {name} {why}" for name, why in found.partly.items())
+        spoilt = "; ".join(f"of {name} {why}" for name, why in shown.items())
         raise UserError(
             f"{found.what}: no column of changing numbers beside key and time; "
             + (f"{spoilt}: leave such cells empty" if spoilt else "there is nothing to learn from")
@@ -115,7 +116,7 @@ def draft(name: str, found: Found, wishes: Wishes) -> Draft:
         said.append(
             ("personal", f"{', '.join(tagged)}: tagged in the schema, and only selected as pseudonyms; check them")
         )
-    said += [("text", f"{column}: {why}: leave such cells empty") for column, why in found.partly.items()]
+    said += [("text", f"{column}: {why}: leave such cells empty") for column, why in shown.items()]
     said += [
         ("wrong", f"{column}: {n:,} cells are not like the others; their rows will be refused")
         for column, n in found.wrong.items()

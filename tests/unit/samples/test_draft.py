@@ -333,6 +333,9 @@ def test_numbers_with_words_between_them_are_told(tmp_path: Path, capsys: pytest
     sql = (tmp_path / "pumps/preprocess.sql").read_text()
     assert "-- , y  -- 95% of the cells are numbers, but 'n/a' is none: leave such cells empty\n" in sql
     assert "-- , state  -- a feature should" in sql or "-- , state  -- a text comes along" in sql
+    made(tmp_path, text.replace(",y,", ",phone,"), "--overwrite")
+    assert "n/a" not in capsys.readouterr().out  # personal values are not shown
+    assert "n/a" not in (tmp_path / "pumps/preprocess.sql").read_text()
     only = "".join(line.rsplit(",", 3)[0] + "," + line.rsplit(",", 2)[1] + "\n" for line in text.splitlines())
     with pytest.raises(
         UserError, match=r"of y 95% of the cells are numbers, but 'n/a' is none: leave such cells empty"
