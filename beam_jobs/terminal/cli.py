@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import difflib
 import gc
+import os
 import re
+import select
 import signal
 import sys
 import traceback
@@ -17,6 +19,7 @@ from beam_jobs.errors import UserError, one_line, without_credentials
 EXIT_FAILED = 1  # the command ran and failed: a bug, or a runner that gave up
 EXIT_USAGE = 2  # the user can fix it: the message says how
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, the shell's convention
+EXIT_UNREAD = 141  # 128 + SIGPIPE: whoever read on, such as head, has enough
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a supervisor, a closed terminal
 
 _SWITCH = re.compile(r"(--\w+)=(true|false)", re.IGNORECASE)
@@ -131,6 +134,7 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         status = main(args) or 0
+        sys.stdout.flush()
     except KeyboardInterrupt:
         status = EXIT_INTERRUPTED
     except Exception as error:
@@ -141,6 +145,8 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
         if user_error is not None:
             say(f"error: {user_error}")
             status = EXIT_USAGE
+        elif isinstance(error, BrokenPipeError) and _nobody_reads():
+            status = EXIT_UNREAD
         else:
             summary = one_line(error, 500)
             hint = "" if "--verbose" in args else " (--verbose shows the stack trace)"
@@ -149,6 +155,22 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
     finally:
         gc.freeze()  # the interpreter would walk through all modules once more before it ends: half a second
     sys.exit(status)
+
+
+def _nobody_reads() -> bool:
+    """Whether stdout is a pipe that was closed; then nothing more is flushed into it."""
+    try:
+        sys.stdout.flush()
+        asked = select.poll()
+        asked.register(sys.stdout.fileno(), 0)  # errors are told unasked
+        closed = bool(asked.poll(0))
+    except BrokenPipeError:
+        closed = True
+    except (OSError, ValueError):  # no file, as in tests
+        return False
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed
 
 
 def find_user_error(error: BaseException | None) -> UserError | None:

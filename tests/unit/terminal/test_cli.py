@@ -55,6 +55,19 @@ def test_success_and_ctrl_c() -> None:
     assert status_of(KeyboardInterrupt(), []) == 130
 
 
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_what_nobody_reads_ends_a_command_without_a_word(lines: int) -> None:
+    code = f"from beam_jobs.terminal.cli import run\nrun(lambda _: [print('x' * 20) for _ in range({lines})] and 0)"
+    shell = f'"{sys.executable}" -c "$0" | true; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", shell, code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_connection_that_broke_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(BrokenPipeError(32, "Broken pipe"), []) == 1
+    assert "BrokenPipeError" in capsys.readouterr().err
+
+
 def test_an_empty_value_is_none() -> None:
     parser = Parser()
     parser.add_argument("--epochs", type=int, default=3)
