@@ -223,7 +223,7 @@ def test_a_broker_that_dies_in_the_middle_changes_no_feature(
 @pytest.mark.timeout(600)
 def test_a_second_instance_beside_the_first_changes_no_feature(topics: Topics, use_case: str, tmp_path: Path) -> None:
     """A rolling restart: the new one starts and waits, the old one ends."""
-    events = send(topics, 12_000)
+    events = send(topics, 12_000, end=9_000)
     right = said_by_duckdb(events, FEATURES)
     command = [part for part in job(topics, use_case, tmp_path) if part not in ("--until", "latest")]
     with live(command) as old:
@@ -231,6 +231,7 @@ def test_a_second_instance_beside_the_first_changes_no_feature(topics: Topics, u
         with live(command) as new:
             wait(lambda: len(rows(tmp_path)) > 0.5 * len(right), new)
             stop(old)
+            send(topics, 12_000, begin=9_000)  # so that the new one has begun to work before it is told to stop
             wait(lambda: len(positions(rows(tmp_path))) >= len(right), new)
             stop(new)
     run(job(topics, use_case, tmp_path))

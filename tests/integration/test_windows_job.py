@@ -51,8 +51,8 @@ def use_case(tmp_path: Path) -> str:
     return with_features(tmp_path / "car_memory", FEATURES)
 
 
-def send(topics: Topics, n: int) -> pa.RecordBatch:
-    """Events whose records have their times; returns them."""
+def send(topics: Topics, n: int, begin: int = 0, end: int | None = None) -> pa.RecordBatch:
+    """Events whose records have their times, of ``n`` those from ``begin`` to ``end``; returns all."""
     block = Fleet(CARS, seed=5, span=n / CARS).step(-(-n // CARS)).slice(0, n)
     i = block.schema.get_field_index("event_time")
     times = T0 + np.arange(n) * STEP_MS
@@ -60,7 +60,8 @@ def send(topics: Topics, n: int) -> pa.RecordBatch:
     block = block.set_column(i, block.schema.field(i), kept)
     producer = Producer({"bootstrap.servers": topics.servers, "linger.ms": 50})
     name = topics.name("events")
-    for key, value, time_ms in zip(block.column("car_id").to_pylist(), framed(block), times.tolist(), strict=True):
+    records = list(zip(block.column("car_id").to_pylist(), framed(block), times.tolist(), strict=True))
+    for key, value, time_ms in records[begin:end]:
         producer.produce(name, value, key, timestamp=time_ms)
         producer.poll(0)
     assert producer.flush(30) == 0
