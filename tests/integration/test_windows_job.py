@@ -112,7 +112,7 @@ def test_killed_and_resumed_by_more_processes_the_features_are_duckdbs(
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)
 def test_20_kills_and_20_failed_bundles_leave_duckdbs_features(topics: Topics, use_case: str, tmp_path: Path) -> None:
-    events = send(topics, 300_000)
+    events = send(topics, 400_000)
     one = archive(topics, use_case, tmp_path)
     two, away = [*one, "--direct_num_workers=2"], partial(fail_bundle, tmp_path / "archive")
     assert kill_at_random(one, tmp_path, 7) == 7
