@@ -32,7 +32,7 @@ def build(pipeline: beam.Pipeline, job: ArchiveJob) -> None:
 
 def bring(pipeline: beam.Pipeline, job: ArchiveJob) -> None:
     """Wires what comes before, where the SQL has windows by two keys."""
-    bring_to_second_key(pipeline, job, job.columns, _carried(job))
+    bring_to_second_key(pipeline, job, job.columns)
 
 
 def _carried(job: ArchiveJob) -> list[str]:

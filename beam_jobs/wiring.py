@@ -11,6 +11,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs import stop
+from beam_jobs.archives.rows import carried
 from beam_jobs.dead_letters import step
 from beam_jobs.preflight.addresses import shares
 from beam_jobs.preflight.archive import ArchiveJob
@@ -48,14 +49,14 @@ def read_features(
 
     Args:
       columns: as for ``read_events``.
-      carry: as for ``Preprocess``.
+      carry: as for ``Preprocess``; of windows by a second key the label is carried.
     """
     second, preprocessor = job.second, job.use_case.preprocessor()
     if second is not None:
         topic, log = second.first.address.topic, second.source.log()
         assert log is not None
-        carried, labels = _carried(job, carry), second.label_partitions
-        fn = BySecondKey(preprocessor, job.name, topic, second.sources, log, job.windows, carried, labels)
+        along, labels = _along(job), second.label_partitions
+        fn = BySecondKey(preprocessor, job.name, topic, second.sources, log, job.windows, along, labels)
         rows, refused = step("BySecondKey", fn, pipeline | "Read" >> second.source.read())
         return rows, {"BySecondKey": refused}
     blocks, bad = read_events(pipeline, job, columns)
@@ -64,31 +65,34 @@ def read_features(
     return blocks, bad
 
 
-def bring_to_second_key(
-    pipeline: beam.Pipeline, job: ScoreJob | ArchiveJob, columns: Sequence[str], carry: Sequence[str] = ()
-) -> None:
+def bring_to_second_key(pipeline: beam.Pipeline, job: ScoreJob | ArchiveJob, columns: Sequence[str]) -> None:
     """The stage before: events, their windows by the key, and out to the topic of the second one."""
     second, preprocessor = job.second, job.use_case.preprocessor()
     assert second is not None
     log = second.first.log()
     assert log is not None
-    carried, apart = _carried(job, carry), second.labels is not None
-    again = _decoder(job, columns)
-    fn = ToSecondKey(preprocessor, job.name, again, log, job.windows, second.partitions, carried, apart)
+    along, apart = _along(job), second.labels is not None
+    again = _decoder(job, sorted({*columns, *along}))
+    fn = ToSecondKey(preprocessor, job.name, again, log, job.windows, second.partitions, along, apart)
     rows, refused = step("ToSecondKey", fn, pipeline | "ReadEvents" >> second.first.read())
     rows | "WriteRows" >> second.sink.write()
     bad = {"ToSecondKey": refused}
     if second.labels is not None:
         of_labels = preprocessor.legs(apart=True).of_labels
         decode = _decoder(job, sorted(of_labels), job.use_case.schema_of_labels(of_labels))
-        to = LabelsToSecondKey(preprocessor, job.name, decode, second.sources, second.partitions, carried)
+        to = LabelsToSecondKey(preprocessor, job.name, decode, second.sources, second.partitions, along)
         rows, bad["LabelsToSecondKey"] = step("LabelsToSecondKey", to, pipeline | "ReadLabels" >> second.labels.read())
         rows | "WriteLabels" >> second.sink.write()
     write_dead_letters(bad, job)
 
 
-def _carried(job: ScoreJob | ArchiveJob, carry: Sequence[str]) -> dict[str, Any]:
-    return {field["name"]: field["type"] for field in job.use_case.schema["fields"] if field["name"] in carry}
+def _along(job: ScoreJob | ArchiveJob) -> dict[str, Any]:
+    """Avro types of fields that pass the second key's topic as they are, by name: the label, which an archive holds.
+
+    Of each job alike: one that goes on where another one left off, with its group, finds the rows that it brought.
+    """
+    label = carried(job.use_case)
+    return {field["name"]: field["type"] for field in job.use_case.schema["fields"] if field["name"] == label}
 
 
 def _decoder(job: ScoreJob | ArchiveJob, columns: Sequence[str], schema: dict[str, Any] | None = None) -> DecodeEvents:

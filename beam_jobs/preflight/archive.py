@@ -154,7 +154,7 @@ def archive_job(parsed: PipelineOptions) -> ArchiveJob:
         windows = window_settings(parsed, preprocessor, source)
         source = source.keyed() if preprocessor.windows else source
         check_kept_log(preflight, source, history_of_log(preprocessor), windows)
-        second = second_topic(preflight, use_case, source, f"{preprocessor.fingerprint} {carried(use_case)}")
+        second = second_topic(preflight, use_case, source)
     dead = sink(parsed, bad.dead_letters)
     prepare_outputs(preflight, [dead], source)
     writers = schema_source(preflight, use_case.schema, settings, source)

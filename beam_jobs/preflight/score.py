@@ -156,7 +156,7 @@ def score_job(parsed: PipelineOptions) -> ScoreJob:
         windows = window_settings(parsed, preprocessor, source)
         source = source.keyed() if preprocessor.windows else source
         check_kept_log(preflight, source, history_of_log(preprocessor), windows)
-        second = second_topic(preflight, use_case, source, preprocessor.fingerprint)
+        second = second_topic(preflight, use_case, source)
     prepare_outputs(preflight, outputs.values(), source)
     writers = schema_source(preflight, use_case.schema, settings, source)
     say(writers.describe())

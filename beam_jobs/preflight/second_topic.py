@@ -76,13 +76,12 @@ class SecondTopic:
             write.teardown()
 
 
-def second_topic(preflight: Preflight, use_case: UseCase, source: Source, fingerprint: str) -> SecondTopic | None:
+def second_topic(preflight: Preflight, use_case: UseCase, source: Source) -> SecondTopic | None:
     """The topic of the second key, created where it is missing; None: nothing goes through one.
 
     Rows do where the SQL has windows by two keys, and where labels come on a topic of their own.
 
-    Args:
-      fingerprint: of all that decides what its records are.
+    Jobs of one group and SQL have one: a job that goes on where an archive left off has its windows.
 
     Raises:
       UserError: it can't be had, or the job can't run there.
@@ -115,7 +114,7 @@ def second_topic(preflight: Preflight, use_case: UseCase, source: Source, finger
     first = replace(source, blocks=quick, beat_s=_BEAT_S)
     labels = _labels(wanted.label_topic, first, preflight) if apart else None
     read = [KafkaTopic.find(each.address, each.config).positions() for each in (first, labels) if each is not None]
-    name = _name(source.group_id, second, f"{' '.join(read)} {fingerprint}")
+    name = _name(source.group_id, second, f"{' '.join(read)} {preprocessor.fingerprint}")
     address = replace(source.address, topic=name)
     given = wanted.repartition_topic
     if given:

