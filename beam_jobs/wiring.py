@@ -72,7 +72,7 @@ def bring_to_second_key(pipeline: beam.Pipeline, job: ScoreJob | ArchiveJob, col
     log = second.first.log()
     assert log is not None
     along, apart = _along(job), second.labels is not None
-    again = _decoder(job, sorted({*columns, *along}))
+    again = _decoder(job, columns)
     fn = ToSecondKey(preprocessor, job.name, again, log, job.windows, second.partitions, along, apart)
     rows, refused = step("ToSecondKey", fn, pipeline | "ReadEvents" >> second.first.read())
     rows | "WriteRows" >> second.sink.write()
@@ -89,7 +89,8 @@ def bring_to_second_key(pipeline: beam.Pipeline, job: ScoreJob | ArchiveJob, col
 def _along(job: ScoreJob | ArchiveJob) -> dict[str, Any]:
     """Avro types of fields that pass the second key's topic as they are, by name: the label, which an archive holds.
 
-    Of each job alike: one that goes on where another one left off, with its group, finds the rows that it brought.
+    Of each job alike: one that goes on where another one left off, with its group, finds the rows that it brought. It
+    is null where the job does not decode it.
     """
     label = carried(job.use_case)
     return {field["name"]: field["type"] for field in job.use_case.schema["fields"] if field["name"] == label}

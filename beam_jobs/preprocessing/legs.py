@@ -158,7 +158,7 @@ class Legs:
             for name, result in results.items()
             if name in self.known
         ]
-        shipped += [Shipped(f"carry:{name}", _nullable(type_) if apart else type_) for name, type_ in carry.items()]
+        shipped += [Shipped(f"carry:{name}", _nullable(type_)) for name, type_ in carry.items()]
         self._shipped = shipped
         self.schema: dict[str, Any] = {
             "type": "record",
@@ -187,16 +187,19 @@ class Legs:
         """The second key of each row, as a text, and what of it goes along (``schema``).
 
         Args:
-          rows: of ``Preprocessor.prepare``, then of ``before().advance``, with their places in their topic.
+          rows: of ``Preprocessor.prepare``, then of ``before().advance``, with their places in their topic, and what is
+            carried, as far as it is known.
         """
         computed = [e.result.value for e in self._shipped if e.result is not None and e.result.field is None]
         rows = self._inputs.represented(rows)
         read = frozenset[str]().union(*map(roots, computed))
         frame = with_steps(self._inputs.frame(rows, read), computed)
         columns = [_plain_times(rows.column(name)) for name in _PLACE]
-        for each in self._shipped:
+        types = arrow_schema(self.schema).types[len(_PLACE) :]
+        for each, type_ in zip(self._shipped, types, strict=True):
             if each.result is None:
-                columns.append(texts(rows.column(each.column)))
+                known = each.column in rows.schema.names
+                columns.append(texts(rows.column(each.column)) if known else pa.nulls(rows.num_rows, type_))
                 continue
             if each.result.field is not None:
                 array = plain(rows.column(each.result.field))

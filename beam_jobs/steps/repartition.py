@@ -97,9 +97,10 @@ class ToSecondKey(PreprocessWindows):
         return self._legs.before()
 
     def _records(self, rows: Block, events: Block, places: NDArray[np.int64]) -> Block:
-        if self._carried:
-            more = take(events.select(list(self._carried)), places)
-            names = [*rows.schema.names, *(f"carry:{name}" for name in self._carried)]
+        carried = [name for name in self._carried if name in events.schema.names]
+        if carried:
+            more = take(events.select(carried), places)
+            names = [*rows.schema.names, *(f"carry:{name}" for name in carried)]
             rows = pa.RecordBatch.from_arrays([*rows.columns, *more.columns], names=names)
         keys, shipped = self._legs.ship(rows)
         records = _records(keys, self._encoder.encode(shipped), rows)
