@@ -77,7 +77,7 @@ class _Known:
 
     def took(self, rows: Block, row: int) -> None:
         """This one of the rows was the last of this partition that was taken in."""
-        self.last = Record(rows.column(_OFFSET)[row].as_py(), int(_times(rows.slice(row, 1))[0]))
+        self.last = Record(rows.column(_OFFSET)[row].as_py(), int(millis_of(rows.column(_TIME).slice(row, 1))[0]))
 
     def park(self) -> None:
         """Waits for the next block."""
@@ -388,11 +388,7 @@ class PreprocessWindows(beam.DoFn):
 
 def _times(rows: Block) -> NDArray[np.int64]:
     """Of the records, in milliseconds, as histories take them."""
-    return _millis(rows.column(_TIME))
-
-
-def _millis(times: pa.Array) -> NDArray[np.int64]:
-    return np.clip(millis_of(times), -FARTHEST_MS, FARTHEST_MS)
+    return np.clip(millis_of(rows.column(_TIME)), -FARTHEST_MS, FARTHEST_MS)
 
 
 def _by_partition(rows: Block) -> dict[int, NDArray[np.int64]]:
